@@ -1,0 +1,1 @@
+"""weft: a short spec becomes a readable, verified, optimized PyTorch package."""
