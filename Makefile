@@ -1,0 +1,42 @@
+# Every target sets up what it needs: .venv is made once and again when the pins change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: env test lint unit soak bench demo docs clean
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || { echo "error: python3 has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+test: lint unit
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+unit: env
+	$(BIN)/python -m pytest
+
+# The full counts of every campaign; `make test` runs a seeded sample of the same tests.
+soak: env
+	$(BIN)/python -m benchmarks.soak
+
+bench: env
+	$(BIN)/python -m benchmarks.run
+
+demo: env
+	$(BIN)/python -m examples.demo
+
+docs: env
+	$(BIN)/python -m weft.frontends.document docs/spec.md
+
+clean:
+	rm -rf $(VENV) out build dist
