@@ -1,0 +1,103 @@
+"""Every error weft raises on purpose, and the exit code each one means. Nothing here imports the rest of weft."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a value stands in a source: 1-based line and column, its width, and that line's text."""
+
+    file: str
+    line: int
+    col: int
+    width: int = 1
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a spec.
+
+    `path` says which value ("model", "blocks", 1, "chunk"); the front door turns it into a `place`. `offset` is a
+    0-based character position inside a text value, for formulas; `on_key` points at the key instead of its value.
+    `hint` is the way out, as a clause: "did you mean 'chunk'?".
+    """
+
+    code: str
+    message: str
+    path: Path = ()
+    hint: str = ""
+    offset: int = 0
+    width: int = 0
+    on_key: bool = False
+    place: Place | None = None
+
+    def under(self, prefix: Path) -> "Problem":
+        """The same problem, seen from a value that lies at `prefix`."""
+        return replace(self, path=(*prefix, *self.path))
+
+
+class WeftError(Exception):
+    """Anything weft refuses or fails at on purpose; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(WeftError):
+    """A command or a call that cannot be meant: an unknown dim in --set, two options that exclude each other."""
+
+    exit_code = 2
+
+
+class SpecError(WeftError, ValueError):
+    """A spec that cannot be used; `problems` holds all that was found, in order of place."""
+
+    exit_code = 3
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"[{p.code}] {p.message}" for p in self.problems))
+
+    @classmethod
+    def at(cls, path: Path, code: str, message: str, hint: str = "") -> "SpecError":
+        """One problem about the value at `path`."""
+        return cls([Problem(code, message, path, hint)])
+
+
+class InfeasibleError(WeftError):
+    """No plan meets the constraints; `smallest` is the smallest budget, in bytes, that one would meet."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, smallest: int | None = None):
+        self.smallest = smallest
+        super().__init__(message)
+
+
+class BackendError(WeftError, RuntimeError):
+    """A device, a library or a backend that the request needs is missing."""
+
+    exit_code = 5
+
+
+class CheckFailed(WeftError):
+    """A verification ran to its end and found a difference."""
+
+
+class VerifyError(WeftError, ValueError):
+    """A graph breaks a rule of the IR; the message holds the node's text."""
+
+
+class FormulaError(WeftError, ValueError):
+    """A formula or a pattern that the whitelist refuses; `column` counts characters from 0 inside `text`."""
+
+    def __init__(self, message: str, text: str = "", column: int = 0, hint: str = ""):
+        self.message, self.text, self.column, self.hint = message, text, column, hint
+        super().__init__(f"{message}; {hint}" if hint else message)
+
+
+class PassError(WeftError, RuntimeError):
+    """A pass gave back a graph that does not verify; names it, the passes before it and the graph."""
