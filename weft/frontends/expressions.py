@@ -1,0 +1,246 @@
+"""Whole-number expressions over dims, by a parser of our own: `4 * width`, `ceil_div(seq, 128)`, `width // heads`.
+
+    sum    := term (("+" | "-") term)*
+    term   := factor (("*" | "//" | "/" | "%") factor)*
+    factor := "-" factor | number | name | name "(" sum ("," sum)* ")" | "(" sum ")"
+
+`/` is exact division and an error when it leaves a rest. Values are whole numbers below 2**62. A dim that depends on a
+run-time dim (`batch`, `seq`) stays a SymPy expression over `n_batch`, `n_seq`; nothing here ever hands text to SymPy.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from weft.errors import FormulaError
+from weft.frontends.suggest import did_you_mean
+
+MAX_CHARS, MAX_NODES, MAX_DEPTH = 500, 200, 32
+LIMIT = 1 << 62
+
+_TOKEN = re.compile(r"[ \t]*(?:(?P<number>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign>//|[-+*/%(),]))")
+
+
+@dataclass(frozen=True)
+class Expr:
+    """`head` is "number", "name", an operator or a function; `column` its place in the text."""
+
+    head: str
+    args: tuple[Any, ...]
+    column: int
+
+
+def parse(text: str) -> Expr:
+    """Text -> tree; FormulaError says at which column and why."""
+    if len(text) > MAX_CHARS:
+        raise FormulaError(f"an expression of more than {MAX_CHARS} characters", text, 0)
+    return _Parser(text).whole()
+
+
+def names(tree: Expr) -> Iterator[Expr]:
+    """The dims a tree reads, in order, with repeats."""
+    if tree.head == "name":
+        yield tree
+    elif tree.head != "number":
+        for arg in tree.args:
+            yield from names(arg)
+
+
+def evaluate(tree: Expr, sizes: Mapping[str, Any], text: str = "") -> Any:
+    """The tree's value; an int unless a size it reads is a SymPy expression."""
+
+    def go(node: Expr) -> Any:
+        if node.head == "number":
+            return node.args[0]
+        if node.head == "name":
+            return sizes[node.args[0]]
+        args = [go(a) for a in node.args]
+        whole = all(isinstance(a, int) for a in args)
+        try:
+            value = (_WHOLE if whole else _SYMBOLIC)[node.head](*args)
+        except _Refused as refused:
+            raise FormulaError(str(refused), text, node.column, refused.hint) from None
+        if getattr(value, "is_Integer", False):
+            value = int(value)
+        if isinstance(value, int) and abs(value) >= LIMIT:
+            raise FormulaError("a number of 2**62 or more", text, node.column)
+        return value
+
+    return go(tree)
+
+
+class _Refused(Exception):
+    def __init__(self, message: str, hint: str = ""):
+        self.hint = hint
+        super().__init__(message)
+
+
+def _nonzero(b: int) -> int:
+    if b == 0:
+        raise _Refused("division by zero")
+    return b
+
+
+def _exact(a: int, b: int) -> int:
+    whole, rest = divmod(a, _nonzero(b))
+    if rest:
+        raise _Refused(f"{a} / {b} leaves a rest", "write // to round down, or change a dim")
+    return whole
+
+
+_WHOLE: dict[str, Callable[..., int]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "//": lambda a, b: a // _nonzero(b),
+    "/": _exact,
+    "%": lambda a, b: a % _nonzero(b),
+    "neg": lambda a: -a,
+    "ceil_div": lambda a, b: -(-a // _nonzero(b)),
+    "min": min,
+    "max": max,
+}
+
+
+def _floor_div(a: Any, b: Any) -> Any:
+    import sympy
+
+    if b == 0:
+        raise _Refused("division by zero")
+    return sympy.floor(a / b) if isinstance(a, sympy.Basic) else sympy.floor(sympy.Integer(a) / b)
+
+
+def _modulo(a: Any, b: Any) -> Any:
+    import sympy
+
+    if b == 0:
+        raise _Refused("division by zero")
+    return sympy.Mod(a, b)
+
+
+def _extreme(kind: str) -> Callable[..., Any]:
+    def apply(*args: Any) -> Any:
+        import sympy
+
+        return (sympy.Min if kind == "min" else sympy.Max)(*args)
+
+    return apply
+
+
+def _inexact(a: Any, b: Any) -> Any:
+    raise _Refused("/ needs sizes known when compiling", "write // or ceil_div")
+
+
+_SYMBOLIC: dict[str, Callable[..., Any]] = _WHOLE | {
+    "//": _floor_div,
+    "/": _inexact,
+    "%": _modulo,
+    "ceil_div": lambda a, b: -_floor_div(-a, b),
+    "min": _extreme("min"),
+    "max": _extreme("max"),
+}
+_FUNCTIONS = {"ceil_div": (2, 2), "min": (2, 16), "max": (2, 16)}
+
+
+class _Parser:
+    def __init__(self, text: str):
+        self.text = text
+        self.tokens = list(self.scan())
+        self.at = 0
+        self.nodes = 0
+        self.depth = 0
+
+    def scan(self) -> Iterator[tuple[str, str, int]]:
+        at, end = 0, len(self.text.rstrip(" \t"))
+        while at < end:
+            found = _TOKEN.match(self.text, at)
+            if found is None:
+                column = at + len(self.text[at:]) - len(self.text[at:].lstrip(" \t"))
+                self.refuse(f"{self.text[column]!r} may not stand in an expression", column, _ALLOWED)
+            kind = found.lastgroup or ""
+            yield kind, found[kind], found.start(kind)
+            at = found.end()
+        yield "end", "", end
+
+    def refuse(self, message: str, column: int, hint: str = "") -> Any:
+        raise FormulaError(message, self.text, column, hint)
+
+    def node(self, head: str, args: tuple[Any, ...], column: int) -> Expr:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            self.refuse(f"an expression of more than {MAX_NODES} parts", column)
+        return Expr(head, args, column)
+
+    def take(self, *signs: str) -> tuple[str, int] | None:
+        kind, text, column = self.tokens[self.at]
+        if kind == "sign" and text in signs:
+            self.at += 1
+            return text, column
+        return None
+
+    def whole(self) -> Expr:
+        tree = self.sum()
+        kind, text, column = self.tokens[self.at]
+        if kind != "end":
+            self.refuse(f"unexpected {text!r}", column, _ALLOWED)
+        return tree
+
+    def chain(self, part: Callable[[], Expr], *signs: str) -> Expr:
+        tree = part()
+        while (sign := self.take(*signs)) is not None:
+            tree = self.node(sign[0], (tree, part()), sign[1])
+        return tree
+
+    def sum(self) -> Expr:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            self.refuse(f"parentheses nested deeper than {MAX_DEPTH}", self.tokens[self.at][2])
+        tree = self.chain(self.term, "+", "-")
+        self.depth -= 1
+        return tree
+
+    def term(self) -> Expr:
+        return self.chain(self.factor, "*", "//", "/", "%")
+
+    def factor(self) -> Expr:
+        minus = 0
+        while (sign := self.take("-")) is not None:
+            minus += 1
+            column = sign[1]
+        tree = self.atom()
+        return self.node("neg", (tree,), column) if minus % 2 else tree
+
+    def atom(self) -> Expr:
+        kind, text, column = self.tokens[self.at]
+        if self.take("("):
+            tree = self.sum()
+            self.close(column)
+            return tree
+        self.at += kind in ("number", "name")
+        if kind == "number":
+            if len(text) > 18:
+                self.refuse("a number of more than 18 digits", column)
+            return self.node("number", (int(text),), column)
+        if kind == "name":
+            return self.call(text, column) if self.take("(") else self.node("name", (text,), column)
+        return self.refuse("the expression ends early" if kind == "end" else f"unexpected {text!r}", column, _ALLOWED)
+
+    def call(self, name: str, column: int) -> Expr:
+        if name not in _FUNCTIONS:
+            self.refuse(f"unknown function '{name}'", column, did_you_mean(name, _FUNCTIONS))
+        args = [self.sum()]
+        while self.take(","):
+            args.append(self.sum())
+        self.close(column)
+        low, high = _FUNCTIONS[name]
+        if not low <= len(args) <= high:
+            self.refuse(f"{name} takes {low if low == high else f'{low} to {high}'} values, not {len(args)}", column)
+        return self.node(name, tuple(args), column)
+
+    def close(self, opened: int) -> None:
+        if not self.take(")"):
+            self.refuse("a parenthesis is not closed", opened)
+
+
+_ALLOWED = "allowed: dims, whole numbers, + - * // / % ( ) and ceil_div, min, max"

@@ -1,0 +1,106 @@
+"""`extends: base.yaml`: read a spec and what it builds on, merged into one document whose places follow their files.
+
+Maps merge key by key, anything else is replaced. A base lies in the spec's own directory or below it, so that opening a
+spec reads nothing a person would not expect.
+"""
+
+import os
+import stat
+from pathlib import Path as FilePath
+
+from weft.errors import Path, Place, Problem, SpecError, UsageError
+from weft.frontends.yaml_loader import MAX_BYTES, Document, decode, load
+
+MAX_CHAIN = 8
+
+
+def read_document(path: str) -> Document:
+    """The document at `path` with its bases merged in; UsageError when there is no such file."""
+    real = os.path.realpath(path)
+    if not os.path.exists(real):
+        raise UsageError(f"{path}: no such file")
+    return _chain(path, os.path.dirname(real), ())
+
+
+def _chain(path: str, root: str, seen: tuple[str, ...]) -> Document:
+    document = load(decode(_read(path), path), path)
+    if not isinstance(document.data, dict) or "extends" not in document.data:
+        return document
+    base = document.data.pop("extends")
+    place = document.places.pop(("extends",))
+    document.keys.pop(("extends",))
+    here = (*seen, os.path.realpath(path))
+    return _merge(_chain(_base_path(base, path, root, here, place), root, here), document)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{path}: not a regular file")
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or 'cannot be read'}") from None
+
+
+def _base_path(base: object, path: str, root: str, seen: tuple[str, ...], place: Place) -> str:
+    """Where `base` lies, as a person would write it; refuses everything that leaves `root` or loops."""
+
+    def refuse(message: str, hint: str = "") -> SpecError:
+        return SpecError([Problem("W0012", message, ("extends",), hint, place=place)])
+
+    if not isinstance(base, str) or not base or len(base) > 255:
+        raise refuse("extends names one file", "extends: base.yaml")
+    if os.path.isabs(base) or "\\" in base or FilePath(base).suffix not in (".yaml", ".yml", ".json"):
+        raise refuse(f"extends takes a relative path to a .yaml, .yml or .json file, not '{base}'")
+    target = os.path.join(os.path.dirname(path), base)
+    real = os.path.realpath(target)
+    if os.path.commonpath([real, root]) != root:
+        raise refuse(f"'{base}' lies outside the spec's directory", "copy it next to the spec")
+    if real in seen:
+        raise refuse(f"'{base}' extends itself" if real == seen[-1] else f"'{base}' leads back to itself")
+    if len(seen) >= MAX_CHAIN:
+        raise refuse(f"more than {MAX_CHAIN} files extend each other")
+    if not os.path.isfile(real):
+        near = did_you_mean_file(base, os.path.dirname(target) or ".")
+        raise refuse(f"no file '{base}'", near)
+    return target
+
+
+def did_you_mean_file(name: str, folder: str) -> str:
+    """A hint naming the spec file in `folder` most like `name`."""
+    from weft.frontends.suggest import nearest
+
+    try:
+        found = [entry for entry in os.listdir(folder) if entry.endswith((".yaml", ".yml", ".json"))]
+    except OSError:
+        return ""
+    near = nearest(os.path.basename(name), found[:1000])
+    return f"did you mean '{near}'?" if near else ""
+
+
+def _merge(base: Document, over: Document) -> Document:
+    merged = Document(over.name)
+
+    def copy(source: Document, value: object, path: Path) -> object:
+        merged.places[path] = source.place(path)
+        if path in source.keys:
+            merged.keys[path] = source.keys[path]
+        if isinstance(value, dict):
+            return {key: copy(source, child, (*path, key)) for key, child in value.items()}
+        if isinstance(value, list):
+            return [copy(source, child, (*path, i)) for i, child in enumerate(value)]
+        return value
+
+    def both(low: object, high: object, path: Path) -> object:
+        if not (isinstance(low, dict) and isinstance(high, dict)):
+            return copy(over, high, path)
+        merged.places[path] = over.place(path)
+        if path in over.keys:
+            merged.keys[path] = over.keys[path]
+        out = {key: copy(base, child, (*path, key)) for key, child in low.items() if key not in high}
+        fresh = {k: both(low[k], v, (*path, k)) if k in low else copy(over, v, (*path, k)) for k, v in high.items()}
+        return {key: fresh[key] if key in fresh else out[key] for key in [*low, *(k for k in high if k not in low)]}
+
+    merged.data = both(base.data, over.data, ())
+    return merged
