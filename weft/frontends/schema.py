@@ -1,0 +1,208 @@
+"""The spec language: a pydantic model per part. A YAML file and the Python builder both end as one `Model`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Tag, field_validator, model_validator
+
+from weft.frontends.schema_blocks import (
+    Activation,
+    Attention,
+    Block,
+    BlockPlan,
+    CellAttention,
+    Globals,
+    Mlp,
+    Moe,
+    Opaque,
+    Recurrence,
+    Rotary,
+)
+from weft.frontends.schema_values import (
+    DtypePolicy,
+    Formula,
+    Init,
+    InitRule,
+    Inits,
+    Name,
+    Norm,
+    NormRule,
+    Number,
+    Part,
+    Rate,
+    RuntimeDim,
+    Size,
+    one_of,
+)
+
+
+class SubLayerDefaults(Part):
+    """What every sub-layer does unless it says otherwise."""
+
+    norm: Norm = Field("layer_norm", description="the sub-layer's normalisation")
+    residual: Literal["pre", "post", "none"] = Field(
+        "pre", description="`pre`: x + f(norm(x)); `post`: norm(x + f(x)); `none`: f(norm(x))"
+    )
+    dropout: Rate = Field(0.0, description="on f's output, before it is added")
+
+
+class SubLayer(Part):
+    """One step of a layer: a block, its norm and how it joins the residual stream."""
+
+    block: Annotated[
+        Annotated[Name, Tag("text")] | Annotated[Block, Tag("map")], one_of("the name of a block, or a block")
+    ] = Field(description="a name from `blocks`, or a block written here")
+    set: dict[Name, Any] = Field(default_factory=dict, description="keys of the named block to change here")
+    norm: Norm | None = Field(None, description="default: from `sublayer`")
+    residual: Literal["pre", "post", "none"] | None = Field(None, description="default: from `sublayer`")
+    dropout: Rate | None = Field(None, description="default: from `sublayer`")
+
+
+Step = Annotated[
+    Annotated[Name, Tag("text")] | Annotated[SubLayer, Tag("map")], one_of("the name of a block, or a map with `block`")
+]
+Layer = Annotated[list[Step], Field(min_length=1)]
+
+
+class Stage(Part):
+    """Layers in a row: one layer repeated, or a cycle of different layers repeated."""
+
+    repeat: Size = Field(1, description="how many times the layer, or the whole cycle, is repeated")
+    layer: Layer | None = Field(None, description="the layer: its sub-layers in order")
+    cycle: list[Layer] | None = Field(None, min_length=1, description="several layers in turn, instead of `layer`")
+    name: Name = Field("layer", description="name of the block in the package")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Stage:
+        if (self.layer is None) == (self.cycle is None):
+            raise ValueError("give `layer` or `cycle`, one of the two")
+        return self
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The cycle; of one layer when `layer` was given."""
+        return self.cycle if self.cycle is not None else [self.layer or []]
+
+
+class Position(Part):
+    """A learned table of positions, added to the embedding."""
+
+    learned: Size = Field(description="rows of the table")
+    index: Formula = Field("i", description="row for position `i`, e.g. `i // stride` or `i % stride`")
+
+
+class Embed(Part):
+    """From token numbers to the residual stream: tables added up, then norm and dropout."""
+
+    tokens: Size = Field("vocab", description="rows of the token table")
+    positions: list[Position] = Field(default_factory=list, description="position tables, all added")
+    types: Size | None = Field(None, description="rows of a token type table; adds the input `types`")
+    scale: Number | None = Field(None, description="factor on the token embedding: a number or a formula over dims")
+    norm: Norm = Field("none", description="normalisation of the sum")
+    dropout: Rate = Field(0.0, description="on the result")
+
+
+class Transform(Part):
+    """A dense layer before the output matrix (BERT's masked language model)."""
+
+    activation: Activation = "gelu"
+    norm: Norm = Field("layer_norm", description="normalisation after the activation")
+
+
+class LanguageHead(Part):
+    """Logits over the vocabulary at every position, and their cross-entropy with the input `targets`."""
+
+    kind: Literal["language"] = "language"
+    vocab: Size = Field("vocab", description="number of classes")
+    tied: bool = Field(False, description="use the token table as output matrix")
+    bias: bool = Field(False, description="a bias on the logits")
+    transform: Transform | None = Field(None, description="a dense layer first")
+    scale: Number | None = Field(None, description="factor on the logits: a number or a formula over dims")
+    loss: Literal["cross_entropy"] = Field("cross_entropy", description="mean over the targets that count")
+    ignore: int | None = Field(None, description="a target that does not count, e.g. -100")
+
+
+class ClassifyHead(Part):
+    """A pooled first position and logits over a few classes; cross-entropy with the input `labels`."""
+
+    kind: Literal["classify"]
+    classes: Size = Field(description="number of classes")
+    pool: Activation = "tanh"
+
+
+Head = Annotated[LanguageHead | ClassifyHead, Field(discriminator="kind")]
+
+
+class Model(Part):
+    """A sequence model. `weft.Model(...)` is the builder; `to_yaml()` gives the spec file of the same model."""
+
+    weft: Literal[1] = Field(1, description="version of the spec language")
+    name: Name = Field(description="name of the model and of its package")
+    about: str | None = Field(None, description="one sentence on what it is and where its shapes come from")
+    extends: str | None = Field(None, description="another spec file whose keys hold where this one is silent")
+    dims: dict[Name, Size] = Field(
+        description="sizes by name; `batch`, `seq` and `width` always; expressions may use the others"
+    )
+    runtime: dict[Literal["batch", "seq"], RuntimeDim] = Field(
+        default_factory=dict, description="limits on the sizes chosen at run time"
+    )
+    dtype: DtypePolicy = Field(DtypePolicy(), description="dtype policy")
+    blocks: dict[Name, Block] = Field(default_factory=dict, description="blocks by name, for `stack`")
+    embed: Embed = Field(Embed(), description="the embedding")
+    sublayer: SubLayerDefaults = Field(SubLayerDefaults(), description="defaults of every sub-layer")
+    stack: list[Stage] = Field(min_length=1, description="the layers, stage after stage")
+    norm: Norm = Field("none", description="normalisation after the last layer")
+    head: Annotated[
+        Annotated[Head, Tag("map")] | Annotated[list[Head], Tag("list")], one_of("a head, or a list of heads")
+    ] = Field(LanguageHead(), description="the head, or a list of heads whose losses are added")
+    init: Inits = Field(Inits(), description="initial values by role")
+    small: dict[Name, Size] = Field(
+        default_factory=dict, description="dims of a model that runs in about a second (`--small`)"
+    )
+
+    @field_validator("head", mode="before")
+    @classmethod
+    def _kind_of_head(cls, value: Any) -> Any:
+        """`kind: language` may be left out; pydantic's tagged union needs it written."""
+        named = [
+            {"kind": "language"} | h if isinstance(h, dict) else h
+            for h in (value if isinstance(value, list) else [value])
+        ]
+        return named if isinstance(value, list) else named[0]
+
+    @model_validator(mode="after")
+    def _needed_dims(self) -> Model:
+        missing = [d for d in ("batch", "seq", "width") if d not in self.dims]
+        if missing:
+            raise ValueError(f"dims must give {', '.join(missing)}")
+        return self
+
+    @property
+    def heads(self) -> list[LanguageHead | ClassifyHead]:
+        """The heads in order."""
+        return self.head if isinstance(self.head, list) else [self.head]
+
+    def to_yaml(self) -> str:
+        """The spec file of this model: loading it gives an equal model. ValueError when a block is opaque."""
+        import yaml
+
+        if any(isinstance(b, Opaque) for b in self.all_blocks()):
+            raise ValueError("an opaque block wraps a Python module and has no YAML form")
+        data = {"weft": 1} | self.model_dump(exclude_unset=True, exclude_none=True)
+        return yaml.safe_dump(data, sort_keys=False, width=110, allow_unicode=True, default_flow_style=None)
+
+    def all_blocks(self) -> list[Any]:
+        """Every block written in this model, named or in place."""
+        steps = [s for stage in self.stack for layer in stage.layers for s in layer]
+        return [
+            *self.blocks.values(),
+            *(s.block for s in steps if isinstance(s, SubLayer) and not isinstance(s.block, str)),
+        ]
+
+
+__all__ = [
+    "Attention", "Block", "BlockPlan", "CellAttention", "ClassifyHead", "DtypePolicy", "Embed", "Globals", "Head",
+    "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Mlp", "Model", "Moe", "Norm", "NormRule", "Opaque", "Part",
+    "Position", "Recurrence", "Rotary", "RuntimeDim", "Stage", "Step", "SubLayer", "SubLayerDefaults", "Transform",
+]  # fmt: skip

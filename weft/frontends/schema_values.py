@@ -1,0 +1,113 @@
+"""The small values of a spec: sizes, formulas, initialisations, norms. Shared by every other part of the schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+
+
+class Part(BaseModel):
+    """Base of every part of a spec: unknown keys are errors, values are not converted, nothing changes once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def model_post_init(self, context: Any) -> None:
+        """A part that names its kind always writes it, whether or not it was given."""
+        if "kind" in type(self).model_fields:
+            self.__pydantic_fields_set__.add("kind")
+
+
+def shape(value: Any) -> str:
+    """The form a value was written in; unions choose their branch by it, so that a bad value is one error."""
+    if isinstance(value, bool):
+        return "flag"
+    if isinstance(value, int | float):
+        return "number"
+    return {str: "text", list: "list"}.get(type(value), "map")
+
+
+def one_of(expected: str) -> Discriminator:
+    """Choose the branch of a union by `shape`; `expected` says what may stand here."""
+    return Discriminator(shape, custom_error_type="form", custom_error_message=f"expected {expected}")
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+Size = Annotated[
+    Annotated[int, Field(ge=1), Tag("number")]
+    | Annotated[str, StringConstraints(min_length=1, max_length=200), Tag("text")],
+    one_of("a whole number, a dim, or an expression over dims such as `4*width`"),
+]
+Formula = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+Number = Annotated[Annotated[float, Tag("number")] | Annotated[Formula, Tag("text")], one_of("a number or a formula")]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class NormRule(Part):
+    """A normalisation over `width`, when its name alone does not say enough."""
+
+    kind: Literal["layer_norm", "rms_norm"] = Field(description="`layer_norm` or `rms_norm`")
+    eps: float | None = Field(
+        None, gt=0, description="added to the variance; default 1e-5 (`layer_norm`) or 1e-6 (`rms_norm`)"
+    )
+    bias: bool = Field(True, description="`layer_norm` only: whether it adds a bias")
+
+
+Norm = Annotated[
+    Annotated[Literal["layer_norm", "rms_norm", "none"], Tag("text")] | Annotated[NormRule, Tag("map")],
+    one_of("`layer_norm`, `rms_norm`, `none`, or a map with `kind`"),
+]
+
+
+class InitRule(Part):
+    """One rule for initial values; exactly one key. A formula may use dims, `fan_in` and `fan_out`."""
+
+    normal: Number | None = Field(None, description="normal, mean 0, with this standard deviation")
+    uniform: Number | None = Field(None, description="uniform between minus and plus this bound")
+    xavier: Number | None = Field(None, description="Xavier uniform with this gain")
+    constant: Number | None = Field(None, description="every entry is this number")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> InitRule:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("give exactly one of normal, uniform, xavier, constant")
+        return self
+
+
+Init = Annotated[
+    Annotated[Literal["zeros", "ones"], Tag("text")] | Annotated[InitRule, Tag("map")],
+    one_of("`zeros`, `ones`, or a map such as `{normal: 0.02}`"),
+]
+
+
+class Inits(Part):
+    """Initial values by the role of a parameter. `output` is a projection back into the residual stream."""
+
+    weight: Init = Field(InitRule(normal=0.02), description="matrices without a rule of their own")
+    output: Init | None = Field(
+        None, description="last matrix of a block, written to the residual stream; default as `weight`"
+    )
+    embedding: Init | None = Field(None, description="token and type tables; default as `weight`")
+    position: Init | None = Field(None, description="position tables; default as `embedding`")
+    head: Init | None = Field(None, description="untied output matrix; default as `weight`")
+    router: Init | None = Field(None, description="router of a `moe` block; default as `weight`")
+    experts: Init | None = Field(
+        None, description="expert matrices of a `moe` block; default as `weight`, their last one as `output`"
+    )
+    bias: Init = Field("zeros", description="biases")
+    norm: Init = Field("ones", description="gains of normalisations")
+
+
+class DtypePolicy(Part):
+    """Which dtype where. Statistics, softmax, router and cell state are cast to `accumulate` in the graph."""
+
+    params: Literal["f16", "bf16", "f32", "f64"] = Field("f32", description="stored parameters")
+    compute: Literal["f16", "bf16", "f32", "f64"] = Field("f32", description="activations and matrix products")
+    accumulate: Literal["f32", "f64"] = Field("f32", description="statistics, softmax, router, cell state, loss")
+
+
+class RuntimeDim(Part):
+    """A dim whose size is chosen at run time; only `batch` and `seq` may be."""
+
+    max: Size | None = Field(None, description="largest size accepted; default: its value in `dims`")
+    align: Size = Field(1, description="sizes must be multiples of this")
