@@ -1,0 +1,218 @@
+"""The cheapest partition of a DAG into groups that can run one after another.
+
+A partition is valid when its groups, as nodes, form no cycle; equivalently the groups in some order are a chain of
+downsets. The search is dynamic programming over downsets, exact. Two things keep it small: only nodes that some legal
+group holds together are searched together (the classes of that relation are solved apart, and joined again in the rare
+case that their answers form a cycle), and a group grows only by nodes that may share a group with every member.
+Past `LIMIT` downsets or groups a class is solved by greedy merging instead, and the result says so.
+
+Nodes are 0 .. n-1 in a topological order; sets of nodes are bit masks; costs are integers, so sums are exact.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+Price = Callable[[int], int | None]  # the cost of a group, None when it is illegal
+LIMIT = 100_000
+WORST = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Groups in an order they can run in, their total cost, and whether it is proven least."""
+
+    groups: tuple[int, ...]
+    cost: int
+    exact: bool
+
+
+class _TooMany(Exception):
+    """The search passed its limit."""
+
+
+@dataclass(frozen=True)
+class Dag:
+    """The order of the nodes: `preds[v]` are the direct predecessors of v, as a mask."""
+
+    preds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        up, down = list(self.preds), [0] * len(self.preds)
+        for v in range(len(up)):
+            for u in bits(self.preds[v]):
+                up[v] |= up[u]
+        for v in reversed(range(len(up))):
+            for u in bits(self.preds[v]):
+                down[u] |= down[v] | 1 << v
+        object.__setattr__(self, "above", tuple(up))
+        object.__setattr__(self, "below", tuple(down))
+
+    above: tuple[int, ...] = ()  # all ancestors
+    below: tuple[int, ...] = ()  # all descendants
+
+    def convex(self, group: int) -> bool:
+        """No path leaves the group and comes back."""
+        return self.hull(group) == group
+
+    def hull(self, group: int) -> int:
+        """The group with every node that lies on a path between two members."""
+        up = down = 0
+        for v in bits(group):
+            up, down = up | self.above[v], down | self.below[v]
+        return group | up & down
+
+
+def bits(mask: int) -> Iterator[int]:
+    """The members of a mask, ascending."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def partition(dag: Dag, price: Price, may: Sequence[int] | None = None, limit: int = LIMIT) -> Partition:
+    """The cheapest valid partition; every single node must have a price.
+
+    `may[v]`: the nodes that some legal group holds together with v (a superset is fine; all nodes when left out)."""
+    n = len(dag.preds)
+    near = tuple(may) if may is not None else ((1 << n) - 1,) * n
+
+    @cache
+    def priced(group: int) -> int | None:
+        return price(group) if dag.convex(group) else None
+
+    solved: dict[int, Partition] = {}
+    classes = _classes(n, near)
+    while True:
+        for c in classes:
+            if c not in solved:
+                solved[c] = _solve(dag, c, priced, near, limit)
+        groups = [g for c in classes for g in solved[c].groups]
+        loop = _cycle(dag, groups)
+        if not loop:
+            break
+        joined = sum(c for c in classes if c & loop)
+        if joined in solved:
+            raise AssertionError("a class's own groups form a cycle")
+        classes = [*(c for c in classes if not c & loop), joined]
+    exact = all(solved[c].exact for c in classes)
+    return Partition(_ordered(dag, groups), sum(solved[c].cost for c in classes), exact)
+
+
+def _classes(n: int, near: Sequence[int]) -> list[int]:
+    out: list[int] = []
+    for v in range(n):
+        mine = 1 << v | near[v]
+        touching = [c for c in out if c & mine]
+        out = [c for c in out if not c & mine]
+        out.append(1 << v | sum(touching))
+    return out
+
+
+def _solve(dag: Dag, inside: int, price: Price, near: Sequence[int], limit: int) -> Partition:
+    if inside & (inside - 1) == 0:
+        return Partition((inside,), _single(price, inside), True)
+    try:
+        cost, _, groups = _exact(dag, inside, price, near, limit)
+        return Partition(groups, cost, True)
+    except _TooMany:
+        groups = _greedy(dag, inside, price)
+        return Partition(groups, sum(_single(price, g) for g in groups), False)
+
+
+def _single(price: Price, group: int) -> int:
+    cost = price(group)
+    assert cost is not None, f"group {group:b} has no price"
+    return cost
+
+
+def _exact(dag: Dag, inside: int, price: Price, near: Sequence[int], limit: int) -> tuple[int, int, tuple[int, ...]]:
+    """(cost, number of groups, groups) of the best chain of downsets of `inside`, in the order of the whole DAG."""
+    need = {v: dag.above[v] & inside for v in bits(inside)}
+    work = 0
+
+    def ready(done: int) -> list[int]:
+        return [v for v in bits(inside & ~done) if not need[v] & ~done]
+
+    def groups(done: int) -> Iterator[int]:
+        """Legal groups that may run next: grown member by member, each time a downset over `done`."""
+        nonlocal work
+        seen, todo = set[int](), [1 << v for v in ready(done)]
+        while todo:
+            g = todo.pop()
+            if g in seen:
+                continue
+            seen.add(g)
+            if (work := work + 1) > limit:
+                raise _TooMany
+            if price(g) is not None:
+                yield g
+            todo += [g | 1 << v for v in ready(done | g) if not g & ~near[v]]
+
+    @cache
+    def best(done: int) -> tuple[int, int, tuple[int, ...]]:
+        if done == inside:
+            return 0, 0, ()
+        out = (WORST, 0, ())
+        for g in groups(done):
+            cost, count, rest = best(done | g)
+            out = min(out, (cost + _single(price, g), count + 1, (g, *rest)))
+        return out
+
+    return best(0)
+
+
+def _greedy(dag: Dag, inside: int, price: Price) -> tuple[int, ...]:
+    """Merge the two groups that save most, while some pair saves anything and no cycle appears."""
+    groups = [1 << v for v in bits(inside)]
+    while True:
+        best, pick = 0, None
+        for i, a in enumerate(groups):
+            for b in groups[i + 1 :]:
+                both = price(a | b)
+                gain = _single(price, a) + _single(price, b) - both if both is not None else 0
+                if gain > best and not _cycle(dag, [*(g for g in groups if g not in (a, b)), a | b]):
+                    best, pick = gain, (a, b)
+        if pick is None:
+            return tuple(groups)
+        groups = [*(g for g in groups if g not in pick), pick[0] | pick[1]]
+
+
+def _after(dag: Dag, groups: Sequence[int]) -> list[int]:
+    """Per group, the mask of all nodes that its members directly need."""
+    return [_union(dag.preds[v] for v in bits(g)) & ~g for g in groups]
+
+
+def _union(masks: Iterator[int]) -> int:
+    out = 0
+    for m in masks:
+        out |= m
+    return out
+
+
+def _ordered(dag: Dag, groups: Sequence[int]) -> tuple[int, ...]:
+    """The groups in an order they can run in: of those ready, the one with the lowest member."""
+    left, done, out = dict(zip(groups, _after(dag, groups))), 0, list[int]()
+    while True:
+        ready = [g for g, need in left.items() if not need & ~done]
+        if not ready:
+            return tuple(out)
+        g = min(ready, key=lambda g: g & -g)
+        out.append(g)
+        done |= g
+        del left[g]
+
+
+def _cycle(dag: Dag, groups: Sequence[int]) -> int:
+    """The nodes of all groups on, or between, cycles; 0 when the groups can be ordered.
+
+    Groups that cover part of the DAG are ordered by paths through the rest too."""
+    needs = {g: _union(dag.above[v] for v in bits(g)) & ~g for g in groups}
+    left = list(groups)
+    while True:
+        alive = _union(iter(left))
+        keep = [g for g in left if needs[g] & alive and any(needs[h] & g for h in left if h != g)]
+        if len(keep) == len(left):
+            return alive
+        left = keep
