@@ -103,8 +103,9 @@ def resolve(model: Model) -> Dims:
     for name in order:
         text = str(model.dims[name])
         try:
-            values[name] = _check(_evaluate(text, values), text)
-            sizes[name] = runtime_symbol(name) if name in RUNTIME else _evaluate(text, sizes)
+            tree = expressions.parse(text)
+            values[name] = _check(expressions.evaluate(tree, values, text), text)
+            sizes[name] = runtime_symbol(name) if name in RUNTIME else expressions.evaluate(tree, sizes, text)
         except FormulaError as error:
             problems.append(Problem("W0201", f"{name}: {error.message}", ("dims", name), error.hint, error.column))
         except KeyError:
