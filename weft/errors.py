@@ -88,16 +88,28 @@ class CheckFailed(WeftError):
 
 
 class VerifyError(WeftError, ValueError):
-    """A graph breaks a rule of the IR; the message holds the node's text."""
-
-
-class FormulaError(WeftError, ValueError):
-    """A formula or a pattern that the whitelist refuses; `column` counts characters from 0 inside `text`."""
-
-    def __init__(self, message: str, text: str = "", column: int = 0, hint: str = ""):
-        self.message, self.text, self.column, self.hint = message, text, column, hint
-        super().__init__(f"{message}; {hint}" if hint else message)
+    """A graph, node or value breaks a rule of the verifier (see `weft.ir.verify`); the message holds its text."""
 
 
 class PassError(WeftError, RuntimeError):
-    """A pass gave back a graph that does not verify; names it, the passes before it and the graph."""
+    """A pass failed or broke the graph: names the pass, the passes already run, and the graph before it."""
+
+
+class FormulaError(WeftError, ValueError):
+    """A formula is refused. `text` is the formula, `column` (1-based) the place, `hint` the way out."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, text: str = "", column: int = 1, hint: str = "") -> None:
+        super().__init__(message + (f"; {hint}" if hint else "") + (f" (column {column} of {text!r})" if text else ""))
+        self.message, self.text, self.column, self.hint = message, text, column, hint
+
+
+class TextError(WeftError, ValueError):
+    """The text form of a graph does not parse. `line` is 1-based."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(f"line {line}: {message}")
+        self.line = line

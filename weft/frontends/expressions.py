@@ -34,7 +34,7 @@ class Expr:
 def parse(text: str) -> Expr:
     """Text -> tree; FormulaError says at which column and why."""
     if len(text) > MAX_CHARS:
-        raise FormulaError(f"an expression of more than {MAX_CHARS} characters", text, 0)
+        raise FormulaError(f"an expression of more than {MAX_CHARS} characters", text)
     return _Parser(text).whole()
 
 
@@ -60,11 +60,11 @@ def evaluate(tree: Expr, sizes: Mapping[str, Any], text: str = "") -> Any:
         try:
             value = (_WHOLE if whole else _SYMBOLIC)[node.head](*args)
         except _Refused as refused:
-            raise FormulaError(str(refused), text, node.column, refused.hint) from None
+            raise FormulaError(str(refused), text, node.column + 1, refused.hint) from None
         if getattr(value, "is_Integer", False):
             value = int(value)
         if isinstance(value, int) and abs(value) >= LIMIT:
-            raise FormulaError("a number of 2**62 or more", text, node.column)
+            raise FormulaError("a number of 2**62 or more", text, node.column + 1)
         return value
 
     return go(tree)
@@ -164,7 +164,7 @@ class _Parser:
         yield "end", "", end
 
     def refuse(self, message: str, column: int, hint: str = "") -> Any:
-        raise FormulaError(message, self.text, column, hint)
+        raise FormulaError(message, self.text, column + 1, hint)
 
     def node(self, head: str, args: tuple[Any, ...], column: int) -> Expr:
         self.nodes += 1

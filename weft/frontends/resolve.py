@@ -107,7 +107,7 @@ def resolve(model: Model) -> Dims:
             values[name] = _check(expressions.evaluate(tree, values, text), text)
             sizes[name] = runtime_symbol(name) if name in RUNTIME else expressions.evaluate(tree, sizes, text)
         except FormulaError as error:
-            problems.append(Problem("W0201", f"{name}: {error.message}", ("dims", name), error.hint, error.column))
+            problems.append(Problem("W0201", f"{name}: {error.message}", ("dims", name), error.hint, error.column - 1))
         except KeyError:
             continue  # it reads a dim that is already reported
     problems += _out_of_range(model)
@@ -124,7 +124,7 @@ def _tree(name: str, size: int | str, dims: Mapping[str, Any], problems: list[Pr
     try:
         tree = expressions.parse(size)
     except FormulaError as error:
-        problems.append(Problem("W0201", f"{name}: {error.message}", path, error.hint, error.column))
+        problems.append(Problem("W0201", f"{name}: {error.message}", path, error.hint, error.column - 1))
         return None
     missing = [n for n in expressions.names(tree) if n.args[0] not in dims]
     problems += [_unknown(n.args[0], dims, path, n.column) for n in missing]
@@ -171,7 +171,7 @@ def _limits(model: Model, dims: Dims) -> dict[str, RuntimeLimit]:
                 sizes[key] = sizes[key] if text is None else dims.size(text)
             except FormulaError as error:
                 path = ("runtime", dim, key)
-                problems.append(Problem("W0201", f"{key}: {error.message}", path, error.hint, error.column))
+                problems.append(Problem("W0201", f"{key}: {error.message}", path, error.hint, error.column - 1))
         if value > sizes["max"]:
             problems.append(Problem("W0205", f"{dim} = {value} is over its maximum {sizes['max']}", ("dims", dim)))
         if value % sizes["align"]:
@@ -188,11 +188,11 @@ def _evaluate(text: str, sizes: Mapping[str, Any]) -> Any:
     for found in expressions.names(tree):
         if found.args[0] not in sizes:
             hint = did_you_mean(found.args[0], sizes, "dims: ")
-            raise FormulaError(f"unknown dim '{found.args[0]}'", text, found.column, hint)
+            raise FormulaError(f"unknown dim '{found.args[0]}'", text, found.column + 1, hint)
     return expressions.evaluate(tree, sizes, text)
 
 
 def _check(value: int, text: str) -> int:
     if not 1 <= value <= LARGEST:
-        raise FormulaError(f"the size is {value}; a size lies in 1 .. 2**31 - 1", text, 0)
+        raise FormulaError(f"the size is {value}; a size lies in 1 .. 2**31 - 1", text)
     return value

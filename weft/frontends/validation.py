@@ -77,7 +77,7 @@ def _own_problem(e: Any, path: Path, on_key: bool) -> Problem:
     """A rule of the schema's own: a ValueError from a validator, or a custom error."""
     cause = e.get("ctx", {}).get("error")
     if isinstance(cause, FormulaError):
-        return Problem("W0301", f"{dotted(path)}: {cause.message}", path, cause.hint, cause.column)
+        return Problem("W0301", f"{dotted(path)}: {cause.message}", path, cause.hint, cause.column - 1)
     message = str(cause) if cause is not None else e["msg"]
     if e["type"] == "form":
         return Problem("W0105", f"{dotted(path)}: {message}, found {describe(e['input'])}", path, on_key=on_key)
@@ -103,15 +103,18 @@ def _path(loc: tuple[Any, ...], data: Any, kind: str) -> tuple[Path, bool]:
     for i, step in enumerate(loc):
         if step == "[key]":
             on_key = True
-        elif isinstance(data, dict) and step in data:
-            path.append(step)
-            data = data[step]
-        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+        elif _holds(data, step):
             path.append(step)
             data = data[step]
         elif kind == "missing" and i == len(loc) - 1:
             path.append(step)
     return tuple(path), on_key
+
+
+def _holds(data: Any, step: Any) -> bool:
+    if isinstance(data, dict):
+        return step in data
+    return isinstance(data, list) and isinstance(step, int) and step < len(data)
 
 
 def describe(value: Any) -> str:
