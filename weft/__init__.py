@@ -1,1 +1,63 @@
-"""weft: a short spec becomes a readable, verified, optimized PyTorch package."""
+"""weft compiles a short specification of a sequence model to a plain, readable PyTorch package.
+
+import weft
+module = weft.compile("spec.yaml")          # a torch.nn.Module: forward, .step(), .prefill(), .plan
+module = weft.load("out/")                  # a package that `weft compile` wrote
+model = weft.Model(name="tiny", ...)        # the same language in Python; .to_yaml() writes the spec
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from weft.api import compile as compile
+    from weft.api import load as load
+    from weft.api import plan as plan
+    from weft.errors import WeftError as WeftError
+    from weft.frontends.schema import Attention as Attention
+    from weft.frontends.schema import Mlp as MLP
+    from weft.frontends.schema import Model as Model
+    from weft.frontends.schema import Moe as MoE
+    from weft.frontends.schema import Opaque as Opaque
+    from weft.frontends.schema import Recurrence as Recurrence
+
+# Loaded on first use: `import weft` costs nothing, and no name here imports torch before it is called.
+_HOME = {
+    "compile": "weft.api:compile",
+    "load": "weft.api:load",
+    "plan": "weft.api:plan",
+    "Model": "weft.frontends.schema:Model",
+    "Attention": "weft.frontends.schema:Attention",
+    "MLP": "weft.frontends.schema:Mlp",
+    "Recurrence": "weft.frontends.schema:Recurrence",
+    "MoE": "weft.frontends.schema:Moe",
+    "Opaque": "weft.frontends.schema:Opaque",
+    "WeftError": "weft.errors:WeftError",
+}
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "MoE",
+    "Model",
+    "Opaque",
+    "Recurrence",
+    "WeftError",
+    "compile",
+    "load",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'weft' has no attribute '{name}'")
+    from importlib import import_module
+
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -17,18 +17,11 @@ from weft.frontends.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from weft.frontends.schema import Model
+    from weft.ir.program import Runtime
 
 RUNTIME = ("batch", "seq")
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-@dataclass(frozen=True)
-class RuntimeLimit:
-    """A size chosen at run time: at most `max`, a multiple of `align`."""
-
-    max: int
-    align: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Dims:
 
     values: Mapping[str, int]
     sizes: Mapping[str, Any]
-    runtime: Mapping[str, RuntimeLimit] = field(default_factory=dict)
+    runtime: Mapping[str, Runtime] = field(default_factory=dict)
 
     def size(self, text: int | str) -> int:
         """The number a size of the spec stands for; FormulaError when it is not one."""
@@ -54,9 +47,9 @@ class Dims:
 
 def runtime_symbol(dim: str) -> Any:
     """The SymPy symbol that stands for a run-time dim's size."""
-    import sympy
+    from weft.ir.formula import symbol
 
-    return sympy.Symbol(f"n_{dim}", integer=True, nonnegative=True)
+    return symbol(f"n_{dim}")
 
 
 def with_overrides(model: Model, changes: Mapping[str, int | str] | None = None, small: bool = False) -> Model:
@@ -158,9 +151,11 @@ def _out_of_range(model: Model) -> list[Problem]:
     ]
 
 
-def _limits(model: Model, dims: Dims) -> dict[str, RuntimeLimit]:
+def _limits(model: Model, dims: Dims) -> dict[str, Runtime]:
+    from weft.ir.program import Runtime
+
     problems: list[Problem] = []
-    limits: dict[str, RuntimeLimit] = {}
+    limits: dict[str, Runtime] = {}
     for dim in RUNTIME:
         given = model.runtime.get(dim)  # type: ignore[call-overload]
         value = dims.values[dim]
@@ -177,7 +172,7 @@ def _limits(model: Model, dims: Dims) -> dict[str, RuntimeLimit]:
         if value % sizes["align"]:
             message = f"{dim} = {value} is not a multiple of its alignment {sizes['align']}"
             problems.append(Problem("W0205", message, ("dims", dim)))
-        limits[dim] = RuntimeLimit(sizes["max"], sizes["align"])
+        limits[dim] = Runtime(sizes["max"], sizes["align"])
     if problems:
         raise SpecError(problems)
     return limits

@@ -1,0 +1,46 @@
+"""What the verbs do, as functions. Nothing here imports torch before it needs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from weft.errors import SpecError
+
+if TYPE_CHECKING:
+    from weft.frontends.load import Loaded
+    from weft.ir.program import Program
+
+
+def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loaded:
+    """Read a spec file, or take a `weft.Model`; `sets` are `DIM=VALUE` texts. SpecError lists all that is wrong."""
+    from weft.frontends.load import load_model, load_spec
+
+    if isinstance(source, str | os.PathLike):
+        return load_spec(source, sets, small)
+    return load_model(source, sets, small)
+
+
+def program(spec: Loaded, train: bool = True) -> Program:
+    """The graph of a loaded spec, verified; problems found on the way have their places."""
+    from weft.frontends.lower import lower
+
+    try:
+        return lower(spec, train)
+    except SpecError as error:
+        raise spec.located(error) from None
+
+
+def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
+    """Validate a spec down to its graph: form, sizes, formulas, patterns, types. Never imports torch."""
+    spec = open_spec(source, sets, small)
+    made = program(spec, train)
+    return {
+        "spec": spec.name,
+        "name": spec.model.name,
+        "dims": dict(spec.dims.values),
+        "parameters": made.parameter_count(),
+        "nodes": len(made.graph.nodes),
+        "outputs": list(made.outputs),
+    }

@@ -1,0 +1,260 @@
+"""The command line: `weft VERB ...`. One short function per verb, which calls `weft.api` and returns a Report.
+
+A verb is a function under `@verb(...)`: its docstring is its help, `SPEC`, `SIZES` and the like are its parameters, and
+`--json` and `--debug` are added to all. Exit codes: 0 ok, 1 a check failed, 2 usage, 3 bad spec, 4 infeasible, 5 device
+or backend missing, 70 a bug of weft, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import click
+
+from weft import __version__
+from weft.errors import InfeasibleError, SpecError, UsageError, WeftError
+
+BUG, INTERRUPTED = 70, 130
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verb found: data for `--json`, text for people, and whether the check it stands for held."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    ok: bool = True
+
+
+def SPEC(function: Any) -> Any:
+    """The spec a verb works on, and how to change its sizes."""
+    options = (
+        click.argument("spec", type=click.Path()),
+        click.option("--set", "sets", multiple=True, metavar="DIM=VALUE", help="Change a dim; may be repeated."),
+        click.option("--small", is_flag=True, help="Apply the spec's `small:` map: a model that runs in a second."),
+        click.option("--train/--no-train", default=True, help="With or without backward. Default: with."),
+    )
+    return _all(options)(function)
+
+
+def PLAN(function: Any) -> Any:
+    """What a plan is made for."""
+    options = (
+        click.option(
+            "--target", metavar="T", help="cpu, sm_80, sm_90, sm_100, sm_120 or gfx942; default: this machine."
+        ),
+        click.option("--memory", metavar="BYTES", help="Peak memory allowed, such as 60GB or 24GiB."),
+    )
+    return _all(options)(function)
+
+
+def OUT(*, required: bool = False, what: str = "file") -> Any:
+    """Where the result goes."""
+    return click.option("-o", "--out", type=click.Path(), required=required, help=f"The {what} to write.")
+
+
+def FORCE(function: Any) -> Any:
+    """Permission to overwrite."""
+    return click.option("--force", is_flag=True, help="Overwrite what is there.")(function)
+
+
+def _all(options: Sequence[Any]) -> Callable[[Any], Any]:
+    def apply(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+def verb(*parameters: Any, name: str | None = None) -> Callable[[Callable[..., Report]], click.Command]:
+    """Make a command of a function that returns a Report."""
+
+    def make(function: Callable[..., Report]) -> click.Command:
+        word = name or function.__name__.rstrip("_")
+
+        def run(as_json: bool, debug: bool, **given: Any) -> int:
+            return _run(word, lambda: function(**given), as_json, debug)
+
+        run.__doc__ = function.__doc__
+        shared = (
+            click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+            click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
+        )
+        return click.command(word)(_all((*parameters, *shared))(run))
+
+    return make
+
+
+def _run(word: str, body: Callable[[], Report], as_json: bool, debug: bool) -> int:
+    schema = {"schema": f"weft.{word}/1"}
+    try:
+        report = body()
+    except WeftError as error:
+        if debug:
+            raise
+        _say(_message(error), people=True)
+        if as_json:
+            _say(_json(schema | {"ok": False} | _error_data(error)))
+        return error.exit_code
+    if as_json:
+        _say(_json(schema | {"ok": report.ok} | report.data))
+    if report.text:
+        _say(report.text, people=as_json)
+    return 0 if report.ok else 1
+
+
+def _message(error: WeftError) -> str:
+    if isinstance(error, SpecError):
+        from weft.frontends.problems import render
+
+        return render(error)
+    from weft.frontends.problems import visible
+
+    return "\n".join(f"error: {visible(line)}" if i == 0 else visible(line) for i, line in enumerate(_lines(error)))
+
+
+def _lines(error: WeftError) -> list[str]:
+    return str(error).splitlines() or [type(error).__name__]
+
+
+def _error_data(error: WeftError) -> dict[str, Any]:
+    if isinstance(error, SpecError):
+        from weft.frontends.problems import as_json
+
+        return {"problems": [as_json(p) for p in error.problems]}
+    data: dict[str, Any] = {"error": {"kind": type(error).__name__, "message": str(error)}}
+    if isinstance(error, InfeasibleError):
+        data["error"]["smallest_bytes"] = error.smallest
+    return data
+
+
+def _json(data: Any) -> str:
+    import json
+
+    return json.dumps(data, indent=2, ensure_ascii=True)
+
+
+def _say(text: str, people: bool = False) -> None:
+    click.echo(text, err=people)
+
+
+@verb(SPEC)
+def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
+    """Validate SPEC: its form, its sizes, and that it makes a graph. Imports no torch."""
+    from weft import api
+
+    found = api.check(spec, sets=sets, small=small, train=train)
+    text = (
+        f"{found['spec']}: ok\n{found['name']}: {found['layers']} layers, {found['parameters']:,} parameters, "
+        f"{found['nodes']} nodes in {found['blocks']} blocks"
+    )
+    return Report(found, text)
+
+
+@verb(OUT())
+def schema(out: str | None) -> Report:
+    """Print the JSON Schema of a spec, for editors."""
+    from weft.frontends.document import json_schema
+
+    found = json_schema()
+    if out is None:
+        return Report({"json_schema": found}, _json(found))
+    _write(out, _json(found) + "\n", force=True)
+    return Report({"json_schema": found, "path": out}, f"wrote {out}")
+
+
+@verb(click.argument("kind", required=False), OUT(), FORCE)
+def new(kind: str | None, out: str | None, force: bool) -> Report:
+    """Write a commented spec to start from. Without KIND: list the kinds."""
+    from weft.frontends import new as templates
+
+    if kind is None:
+        listing = "\n".join(f"{name:12} {line}" for name, line in templates.KINDS.items())
+        return Report({"kinds": templates.KINDS}, listing)
+    text = templates.text(kind)
+    if out is None:
+        return Report({"kind": kind, "text": text}, text.rstrip())
+    _write(out, text, force)
+    return Report({"kind": kind, "text": text, "path": out}, f"wrote {out}; next: weft check {out}")
+
+
+@verb()
+def doctor() -> Report:
+    """Look at this machine: versions, devices, cache, environment; each row ok, warn or fail, with a fix."""
+    from weft import doctor as machine
+
+    rows = machine.rows()
+    return Report({"rows": [r.as_json() for r in rows]}, machine.table(rows), ok=all(r.state != "fail" for r in rows))
+
+
+VERBS = (check, schema, new, doctor)
+
+
+def _write(path: str, text: str, force: bool) -> None:
+    if os.path.lexists(path) and not force:
+        raise UsageError(f"{path} exists; --force overwrites it")
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or 'cannot be written'}") from None
+
+
+@click.group(
+    commands=VERBS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 ok, 1 a check failed, 2 usage, 3 bad spec, 4 infeasible, 5 backend missing.",
+)
+@click.version_option(__version__, message="weft %(version)s")
+def cli() -> None:
+    """Compile a short specification of a sequence model to a readable PyTorch package."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The program as a function: takes the arguments, returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        return cli.main(given, prog_name="weft", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message(), people=True)
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted", people=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout went away; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except WeftError as error:
+        import traceback
+
+        traceback.print_exc()
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        else:
+            _say(f"internal error: {_one_line(error)} (weft {__version__}; --debug shows where)", people=True)
+        return BUG
+
+
+def _one_line(error: Exception) -> str:
+    from weft.frontends.problems import visible
+
+    return visible(f"{type(error).__name__}: {error}".replace("\n", " "))[:300]
+
+
+def main() -> NoReturn:
+    """Run and leave with the exit code."""
+    sys.exit(run())

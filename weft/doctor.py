@@ -1,0 +1,193 @@
+"""`weft doctor`: what this machine has, what that means for weft, and how to mend what is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from weft.frontends.suggest import nearest
+
+ENVIRONMENT = {
+    "WEFT_CACHE_DIR": "where tuned configurations are kept; default: $XDG_CACHE_HOME/weft or ~/.cache/weft",
+    "WEFT_SOAK": "1: the test suite runs the full counts of its campaigns",
+}
+"""Every environment variable that weft reads."""
+
+# These change what Triton compiles, or run code of their own.
+_TRITON = (
+    "TRITON_CACHE_DIR",
+    "TRITON_CACHE_MANAGER",
+    "TRITON_INTERPRET",
+    "TRITON_KERNEL_OVERRIDE",
+    "TRITON_PTXAS_PATH",
+    "TRITON_REMOTE_CACHE_BACKEND",
+)
+# Which Triton a torch release was built and tested with.
+_PAIRS = {"2.11": "3.6", "2.12": "3.7", "2.14": "3.8"}
+_RUNTIME_OPSET = 26
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing looked at: `state` is ok, warn or fail; `fix` says what to do about it."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    found: str
+    fix: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as data."""
+        return asdict(self)
+
+
+def rows() -> list[Row]:
+    """Look at everything, in the order a person would."""
+    return [
+        _python(),
+        *_torch(),
+        *_triton(),
+        *_packages(),
+        *_onnx(),
+        _cache(),
+        *_environment(),
+    ]
+
+
+def table(found: list[Row]) -> str:
+    """One line per row, and one more with the fix where there is one."""
+    width = max(len(row.what) for row in found)
+    lines: list[str] = []
+    for row in found:
+        lines.append(f"{row.state:4}  {row.what:{width}}  {row.found}")
+        lines += [f"{'':4}  {'':{width}}  -> {row.fix}"] if row.fix else []
+    return "\n".join(lines)
+
+
+def version(package: str) -> str | None:
+    """The installed version, without importing the package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _at_least(found: str, least: str) -> bool:
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split("+")[0].split(".")[:2] if part.isdigit())
+
+    return numbers(found) >= numbers(least)
+
+
+def _python() -> Row:
+    return Row("ok", "python", f"{'.'.join(str(n) for n in sys.version_info[:3])} on {sys.platform}")
+
+
+def _torch() -> Iterator[Row]:
+    found = version("torch")
+    if found is None:
+        yield Row("fail", "torch", "missing", "pip install torch")
+        return
+    if not _at_least(found, "2.11"):
+        yield Row("fail", "torch", found, "weft needs torch 2.11 or newer")
+        return
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Row("fail", "torch", f"{found} does not import: {error}", "reinstall torch")
+        return
+    yield Row("ok", "torch", found)
+    yield Row("ok", "cpu threads", f"{torch.get_num_threads()} of {os.cpu_count()}")
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        yield Row("ok", "gpu", f"{torch.cuda.get_device_name()} (sm_{major}{minor})")
+    else:
+        yield Row("ok", "gpu", "none: packages run on the CPU; plans for a GPU take --target sm_90")
+
+
+def _triton() -> Iterator[Row]:
+    torch, triton = version("torch"), version("triton")
+    if triton is None:
+        if sys.platform == "linux":
+            yield Row("ok", "triton", "missing: needed only where kernels run on a GPU")
+        else:
+            yield Row("ok", "triton", f"not available on {sys.platform}: planning, CPU and reference only")
+        return
+    pair = _PAIRS.get(".".join((torch or "").split(".")[:2]))
+    if pair is not None and not triton.startswith(f"{pair}."):
+        yield Row("warn", "triton", f"{triton} with torch {torch}", f"torch {torch} was released with triton {pair}")
+    else:
+        yield Row("ok", "triton", triton)
+
+
+def _packages() -> Iterator[Row]:
+    for package, least in (
+        ("numpy", "1.26"),
+        ("sympy", "1.12"),
+        ("pydantic", "2.0"),
+        ("PyYAML", "6.0"),
+        ("click", "8.0"),
+    ):
+        found = version(package)
+        if found is None:
+            yield Row("fail", package.lower(), "missing", f"pip install {package}")
+        elif not _at_least(found, least):
+            yield Row("fail", package.lower(), found, f"pip install '{package}>={least}'")
+        else:
+            yield Row("ok", package.lower(), found)
+
+
+def _onnx() -> Iterator[Row]:
+    onnx, runtime = version("onnx"), version("onnxruntime")
+    if onnx is None:
+        yield Row("fail", "onnx", "missing: no `weft export --format onnx`", "pip install onnx")
+    elif not _at_least(onnx, "1.21"):
+        yield Row("fail", "onnx", onnx, "pip install 'onnx>=1.21': older ones read files outside a model's folder")
+    else:
+        yield Row("ok", "onnx", f"{onnx}; weft writes opset 23")
+    if runtime is None:
+        yield Row("warn", "onnxruntime", "missing: ONNX files are written but not run", "pip install onnxruntime")
+    else:
+        yield Row("ok", "onnxruntime", f"{runtime}; runs opsets up to {_RUNTIME_OPSET}")
+
+
+def cache_dir() -> Path:
+    """Where weft keeps what it may throw away."""
+    given = os.environ.get("WEFT_CACHE_DIR")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "weft"
+
+
+def _cache() -> Row:
+    path = cache_dir()
+    fix = "set WEFT_CACHE_DIR to a folder of your own"
+    if path.exists():
+        if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+            return Row("warn", "cache", f"{path} cannot be written", fix)
+        status = path.stat()
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            return Row("warn", "cache", f"{path} can be written by others", f"chmod 700 {path}")
+        return Row("ok", "cache", str(path))
+    above = next((parent for parent in path.parents if parent.exists()), None)
+    if above is None or not os.access(above, os.W_OK | os.X_OK):
+        return Row("warn", "cache", f"{path} cannot be made", fix)
+    return Row("ok", "cache", f"{path} (made when needed)")
+
+
+def _environment() -> Iterator[Row]:
+    for name in sorted(os.environ):
+        value = os.environ[name][:80]
+        if name in ENVIRONMENT:
+            yield Row("ok", name, value)
+        elif name.startswith("WEFT_"):
+            near = nearest(name, ENVIRONMENT)
+            yield Row("warn", name, "weft reads no such variable", f"did you mean {near}?" if near else "unset it")
+        elif name in _TRITON:
+            yield Row("warn", name, value, "changes what Triton compiles; unset it unless you mean it")

@@ -1,0 +1,34 @@
+"""Amounts as people write them: `60GB` is 60 * 10**9 bytes, `60GiB` is 60 * 2**30."""
+
+import re
+
+from weft.errors import UsageError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def bytes_of(text: str) -> int:
+    """`60GB` -> 60_000_000_000; UsageError for anything else, naming the units there are."""
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]{0,3})", text.strip())
+    if found is None or found[2].upper() not in _UNITS:
+        raise UsageError(f"'{text[:40]}' is not an amount of memory; write 60GB (10**9 bytes) or 60GiB (2**30)")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def show_bytes(amount: float) -> str:
+    """60_000_000_000 -> `60 GB`."""
+    return _scaled(amount, ("B", "kB", "MB", "GB", "TB", "PB"))
+
+
+def show_count(amount: float) -> str:
+    """94_400_000 -> `94.4 M`."""
+    return _scaled(amount, ("", "k", "M", "B", "T", "P"))
+
+
+def _scaled(amount: float, units: tuple[str, ...]) -> str:
+    power = 0
+    while abs(amount) >= 999.5 and power < len(units) - 1:
+        amount, power = amount / 1000, power + 1
+    digits = f"{amount:.3g}" if power else f"{amount:g}"
+    return f"{digits} {units[power]}".rstrip()
