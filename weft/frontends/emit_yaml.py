@@ -12,7 +12,8 @@ from typing import Any
 WIDTH = 110
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_ .*/+()<>=%-]*(?<! )")
 _PLAIN_IN_BLOCK = re.compile(r"[A-Za-z_][A-Za-z0-9_ .,*/+()<>=%-]*(?<! )")
-_SPECIAL = ("true", "false", "null")
+# The last six are booleans to other YAML readers.
+_SPECIAL = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
 
 def emit(data: dict[str, Any]) -> str:
@@ -81,4 +82,4 @@ def _scalar(value: Any, flow: bool) -> str:
 
 def _text(value: str, flow: bool) -> str:
     plain = (_PLAIN if flow else _PLAIN_IN_BLOCK).fullmatch(value)
-    return value if plain and value not in _SPECIAL else json.dumps(value, ensure_ascii=False)
+    return value if plain and value.lower() not in _SPECIAL else json.dumps(value, ensure_ascii=False)

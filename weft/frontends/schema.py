@@ -185,12 +185,11 @@ class Model(Part):
 
     def to_yaml(self) -> str:
         """The spec file of this model: loading it gives an equal model. ValueError when a block is opaque."""
-        import yaml
+        from weft.frontends.emit_yaml import emit
 
         if any(isinstance(b, Opaque) for b in self.all_blocks()):
             raise ValueError("an opaque block wraps a Python module and has no YAML form")
-        data = {"weft": 1} | self.model_dump(exclude_unset=True, exclude_none=True)
-        return yaml.safe_dump(data, sort_keys=False, width=110, allow_unicode=True, default_flow_style=None)
+        return emit({"weft": 1} | self.model_dump(exclude_unset=True, exclude_none=True))
 
     def all_blocks(self) -> list[Any]:
         """Every block written in this model, named or in place."""
