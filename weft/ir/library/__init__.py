@@ -1,1 +1,15 @@
+"""The composite ops: named, and declared by what they mean in primitives. Plans and code generators see the name."""
 
+from weft.ir.library.attention import Attend, AttendGrad
+from weft.ir.library.dropout import Dropout
+from weft.ir.library.loss import CrossEntropy
+from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax
+from weft.ir.library.rotary import Rotary
+from weft.ir.library.routing import Route
+
+COMPOSITES = (Softmax, LayerNorm, RMSNorm, Attend, AttendGrad, CrossEntropy, Dropout, Route, Rotary)
+
+__all__ = [
+    "COMPOSITES", "Attend", "AttendGrad", "CrossEntropy", "Dropout",
+    "LayerNorm", "RMSNorm", "Rotary", "Route", "Softmax",
+]

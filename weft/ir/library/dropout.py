@@ -1,0 +1,43 @@
+"""Counter-based dropout."""
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from weft.ir.builder import Builder
+from weft.ir.formula import symbol
+from weft.ir.library.norm import constants
+from weft.ir.op import Composite
+from weft.ir.types import Dims, Val
+
+
+def row_major(dims: Dims) -> sp.Expr:
+    """The global logical index of an element: i_a * n_b * n_c + i_b * n_c + i_c."""
+    index = sp.Integer(0)
+    for d in dims:
+        index = index * symbol(f"n_{d}") + symbol(f"i_{d}")
+    return index
+
+
+@dataclass(frozen=True)
+class Dropout(Composite):
+    """x / (1 - rate) where uniform(seed, op_id, layer, index) >= rate, else 0.
+
+    Operands: x, seed i64[], layer i64[]. The index is the element's row-major place over the global sizes of x's dims,
+    so the same bits come out of any layout, tiling or sharding. Dims in `shared` get one bit for all their coordinates
+    (variational dropout over time, Gal and Ghahramani 2016).
+    """
+
+    rate: sp.Expr
+    op_id: int
+    shared: Dims = ()
+
+    def expand(self, g: Builder, x: Val, seed: Val, layer: Val) -> Val:
+        index = row_major(tuple(d for d in x.dims if d not in self.shared))
+        formula = constants(
+            f"Piecewise((x * scale, uniform(seed, {self.op_id}, layer, index) >= rate), (0, True))",
+            rate=self.rate,
+            scale=1 / (1 - self.rate),
+            index=index,
+        )
+        return g.map(formula, x=x, seed=seed, layer=layer, to=x.dims, dtype=x.type.dtype)

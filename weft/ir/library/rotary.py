@@ -1,0 +1,52 @@
+"""Rotary position embedding."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import sympy as sp
+
+from weft.ir.builder import Builder
+from weft.ir.formula import symbol
+from weft.ir.library.precision import accumulate
+from weft.ir.op import Composite
+from weft.ir.types import Val, need
+
+TEN_THOUSAND = sp.Integer(10000)
+
+
+@dataclass(frozen=True)
+class Rotary(Composite):
+    """Rotate pairs of coordinates of `over` by position * theta^(-2j/r) (Su et al. 2021, RoFormer).
+
+    Only the first r = fraction * n_over coordinates turn; r must come out even. Pair j is (j, j + r/2) in style
+    "half" (GPT-NeoX, Llama) and (2j, 2j + 1) in style "interleaved" (GPT-J). Operands: x [... position ... over ...],
+    and optionally the positions as i64[...] over any of x's dims; without them they are the coordinates of `position`.
+    Angles and products are fp32, the result has x's dtype.
+    """
+
+    position: str
+    over: str
+    theta: sp.Expr = TEN_THOUSAND
+    style: Literal["half", "interleaved"] = "half"
+    fraction: sp.Expr = sp.S.One
+
+    def expand(self, g: Builder, x: Val, *at: Val) -> Val:
+        need(self.over in x.dims, f"rotary turns {self.over}, which {x.type} has not")
+        need(self.style in ("half", "interleaved"), f"unknown rotary style {self.style!r}")
+        i, r = symbol(f"i_{self.over}"), self.fraction * symbol(f"n_{self.over}")
+        half = self.style == "half"
+        first, step = (i < r / 2, r / 2) if half else (sp.Eq(sp.Mod(i, 2), 0), sp.S.One)
+        pair = sp.Mod(i, r / 2) if half else sp.floor(i / 2)
+        other = sp.Piecewise((sp.Piecewise((i + step, first), (i - step, True)), i < r), (i, True))
+        partner = g.gather(x, g.map(other, to=(self.over,), dtype="i64"), at=(self.over,))
+        position = at[0].dims if at else (self.position,)
+        angle = symbol("at" if at else f"i_{self.position}") * sp.exp(-2 * pair / r * self._log_theta())
+        turn = g.map(angle, to=(*position, self.over), dtype=accumulate(x), **dict(zip(("at",), at)))
+        y = sp.Piecewise((-symbol("y"), first), (symbol("y"), True))
+        turned = symbol("x") * sp.cos(symbol("a")) + y * sp.sin(symbol("a"))
+        formula = sp.Piecewise((turned, i < r), (symbol("x"), True))
+        return g.map(formula, x=x, y=partner, a=turn, to=x.dims, dtype=x.dtype)
+
+    def _log_theta(self) -> sp.Expr:
+        """log(theta) as a rational: SymPy would fold exp(u log(theta)) into a power with a symbolic exponent."""
+        return sp.Rational(str(sp.log(self.theta).evalf(30)))

@@ -1,0 +1,164 @@
+"""A program: one graph, the table of sizes beside it, and which of its inputs are parameters."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import sympy as sp
+
+from weft.errors import SpecError, UsageError
+from weft.ir.types import Graph, Val
+
+Size = int | sp.Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """How a parameter starts.
+
+    normal: N(0, value²); uniform: U(-value, value); xavier: U(-b, b), b = value · sqrt(6 / (fan_in + fan_out)) (Glorot
+    and Bengio 2010); constant: value. `fan_in` names the dims that an output sums over, the rest count as fan_out;
+    empty means all but the last.
+    """
+
+    kind: Literal["normal", "uniform", "xavier", "zeros", "ones", "constant"]
+    value: float = 0.0
+    fan_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One graph input that is a parameter.
+
+    `value` is the graph input's name, `name` the logical state_dict name, `dims` the logical dims. With `stack`, the
+    graph input is `[stack *dims]` and row i of it is the parameter `name.format(start + step * i)`.
+    """
+
+    value: str
+    name: str
+    dims: tuple[str, ...]
+    init: Init
+    dtype: str = "f32"
+    stack: str | None = None
+    start: int = 0
+    step: int = 1
+
+    def rows(self, sizes: Mapping[str, int]) -> int:
+        """How many logical parameters it holds."""
+        return sizes[self.stack] if self.stack else 1
+
+    def logical(self, i: int = 0) -> str:
+        """The state_dict name of row i."""
+        return self.name.format(self.start + self.step * i) if self.stack else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A dim whose size is known only when the model runs: its largest size and what must divide it."""
+
+    max: int
+    align: int = 1
+
+    def near(self, n: int) -> int:
+        """A legal size close to n: a multiple of `align`, not over `max`."""
+        return max(self.align, min(n, self.max) // self.align * self.align)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Dtypes of parameters, of computation between operations, and of sums inside them."""
+
+    params: str = "f32"
+    compute: str = "f32"
+    accumulate: str = "f32"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model ready for the passes.
+
+    `sizes` gives each dim an integer or an expression over other dims' sizes (`n_batch`, `n_seq`, ...); equalities such
+    as key = seq stand there too. `runtime` holds the dims that stay open. `inputs` and `outputs` are the public ones,
+    by name, in the order of `forward`: an input is a graph input, an output names the graph output at its place.
+    """
+
+    name: str
+    graph: Graph
+    sizes: Mapping[str, Size]
+    runtime: Mapping[str, Runtime]
+    params: tuple[Param, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    train: bool = True
+    source: str = ""
+    policy: Policy = field(default_factory=Policy)
+    notes: tuple[str, ...] = ()
+
+    def resolve(self, batch: int | None = None, seq: int | None = None, **override: int) -> dict[str, int]:
+        """Every dim's size as an integer. `override` replaces any dim's entry before the others are computed from it.
+
+        A run-time dim that the call does not name gets a small legal size: about 2 for batch, 64 for any other.
+        Raises UsageError for an unknown dim and SpecError for a size that its declaration forbids; both name the dim.
+        """
+        override |= {d: n for d, n in (("batch", batch), ("seq", seq)) if n is not None}
+        known = {*self.sizes, *self.runtime, *_dims(self.graph)}
+        for dim in override:
+            if dim not in known:
+                raise UsageError(f"no dim is called {dim!r}; this model has {', '.join(sorted(known))}")
+        table: dict[str, Size] = {d: r.near(2 if d == "batch" else 64) for d, r in self.runtime.items()}
+        table |= dict(self.sizes) | override
+        done: dict[str, int] = {}
+        for dim in table:
+            _size(dim, table, done, ())
+        for dim, limit in self.runtime.items():
+            _check(dim, done[dim], limit)
+        return done
+
+    def parameter_count(self, **override: int) -> int:
+        """Number of parameters; a shared one counts once."""
+        sizes = self.resolve(**override)
+        return sum(p.rows(sizes) * math.prod(sizes[d] for d in p.dims) for p in self.params)
+
+    def logical_names(self, **override: int) -> dict[str, tuple[Param, int]]:
+        """state_dict name -> (its parameter, its row in the stack), in the order of `params`."""
+        sizes = self.resolve(**override)
+        return {p.logical(i): (p, i) for p in self.params for i in range(p.rows(sizes))}
+
+    def input(self, name: str) -> Val:
+        """The graph input of that name."""
+        found = next((v for v in self.graph.inputs if v.name == name), None)
+        if found is None:
+            raise UsageError(f"{self.name} has no input {name!r}")
+        return found
+
+
+def _dims(graph: Graph) -> set[str]:
+    return {d for v in graph.inputs for d in v.dims}
+
+
+def _size(dim: str, table: Mapping[str, Size], done: dict[str, int], path: tuple[str, ...]) -> int:
+    """table[dim] as an integer; sizes it is computed from come first."""
+    if dim in done:
+        return done[dim]
+    if dim in path:
+        raise SpecError.at(("sizes", dim), "size-cycle", f"the size of {dim} depends on itself: {' -> '.join(path)}")
+    if dim not in table:
+        raise SpecError.at(("sizes", dim), "size-missing", f"{path[-1]} is computed from {dim}, which has no size")
+    size = table[dim]
+    if isinstance(size, sp.Expr):
+        used = {s: _size(str(s)[2:], table, done, (*path, dim)) for s in size.free_symbols}
+        size = size.xreplace({s: sp.Integer(n) for s, n in used.items()})
+        if not size.is_Integer:
+            raise SpecError.at(("sizes", dim), "size-fraction", f"the size of {dim} comes out as {size}, no integer")
+    if size < 1:
+        raise SpecError.at(("sizes", dim), "size-positive", f"the size of {dim} is {size}; it must be at least 1")
+    done[dim] = int(size)
+    return done[dim]
+
+
+def _check(dim: str, size: int, limit: Runtime) -> None:
+    if size > limit.max:
+        raise SpecError.at(("sizes", dim), "size-max", f"{dim} is {size}, over its declared maximum {limit.max}")
+    if size % limit.align:
+        raise SpecError.at(("sizes", dim), "size-align", f"{dim} is {size}, not a multiple of {limit.align}")

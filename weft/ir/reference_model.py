@@ -1,0 +1,93 @@
+"""Run a whole program by the reference interpreter, from parameters under their logical names."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from weft.errors import UsageError
+from weft.ir.program import Init, Param, Program
+from weft.ir.reference import run
+
+
+def sizes_from(program: Program, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Run-time sizes as the input tensors have them, everything else from the program's table."""
+    seen: dict[str, int] = {}
+    for name in program.inputs:
+        value = program.input(name)
+        if name not in inputs:
+            raise UsageError(f"input {name!r} ({value.type}) is missing")
+        shape = tuple(inputs[name].shape)
+        if len(shape) != len(value.dims):
+            raise UsageError(f"input {name!r} is {value.type}, got shape {shape}")
+        for dim, n in zip(value.dims, shape):
+            if dim in program.runtime and seen.setdefault(dim, n) != n:
+                raise UsageError(f"{dim} is {seen[dim]} in one input and {n} in {name!r}")
+    return program.resolve(**seen)
+
+
+def reference(
+    program: Program,
+    torch: Any,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    sizes: Mapping[str, int] | None = None,
+    dtype: Any = None,
+) -> dict[str, Any]:
+    """The program's outputs by name, as the interpreter computes them.
+
+    `params` maps logical names to tensors of the logical shapes; stacked ones are stacked here, so torch's autograd
+    reaches each of them. `inputs` maps public input names to tensors. `dtype` (torch.float64 for the truth) replaces
+    every float dtype.
+    """
+    sizes = sizes_from(program, inputs) if sizes is None else dict(sizes)
+
+    def cast(x: Any) -> Any:
+        return x.to(dtype) if dtype is not None and x.is_floating_point() else x
+
+    args = {name: cast(torch.as_tensor(inputs[name])) for name in program.inputs}
+    for p in program.params:
+        rows = range(p.rows(sizes))
+        missing = [p.logical(i) for i in rows if p.logical(i) not in params]
+        if missing:
+            raise UsageError(f"parameters are missing: {', '.join(missing)}")
+        parts = [cast(params[p.logical(i)]) for i in rows]
+        args[p.value] = torch.stack(parts) if p.stack else parts[0]
+    return dict(zip(program.outputs, run(program.graph, sizes, args, torch, dtype)))
+
+
+def initial(program: Program, torch: Any, generator: Any = 0, **override: int) -> dict[str, Any]:
+    """Logical name -> fp32 tensor drawn from the parameter's Init.
+
+    Each parameter's numbers depend on the seed and its logical name alone, so recompiling, reordering or adding
+    parameters never changes the others. `generator` is an integer seed or a torch.Generator (its initial seed counts).
+    """
+    seed = generator if isinstance(generator, int) else int(generator.initial_seed())
+    sizes = program.resolve(**override)
+    return {name: _draw(torch, p, sizes, name, seed) for name, (p, _) in program.logical_names(**override).items()}
+
+
+def _draw(torch: Any, param: Param, sizes: Mapping[str, int], name: str, seed: int) -> Any:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    gen = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    shape = [sizes[d] for d in param.dims]
+    init = param.init
+    match init.kind:
+        case "normal":
+            return torch.randn(shape, generator=gen) * init.value
+        case "uniform" | "xavier":
+            bound = init.value if init.kind == "uniform" else xavier_bound(init, param.dims, sizes)
+            return (torch.rand(shape, generator=gen) * 2 - 1) * bound
+        case "zeros":
+            return torch.zeros(shape)
+        case "ones":
+            return torch.ones(shape)
+        case "constant":
+            return torch.full(shape, init.value)
+
+
+def xavier_bound(init: Init, dims: tuple[str, ...], sizes: Mapping[str, int]) -> float:
+    """value · sqrt(6 / (fan_in + fan_out)); see Init for which dims count where."""
+    inner = init.fan_in or dims[:-1]
+    fan_in, fan_out = (math.prod(sizes[d] for d in dims if (d in inner) == side) for side in (True, False))
+    return init.value * math.sqrt(6 / (fan_in + fan_out))
