@@ -1,0 +1,38 @@
+"""Reverse mode: walk the nodes backwards, ask each op for its vjp, add up. The result is the same IR."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from weft.ir.builder import Builder, dce
+from weft.ir.types import Graph, Node, Val
+
+
+def backward(g: Builder, nodes: Sequence[Node], seeds: Mapping[Val, Val]) -> dict[Val, Val]:
+    """Cotangents of every value that the seeds (value -> its cotangent) depend on, appended to `g`."""
+    cot = dict(seeds)
+    for n in reversed(list(nodes)):
+        dy = [cot.get(v) for v in n.outs]
+        if all(d is None for d in dy):
+            continue
+        with g.at(n.src):
+            for v, d in zip(n.ins, n.op.vjp(g, n.ins, n.outs, dy)):
+                if d is None or not v.type.floating:
+                    continue
+                cot[v] = d if v not in cot else g.map("a + b", a=cot[v], b=d, to=v.dims, dtype=v.dtype)
+    return cot
+
+
+def joint(graph: Graph, wrt: Iterable[str]) -> Graph:
+    """Forward and backward in one graph.
+
+    Inputs: the graph's, then a cotangent `d_name` per float output. Outputs: the graph's, then the cotangents of `wrt`."""
+    g = Builder()
+    x = [g.input(v.name, v.type) for v in graph.inputs]
+    out = g.inline(graph, x)
+    seeds: dict[Val, Val] = {}
+    for v in out:
+        if v.type.floating:
+            d = g.input(f"d_{v.name}", v.type)
+            seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
+    cot = backward(g, g.nodes[:], seeds)
+    by = {v.name: v for v in x}
+    return dce(g.graph(*out, *(cot.get(by[n]) or g.zeros(by[n]) for n in wrt), decisions=graph.decisions))

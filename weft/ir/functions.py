@@ -1,0 +1,234 @@
+"""The closed set of functions a formula may use, and their derivatives.
+
+Each function whose textbook form overflows or cancels is our own class with a declared derivative; the rest is SymPy's.
+`diff` is ours too: it is closed over this set, so it never meets a Heaviside, a Subs or an unevaluated Derivative.
+All derivatives are finite in fp32 for arguments of modulus up to 1e4 wherever the function itself is differentiable."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import sympy as sp
+from sympy.logic.boolalg import Boolean
+
+
+class Own(sp.Function):
+    """Base of our own functions: real for real arguments; derivative from the table below."""
+
+    def _eval_is_extended_real(self) -> bool:
+        return True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return DERIVATIVES[type(self)](*self.args)[argindex - 1]
+
+
+class sigmoid(Own):
+    """1 / (1 + exp(-x)). `1 - sigmoid(x)` is normalised to `sigmoid(-x)`, which does not cancel."""
+
+    nargs = (1,)
+
+
+class softplus(Own):
+    """log(1 + exp(x)), computed as max(x, 0) + log1p(exp(-|x|))."""
+
+    nargs = (1,)
+
+
+class logaddexp(Own):
+    """log(exp(a) + exp(b)), computed as max(a, b) + log1p(exp(-|a - b|))."""
+
+    nargs = (2,)
+
+
+class relu(Own):
+    """max(x, 0); derivative 0 at 0."""
+
+    nargs = (1,)
+
+
+class silu(Own):
+    """x sigmoid(x)."""
+
+    nargs = (1,)
+
+
+class gelu(Own):
+    """x (1 + erf(x / sqrt 2)) / 2 (Hendrycks and Gimpel 2016)."""
+
+    nargs = (1,)
+
+
+class gelu_tanh(Own):
+    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2: GPT-2's gelu, Hugging Face's gelu_new."""
+
+    nargs = (1,)
+
+
+class silu_grad(Own):
+    """The derivative of silu: sigmoid(x) (1 + x sigmoid(-x))."""
+
+    nargs = (1,)
+
+
+class gelu_grad(Own):
+    """The derivative of gelu: (1 + erf(x / sqrt 2)) / 2 + x exp(-x^2 / 2) / sqrt(2 pi)."""
+
+    nargs = (1,)
+
+
+class gelu_tanh_grad(Own):
+    """The derivative of gelu_tanh."""
+
+    nargs = (1,)
+
+
+class maximum(Own):
+    """The larger of two; where they are equal the derivative goes to the first."""
+
+    nargs = (2,)
+
+    @classmethod
+    def eval(cls, a: Any, b: Any) -> Any:
+        return _constant(a, b, lambda: sp.Max(a, b))
+
+
+class minimum(Own):
+    """The smaller of two; where they are equal the derivative goes to the first."""
+
+    nargs = (2,)
+
+    @classmethod
+    def eval(cls, a: Any, b: Any) -> Any:
+        return _constant(a, b, lambda: sp.Min(a, b))
+
+
+class uniform(Own):
+    """uniform(seed, op_id, layer, index): Philox4x32-10, see `weft.ir.philox`. In [0, 1), no derivative."""
+
+    nargs = (4,)
+
+
+def _constant(a: Any, b: Any, fold: Callable[[], Any]) -> Any:
+    return fold() if a.is_number and b.is_number else None
+
+
+def where(cond: Any, a: Any, b: Any) -> sp.Expr:
+    """`a` where `cond` holds, else `b`."""
+    return sp.Piecewise((a, cond), (b, True))
+
+
+def _fold(cls: Any) -> Callable[..., sp.Expr]:
+    def build(first: Any, *rest: Any) -> sp.Expr:
+        for r in rest:
+            first = cls(first, r)
+        return first
+
+    return build
+
+
+def _tanh_arg(x: Any) -> tuple[Any, Any]:
+    c = sp.sqrt(2 / sp.pi)
+    cubic = sp.Rational(44715, 1000000)
+    return c * (x + cubic * x**3), c * (1 + 3 * cubic * x**2)
+
+
+def _d_gelu_tanh_grad(x: Any) -> Any:
+    """With u(x) the argument, t = tanh u and s = 1 - t^2: s u' + x s (u'' / 2 - t u'^2)."""
+    u, du = _tanh_arg(x)
+    s = 1 - sp.tanh(u) ** 2
+    d2u = sp.sqrt(2 / sp.pi) * 6 * sp.Rational(44715, 1000000) * x
+    return s * du + x * s * (d2u / 2 - sp.tanh(u) * du**2)
+
+
+_HALF = sp.Rational(1, 2)
+
+# class -> the partial derivatives by argument.
+DERIVATIVES: dict[type, Callable[..., tuple[sp.Expr, ...]]] = {
+    sigmoid: lambda x: (sigmoid(x) * sigmoid(-x),),
+    softplus: lambda x: (sigmoid(x),),
+    logaddexp: lambda a, b: (sigmoid(a - b), sigmoid(b - a)),
+    relu: lambda x: (where(x > 0, 1, 0),),
+    silu: lambda x: (silu_grad(x),),
+    gelu: lambda x: (gelu_grad(x),),
+    gelu_tanh: lambda x: (gelu_tanh_grad(x),),
+    silu_grad: lambda x: (sigmoid(x) * sigmoid(-x) * (2 + x * (sigmoid(-x) - sigmoid(x))),),
+    gelu_grad: lambda x: ((2 - x**2) * sp.exp(-(x**2) / 2) / sp.sqrt(2 * sp.pi),),
+    gelu_tanh_grad: lambda x: (_d_gelu_tanh_grad(x),),
+    maximum: lambda a, b: (where(a >= b, 1, 0), where(a >= b, 0, 1)),
+    minimum: lambda a, b: (where(a <= b, 1, 0), where(a <= b, 0, 1)),
+    uniform: lambda *a: (sp.S.Zero,) * 4,
+    sp.exp: lambda x: (sp.exp(x),),
+    sp.log: lambda x: (1 / x,),
+    sp.tanh: lambda x: (1 - sp.tanh(x) ** 2,),
+    sp.erf: lambda x: (2 * sp.exp(-(x**2)) / sp.sqrt(sp.pi),),
+    sp.sin: lambda x: (sp.cos(x),),
+    sp.cos: lambda x: (-sp.sin(x),),
+    sp.Abs: lambda x: (sp.sign(x),),
+    sp.sign: lambda x: (sp.S.Zero,),
+    sp.floor: lambda x: (sp.S.Zero,),
+    sp.Mod: lambda a, b: (sp.S.One, -sp.floor(a / b)),
+}
+
+# name in a formula -> (constructor, least number of arguments, most). Aliases are SymPy's own spellings.
+FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
+    "sigmoid": (sigmoid, 1, 1),
+    "softplus": (softplus, 1, 1),
+    "logsigmoid": (lambda x: -softplus(-x), 1, 1),
+    "logaddexp": (logaddexp, 2, 2),
+    "relu": (relu, 1, 1),
+    "relu2": (lambda x: relu(x) ** 2, 1, 1),
+    "silu": (silu, 1, 1),
+    "gelu": (gelu, 1, 1),
+    "gelu_tanh": (gelu_tanh, 1, 1),
+    "gelu_sigmoid": (lambda x: x * sigmoid(sp.Rational(1702, 1000) * x), 1, 1),
+    "silu_grad": (silu_grad, 1, 1),
+    "gelu_grad": (gelu_grad, 1, 1),
+    "gelu_tanh_grad": (gelu_tanh_grad, 1, 1),
+    "tanh": (sp.tanh, 1, 1),
+    "exp": (sp.exp, 1, 1),
+    "log": (sp.log, 1, 1),
+    "erf": (sp.erf, 1, 1),
+    "sqrt": (sp.sqrt, 1, 1),
+    "rsqrt": (lambda x: 1 / sp.sqrt(x), 1, 1),
+    "sin": (sp.sin, 1, 1),
+    "cos": (sp.cos, 1, 1),
+    "abs": (sp.Abs, 1, 1),
+    "sign": (sp.sign, 1, 1),
+    "floor": (sp.floor, 1, 1),
+    "ceil": (lambda x: -sp.floor(-x), 1, 1),
+    "mod": (sp.Mod, 2, 2),
+    "max": (_fold(maximum), 2, 8),
+    "min": (_fold(minimum), 2, 8),
+    "where": (where, 3, 3),
+    "Piecewise": (sp.Piecewise, 1, 64),
+    "uniform": (uniform, 4, 4),
+    "Eq": (sp.Eq, 2, 2),
+    "Ne": (sp.Ne, 2, 2),
+}
+FUNCTIONS |= {"Abs": FUNCTIONS["abs"], "Max": FUNCTIONS["max"], "Min": FUNCTIONS["min"], "Mod": FUNCTIONS["mod"]}
+
+# class -> its name in a formula and its key in an `evaluate` table.
+NAMES: dict[type, str] = {
+    **{c: c.__name__ for c in (sigmoid, softplus, logaddexp, relu, silu, gelu, gelu_tanh)},
+    **{c: c.__name__ for c in (silu_grad, gelu_grad, gelu_tanh_grad, uniform)},
+    **{sp.exp: "exp", sp.log: "log", sp.tanh: "tanh", sp.erf: "erf", sp.sin: "sin", sp.cos: "cos", sp.Abs: "abs"},
+    **{sp.sign: "sign", sp.floor: "floor", sp.Mod: "mod", maximum: "max", minimum: "min"},
+}
+
+
+@lru_cache(maxsize=1 << 14)
+def diff(e: Any, s: sp.Symbol) -> Any:
+    """The derivative of a formula by a symbol. Conditions, floor, sign and uniform count as constant."""
+    if s not in e.free_symbols or isinstance(e, Boolean) and e != s:
+        return sp.S.Zero
+    if e == s:
+        return sp.S.One
+    if e.is_Add:
+        return sp.Add(*(diff(a, s) for a in e.args))
+    if e.is_Mul:
+        return sp.Add(*(sp.Mul(*e.args[:i], diff(a, s), *e.args[i + 1 :]) for i, a in enumerate(e.args)))
+    if e.is_Pow:
+        return e.exp * e.base ** (e.exp - 1) * diff(e.base, s)
+    if isinstance(e, sp.Piecewise):
+        return sp.Piecewise(*((diff(v, s), c) for v, c in e.args))
+    return sp.Add(*(d * diff(a, s) for a, d in zip(e.args, DERIVATIVES[type(e)](*e.args)) if s in a.free_symbols))

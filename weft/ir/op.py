@@ -1,0 +1,137 @@
+"""What an op declares, and what it gets when it stays silent."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from weft.ir.formula import symbol
+from weft.ir.types import ITEMSIZE, Graph, Node, Type, Val
+
+if TYPE_CHECKING:
+    from weft.ir.builder import Builder
+
+Types = Type | tuple[Type, ...]
+Cotangents = Iterable[Val | None]
+
+
+class Op:
+    """Base of every declaration: a frozen dataclass whose fields are its attributes.
+
+    `infer`, `torch` and `vjp` are required; every other method has a default and is overridden where it differs."""
+
+    absent: Any = "whole"  # role of a dim that operands have and results lack: sum | max | whole
+
+    def infer(self, *x: Type) -> Types:
+        """Types of the results from the types of the operands; raises VerifyError."""
+        raise NotImplementedError
+
+    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
+        """The reference: torch values from torch values. `s` is the `reference.Site`."""
+        raise NotImplementedError
+
+    def vjp(self, g: "Builder", x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:
+        """Cotangents of the operands (None: no gradient) from those of the results, appended to `g`."""
+        raise NotImplementedError
+
+    def onnx(self, e: Any, *x: Any) -> Any:
+        """The ONNX form, through the emitter `e`."""
+        raise NotImplementedError(f"{op_name(type(self))} has no ONNX form")
+
+    def role(self, node: Node, dim: str) -> str:
+        """parallel | sum | max | whole | sequential: what sharding `dim` means for this node."""
+        return "parallel" if all(dim in v.dims for v in node.outs) else self.absent
+
+    def prefer(self, dim: str) -> bool:
+        """False: shard another dim if there is one."""
+        return True
+
+    def linear(self) -> bool:
+        """True: a partial sum of every operand gives a partial sum of every result."""
+        return False
+
+    def flops(self, node: Node) -> sp.Expr:
+        """Floating point operations, over the size symbols n_dim."""
+        return sp.Integer(0)
+
+    def bytes(self, node: Node) -> sp.Expr:
+        """Bytes read and written when the node is one kernel, over the size symbols n_dim."""
+        return sp.Add(*(size(v) for v in (*node.ins, *node.outs)))
+
+    def attrs(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+
+
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@lru_cache(maxsize=None)
+def op_name(cls: type) -> str:
+    """The name in the text form: CrossEntropy -> cross_entropy."""
+    return _WORD.sub("_", cls.__name__).lower()
+
+
+def tupled(types: Types) -> tuple[Type, ...]:
+    return types if isinstance(types, tuple) else (types,)
+
+
+def points(dims: Iterable[str]) -> sp.Expr:
+    """The number of points of a space, over the size symbols."""
+    return sp.Mul(*(symbol(f"n_{d}") for d in dims))
+
+
+def size(v: Val) -> sp.Expr:
+    """Bytes of a value, over the size symbols."""
+    return points(v.dims) * ITEMSIZE[v.dtype]
+
+
+class Composite(Op):
+    """An op declared by `expand` alone: types, reference, derivative, FLOPs and shardings are its expansion's."""
+
+    def expand(self, g: "Builder", *x: Val) -> Val | tuple[Val, ...]:
+        """Append what the op means, in primitives and other composites, and return its results."""
+        raise NotImplementedError
+
+    def meaning(self, types: tuple[Type, ...]) -> Graph:
+        """The expansion as a graph; see `expansion`, which caches it."""
+        from weft.ir.builder import Builder
+
+        g = Builder()
+        out = self.expand(g, *(g.input(f"a{i}", t) for i, t in enumerate(types)))
+        return g.graph(*(out if isinstance(out, tuple) else (out,)))
+
+    def infer(self, *x: Type) -> Types:
+        return tuple(v.type for v in expansion(self, x).outputs)
+
+    def flops(self, node: Node) -> sp.Expr:
+        return _flops(self, node.types)
+
+    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
+        return s.run(expansion(self, s.types), x)
+
+    def onnx(self, e: Any, *x: Any) -> Any:
+        return e.graph(expansion(self, e.types), x)
+
+    def vjp(self, g: "Builder", x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:
+        from weft.ir.primitives import Grad
+
+        live = [i for i, v in enumerate(x) if v.type.floating]
+        have = tuple(d is not None for d in dy)
+        if not live or not any(have):
+            return [None] * len(x)
+        got = dict(zip(live, g.many(Grad(self, len(x), have), *x, *(d for d in dy if d is not None))))
+        return [got.get(i) for i in range(len(x))]
+
+
+@lru_cache(maxsize=None)
+def expansion(op: Composite, types: tuple[Type, ...]) -> Graph:
+    """What a composite means on operands of these types, one level down."""
+    return op.meaning(types)
+
+
+@lru_cache(maxsize=None)
+def _flops(op: Composite, types: tuple[Type, ...]) -> sp.Expr:
+    return sp.Add(*(n.op.flops(n) for n in expansion(op, types).nodes))

@@ -1,0 +1,81 @@
+"""The verifier. Recomputing every type is the type check; the rules of each op stand in its `infer`."""
+
+from collections.abc import Mapping
+
+from weft.errors import VerifyError
+from weft.ir.formula import IDENTIFIER
+from weft.ir.op import op_name, tupled
+from weft.ir.primitives import Call, Concat, Loop, Part, Table
+from weft.ir.types import DTYPES, Graph, Node, Val, need
+
+
+def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
+    """Returns the graph; raises VerifyError naming the node and the rule it breaks.
+
+    Graph rules:
+    1. the name of a value or dim is an ASCII identifier;
+    2. a dtype is one of DTYPES;
+    3. a type has a dim at most once;
+    4. a name is bound once;
+    5. an operand is bound before use, with the type it is used at;
+    6. an op accepts its operands (its own rules, see `infer`);
+    7. a node's results have the types that its op gives;
+    8. an output is bound;
+    9. the bodies of loops and calls obey all of this.
+    With sizes: 10. every dim has one, at least 0; 11. a concat is as long as its operands; 12. a part lies within
+    its operand; 13. a table fills its dims."""
+    seen: dict[str, Val] = {}
+    for v in graph.inputs:
+        _bind(seen, v, "input", sizes)
+    for n in graph.nodes:
+        where = f"{n.outs[0].name if n.outs else '?'} = {op_name(type(n.op))}" + (f" ({n.src})" if n.src else "")
+        for v in n.ins:
+            got = seen.get(v.name)
+            need(got is not None, f"{where}: operand {v.name} is not bound before use")
+            need(got == v, f"{where}: operand {v.name} is {got and got.type}, used as {v.type}")
+        try:
+            types = tupled(n.op.infer(*n.types))
+        except VerifyError as e:
+            raise VerifyError(f"{where}: {e}") from None
+        want = tuple(v.type for v in n.outs)
+        need(types == want, f"{where}: the op gives {_types(types)}, the graph says {_types(want)}")
+        for v in n.outs:
+            _bind(seen, v, where, sizes)
+        if isinstance(n.op, Loop | Call):
+            verify(n.op.body, sizes)
+        if sizes is not None:
+            _fits(n, sizes, where)
+    for v in graph.outputs:
+        need(seen.get(v.name) == v, f"output {v.name} is not bound")
+    return graph
+
+
+def _bind(seen: dict[str, Val], v: Val, where: str, sizes: Mapping[str, int] | None) -> None:
+    need(IDENTIFIER.fullmatch(v.name), f"{where}: {v.name!r} is not an identifier")
+    need(v.name not in seen, f"{where}: {v.name} is bound twice")
+    need(v.dtype in DTYPES, f"{where}: unknown dtype {v.dtype!r} of {v.name}; the dtypes are {' '.join(DTYPES)}")
+    for d in v.dims:
+        need(IDENTIFIER.fullmatch(d), f"{where}: dim {d!r} of {v.name} is not an identifier")
+        need(sizes is None or sizes.get(d, -1) >= 0, f"{where}: dim {d} of {v.name} has no size")
+    need(len(set(v.dims)) == len(v.dims), f"{where}: {v.name} has a dim twice: {v.type}")
+    seen[v.name] = v
+
+
+def _types(types: tuple[object, ...]) -> str:
+    return ", ".join(map(str, types)) or "nothing"
+
+
+def _fits(n: Node, sizes: Mapping[str, int], where: str) -> None:
+    match n.op:
+        case Concat(dims=dims, new=new):
+            total = sum(sizes[d] for d in dims)
+            need(total == sizes[new], f"{where}: {' + '.join(dims)} is {total}, but {new} is {sizes[new]}")
+        case Part(old=old, new=new, start=start):
+            first = int(start.xreplace({s: sizes[str(s)[2:]] for s in start.free_symbols}))
+            inside = 0 <= first <= first + sizes[new] <= sizes[old]
+            need(inside, f"{where}: {new} ({first} to {first + sizes[new]}) leaves {old} ({sizes[old]})")
+        case Table(dims=dims, shape=shape):
+            have = tuple(sizes[d] for d in dims)
+            need(have == shape, f"{where}: a table of {shape} for dims of {have}")
+        case _:
+            pass
