@@ -92,7 +92,7 @@ def test_errors_have_a_place_and_a_way_out(text, column, message):
     with pytest.raises(FormulaError) as error:
         Pattern.parse(text, {"width": 8})
 
-    assert error.value.column == column
+    assert error.value.column == column + 1
     assert message in str(error.value)
 
 

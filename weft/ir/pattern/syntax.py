@@ -66,28 +66,28 @@ class _Reader:
         self.body = flat.strip(" ")
         table = "blocks" in flat
         if len(flat) > (MAX_TABLE_CHARS if table else MAX_CHARS):
-            raise FormulaError(f"a pattern of more than {MAX_CHARS} characters", self.text, 0)
+            raise FormulaError(f"a pattern of more than {MAX_CHARS} characters", self.text)
         for bad in "#\\;\r\0'\"`@{}":
             if bad in flat:
-                raise FormulaError(f"{bad!r} may not stand in a pattern", self.text, flat.index(bad), _ALLOWED)
+                raise FormulaError(f"{bad!r} may not stand in a pattern", self.text, flat.index(bad) + 1, _ALLOWED)
         if not self.body:
-            raise FormulaError("an empty pattern", self.text, 0, "write 'all' for every key")
+            raise FormulaError("an empty pattern", self.text, 1, "write 'all' for every key")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = ast.parse(self.body, mode="eval").body
         except SyntaxError as e:
             column = self.offset + (e.offset - 1 if e.offset else len(self.body))
-            raise FormulaError(f"cannot read it: {e.msg}", self.text, column, _ALLOWED) from None
+            raise FormulaError(f"cannot read it: {e.msg}", self.text, column + 1, _ALLOWED) from None
         except (RecursionError, MemoryError, ValueError):
-            raise FormulaError("parentheses nested too deep", self.text, 0) from None
+            raise FormulaError("parentheses nested too deep", self.text) from None
         if not table and sum(1 for _ in ast.walk(tree)) > MAX_NODES:
-            raise FormulaError(f"a pattern of more than {MAX_NODES} parts", self.text, 0)
+            raise FormulaError(f"a pattern of more than {MAX_NODES} parts", self.text)
         return self.claim(tree)
 
     def refuse(self, node: ast.AST, message: str, hint: str = "") -> NoReturn:
         column = len(self.body.encode()[: getattr(node, "col_offset", 0)].decode(errors="ignore"))
-        raise FormulaError(message, self.text, self.offset + column, hint)
+        raise FormulaError(message, self.text, self.offset + column + 1, hint)
 
     def found(self, node: ast.AST) -> str:
         got = ast.unparse(node)
