@@ -1,23 +1,26 @@
 """Attention under a pattern, and its derivative from the log-sum-exp."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import sympy as sp
 
 from weft.ir.builder import Builder
-from weft.ir.formula import symbol
+from weft.ir.formula import normal, symbol
+from weft.ir.functions import diff
+from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
-from weft.ir.op import Composite
-from weft.ir.types import Dims, Val, need
-
-if TYPE_CHECKING:
-    from weft.ir.pattern import Layout, Pattern
+from weft.ir.op import Composite, Cotangents, Op
+from weft.ir.pattern import METADATA, Pattern, holds, opaque_atoms, to_sympy
+from weft.ir.pattern.formula import Meta
+from weft.ir.types import Dims, Type, Val, need, union
 
 S = symbol("s")
-META = ("segments", "valid", "query_at", "key_at")
-"""What an operand after q, k, v can be: i64 segment ids over the queries (keys have the same under their own dim);
-bool over the keys; i64 positions of queries, of keys, which then replace their coordinates in pattern and score."""
+META = ("segments", "key_segments", "valid", "query_at", "key_at")
+"""What an operand after q, k, v can be. segments: i64 ids over the queries; keys have the same under their own dim, or
+key_segments. valid: bool over the keys. query_at, key_at: i64 positions, which then replace the coordinates in pattern
+and score."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,18 @@ class Attend(Composite):
     contract: str
     over: str
     query: str
-    pattern: "Pattern"
+    pattern: Pattern
     scale: sp.Expr
     score: sp.Expr = S
     heads: Dims = ()
     meta: Dims = ()
-    layout: "Layout | None" = None
+    layout: Any = None
+
+    def __post_init__(self) -> None:
+        heads: Any = self.heads or ()
+        object.__setattr__(self, "heads", tuple(heads.split() if isinstance(heads, str) else heads))
+        object.__setattr__(self, "scale", normal(self.scale))
+        object.__setattr__(self, "score", normal(self.score))
 
     def expand(self, g: Builder, q: Val, k: Val, v: Val, *meta: Val) -> tuple[Val, Val]:
         acc, x = accumulate(q), Scores(self, g, q, k, meta)
@@ -59,7 +68,7 @@ class Attend(Composite):
         lse = "Piecewise((top + log(safe), total > 0), (oo, True))"
         return out, g.map(lse, top=top, safe=safe, total=total, dtype=acc)
 
-    def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: list[Val | None]) -> list[Val | None]:
+    def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:
         """From out and lse (AttendGrad) unless lse has a cotangent of its own: then the derived derivative."""
         if dy[1] is not None or dy[0] is None:
             return super().vjp(g, x, y, dy)
@@ -94,40 +103,90 @@ class Scores:
 
     def __init__(self, of: Attend, g: Builder, q: Val, k: Val, meta: tuple[Val, ...]):
         need(len(meta) == len(of.meta), f"attend wants {len(of.meta)} metadata operands {of.meta}, got {len(meta)}")
-        need(of.query in q.dims, f"attend's queries {q.type} have no dim {of.query}")
         need(set(of.meta) <= set(META), f"attend knows the metadata {', '.join(META)}, not {of.meta}")
-        need(set(of.heads) <= set(q.dims), f"attend's queries {q.type} have no dims {of.heads}")
+        need({of.query, *of.heads} <= set(q.dims), f"attend's queries {q.type} lack one of {(of.query, *of.heads)}")
         acc = accumulate(q)
-        self.of = of
+        self.of, self.given = of, dict(zip(of.meta, meta))
         self.rows = tuple(d for d in q.dims if d != of.contract)
         self.dots = g.einsum(g.cast(q, acc), g.cast(k, acc), to=[*self.rows, of.over])
-        self.given, self.place = self._metadata(g, dict(zip(of.meta, meta)))
-        score = of.score.xreplace(self.place).xreplace({S: of.scale * symbol("dots")})
-        see = of.pattern.to_sympy(self.place[symbol("i_q")], self.place[symbol("i_k")], self.place[symbol("i_h")])
-        if not isinstance(see, (sp.logic.boolalg.Boolean, bool)):
+        self.place = {
+            symbol("i_q"): symbol("query_at" if "query_at" in of.meta else f"i_{of.query}"),
+            symbol("i_k"): symbol("key_at" if "key_at" in of.meta else f"i_{of.over}"),
+            symbol("i_h"): row_major(of.heads),
+        }
+        see, score = self.visible(g), self.score()
+        if of.pattern.multiset:
             score, see = score + sp.log(see), see > 0
         formula = sp.Piecewise((score, see), (-sp.oo, True))
         self.scores = g.map(formula, dots=self.dots, **self.given, to=self.dots.dims, dtype=acc)
 
-    def _metadata(self, g: Builder, meta: dict[str, Val]) -> tuple[dict[str, Val], dict[sp.Symbol, sp.Expr]]:
-        """Metadata operands by their names in formulas, and what the coordinates i_q, i_k, i_h stand for."""
-        of, given = self.of, dict(meta)
-        if "segments" in meta:
-            given["segments_q"] = given.pop("segments")
-            given["segments_k"] = g.rename(meta["segments"], old=of.query, new=of.over)
-        head = sp.Integer(0)
-        for d in of.heads:
-            head = head * symbol(f"n_{d}") + symbol(f"i_{d}")
-        at = {"i_q": ("query_at", of.query), "i_k": ("key_at", of.over)}
-        place = {symbol(i): symbol(name if name in meta else f"i_{dim}") for i, (name, dim) in at.items()}
-        return given, place | {symbol("i_h"): head}
+    def score(self) -> sp.Expr:
+        """The score formula over the operand `dots`, the coordinates and the metadata."""
+        return self.of.score.xreplace(self.place).xreplace({S: self.of.scale.xreplace(self.place) * symbol("dots")})
+
+    def visible(self, g: Builder) -> sp.Basic:
+        """The pattern as a condition, or as a count; what it needs as operands joins `given`."""
+        of, known = self.of, dict[object, sp.Basic]()
+        if "segments" in of.meta and "key_segments" not in of.meta:
+            self.given["key_segments"] = g.rename(self.given["segments"], old=of.query, new=of.over)
+        for i, atom in enumerate(opaque_atoms(of.pattern)):
+            if isinstance(atom, Meta):
+                need(METADATA[atom.name] in of.meta, f"the pattern reads {METADATA[atom.name]}, not in {of.meta}")
+                same = sp.Eq(symbol("segments"), symbol("key_segments"))
+                known[atom] = same if atom.name == "same_segment" else sp.Ne(symbol("valid"), 0)
+                continue
+            table = BlockTable(atom.table.text(), of.query, of.over, of.heads, atom.table.swap, *self.at())
+            self.given[f"listed{i}"] = g.one(table, *(self.given[m] for m in ("query_at", "key_at") if m in of.meta))
+            count = symbol(f"listed{i}")
+            known[atom] = count if of.pattern.multiset else count > 0
+        i_q, i_k, i_h = self.place.values()
+        return to_sympy(of.pattern, i_q, i_k, i_h if of.heads else None, known)
+
+    def at(self) -> tuple[bool, bool]:
+        return "query_at" in self.of.meta, "key_at" in self.of.meta
 
     def pull(self, g: Builder, d: Val) -> Val:
         """d(scores) -> d(dots), through the score formula."""
-        s = symbol("dots")
-        score = self.of.score.xreplace(self.place).xreplace({S: self.of.scale * s})
-        rate = sp.diff(score, s)
-        operands = {"dots": self.dots, "d": d} | self.given
-        names = {str(v) for v in rate.free_symbols}
-        used = {k: v for k, v in operands.items() if k == "d" or k in names}
-        return g.map(symbol("d") * rate, **used, to=d.dims, dtype=d.type.dtype)
+        rate = diff(normal(self.score()), symbol("dots"))
+        return g.map(symbol("d") * rate, d=d, dots=self.dots, **self.given, to=d.dims, dtype=d.dtype)
+
+
+@dataclass(frozen=True)
+class BlockTable(Op):
+    """How often a static table lists the block of (query, key): i64 [heads query over], 0 where it does not.
+
+    Operands: the positions of queries and keys, where `query_at` and `key_at` say so; else they are the coordinates.
+    `table` is the text of a pattern that is one table; `swap` exchanges queries and keys.
+    """
+
+    table: str
+    query: str
+    over: str
+    heads: Dims = ()
+    swap: bool = False
+    query_at: bool = False
+    key_at: bool = False
+
+    def infer(self, *x: Type) -> Type:
+        need(len(x) == self.query_at + self.key_at, f"block table wants {self.query_at + self.key_at} operands")
+        return Type("i64", (*self.heads, *union(*(t.dims for t in x), (self.query, self.over))))
+
+    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
+        to, given = s.node.outs[0].dims, iter(zip(x, s.types))
+
+        def at(dim: str, named: bool) -> Any:
+            if not named:
+                return s.coord(dim, to)
+            value, type_ = next(given)
+            return s.align(value, type_.dims, to)
+
+        q, k = at(self.query, self.query_at), at(self.over, self.key_at)
+        q, k = (k, q) if self.swap else (q, k)
+        head = None
+        for d in self.heads:
+            head = s.coord(d, to) if head is None else head * s.sizes[d] + s.coord(d, to)
+        found = holds(Pattern.parse(self.table), q, k, head, np=torch, n=s.sizes[self.over])
+        return (found * 1).expand([s.n(d) for d in to])
+
+    def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> list[None]:
+        return [None for _ in x]

@@ -5,18 +5,9 @@ from dataclasses import dataclass
 import sympy as sp
 
 from weft.ir.builder import Builder
-from weft.ir.formula import symbol
-from weft.ir.library.norm import constants
+from weft.ir.library.index import constants, row_major
 from weft.ir.op import Composite
 from weft.ir.types import Dims, Val
-
-
-def row_major(dims: Dims) -> sp.Expr:
-    """The global logical index of an element: i_a * n_b * n_c + i_b * n_c + i_c."""
-    index = sp.Integer(0)
-    for d in dims:
-        index = index * symbol(f"n_{d}") + symbol(f"i_{d}")
-    return index
 
 
 @dataclass(frozen=True)

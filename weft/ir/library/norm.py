@@ -5,15 +5,11 @@ from dataclasses import dataclass
 import sympy as sp
 
 from weft.ir.builder import Builder
-from weft.ir.formula import parse, symbol
+from weft.ir.formula import symbol
+from weft.ir.library.index import constants
 from weft.ir.library.precision import accumulate
 from weft.ir.op import Composite
 from weft.ir.types import Val, need
-
-
-def constants(formula: str, **values: sp.Expr) -> sp.Expr:
-    """A formula with some of its names replaced by expressions."""
-    return parse(formula).xreplace({symbol(k): v for k, v in values.items()})
 
 
 @dataclass(frozen=True)

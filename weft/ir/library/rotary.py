@@ -1,7 +1,6 @@
 """Rotary position embedding."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import sympy as sp
 
@@ -27,7 +26,7 @@ class Rotary(Composite):
     position: str
     over: str
     theta: sp.Expr = TEN_THOUSAND
-    style: Literal["half", "interleaved"] = "half"
+    style: str = "half"
     fraction: sp.Expr = sp.S.One
 
     def expand(self, g: Builder, x: Val, *at: Val) -> Val:
