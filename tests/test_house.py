@@ -12,7 +12,9 @@ FORBIDDEN_CALLS = {"eval", "exec", "sympify", "parse_expr", "lambdify"}
 
 
 def sources() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True
+    )
     return [ROOT / name for name in listed.stdout.split() if (ROOT / name).exists()]
 
 
@@ -47,7 +49,9 @@ def test_line_budget():
     assert over == []
 
 
-@pytest.mark.parametrize("path", [p for p in sources() if p.is_relative_to(ROOT / "weft")], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in sources() if p.is_relative_to(ROOT / "weft")], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_nothing_evaluates_text(path):
     found = []
     for node in ast.walk(ast.parse(path.read_text())):

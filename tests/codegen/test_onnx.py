@@ -1,0 +1,117 @@
+"""Exported ONNX files: valid by the full checker, equal to the reference interpreter in ONNX Runtime."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tests import models
+from weft.codegen import onnx as weft_onnx
+from weft.errors import UsageError
+from weft.ir.builder import Builder
+from weft.ir.primitives import Opaque
+from weft.ir.program import Init, Param, Program, Runtime
+from weft.ir.reference import run
+from weft.ir.types import Graph
+
+TOLERANCE = 1e-5  # normwise, fp32 against the fp64 reference
+
+MODELS = {
+    "block": models.gpt_block,
+    "stack": models.gpt_stack,
+    "stack of two": lambda: models.gpt_stack(2),
+    "recurrence": models.sru,
+    "routed": models.switch,
+    "routed to two": lambda: models.switch(2, normalize=True, z_loss=True),
+}
+
+
+def program(graph: Graph) -> Program:
+    """Every float input but `x` is a parameter; batch and seq stay open."""
+    params = []
+    for v in graph.inputs:
+        if v.type.floating and v.name != "x":
+            stacked = v.dims[:1] == ("layers",)
+            name = f"layers.{{}}.{v.name}" if stacked else v.name
+            stack = "layers" if stacked else None
+            params.append(Param(v.name, name, v.dims[1:] if stacked else v.dims, Init("normal", 1.0), stack=stack))
+    known = {p.value for p in params}
+    from weft.ir.formula import parse
+
+    sizes = {d: n for d, n in models.SIZES.items() if d not in ("batch", "seq")} | {"key": parse("n_seq")}
+    inputs = tuple(v.name for v in graph.inputs if v.name not in known)
+    outputs = tuple(f"y{i}" for i in range(len(graph.outputs)))
+    runtime = {"batch": Runtime(64), "seq": Runtime(64)}
+    return Program("test", graph, sizes, runtime, tuple(params), inputs, outputs, train=False)
+
+
+def feed(p: Program, values: dict) -> dict[str, np.ndarray]:
+    out = {name: values[name] for name in p.inputs}
+    for param in p.params:
+        rows = values[param.value] if param.stack else values[param.value][None]
+        out |= {param.logical(i): row for i, row in enumerate(rows)}
+    return {k: (v.float() if v.is_floating_point() else v).numpy() for k, v in out.items()}
+
+
+@pytest.mark.parametrize("kind", ["portable", "semantic"])
+@pytest.mark.parametrize("name", MODELS)
+def test_runtime_equals_reference(name, kind, tmp_path):
+    p = program(MODELS[name]())
+    values = models.fill(torch, p.graph)
+    want = run(p.graph, models.SIZES, values, torch, torch.float64)
+
+    got = weft_onnx.run(p, weft_onnx.export(p, tmp_path)[kind], feed(p, values))
+
+    for a, b in zip(got.values(), want, strict=True):
+        assert a.shape == tuple(b.shape)
+        assert np.linalg.norm(a - b.numpy()) <= TOLERANCE * max(np.linalg.norm(b.numpy()), 1e-3)
+
+
+def test_the_length_stays_open(tmp_path):
+    p = program(models.gpt_stack())
+    paths = weft_onnx.export(p, tmp_path)
+    for seq in (1, 5, 13):
+        values = models.fill(torch, p.graph, seq=seq, key=seq)
+        want = run(p.graph, models.SIZES | {"seq": seq, "key": seq}, values, torch, torch.float64)[0].numpy()
+        got = weft_onnx.run(p, paths["portable"], feed(p, values))["y0"]
+        assert np.linalg.norm(got - want) <= TOLERANCE * np.linalg.norm(want)
+
+
+def test_semantic_has_one_node_per_block(tmp_path):
+    p = program(models.gpt_stack(2))
+    model = onnx.load(weft_onnx.export(p, tmp_path)["semantic"])
+
+    blocks = [n for n in model.graph.node if n.domain == "weft"]
+
+    assert len(blocks) == 2 * models.SIZES["layers"]
+    assert len(model.functions) == 1
+    assert {m.key for m in blocks[0].metadata_props} >= {"weft.block", "weft.src", "weft.flops"}
+
+
+def test_inputs_are_logical_names(tmp_path):
+    p = program(models.gpt_stack())
+    model = onnx.load(weft_onnx.export(p, tmp_path)["portable"])
+
+    assert tuple(i.name for i in model.graph.input) == weft_onnx.input_names(p)
+    assert "layers.2.wq_0" in weft_onnx.input_names(p)
+    assert all(o.version == 23 for o in model.opset_import if o.domain == "")
+
+
+def test_the_same_program_gives_the_same_bytes(tmp_path):
+    p = program(models.gpt_stack(2))
+    first, second = weft_onnx.export(p, tmp_path / "a"), weft_onnx.export(p, tmp_path / "b")
+
+    assert all(first[k].read_bytes() == second[k].read_bytes() for k in first)
+
+
+def test_a_wrapped_module_is_refused_and_nothing_written(tmp_path):
+    g = Builder("model.yaml:7")
+    x = g.input("x", models.f32("batch seq width"))
+    (y,) = g.many(Opaque("mine", (x.type,)), x)
+    p = replace(program(models.gpt_block()), graph=g.graph(y), params=(), inputs=("x",), outputs=("y",))
+
+    with pytest.raises(UsageError, match=r"model\.yaml:7: a wrapped module has no ONNX form"):
+        weft_onnx.export(p, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,170 @@
+"""A program as two ONNX files: one that runs anywhere, one to look at.
+
+`portable.onnx`: opset 23, plain operators, runs in ONNX Runtime; run-time dims stay open, masks are predicates computed
+in the graph, weights are inputs under their logical names. `semantic.onnx`: the same model as one node per block, each
+a local function, with the block's spec line, parameters and FLOPs in its metadata."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from weft.codegen.onnx.emitter import Emitter, info
+from weft.errors import UsageError
+from weft.ir.builder import dce
+from weft.ir.op import expansion
+from weft.ir.primitives import Call, Opaque
+from weft.ir.program import Program
+from weft.ir.types import Graph, Node, Type
+
+OPSET, IR_VERSION = 23, 10  # the newest that ONNX Runtime is known to take with every operator used here
+DOMAIN = "weft"
+
+
+def export(program: Program, folder: Path) -> dict[str, Path]:
+    """Write portable.onnx and semantic.onnx, both checked, into `folder`; returns their paths by name.
+
+    `program` must be lowered without training (no dropout, no loss). Raises UsageError for what ONNX cannot say
+    (a wrapped module), and onnx.checker.ValidationError, with nothing written, if a file would be invalid."""
+    models = {"portable": portable(program), "semantic": semantic(program)}
+    for model in models.values():
+        onnx.checker.check_model(model, full_check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return {name: _write(model, folder / f"{name}.onnx") for name, model in models.items()}
+
+
+def portable(program: Program) -> onnx.ModelProto:
+    """The model in plain operators; a stack of blocks is unrolled, a recurrence is a Scan."""
+    return _model(program, Emitter(_sizes(program)), [])
+
+
+def semantic(program: Program) -> onnx.ModelProto:
+    """The model as one node per block."""
+    blocks = _Blocks(program)
+    emitter = Emitter(_sizes(program), call=blocks)
+    return _model(program, emitter, blocks)
+
+
+def input_names(program: Program) -> tuple[str, ...]:
+    """The inputs of both files, in order: the program's, then the parameters' logical names."""
+    return (*program.inputs, *program.logical_names())
+
+
+def _sizes(program: Program) -> dict[str, Any]:
+    return {d: n for d, n in program.sizes.items() if d not in program.runtime}
+
+
+def _model(program: Program, e: Emitter, blocks: "_Blocks | Sequence[Any]") -> onnx.ModelProto:
+    graph, sizes = dce(program.graph), _sizes(program)
+    _refuse_opaque(graph)
+    types = {name: program.input(name).type for name in program.inputs}
+    operands: dict[str, Any] = {name: name for name in program.inputs}
+    counts = program.resolve()
+    for p in program.params:
+        names = [p.logical(i) for i in range(p.rows(counts))]
+        types |= {name: Type(p.dtype, p.dims) for name in names}
+        operands[p.value] = names if p.stack else names[0]
+    for name in program.inputs:
+        e.know(program.input(name), name)
+    out = e.graph(graph, [operands[v.name] for v in graph.inputs])
+    results = [e.node("Identity", name) for name in out]
+    for node, name in zip(e.nodes[-len(results) :], program.outputs, strict=True):
+        node.output[0] = name
+    outs = [info(name, v.type, sizes) for name, v in zip(program.outputs, graph.outputs)]
+    proto = helper.make_graph(e.nodes, program.name, [info(n, t, sizes) for n, t in types.items()], outs)
+    functions = list(blocks.functions.values()) if isinstance(blocks, _Blocks) else []
+    opsets = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(DOMAIN, 1)] if functions else [])]
+    model = helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, functions=functions)
+    model.producer_name = "weft"
+    helper.set_model_props(model, {"weft.name": program.name, "weft.source": program.source})
+    return model
+
+
+def _refuse_opaque(graph: Graph) -> None:
+    for n in graph.nodes:
+        if isinstance(n.op, Opaque):
+            raise UsageError(f"{n.src or n.outs[0].name}: a wrapped module has no ONNX form; export it by itself")
+        body = getattr(n.op, "body", None)
+        if isinstance(body, Graph):
+            _refuse_opaque(body)
+
+
+class _Blocks:
+    """Turns each Call into one node of a local function; equal bodies share the function."""
+
+    def __init__(self, program: Program) -> None:
+        self.sizes, self.counts = _sizes(program), program.resolve()
+        self.functions: dict[tuple[Any, ...], onnx.FunctionProto] = {}
+
+    def __call__(self, e: Emitter, node: Node, x: Sequence[Any]) -> tuple[str, ...]:
+        op = node.op
+        assert isinstance(op, Call)
+        key = (op.body, node.types)
+        if key not in self.functions:
+            self.functions[key] = self.function(op, f"{op.name}_{len(self.functions)}", node)
+        function = self.functions[key]
+        names = [e.name() for _ in function.output]
+        proto = helper.make_node(function.name, list(x), names, domain=DOMAIN, name=f"{op.name}_{e.counter[0]}")
+        for label, value in self.metadata(op, node).items():
+            proto.metadata_props.append(onnx.StringStringEntryProto(key=label, value=value))
+        e.nodes.append(proto)
+        return tuple(names)
+
+    def metadata(self, op: Call, node: Node) -> dict[str, str]:
+        flops = op.flops(node).subs({s: self.counts[s.name[2:]] for s in op.flops(node).free_symbols})
+        small = {d: self.counts[d] for d in ("batch", "seq") if d in self.counts}
+        return {
+            "weft.block": op.name,
+            "weft.src": node.src,
+            "weft.ops": str(len(op.body.nodes)),
+            "weft.flops": f"{int(flops)} at {small}",
+        }
+
+    def function(self, op: Call, name: str, node: Node) -> onnx.FunctionProto:
+        body = expansion(op, node.types)
+        e = Emitter(self.sizes)
+        ins = [f"x{i}" for i in range(len(body.inputs))]
+        for v, at in zip(body.inputs, ins):
+            e.know(v, at)
+        out = [e.node("Identity", v) for v in e.graph(body, ins)]
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_function(DOMAIN, name, ins, out, _needed(e.nodes, out), opsets)
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs need, subgraphs' reads of outer values counted."""
+    live, keep = set(outputs), []
+    for n in reversed(nodes):
+        if any(o in live for o in n.output):
+            keep.append(n)
+            live |= set(n.input) | {i for a in n.attribute if a.HasField("g") for m in a.g.node for i in m.input}
+    return keep[::-1]
+
+
+def _write(model: onnx.ModelProto, path: Path) -> Path:
+    """All or nothing: the file appears complete, or stays as it was."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    with os.fdopen(handle, "wb") as f:
+        f.write(model.SerializeToString(deterministic=True))
+    os.replace(temporary, path)
+    return path
+
+
+def run(program: Program, path: Path, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs of an exported file by name, as ONNX Runtime computes them from named numpy arrays.
+
+    Raises BackendError where onnxruntime is missing."""
+    try:
+        import onnxruntime
+    except ImportError:
+        from weft.errors import BackendError
+
+        raise BackendError("onnxruntime is not installed: pip install 'weft[onnx]'") from None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = {i.name for i in session.get_inputs()}
+    outputs = session.run(None, {k: v for k, v in arrays.items() if k in wanted})
+    return dict(zip(program.outputs, outputs, strict=True))
