@@ -26,7 +26,7 @@ class Rotary(Part):
 
 
 class Globals(Part):
-    """Longformer's global tokens: the first positions see and are seen by all, through projections of their own."""
+    """Longformer's global tokens: they see all and are seen by all; their rows have projections of their own."""
 
     tokens: Size = Field(description="how many leading positions are global")
 
@@ -65,7 +65,7 @@ class Attention(Part):
     pattern: Formula | None = Field(
         None,
         description="which keys k a query q sees: a predicate such as `causal and fixed(stride, summary)`, "
-        "`0 <= q - k < 256`, `heads(0..4: window(stride), 4..8: strided(stride))`",
+        "`0 <= q - k < 256`, `heads(window(stride), strided(stride))`",
     )
     plan: BlockPlan | None = Field(None, description="a block plan with multiplicity, instead of `pattern`")
     globals: Globals | None = Field(None, description="global tokens with their own projections (Longformer)")
@@ -105,10 +105,10 @@ class CellAttention(Part):
 
     rank: Size = Field(description="size of the shared low-rank projection")
     heads: Size = Field(1, description="heads the rank is divided into")
-    pattern: Formula = Field("causal", description="which keys a query sees")
+    pattern: Formula = Field("causal", description="which keys a query sees; `none`: no attention, only the rank")
     alpha: float = Field(0.0, description="initial factor on the attention's output (ReZero: 0)")
     norm: Norm = Field("layer_norm", description="normalisation before the last projection")
-    dropout: Rate = Field(0.0, description="on the attention's output")
+    dropout: Rate = Field(0.0, description="before the last projection")
 
 
 class Recurrence(Part):
@@ -160,6 +160,7 @@ class Moe(Part):
     activation: Activation = "gelu"
     gated: bool = Field(False, description="a second matrix, multiplied in")
     bias: bool = Field(False, description="biases on the experts' matrices")
+    normalize: bool = Field(False, description="gates of a token's experts sum to 1")
     aux_loss: Annotated[float, Field(ge=0)] = Field(0.01, description="weight of the load-balancing loss")
 
     @model_validator(mode="after")

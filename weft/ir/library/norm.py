@@ -57,8 +57,8 @@ class RMSNorm(Composite):
         return _scaled(g, constants("x / sqrt(square + eps)", eps=self.eps), x, affine, x=x, square=square)
 
 
-def _scaled(g: Builder, unit: sp.Expr, x: Val, affine: tuple[Val, ...], **operands: Val) -> Val:
+def _scaled(g: Builder, unit: sp.Expr, like: Val, affine: tuple[Val, ...], **operands: Val) -> Val:
     """The normalised value with its weight and bias, in x's dtype."""
     need(len(affine) <= 2, f"a norm takes x, w and b, got {1 + len(affine)} operands")
     formula = (unit, unit * symbol("w"), unit * symbol("w") + symbol("b"))[len(affine)]
-    return g.map(formula, to=x.dims, dtype=x.type.dtype, **operands, **dict(zip("wb", affine)))
+    return g.map(formula, to=like.dims, dtype=like.type.dtype, **operands, **dict(zip("wb", affine)))

@@ -1,0 +1,167 @@
+"""Attention blocks: projections, rotary positions, the pattern, global tokens, the output projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft.errors import Path, SpecError
+from weft.frontends.lower_scope import Scope, exact
+from weft.frontends.schema import Attention, BlockPlan, Rotary
+from weft.ir.formula import symbol
+from weft.ir.library.attention import Attend
+from weft.ir.library.rotary import Rotary as RotaryOp
+from weft.ir.pattern.pattern import Pattern
+from weft.ir.pattern.table import mix
+from weft.ir.types import Val
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The dims of one attention block. `query` is "heads", or "kv_heads group" when key heads are shared."""
+
+    query: str
+    keys: str
+    head: str
+    value: str
+    key: str
+
+
+def attention(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Val:
+    """softmax(scale q·k) v over the keys the pattern allows, projected back. x: [batch seq width] in and out."""
+    with s.at(*path):
+        a = _axes(s, block, path)
+        biased = {"query", "key", "value", "output"} if block.bias is True else set(block.bias or ())
+        q, k, v = _project(s, x, a, stem, biased)
+        if block.rotary:
+            rule = block.rotary if isinstance(block.rotary, Rotary) else Rotary()
+            style = "interleaved" if rule.interleaved else "half"
+            turn = RotaryOp("seq", a.head, exact(rule.base), style)
+            with s.at(*path, "rotary"):
+                q, k = s.g.one(turn, q, names=["query"]), s.g.one(turn, k, names=["key"])
+        k, v = (s.g.rename(y, "seq", a.key) for y in (k, v))
+        out = _attend(s, q, k, v, a, block, path)
+        if block.globals:
+            out = _globals(s, x, out, a, block, stem, path, biased)
+        return s.linear(
+            stem, out, f"{a.query} {a.value} width", "batch seq width", f"{stem}.output",
+            "width" if "output" in biased else None, "output", f"{a.query} {a.value}",
+        )  # fmt: skip
+
+
+def _axes(s: Scope, block: Attention, path: Path) -> Axes:
+    low, avoid = s.low, ("batch", "seq", "width")
+    heads = low.axis(block.heads, "heads", (*path, "heads"), avoid)
+    head = low.axis(block.head, "head", (*path, "head"), (*avoid, heads))
+    value = head if block.value is None else low.axis(block.value, "value", (*path, "value"), (*avoid, heads))
+    key = low.mint("key", low.dims.sizes["seq"], (*avoid, heads, head, value))
+    if block.kv_heads is None:
+        return Axes(heads, heads, head, value, key)
+    kv = low.axis(block.kv_heads, "kv_heads", (*path, "kv_heads"), (*avoid, heads, head, value))
+    many, few = low.number(heads), low.number(kv)
+    if many % few:
+        raise SpecError.at(
+            (*path, "kv_heads"), "W0402", f"{few} key heads do not divide {many} heads", "change one of them"
+        )
+    group = low.mint("group", many // few, (*avoid, kv, head, value, key))
+    return Axes(f"{kv} {group}", kv, head, value, key)
+
+
+def _project(
+    s: Scope,
+    x: Val,
+    a: Axes,
+    stem: str,
+    biased: set[str],
+    which: tuple[str, ...] = ("query", "key", "value"),
+    seq: str = "seq",
+    suffix: str = "",
+) -> list[Val]:
+    """Each of `which` from x: [batch seq heads head]. Parameters are called `which` + `suffix`."""
+    out: list[Val] = []
+    for name in which:
+        own = f"{a.query if name == 'query' else a.keys} {a.value if name == 'value' else a.head}"
+        bias = own if name in biased else None
+        full = name + suffix
+        out.append(s.linear(full, x, f"width {own}", f"batch {seq} {own}", f"{stem}.{full}", bias))
+    return out
+
+
+def _attend(s: Scope, q: Val, k: Val, v: Val, a: Axes, block: Attention, path: Path) -> Val:
+    low = s.low
+    names = {"head": symbol(f"n_{a.head}")}
+    scale = low.formula(block.scale, (*path, "scale"), names)
+    score = low.formula(block.score, (*path, "score"), {"s": symbol("s")} | {c: symbol(f"i_{c}") for c in "qkh"})
+    pattern = _pattern(s, block, path)
+    given = {"segments": lambda: s.shared("segments"), "valid": lambda: s.g.rename(s.shared("valid"), "seq", a.key)}
+    meta = [given[name]() for name in pattern.metadata]
+    op = Attend(a.head, a.key, "seq", pattern, scale, score, tuple(a.query.split()), pattern.metadata)
+    with s.at(*path, "plan" if block.plan else "pattern"):
+        return s.g.many(op, q, k, v, *meta, names=["attended", "lse"])[0]
+
+
+def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
+    dims = dict(s.low.dims.values)
+    if block.plan is not None:
+        with s.low.reading((*path, "plan"), "W0302"):
+            size, heads = s.low.dims.size(block.plan.block), s.low.dims.size(block.heads)
+            return plan_pattern(block.plan, size, dims["seq"], heads, path)
+    assert block.pattern is not None
+    with s.low.reading((*path, "pattern"), "W0302"):
+        pattern = Pattern.parse(block.pattern, dims)
+    if block.globals is None:
+        return pattern
+    with s.low.reading((*path, "globals", "tokens"), "W0201"):
+        count = s.low.dims.size(block.globals.tokens)
+    return Pattern.parse(f"q >= {count} and ({pattern.text} or k < {count})")
+
+
+def plan_pattern(plan: BlockPlan, block: int, seq: int, heads: int, path: Path = ()) -> Pattern:
+    """BigBird's blocks for `seq` tokens: the first and last block row see all; any other sees the first and last block,
+    the window around it, and its random blocks. A block listed twice counts twice; drawn ones come from `draw`.
+    """
+    rows = -(-seq // block)
+    table = plan.table or [draw(plan, rows, h) for h in range(heads)]
+    if any(len(head) != max(0, rows - 2) for head in table) or len(table) not in (1, heads):
+        want = f"{heads} heads of {max(0, rows - 2)} rows, one for each block row but the first and the last"
+        raise SpecError.at((*path, "plan", "table"), "W0402", f"the plan's table needs {want}")
+    reach = plan.window // 2
+
+    def row(i: int, random: list[int]) -> str:
+        near = {0, rows - 1, *range(max(0, i - reach), min(rows, i + reach + 1))}
+        return f"[{', '.join(map(str, sorted([*near, *random])))}]"
+
+    texts = [f"[{', '.join(['all', *(row(i + 1, r) for i, r in enumerate(head)), 'all'][:rows])}]" for head in table]
+    return Pattern.parse(f"blocks({block}, {', '.join(texts)})")
+
+
+def draw(plan: BlockPlan, rows: int, head: int) -> list[list[int]]:
+    """For each middle row, `random` blocks, each drawn by itself from the middle blocks outside the row's window.
+
+    Draw s of row i is number mix(seed, head, i, s) modulo how many there are, so the plan needs no generator's state.
+    """
+    reach = plan.window // 2
+    out: list[list[int]] = []
+    for i in range(1, rows - 1):
+        left = [b for b in range(1, rows - 1) if abs(b - i) > reach]
+        out.append([left[int(mix(plan.seed, head, i, t)) % len(left)] for t in range(plan.random)] if left else [])
+    return out
+
+
+def _globals(s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, path: Path, biased: set[str]) -> Val:
+    """The global tokens' rows, which the pattern left empty: they see every key, through their own projections."""
+    assert block.globals is not None
+    low = s.low
+    with s.at(*path, "globals"):
+        some = low.axis(block.globals.tokens, "globals", (*path, "globals", "tokens"), (*x.dims, a.key))
+        if low.number(some) > low.dims.values["seq"]:
+            raise SpecError.at((*path, "globals", "tokens"), "W0402", "there are more global tokens than tokens")
+        first = s.g.part(x, "seq", some, 0)
+        (q,) = _project(s, first, a, stem, biased, ("query",), some, "_global")
+        k, v = _project(s, x, a, stem, biased, ("key", "value"), "seq", "_global")
+        k, v = (s.g.rename(y, "seq", a.key) for y in (k, v))
+        scale = low.formula(block.scale, (*path, "scale"), {"head": symbol(f"n_{a.head}")})
+        op = Attend(a.head, a.key, some, Pattern.parse("all"), scale, symbol("s"), tuple(a.query.split()))
+        seen = s.g.many(op, q, k, v, names=["attended_global", "lse_global"])[0]
+        index = s.map("index", symbol("i_seq"), to="seq", dtype="i64")
+        spread = s.g.gather(seen, index, at=some)  # rows past the global ones read 0
+        return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -1,0 +1,150 @@
+"""Both ends of a model: the embedding, and the heads with their losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.errors import Path, SpecError
+from weft.frontends.lower_parts import activation, norm
+from weft.frontends.lower_scope import Scope
+from weft.frontends.schema import ClassifyHead, Embed, LanguageHead, Norm
+from weft.ir.formula import symbol
+from weft.ir.library.loss import CrossEntropy
+from weft.ir.types import Val
+
+TOKENS = "embed.tokens"
+
+
+def embed(s: Scope, rule: Embed) -> Val:
+    """Token table [+ position tables] [+ type table], norm, dropout: [batch seq width]."""
+    low, path = s.low, ("embed",)
+    vocab = low.axis(rule.tokens, "vocab", (*path, "tokens"), ("batch", "seq", "width"))
+    with s.at(*path, "tokens"):
+        table = s.param("tokens", f"{vocab} width", "embedding", "width")
+        x = s.g.gather(table, s.shared("tokens"), at=vocab)
+        if rule.scale is not None:
+            factor = low.formula(rule.scale, (*path, "scale"))
+            x = s.map("tokens", symbol("x") * factor, x=x, dtype=s.compute)
+    parts = {"x": x}
+    for i, position in enumerate(rule.positions):
+        with s.at(*path, "positions", i):
+            parts[f"p{i}"] = _position(s, i, (*path, "positions", i), position.learned, position.index)
+    if rule.types is not None:
+        with s.at(*path, "types"):
+            kinds = low.axis(rule.types, "types", (*path, "types"), ("batch", "seq", "width", vocab))
+            parts["t"] = s.g.gather(
+                s.param("types", f"{kinds} width", "embedding", "width"), s.shared("types"), at=kinds
+            )
+    with s.at(*path):
+        if len(parts) > 1:
+            x = s.map("embedded", " + ".join(parts), to="batch seq width", dtype=s.compute, **parts)
+        return s.dropout(norm(s, x, rule.norm, "norm", (*path, "norm")), rule.dropout)
+
+
+def _position(s: Scope, number: int, path: Path, learned: int | str, index: str) -> Val:
+    """A table's rows at the index of each position: [seq width]."""
+    low = s.low
+    rows = low.axis(learned, "positions", (*path, "learned"), ("batch", "seq", "width"))
+    table = s.param(f"positions.{number}", f"{rows} width", "position", "width")
+    formula = low.formula(index, (*path, "index"), {"i": symbol("i_seq")})
+    return s.g.gather(table, s.map("row", formula, to="seq", dtype="i64"), at=rows)
+
+
+def language(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> tuple[Val, Val | None]:
+    """Logits [batch seq vocab], and when training their mean cross-entropy f32[]."""
+    low = s.low
+    vocab = low.axis(head.vocab, "vocab", (*path, "vocab"), ("batch", "seq", "width"))
+    with s.at(*path):
+        if head.transform is not None:
+            x = _transform(s, x, head, stem, path)
+        weight = _matrix(s, head, stem, path, vocab)
+        logits = s.einsum("logits", x, weight, to=f"batch seq {vocab}")
+        formula: Any = symbol("y")
+        operands = {"y": logits}
+        if head.scale is not None:
+            formula = formula * low.formula(head.scale, (*path, "scale"))
+        if head.bias:
+            formula, operands = formula + symbol("b"), operands | {"b": s.param(f"{stem}bias", vocab, "bias")}
+        if formula != symbol("y"):
+            logits = s.map("logits", formula, to=f"batch seq {vocab}", dtype=s.compute, **operands)
+        return logits, _loss(s, logits, vocab, "targets", head.ignore, path) if low.train else None
+
+
+def _transform(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> Val:
+    assert head.transform is not None
+    rule, where = head.transform, (*path, "transform")
+    with s.at(*where):
+        other = s.low.mint("transform", s.low.sizes["width"], ("batch", "seq", "width"))
+        y = s.einsum(
+            "transformed",
+            x,
+            s.param(f"{stem}transform.weight", f"width {other}", fan_in="width"),
+            to=f"batch seq {other}",
+        )
+        bias = s.param(f"{stem}transform.bias", other, "bias")
+        act = activation(s, rule.activation, (*where, "activation"))
+        y = s.map("transformed", act, let={"x": "y + b"}, y=y, b=bias, to=f"batch seq {other}", dtype=s.compute)
+        return norm(s, s.g.rename(y, other, "width"), rule.norm, f"{stem}transform.norm", (*where, "norm"))
+
+
+def _matrix(s: Scope, head: LanguageHead, stem: str, path: Path, vocab: str) -> Val:
+    if not head.tied:
+        return s.param(f"{stem}weight", f"width {vocab}", "head", "width")
+    table = next(p for p in s.low.params if p.name == TOKENS)
+    if table.dims != (vocab, "width"):
+        raise SpecError.at((*path, "tied"), "W0402", "a tied head has as many classes as the token table has rows")
+    return s.tied(TOKENS)
+
+
+def classify(s: Scope, x: Val, head: ClassifyHead, stem: str, path: Path) -> tuple[Val, Val | None]:
+    """Logits [batch classes] of the first position, pooled, and when training their mean cross-entropy f32[]."""
+    low = s.low
+    with s.at(*path):
+        classes = low.axis(head.classes, "classes", (*path, "classes"), ("batch", "seq", "width"))
+        pooled = low.mint("pooled", low.sizes["width"], ("batch", "seq", "width", classes))
+        first = s.g.gather(x, s.map("first", 0, to="", dtype="i64"), at="seq")
+        y = s.einsum(
+            "pooled", first, s.param(f"{stem}pool.weight", f"width {pooled}", fan_in="width"), to=f"batch {pooled}"
+        )
+        act = activation(s, head.pool, (*path, "pool"))
+        bias = s.param(f"{stem}pool.bias", pooled, "bias")
+        y = s.map("pooled", act, let={"x": "y + b"}, y=y, b=bias, to=f"batch {pooled}", dtype=s.compute)
+        logits = s.linear(
+            "classes", y, f"{pooled} {classes}", f"batch {classes}", f"{stem}classes", classes, "weight", pooled
+        )
+        return logits, _loss(s, logits, classes, "labels", None, path) if low.train else None
+
+
+def _loss(s: Scope, logits: Val, over: str, target: str, ignore: int | None, path: Path) -> Val:
+    """The mean cross-entropy over the targets that count: f32[]. With none that count it is 0."""
+    want = s.shared(target)
+    with s.at(*path, "loss"):
+        each = s.g.one(CrossEntropy(over, ignore), logits, want, names=["losses"])
+        if ignore is None:
+            return s.g.mean(each, each.dims)
+        counts = s.map("counts", f"where(Ne(y, {ignore}), 1, 0)", y=want, dtype=each.dtype)
+        formula = "total / max(count, 1)"
+        total, number = s.g.reduce(each, to=""), s.g.reduce(counts, to="")
+        return s.map("loss", formula, total=total, count=number, to="", dtype=each.dtype)
+
+
+def heads(
+    s: Scope, x: Val, rules: list[LanguageHead | ClassifyHead], last: Norm, listed: bool
+) -> tuple[dict[str, Val], list[Val]]:
+    """The last norm and every head: outputs by name, and the losses."""
+    x = norm(s, x, last, "norm", ("norm",))
+    outputs: dict[str, Val] = {}
+    losses: list[Val] = []
+    for i, rule in enumerate(rules):
+        path: Path = ("head", i) if listed else ("head",)
+        is_language = isinstance(rule, LanguageHead)
+        if ("logits" if is_language else "classes") in outputs:
+            raise SpecError.at(path, "W0403", f"a second {rule.kind} head", "one head of each kind")
+        logits, loss = (
+            language(s, x, rule, "head.", path)
+            if isinstance(rule, LanguageHead)
+            else classify(s, x, rule, "classify.", path)
+        )
+        outputs["logits" if is_language else "classes"] = logits
+        losses += [loss] if loss is not None else []
+    return outputs, losses

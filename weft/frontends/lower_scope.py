@@ -1,0 +1,248 @@
+"""What lowering keeps for the whole model: sizes, parameters, inputs, places; and the body of one block being built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+from math import prod
+from typing import Any
+
+import sympy as sp
+
+from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends.resolve import Dims
+from weft.frontends.schema import Init, InitRule, Model
+from weft.ir import program as ir
+from weft.ir.builder import Builder, Formula
+from weft.ir.formula import parse, symbol
+from weft.ir.library.dropout import Dropout
+from weft.ir.primitives import Call, Einsum
+from weft.ir.types import Graph, Type, Val
+
+INPUTS = {
+    "tokens": ("i64", ("batch", "seq")),
+    "types": ("i64", ("batch", "seq")),
+    "segments": ("i64", ("batch", "seq")),
+    "valid": ("bool", ("batch", "seq")),
+    "targets": ("i64", ("batch", "seq")),
+    "labels": ("i64", ("batch",)),
+    "seed": ("i64", ()),
+}
+"""Every public input a model can have, in the order of `forward`."""
+
+
+def exact(value: float) -> sp.Expr:
+    """The decimal that was written, not its nearest binary fraction."""
+    return parse(repr(value))
+
+
+@dataclass
+class Lowering:
+    """A model on its way to a graph: what does not belong to one block."""
+
+    model: Model
+    dims: Dims
+    train: bool
+    places: Callable[[Path], str]
+    top: Builder = field(default_factory=Builder)
+    sizes: dict[str, ir.Size] = field(default_factory=dict)
+    params: list[ir.Param] = field(default_factory=list)
+    values: dict[str, Val] = field(default_factory=dict)
+    """Graph inputs by logical name of the parameter or name of the public input."""
+    problems: list[Problem] = field(default_factory=list)
+    dropouts: Iterator[int] = field(default_factory=count)
+
+    @contextmanager
+    def reading(self, path: Path, code: str = "W0301") -> Iterator[None]:
+        """A formula that is refused inside becomes a problem of the value at `path`."""
+        try:
+            yield
+        except FormulaError as error:
+            column = max(0, error.column - 1)
+            raise SpecError([Problem(code, error.message, path, error.hint, column)]) from None
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Problems found inside are kept for the end, so that all are told at once."""
+        try:
+            yield
+        except SpecError as error:
+            self.problems += [p for p in error.problems if p not in self.problems]
+
+    def axis(self, size: int | str, name: str, path: Path, avoid: Iterable[str] = (), frozen: bool = True) -> str:
+        """The dim that `size` stands for: the dim it names, else one called `name`.
+
+        `avoid`: dims it must not share a tensor with. `frozen`: it may not depend on a run-time size.
+        """
+        if isinstance(size, str) and size in self.dims.values and size not in avoid:
+            value = self.dims.sizes[size]
+            if isinstance(value, int) or not frozen:
+                self.sizes[size] = value
+                return size
+        with self.reading(path, "W0201"):
+            return self.mint(name, self.dims.size(size) if frozen else self.dims.symbolic(size), avoid)
+
+    def mint(self, name: str, size: ir.Size, avoid: Iterable[str] = ()) -> str:
+        """A dim of this size, called `name` if that is free."""
+        taken = self.dims.sizes | self.sizes
+        names = chain([name], (f"{name}_{i}" for i in count(2)))
+        found = next(n for n in names if n not in avoid and taken.get(n, size) == size)
+        self.sizes[found] = size
+        return found
+
+    def number(self, dim: str) -> int:
+        """The size of a frozen dim."""
+        return int(self.sizes[dim])
+
+    def formula(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
+        """A formula of the spec. Dims are numbers in it, `seq` and `batch` stay sizes."""
+        if not isinstance(text, str):
+            return exact(text)
+        known = {d: sp.Integer(n) for d, n in self.dims.values.items()}
+        known |= {d: symbol(f"n_{d}") for d in ("batch", "seq")} | (names or {})
+        with self.reading(path):
+            return parse(text, known)
+
+    def init(self, rule: Init, path: Path, dims: Sequence[str], fan_in: Sequence[str]) -> ir.Init:
+        """A rule of the spec for a parameter of these dims; its formulas are worked out to numbers."""
+        if not isinstance(rule, InitRule):
+            return ir.Init(rule)
+        sizes = {d: self.number(d) for d in dims}
+        into = prod(sizes[d] for d in fan_in)
+        fan = {"fan_in": sp.Integer(into), "fan_out": sp.Integer(prod(sizes.values()) // into)}
+        kind, value = next(iter(rule.model_dump(exclude_none=True).items()))
+        number = self.formula(value, (*path, kind), fan)
+        if not number.is_real or number.free_symbols:
+            raise SpecError.at((*path, kind), "W0301", f"'{value}' is not a number", "use dims, fan_in and fan_out")
+        return ir.Init(kind, float(number), tuple(fan_in))
+
+    def role(self, role: str) -> tuple[Init, Path]:
+        """The rule for a role, or the one it falls back to, and where that stands."""
+        inits = self.model.init
+        falls_back = {"position": "embedding", "embedding": "weight", "output": "weight", "expert_output": "experts"}
+        if role == "expert_output" and inits.experts is None:
+            role = "output"
+        rule = getattr(inits, role, None)
+        return (rule, ("init", role)) if rule is not None else self.role(falls_back.get(role, "weight"))
+
+    def public(self, name: str) -> Val:
+        """A public input of the model."""
+        if name not in self.values:
+            dtype, dims = INPUTS[name]
+            self.values[name] = self.top.input(name, Type(dtype, dims))
+        return self.values[name]
+
+    def own(self, param: ir.Param) -> Val:
+        """The graph input of a parameter, made at its first use; a second use of the name is the same parameter."""
+        if param.name not in self.values:
+            dims = (param.stack, *param.dims) if param.stack else param.dims
+            self.values[param.name] = self.top.input(param.value, Type(param.dtype, dims))
+            self.params.append(replace(param, value=self.values[param.name].name))
+        return self.values[param.name]
+
+
+@dataclass
+class Operand:
+    """What one input of a block's body is: the running value, a parameter, or something shared by all blocks."""
+
+    kind: str
+    key: str
+    param: ir.Param | None = None
+
+
+class Scope:
+    """The body of one block: a builder, and what each of its inputs is.
+
+    `prefix` starts the logical names of its parameters ("layers.{}."), `under` is the path of the part being lowered.
+    """
+
+    def __init__(self, low: Lowering, prefix: str):
+        self.low, self.prefix = low, prefix
+        self.g = Builder()
+        self.operands: list[Operand] = []
+        self.found: dict[str, Val] = {}
+        self.compute, self.accumulate = low.model.dtype.compute, low.model.dtype.accumulate
+
+    def _input(self, operand: Operand, name: str, type_: Type) -> Val:
+        if operand.key not in self.found:
+            self.operands.append(operand)
+            self.found[operand.key] = self.g.input(name, type_)
+        return self.found[operand.key]
+
+    def carry(self, name: str, dims: Sequence[str], dtype: str = "") -> Val:
+        """The value that comes from the block before."""
+        return self._input(Operand("carry", name), name, Type(dtype or self.compute, tuple(dims)))
+
+    def shared(self, name: str) -> Val:
+        """A public input, or `layer`: the number of this layer in its stage."""
+        dtype, dims = INPUTS.get(name, ("i64", ()))
+        return self._input(Operand("shared", name), name, Type(dtype, dims))
+
+    def param(
+        self,
+        name: str,
+        dims: str,
+        role: str = "weight",
+        fan_in: str = "",
+        rule: tuple[Init, Path] | None = None,
+        dtype: str = "",
+    ) -> Val:
+        """A parameter of this block, cast to the dtype it is used in. Initialised by `rule`, else by its role."""
+        axes = tuple(dims.split())
+        init = self.low.init(*(rule or self.low.role(role)), axes, tuple(fan_in.split()))
+        stored = self.low.model.dtype.params
+        local = name.replace(".", "_")
+        param = ir.Param(local, self.prefix + name, axes, init, stored)
+        return self.g.cast(
+            self._input(Operand("param", param.name, param), local, Type(stored, axes)), dtype or self.compute
+        )
+
+    def tied(self, logical: str) -> Val:
+        """A parameter of another block, under its logical name."""
+        value = self.low.values[logical]
+        known = next(p for p in self.low.params if p.name == logical)
+        return self.g.cast(self._input(Operand("param", logical, known), value.name, value.type), self.compute)
+
+    @contextmanager
+    def at(self, *path: str | int) -> Iterator[None]:
+        """Nodes made inside come from the spec line of `path`."""
+        with self.g.at(self.low.places(path)):
+            yield
+
+    def einsum(self, name: str, *x: Val, to: str) -> Val:
+        return self.g.one(Einsum(tuple(to.split())), *x, names=[name])
+
+    def map(self, name: str, formula: Formula, to: str | None = None, **operands: Any) -> Val:
+        return self.g.map(formula, to=to, names=[name], **operands)
+
+    def linear(
+        self,
+        name: str,
+        x: Val,
+        dims: str,
+        to: str,
+        stem: str,
+        bias: str | None = None,
+        role: str = "weight",
+        fan_in: str = "width",
+        rule: tuple[Init, Path] | None = None,
+    ) -> Val:
+        """x times the matrix `stem`.weight [dims], plus `stem`.bias [bias] if it has one."""
+        y = self.einsum(name, x, self.param(f"{stem}.weight", dims, role, fan_in, rule), to=to)
+        if bias is None:
+            return y
+        return self.map(name, "y + b", y=y, b=self.param(f"{stem}.bias", bias, "bias"), to=to, dtype=self.compute)
+
+    def dropout(self, x: Val, rate: float) -> Val:
+        """x itself when the model is not for training or nothing is dropped."""
+        if not self.low.train or rate == 0:
+            return x
+        op = Dropout(exact(rate), next(self.low.dropouts))
+        return self.g.one(op, x, self.shared("seed"), self.shared("layer"))
+
+    def call(self, name: str, *outputs: Val) -> tuple[Call, Graph]:
+        """The finished block."""
+        body = self.g.graph(*outputs)
+        return Call(name, body), body
