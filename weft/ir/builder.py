@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def dims_of(names: Names) -> Dims:
-    """"batch seq" or an iterable of names -> dims."""
+    """ "batch seq" or an iterable of names -> dims."""
     return tuple(names.split() if isinstance(names, str) else names)
 
 
@@ -27,7 +27,7 @@ def _read(f: Formula) -> Any:
 
 
 class Builder:
-    """`one(op, *operands)` appends an op with one result, `many` any op; each primitive also has a method of its name."""
+    """`one(op, *operands)` appends an op with one result, `many` any op; a primitive also has its method."""
 
     def __init__(self, src: str = "") -> None:
         self.inputs: list[Val] = []
@@ -106,14 +106,26 @@ class Builder:
 
     @overload
     def map(
-        self, formula: Formula, /, *, to: Names | None = None, dtype: str | None = None,
-        let: Mapping[str, Formula] | None = None, names: Sequence[str] | None = None, **operands: Val,
+        self,
+        formula: Formula,
+        /,
+        *,
+        to: Names | None = None,
+        dtype: str | None = None,
+        let: Mapping[str, Formula] | None = None,
+        names: Sequence[str] | None = None,
+        **operands: Val,
     ) -> Val: ...
 
     @overload
     def map(
-        self, *formulas: Formula, to: Names | None = None, dtype: str | None = None,
-        let: Mapping[str, Formula] | None = None, names: Sequence[str] | None = None, **operands: Val,
+        self,
+        *formulas: Formula,
+        to: Names | None = None,
+        dtype: str | None = None,
+        let: Mapping[str, Formula] | None = None,
+        names: Sequence[str] | None = None,
+        **operands: Val,
     ) -> Any: ...
 
     def map(self, *formulas: Formula, **options: Any) -> Any:
@@ -125,8 +137,14 @@ class Builder:
         return outs[0] if len(formulas) == 1 else outs
 
     def maps(
-        self, formulas: Iterable[Formula], *, to: Names | None = None, dtype: str | None = None,
-        let: Mapping[str, Formula] | None = None, names: Sequence[str] | None = None, **operands: Val,
+        self,
+        formulas: Iterable[Formula],
+        *,
+        to: Names | None = None,
+        dtype: str | None = None,
+        let: Mapping[str, Formula] | None = None,
+        names: Sequence[str] | None = None,
+        **operands: Val,
     ) -> tuple[Val, ...]:
         """Like `map`, always a tuple."""
         exprs = [_read(f) for f in formulas]
@@ -141,7 +159,9 @@ class Builder:
             conditions = all(isinstance(e, sp.logic.boolalg.Boolean) and not e.is_Symbol for e in exprs)
             dtype = "bool" if exprs and conditions else promote(*(v.dtype for v in live.values()))
         place = {k: operand(i) for i, k in enumerate(live)} | {k: local(i) for i, k in enumerate(lets)}
-        op = P.Map(tuple(e.xreplace(place) for e in lets.values()), tuple(e.xreplace(place) for e in exprs), space, dtype)
+        op = P.Map(
+            tuple(e.xreplace(place) for e in lets.values()), tuple(e.xreplace(place) for e in exprs), space, dtype
+        )
         return self.many(op, *live.values(), names=names)
 
     def reduce(self, x: Val, to: Names, kind: str = "sum") -> Val:
@@ -200,8 +220,13 @@ class Builder:
         return self.many(P.Call(name, body), *ins, names=names)
 
     def scan(
-        self, along: str, state: Mapping[str, tuple[Formula, Val]], out: Mapping[str, Formula],
-        let: Mapping[str, Formula] | None = None, reverse: bool = False, **operands: Val,
+        self,
+        along: str,
+        state: Mapping[str, tuple[Formula, Val]],
+        out: Mapping[str, Formula],
+        let: Mapping[str, Formula] | None = None,
+        reverse: bool = False,
+        **operands: Val,
     ) -> dict[str, Val]:
         """A recurrent cell by formula, elementwise, along a dim.
 
@@ -213,7 +238,9 @@ class Builder:
         names = [*state, *out]
         formulas = [*(f for f, _ in state.values()), *out.values()]
         res = b.maps(formulas, let=let, to=union(*(v.dims for v in vals.values())), names=names, **vals)
-        got = self.loop(along, b.graph(*res), len(state), *(v for _, v in state.values()), *operands.values(), reverse=reverse)
+        got = self.loop(
+            along, b.graph(*res), len(state), *(v for _, v in state.values()), *operands.values(), reverse=reverse
+        )
         return dict(zip(names, got))
 
     def repeat(

@@ -24,7 +24,7 @@ def backward(g: Builder, nodes: Sequence[Node], seeds: Mapping[Val, Val]) -> dic
 def joint(graph: Graph, wrt: Iterable[str]) -> Graph:
     """Forward and backward in one graph.
 
-    Inputs: the graph's, then a cotangent `d_name` per float output. Outputs: the graph's, then the cotangents of `wrt`."""
+    Inputs: the graph's, then a cotangent `d_name` per float output. Outputs: the graph's, then those of `wrt`."""
     g = Builder()
     x = [g.input(v.name, v.type) for v in graph.inputs]
     out = g.inline(graph, x)

@@ -52,7 +52,9 @@ _RELATION = {sp.Lt: "lt", sp.Le: "le", sp.Gt: "gt", sp.Ge: "ge", sp.Eq: "eq", sp
 
 
 @lru_cache(maxsize=1 << 12)
-def shared(exprs: tuple[Any, ...], lets: tuple[Any, ...]) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...], tuple[Any, ...]]:
+def shared(
+    exprs: tuple[Any, ...], lets: tuple[Any, ...]
+) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...], tuple[Any, ...]]:
     """Common subexpressions of lets and expressions: (name, expression) pairs, then the lets, then the expressions."""
     pairs, rest = sp.cse([*lets, *exprs], symbols=sp.numbered_symbols("_c"), order="canonical", list=True)
     return tuple(pairs), tuple(rest[: len(lets)]), tuple(rest[len(lets) :])
@@ -75,7 +77,8 @@ class _Walker:
     def __call__(self, e: Any) -> Any:
         if e not in self.env and e in self.todo:
             value = self(self.todo[e])
-            self.env[e] = self.F["share"](value) if "share" in self.F and self.todo[e].args else value
+            shared = "share" in self.F and self.todo[e].args and self.todo[e].free_symbols
+            self.env[e] = self.F["share"](value) if shared else value
         if e in self.env:
             return self.env[e]
         F = self.F
@@ -83,7 +86,7 @@ class _Walker:
             return F["const"](e is sp.true)
         if e.is_Integer:
             return F["const"](int(e))
-        if e.is_Number or e.is_NumberSymbol:
+        if e.is_number and not e.free_symbols:
             return F["const"](float(e))
         if isinstance(e, sp.Piecewise):
             out = self(e.args[-1].expr)
@@ -145,6 +148,8 @@ class _Walker:
             return F["div"](F["const"](1), self.power(base, -k) if k != -1 else self(base))
         if k.is_Integer:
             return F["pow"](self(base), int(k))
+        if not k.is_Rational or k.q > 2:  # SymPy's own form of exp(k*log(base))
+            return F["exp"](F["mul"](self(k), F["log"](self(base))))
         root = F["sqrt" if k > 0 else "rsqrt"](self(base))
         return root if abs(k.p) == 1 else F["pow"](root, abs(int(k.p)))
 

@@ -211,15 +211,25 @@ FUNCTIONS |= {"Abs": FUNCTIONS["abs"], "Max": FUNCTIONS["max"], "Min": FUNCTIONS
 NAMES: dict[type, str] = {
     **{c: c.__name__ for c in (sigmoid, softplus, logaddexp, relu, silu, gelu, gelu_tanh)},
     **{c: c.__name__ for c in (silu_grad, gelu_grad, gelu_tanh_grad, uniform)},
-    **{sp.exp: "exp", sp.log: "log", sp.tanh: "tanh", sp.erf: "erf", sp.sin: "sin", sp.cos: "cos", sp.Abs: "abs"},
-    **{sp.sign: "sign", sp.floor: "floor", sp.Mod: "mod", maximum: "max", minimum: "min"},
+    sp.exp: "exp",
+    sp.log: "log",
+    sp.tanh: "tanh",
+    sp.erf: "erf",
+    sp.sin: "sin",
+    sp.cos: "cos",
+    sp.Abs: "abs",
+    sp.sign: "sign",
+    sp.floor: "floor",
+    sp.Mod: "mod",
+    maximum: "max",
+    minimum: "min",
 }
 
 
 @lru_cache(maxsize=1 << 14)
 def diff(e: Any, s: sp.Symbol) -> Any:
     """The derivative of a formula by a symbol. Conditions, floor, sign and uniform count as constant."""
-    if s not in e.free_symbols or isinstance(e, Boolean) and e != s:
+    if s not in e.free_symbols or (isinstance(e, Boolean) and e != s):
         return sp.S.Zero
     if e == s:
         return sp.S.One
@@ -228,7 +238,8 @@ def diff(e: Any, s: sp.Symbol) -> Any:
     if e.is_Mul:
         return sp.Add(*(sp.Mul(*e.args[:i], diff(a, s), *e.args[i + 1 :]) for i, a in enumerate(e.args)))
     if e.is_Pow:
-        return e.exp * e.base ** (e.exp - 1) * diff(e.base, s)
+        slope = e.exp * e.base ** (e.exp - 1) * diff(e.base, s)
+        return slope + e * sp.log(e.base) * diff(e.exp, s)
     if isinstance(e, sp.Piecewise):
         return sp.Piecewise(*((diff(v, s), c) for v, c in e.args))
     return sp.Add(*(d * diff(a, s) for a, d in zip(e.args, DERIVATIVES[type(e)](*e.args)) if s in a.free_symbols))

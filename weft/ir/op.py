@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from weft.ir.builder import Builder
 
 Types = Type | tuple[Type, ...]
+Vals = tuple[Val, ...]
+Grads = Sequence[Val | None]
 Cotangents = Iterable[Val | None]
 
 
@@ -33,7 +35,7 @@ class Op:
         """The reference: torch values from torch values. `s` is the `reference.Site`."""
         raise NotImplementedError
 
-    def vjp(self, g: "Builder", x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:
+    def vjp(self, g: "Builder", x: Vals, y: Vals, dy: Grads) -> Cotangents:
         """Cotangents of the operands (None: no gradient) from those of the results, appended to `g`."""
         raise NotImplementedError
 
@@ -68,7 +70,7 @@ class Op:
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-@lru_cache(maxsize=None)
+@cache
 def op_name(cls: type) -> str:
     """The name in the text form: CrossEntropy -> cross_entropy."""
     return _WORD.sub("_", cls.__name__).lower()
@@ -76,6 +78,11 @@ def op_name(cls: type) -> str:
 
 def tupled(types: Types) -> tuple[Type, ...]:
     return types if isinstance(types, tuple) else (types,)
+
+
+def listed(types: Iterable[Type]) -> str:
+    """Types, for messages."""
+    return ", ".join(map(str, types)) or "nothing"
 
 
 def points(dims: Iterable[str]) -> sp.Expr:
@@ -115,8 +122,8 @@ class Composite(Op):
     def onnx(self, e: Any, *x: Any) -> Any:
         return e.graph(expansion(self, e.types), x)
 
-    def vjp(self, g: "Builder", x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:
-        from weft.ir.primitives import Grad
+    def vjp(self, g: "Builder", x: Vals, y: Vals, dy: Grads) -> Cotangents:
+        from weft.ir.regions import Grad
 
         live = [i for i, v in enumerate(x) if v.type.floating]
         have = tuple(d is not None for d in dy)
@@ -126,12 +133,12 @@ class Composite(Op):
         return [got.get(i) for i in range(len(x))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def expansion(op: Composite, types: tuple[Type, ...]) -> Graph:
     """What a composite means on operands of these types, one level down."""
     return op.meaning(types)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _flops(op: Composite, types: tuple[Type, ...]) -> sp.Expr:
     return sp.Add(*(n.op.flops(n) for n in expansion(op, types).nodes))

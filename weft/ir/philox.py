@@ -1,7 +1,7 @@
 """Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), in 64-bit integer arithmetic.
 
 Written for anything with integer `+ * & | ^ >> %`: torch or numpy int64 tensors and Python integers, mixed by
-broadcasting. No intermediate leaves int64: a 32 x 32 bit product is formed from halves, with arithmetic kept below 2^63."""
+broadcasting. No intermediate leaves int64: a 32 x 32 bit product is formed from halves, with every sum below 2^63."""
 
 from typing import Any
 

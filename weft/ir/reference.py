@@ -97,8 +97,15 @@ class Site:
     dtype: stands in for every float dtype; None: each value has its own. modules: wrapped modules by key."""
 
     def __init__(
-        self, node: Node, sizes: Mapping[str, int], torch: Any, dtype: Any = None, local: Mapping[str, int] | None = None,
-        offset: Mapping[str, int] | None = None, modules: Mapping[str, Any] | None = None, device: Any = None,
+        self,
+        node: Node,
+        sizes: Mapping[str, int],
+        torch: Any,
+        dtype: Any = None,
+        local: Mapping[str, int] | None = None,
+        offset: Mapping[str, int] | None = None,
+        modules: Mapping[str, Any] | None = None,
+        device: Any = None,
     ) -> None:
         self.node, self.sizes, self.tc, self.dtype = node, sizes, torch, dtype
         self.local, self.offset, self.modules, self.device = local or sizes, offset or {}, modules or {}, device
@@ -116,7 +123,9 @@ class Site:
 
     def real(self, dtype: str) -> Any:
         """The torch dtype that stands for `dtype`."""
-        return self.dtype if self.dtype is not None and dtype not in ("i64", "bool") else getattr(self.tc, _TORCH[dtype])
+        return (
+            self.dtype if self.dtype is not None and dtype not in ("i64", "bool") else getattr(self.tc, _TORCH[dtype])
+        )
 
     def run(self, graph: Graph, x: Sequence[Any]) -> tuple[Any, ...]:
         return _run(graph, self.sizes, x, self.tc, self.dtype, self.modules, self.device)
@@ -148,7 +157,8 @@ class Site:
         shape, dtype = [self.local[n] for n in to], self.real(op.dtype)
         out = evaluate(op.exprs, env, functions(torch, real, self.device), op.lets)
         return tuple(
-            (v if torch.is_tensor(v) else torch.tensor(v, dtype=dtype, device=self.device)).to(dtype).expand(shape) for v in out
+            (v if torch.is_tensor(v) else torch.tensor(v, dtype=dtype, device=self.device)).to(dtype).expand(shape)
+            for v in out
         )
 
     def _place(self, idx: Sequence[Any], at: Dims, dims: Dims, space: Dims) -> tuple[list[Any], Any]:
@@ -201,12 +211,18 @@ class Site:
             ins = [v.detach().requires_grad_() if i in live else v for i, v in enumerate(x[: op.n])]
             out = self.opaque(op.of, ins)
             out = [v for v, h in zip(out if isinstance(out, tuple) else (out,), op.have) if h]
-            got = self.tc.autograd.grad(out, [ins[i] for i in live], x[op.n :], allow_unused=True, materialize_grads=True)
+            got = self.tc.autograd.grad(
+                out, [ins[i] for i in live], x[op.n :], allow_unused=True, materialize_grads=True
+            )
         return tuple(got)
 
 
 def run(
-    graph: Graph, sizes: Mapping[str, int], args: Mapping[str, Any] | Sequence[Any], torch: Any, dtype: Any = None,
+    graph: Graph,
+    sizes: Mapping[str, int],
+    args: Mapping[str, Any] | Sequence[Any],
+    torch: Any,
+    dtype: Any = None,
     modules: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """The outputs of `graph`, as torch tensors.
@@ -224,6 +240,8 @@ def _run(
 ) -> tuple[Any, ...]:
     env = {v.name: a for v, a in zip(graph.inputs, x, strict=True)}
     for n in graph.nodes:
-        out = n.op.torch(Site(n, sizes, torch, dtype, modules=modules, device=device), torch, *(env[v.name] for v in n.ins))
+        out = n.op.torch(
+            Site(n, sizes, torch, dtype, modules=modules, device=device), torch, *(env[v.name] for v in n.ins)
+        )
         env.update(zip((v.name for v in n.outs), out if isinstance(out, tuple) else (out,), strict=True))
     return tuple(env[v.name] for v in graph.outputs)

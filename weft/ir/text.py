@@ -15,9 +15,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
+from keyword import iskeyword
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import sympy as sp
 
@@ -28,20 +29,15 @@ from weft.ir.op import Op, op_name
 from weft.ir.types import Graph, Node, Type, Val
 
 _LIMIT, _DEPTH = 200_000, 60  # syntax nodes of one formula in a graph; nesting of bodies and ops
-_RESERVED = {*FUNCTIONS, "pi", "oo", "inf", "True", "False", "and", "or", "not", "if", "else", "in", "is", "for", "lambda"}
+_RESERVED = {*FUNCTIONS, *formula.CONSTANTS}
 _OPEN = re.compile(r"[in]_.*|_.*")
 
 
 def _named(vals: Sequence[Val]) -> dict[str, sp.Symbol]:
     """The value names that may stand for operands in formulas. Twice the same value, or a name with a meaning: none."""
-    from keyword import iskeyword
-
-    out: dict[str, sp.Symbol] = {}
-    for i, v in enumerate(vals):
-        if [u.name for u in vals].count(v.name) == 1 and v.name not in _RESERVED and not iskeyword(v.name):
-            if not _OPEN.fullmatch(v.name):
-                out[v.name] = formula.operand(i)
-    return out
+    names = [v.name for v in vals]
+    taken = {n for n in names if names.count(n) > 1 or n in _RESERVED or iskeyword(n) or _OPEN.fullmatch(n)}
+    return {n: formula.operand(i) for i, n in enumerate(names) if n not in taken}
 
 
 def show(graph: Graph) -> str:
@@ -104,16 +100,19 @@ def _value(x: Any, names: Mapping[Any, str], indent: str) -> str:
             return json.dumps(str(x))  # a pattern or a layout: it has a text of its own
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    """The declared types of an op's fields; an op that names a pattern's types has not imported them."""
+    from weft.ir import pattern
+
+    return get_type_hints(cls, localns={n: getattr(pattern, n, str) for n in ("Pattern", "Layout")})
 
 
 _TOKEN = re.compile(r'[ \t\r]*(\n|"(?:[^"\\\n]|\\.)*"|@"(?:[^"\\\n]|\\.)*"|@[^\s"{}@]+|-?[\w.]+(?:/\d+)?|\S|$)')
 
 
 def parse(text: str) -> Graph:
-    """The graph of a text; raises TextError with the line, VerifyError, FormulaError. Types are as written: `verify` it."""
+    """The graph of a text; raises TextError with the line, VerifyError, FormulaError. Not verified."""
     p = _Parser(text)
     graph = p.graph(0)
     if p.peek():
@@ -141,7 +140,7 @@ class _Parser:
 
     def take(self, want: str = "") -> str:
         got = self.peek()
-        if want and got != want or not got:
+        if (want and got != want) or not got:
             raise self.error(f"expected {want or 'more'!r}, found {got or 'the end'!r}")
         self.i += 1
         return got
@@ -215,7 +214,9 @@ class _Parser:
             if name in given:
                 raise self.error(f"{kind}: attribute {name} twice")
             given[name] = self.value(hints[name], names, depth)
-        given = {f.name: () for f in known.values() if f.default is MISSING and get_origin(hints[f.name]) is tuple} | given
+        given = {
+            f.name: () for f in known.values() if f.default is MISSING and get_origin(hints[f.name]) is tuple
+        } | given
         missing = [f.name for f in known.values() if f.default is MISSING and f.name not in given]
         if missing:
             raise self.error(f"{kind}: attribute {missing[0]} is missing")
@@ -262,7 +263,7 @@ class _Parser:
             text = json.loads(raw)
         except (ValueError, KeyError, ZeroDivisionError):
             raise self.error(f"{raw[:60]!r} is not {getattr(want, '__name__', want)}") from None
-        if want is str:
+        if want is str or get_origin(want) is Literal:
             return text
         if isinstance(want, type) and issubclass(want, sp.Basic):
             return formula.parse(text, names, open=True, limit=_LIMIT)

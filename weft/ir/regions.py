@@ -1,0 +1,165 @@
+"""Ops with a body: loops, blocks, derivatives kept as one op, and modules that are planned around."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from weft.ir.formula import symbol
+from weft.ir.op import Composite, Cotangents, Grads, Op, Types, Vals, expansion, listed, op_name
+from weft.ir.types import Graph, Node, Type, Val, need
+
+if TYPE_CHECKING:
+    from weft.ir.builder import Builder
+
+
+@dataclass(frozen=True)
+class Loop(Op):
+    """Run `body` along `dim`: carries first, then operands (sliced where they have `dim`, else shared).
+
+    Gives the final carries, the stacked outputs, and the carries as they were before each step (free unless used);
+    what is stacked has `dim` first. Layers, time, windows. reverse: from the last coordinate to the first."""
+
+    dim: str
+    body: Graph
+    carries: int
+    reverse: bool = False
+
+    def role(self, node: Node, dim: str) -> str:
+        return "sequential" if dim == self.dim else super().role(node, dim)
+
+    def inner(self, t: Type) -> Type:
+        """The type of an operand as the body sees it."""
+        return t.but(n for n in t.dims if n != self.dim)
+
+    def infer(self, *x: Type) -> Types:
+        c, outs = self.carries, [v.type for v in self.body.outputs]
+        need(0 <= c <= min(len(x), len(outs)), f"loop: {c} carries, {len(x)} operands, {len(outs)} results of the body")
+        want = [v.type for v in self.body.inputs]
+        need(
+            [self.inner(t) for t in x] == want,
+            f"loop: operands {listed(x)} do not fit the body's {listed(tuple(want))}",
+        )
+        need(all(self.dim not in t.dims for t in x[:c]), f"loop: a carry has the dim {self.dim} of the loop")
+        need(
+            list(x[:c]) == outs[:c],
+            f"loop: a carry changes type in the body: {listed(x[:c])} to {listed(tuple(outs[:c]))}",
+        )
+        need(all(self.dim not in t.dims for t in outs), f"loop: the body makes the dim {self.dim} of the loop")
+        return (*x[:c], *(t.but((self.dim, *t.dims)) for t in (*outs[c:], *x[:c])))
+
+    def flops(self, node: Node) -> sp.Expr:
+        return symbol(f"n_{self.dim}") * sp.Add(*(n.op.flops(n) for n in self.body.nodes))
+
+    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
+        return s.loop(self, x)
+
+    def onnx(self, e: Any, *x: Any) -> Any:
+        return e.scan(self, x)
+
+    def vjp(self, g: "Builder", x: Vals, y: Vals, dy: Grads) -> Cotangents:
+        from weft.ir.loops import loop_vjp
+
+        return loop_vjp(self, g, x, y, dy)
+
+
+@dataclass(frozen=True)
+class Call(Composite):
+    """Run `body` once: a block. One nn.Module, one autograd boundary; nothing fuses across it."""
+
+    name: str
+    body: Graph
+
+    def meaning(self, types: tuple[Type, ...]) -> Graph:
+        want = tuple(v.type for v in self.body.inputs)
+        need(types == want, f"call {self.name}: operands {listed(types)} do not fit the body's {listed(want)}")
+        return self.body
+
+    def expand(self, g: "Builder", *x: Val) -> Vals:
+        return g.inline(self.body, x)
+
+
+@dataclass(frozen=True)
+class Grad(Composite):
+    """The derivative of a composite, kept as one op.
+
+    Operands: the composite's n, then the cotangents of the results in `have`. Results: the cotangents of its float
+    operands."""
+
+    inner: Composite
+    n: int
+    have: tuple[bool, ...]
+
+    def meaning(self, types: tuple[Type, ...]) -> Graph:
+        need(0 < self.n <= len(types), f"grad: {self.n} operands of {op_name(type(self.inner))}, {len(types)} given")
+        outs = [v.type for v in expansion(self.inner, types[: self.n]).outputs]
+        need(len(outs) == len(self.have), f"grad: {len(self.have)} flags for {len(outs)} results")
+        want = tuple(t for t, h in zip(outs, self.have) if h)
+        need(types[self.n :] == want, f"grad: cotangents {listed(types[self.n :])}, expected {listed(want)}")
+        return super().meaning(types)
+
+    def expand(self, g: "Builder", *x: Val) -> Vals:
+        from weft.ir.derive import backward
+
+        own = x[: self.n]
+        start = len(g.nodes)
+        out = g.inline(expansion(self.inner, tuple(v.type for v in own)), own)
+        seeds: dict[Val, Val] = {}
+        for v, d in zip([v for v, h in zip(out, self.have) if h], x[self.n :], strict=True):
+            seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
+        cot = backward(g, g.nodes[start:], seeds)
+        return tuple(cot.get(v) or g.zeros(v) for v in own if v.type.floating)
+
+
+@dataclass(frozen=True)
+class Opaque(Op):
+    """A wrapped nn.Module that is planned around, never looked into.
+
+    Operands: the module's inputs, then its parameters in the order of `params` (their names in the module). The
+    interpreter is given the modules by `key`. No dim of it can be sharded."""
+
+    key: str
+    outs: tuple[Type, ...]
+    params: tuple[str, ...] = ()
+
+    def infer(self, *x: Type) -> Types:
+        need(len(x) >= len(self.params), f"opaque {self.key}: {len(self.params)} parameters, {len(x)} operands")
+        need(self.outs, f"opaque {self.key}: no results")
+        return self.outs
+
+    def role(self, node: Node, dim: str) -> str:
+        return "whole"
+
+    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
+        return s.opaque(self, x)
+
+    def vjp(self, g: "Builder", x: Vals, y: Vals, dy: Grads) -> Cotangents:
+        live = [i for i, v in enumerate(x) if v.type.floating]
+        have = tuple(d is not None for d in dy)
+        if not live:
+            return [None] * len(x)
+        got = dict(zip(live, g.many(OpaqueGrad(self, len(x), have), *x, *(d for d in dy if d is not None))))
+        return [got.get(i) for i in range(len(x))]
+
+
+@dataclass(frozen=True)
+class OpaqueGrad(Op):
+    """The derivative of a wrapped module, by torch autograd; operands and results as those of Grad."""
+
+    of: Opaque
+    n: int
+    have: tuple[bool, ...]
+
+    def infer(self, *x: Type) -> Types:
+        want = tuple(t for t, h in zip(self.of.outs, self.have) if h)
+        need(
+            len(self.have) == len(self.of.outs), f"opaque_grad: {len(self.have)} flags for {len(self.of.outs)} results"
+        )
+        need(x[self.n :] == want, f"opaque_grad: cotangents {listed(x[self.n :])}, expected {listed(want)}")
+        return tuple(t for t in x[: self.n] if t.floating)
+
+    def role(self, node: Node, dim: str) -> str:
+        return "whole"
+
+    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
+        return s.opaque_grad(self, x)
