@@ -58,14 +58,14 @@ class Attend(Composite):
         acc, x = accumulate(q), Scores(self, g, q, k, meta)
         rows = x.rows
         top = g.detach(g.reduce(x.scores, to=rows, kind="max"))
-        top = g.map("Piecewise((top, top > -oo), (0, True))", top=top, dtype=acc)
+        top = g.map("where(top > -oo, top, 0)", top=top, dtype=acc)
         e = g.map("exp(x - top)", x=x.scores, top=top, to=x.scores.dims, dtype=acc)
         total = g.reduce(e, to=rows)
-        safe = g.map("Piecewise((t, t > 0), (1, True))", t=total, dtype=acc)
+        safe = g.map("where(t > 0, t, 1)", t=total, dtype=acc)
         own = [d for d in v.dims if d not in (*rows, self.over)]
         out = g.einsum(e, g.cast(v, acc), to=[*rows, *own])
         out = g.map("out / total", out=out, total=safe, to=out.dims, dtype=q.type.dtype)
-        lse = "Piecewise((top + log(safe), total > 0), (oo, True))"
+        lse = "where(total > 0, top + log(safe), oo)"
         return out, g.map(lse, top=top, safe=safe, total=total, dtype=acc)
 
     def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:

@@ -26,7 +26,7 @@ class Dropout(Composite):
     def expand(self, g: Builder, x: Val, seed: Val, layer: Val) -> Val:
         index = row_major(tuple(d for d in x.dims if d not in self.shared))
         formula = constants(
-            f"Piecewise((x * scale, uniform(seed, {self.op_id}, layer, index) >= rate), (0, True))",
+            f"where(uniform(seed, {self.op_id}, layer, index) >= rate, x * scale, 0)",
             rate=self.rate,
             scale=1 / (1 - self.rate),
             index=index,

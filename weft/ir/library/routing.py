@@ -7,7 +7,7 @@ from weft.ir.library.norm import Softmax
 from weft.ir.op import Composite
 from weft.ir.types import Dims, Val, need
 
-OneHot = "Piecewise((1, Eq(i_{over}, k)), (0, True))"
+ONE_HOT = "where(i_{over} == k, 1, 0)"
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,20 @@ class Route(Composite):
         experts, hots, open_ = list[Val](), list[Val](), logits
         for j in range(self.k):
             if j:
-                masked = "Piecewise((x, Eq(hot, 0)), (-oo, True))"
+                masked = "where(hot == 0, x, -oo)"
                 open_ = g.map(masked, x=open_, hot=hots[-1], to=logits.dims, dtype=logits.type.dtype)
             experts.append(g.reduce(open_, to=left, kind="argmax"))
-            hots.append(g.map(OneHot.format(over=self.over), k=experts[-1], to=logits.dims, dtype="i64"))
+            hots.append(g.map(ONE_HOT.format(over=self.over), k=experts[-1], to=logits.dims, dtype="i64"))
         return experts, hots
 
     def _count(self, g: Builder, taken: Val, *start: Val) -> tuple[Val, Val]:
         """Exclusive running sum of `taken` along `along`, and its end."""
         first = start[0] if start else g.map("0", to=[d for d in taken.dims if d != self.along], dtype="i64")
-        got = g.scan(along=self.along, state={"n": ("n + x", first)}, x=taken, out={"before": "n"})
-        return got["before"], got["n"]
+        b = Builder()
+        n, x = b.input("n", first.type), b.input("x", taken.type.but(d for d in taken.dims if d != self.along))
+        body = b.graph(b.map("n + x", n=n, x=b.expand(x, to=n.dims), dtype="i64"))
+        total, before = g.loop(self.along, body, 1, first, taken)
+        return g.expand(before, to=taken.dims), total
 
     def _join(self, g: Builder, values: list[Val], left: Dims) -> Val:
         """The k values along the dim of choices."""

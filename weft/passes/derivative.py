@@ -1,0 +1,57 @@
+"""The joint forward-backward graph, from each op's `vjp`: what a backward needs is an edge of it.
+
+before:
+    (x: f32[batch width], w: f32[width inner]) {
+      h: f32[batch inner] = einsum(x, w) to=[batch inner]
+      y: f32[batch inner] = map(h) exprs=["tanh(h)"] to=[batch inner]
+      return y
+    }
+after:
+    (x: f32[batch width], w: f32[width inner], d_y: f32[batch inner]) {
+      h: f32[batch inner] = einsum(x, w) to=[batch inner]
+      y: f32[batch inner] = map(h) exprs=["tanh(h)"] to=[batch inner]
+      map: f32[batch inner] = map(h, d_y) exprs=["d_y*(1 - tanh(h)**2)"] to=[batch inner]
+      einsum: f32[batch width] = einsum(map, w) to=[batch width]
+      einsum_1: f32[width inner] = einsum(map, x) to=[width inner]
+      return y, einsum, einsum_1
+    }
+
+A loop's derivative is a loop the other way, so a stack of layers stays one region; a call's or a composite's is one
+`grad` op (or a declared one, as `attend_grad`), so blocks stay blocks. `flatten` opens all of them.
+
+It does not fire on: integer and bool inputs, which have no gradient; values behind a `detach`, an `argmax` or an
+index; outputs that are not floats, which get no cotangent input. An input that no output depends on gets zeros.
+
+Source: reverse mode over straight-line code (Griewank and Walther, Evaluating Derivatives, 2008, chapter 3); loops as
+in Pearlmutter and Siskind, Reverse-mode AD in a functional framework, 2008.
+"""
+
+from collections.abc import Iterable
+
+from weft.errors import UsageError
+from weft.ir import derive
+from weft.ir.primitives import Call
+from weft.ir.types import Graph
+
+
+def float_inputs(graph: Graph) -> tuple[str, ...]:
+    """Names of the inputs that can have a gradient."""
+    return tuple(v.name for v in graph.inputs if v.type.floating)
+
+
+def joint(graph: Graph, wrt: Iterable[str] | None = None) -> Graph:
+    """Forward and backward in one graph.
+
+    Inputs: the graph's, then a cotangent `d_<name>` for each float output. Outputs: the graph's, then the gradients of
+    `wrt` in the order given (default: every float input). Raises UsageError for a name that has no gradient.
+    """
+    names = float_inputs(graph) if wrt is None else tuple(wrt)
+    for name in names:
+        if name not in float_inputs(graph):
+            raise UsageError(f"{name!r} is no float input; those are {', '.join(float_inputs(graph)) or 'none'}")
+    return derive.joint(graph, names)
+
+
+def block_joint(block: Call | Graph, wrt: Iterable[str] | None = None) -> Graph:
+    """`joint` of one block: what its autograd function runs. Composites in it stay whole."""
+    return joint(block.body if isinstance(block, Call) else block, wrt)
