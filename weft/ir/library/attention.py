@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -15,6 +15,9 @@ from weft.ir.op import Composite, Cotangents, Op
 from weft.ir.pattern import METADATA, Pattern, holds, opaque_atoms, to_sympy
 from weft.ir.pattern.formula import Meta
 from weft.ir.types import Dims, Type, Val, need, union
+
+if TYPE_CHECKING:
+    from weft.ir.pattern import Layout
 
 S = symbol("s")
 META = ("segments", "key_segments", "valid", "query_at", "key_at")
@@ -46,7 +49,7 @@ class Attend(Composite):
     score: sp.Expr = S
     heads: Dims = ()
     meta: Dims = ()
-    layout: Any = None
+    layout: "Layout | None" = None
 
     def __post_init__(self) -> None:
         heads: Any = self.heads or ()
@@ -58,7 +61,8 @@ class Attend(Composite):
         acc, x = accumulate(q), Scores(self, g, q, k, meta)
         rows = x.rows
         top = g.detach(g.reduce(x.scores, to=rows, kind="max"))
-        top = g.map("where(top > -oo, top, 0)", top=top, dtype=acc)
+        # Finite where nothing is seen, so that exp(-oo - top) is 0 and not nan; a whole number that fits an int64.
+        top = g.map("max(top, -1e18)", top=top, dtype=acc)
         e = g.map("exp(x - top)", x=x.scores, top=top, to=x.scores.dims, dtype=acc)
         total = g.reduce(e, to=rows)
         safe = g.map("where(t > 0, t, 1)", t=total, dtype=acc)
