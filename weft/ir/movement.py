@@ -143,6 +143,12 @@ class Concat(Op):
         need(len(outs) == 1, f"concat: operands differ outside the joined dim: {listed(x)}")
         return outs.pop()
 
+    def role(self, node: Node, dim: str) -> str:
+        return "whole" if dim in (*self.dims, self.new) else "parallel"
+
+    def linear(self) -> bool:
+        return True
+
     def torch(self, s: Any, torch: Any, *x: Any) -> Any:
         return torch.cat(x, s.types[0].dims.index(self.dims[0]))
 

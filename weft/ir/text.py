@@ -26,6 +26,7 @@ from weft.errors import TextError
 from weft.ir import formula
 from weft.ir.functions import FUNCTIONS
 from weft.ir.op import Op, op_name
+from weft.ir.primitives import Map
 from weft.ir.types import Graph, Node, Type, Val
 
 _LIMIT, _DEPTH = 200_000, 60  # syntax nodes of one formula in a graph; nesting of bodies and ops
@@ -48,7 +49,7 @@ def show(graph: Graph) -> str:
 def _graph(graph: Graph, indent: str) -> str:
     out = [f"({_typed(graph.inputs)}) {{"]
     for n in graph.nodes:
-        names = {s: name for name, s in _named(n.ins).items()}
+        names = {s: name for name, s in _named(n.ins).items()} if isinstance(n.op, Map) else {}
         head = f"{indent}  {_typed(n.outs)} = {op_name(type(n.op))}({', '.join(v.name for v in n.ins)})"
         out.append(head + _attributes(n.op, names, indent + "  ") + (f" @{_source(n.src)}" if n.src else ""))
     return "\n".join([*out, f"{indent}  return {', '.join(v.name for v in graph.outputs)}", f"{indent}}}"])
@@ -189,7 +190,7 @@ class _Parser:
             kind = self.take()
             self.take("(")
             ins = self.bound(env, ")")
-            op = self.op(kind, _named(ins), depth)
+            op = self.op(kind, _named(ins) if kind == op_name(Map) else {}, depth)
             nodes.append(Node(op, ins, outs, self.source()))
             env |= {v.name: v for v in outs}
         return Graph(inputs, tuple(nodes), self.bound(env, "}"))

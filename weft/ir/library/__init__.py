@@ -1,6 +1,6 @@
 """The composite ops: named, and declared by what they mean in primitives. Plans and code generators see the name."""
 
-from weft.ir.library.attention import Attend, AttendGrad
+from weft.ir.library.attention import Attend, AttendGrad, BlockTable
 from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax
@@ -10,6 +10,6 @@ from weft.ir.library.routing import Route
 COMPOSITES = (Softmax, LayerNorm, RMSNorm, Attend, AttendGrad, CrossEntropy, Dropout, Route, Rotary)
 
 __all__ = [
-    "COMPOSITES", "Attend", "AttendGrad", "CrossEntropy", "Dropout",
+    "COMPOSITES", "Attend", "AttendGrad", "BlockTable", "CrossEntropy", "Dropout",
     "LayerNorm", "RMSNorm", "Rotary", "Route", "Softmax",
 ]
