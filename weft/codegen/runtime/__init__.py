@@ -1,0 +1,1 @@
+"""Files copied verbatim into emitted packages: torch only, no import of weft."""

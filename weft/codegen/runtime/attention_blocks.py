@@ -1,0 +1,90 @@
+"""Attention over a static set of blocks, chosen for each head: BigBird's random blocks (Zaheer et al. 2020)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention_core import attend, attend_backward
+from .attention_layouts import Layout
+from .attention_pieces import Span
+
+GATHERED_AT_ONCE = 1 << 22  # elements of gathered keys of one call
+
+
+@dataclass(frozen=True)
+class Blocks(Layout):
+    """Query block i of head h sees the key blocks table[h][i], whole; a block listed twice counts twice.
+
+    Blocks have `block` positions; a table of one row serves every head; a query block past its row sees nothing. Query
+    blocks (of whatever head) that see equally many key blocks are gathered and run as one call.
+    """
+
+    block: int
+    table: tuple[tuple[tuple[int, ...], ...], ...]
+
+    def run(self, into, q, k, v, scale, *metadata):
+        batch, heads, n, _ = q.shape
+        tiles = self._tiles(q)
+        out = q.new_zeros(batch, tiles.shape[1], self.block, v.shape[-1])
+        lse = into.buffers()[1].new_full((batch, tiles.shape[1], self.block), -torch.inf)
+        keys, values = self._tiles(k), self._tiles(v)
+        for rows, columns, mask in self._calls(q, k):
+            gathered = (_pick(x, columns) for x in (keys, values))
+            out[:, rows], lse[:, rows] = attend(tiles[:, rows], *gathered, scale, mask=mask)
+        out, lse = (y.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, None, :n] for y in (out, lse))
+        into.put(Span(0, n), out, lse, False, slice(None))
+
+    def run_backward(self, into, do, q, k, v, out, lse, scale, *metadata):
+        tiles = [self._tiles(x) for x in (do, q, out)]
+        row_lse = self._tiles(lse[..., None])[..., 0]
+        keys, values = self._tiles(k), self._tiles(v)
+        dq, dk, dv = (torch.zeros_like(x, dtype=lse.dtype) for x in (tiles[1], keys, values))
+        for rows, columns, mask in self._calls(q, k):
+            do_, q_, out_ = (x[:, rows] for x in tiles)
+            gathered = (_pick(x, columns) for x in (keys, values))
+            part = attend_backward(do_, q_, *gathered, out_, row_lse[:, rows], scale, mask=mask)
+            dq[:, rows] = part[0].to(dq.dtype)
+            for total, y in zip((dk, dv), part[1:]):
+                y = y.unflatten(2, (columns.shape[1], -1)).flatten(1, 2)
+                total.index_add_(1, columns.flatten(), y.to(total.dtype))
+        for total, y, x in zip(into, (dq, dk, dv), (q, k, v)):
+            n = x.shape[2]
+            total.add(Span(0, n), y.unflatten(1, (x.shape[1], -1)).flatten(2, 3)[:, :, None, :n])
+
+    def _tiles(self, x: Tensor) -> Tensor:
+        """[B, H, N, D] -> [B, H blocks, block, D], the last block filled up with zeros."""
+        x = F.pad(x, (0, 0, 0, -x.shape[2] % self.block))
+        return x.unflatten(2, (x.shape[2] // self.block, self.block)).flatten(1, 2)
+
+    def _calls(self, q: Tensor, k: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """(query tiles [P], key tiles [P, c], mask of the keys past the end or None): one batched call each."""
+        blocks, key_blocks = -(-q.shape[2] // self.block), -(-k.shape[2] // self.block)
+        group, ragged = q.shape[1] // k.shape[1], k.shape[2] % self.block
+        alike: dict[tuple[int, bool], list[tuple[int, list[int]]]] = {}
+        for head in range(q.shape[1]):
+            for i, seen in enumerate(self.table[head if len(self.table) > 1 else 0][:blocks]):
+                seen = [b for b in seen if b < key_blocks]
+                cut = bool(ragged) and key_blocks - 1 in seen
+                tiles = [head // group * key_blocks + b for b in seen]
+                alike.setdefault((len(seen), cut), []).append((head * blocks + i, tiles))
+        for (count, cut), tiles in alike.items():
+            step = max(1, GATHERED_AT_ONCE // max(1, q.shape[0] * count * self.block * k.shape[3]))
+            for at in range(0, len(tiles) if count else 0, step):
+                rows, columns = zip(*tiles[at : at + step])
+                rows, columns = (torch.tensor(x, device=q.device) for x in (rows, columns))
+                yield rows, columns, self._mask(columns, key_blocks, ragged, q) if cut else None
+
+    def _mask(self, columns: Tensor, key_blocks: int, ragged: int, q: Tensor) -> Tensor:
+        """Additive mask [1, P, block, c block] that hides what lies past the last key."""
+        past = torch.arange(self.block, device=q.device) >= ragged
+        hidden = ((columns % key_blocks == key_blocks - 1)[..., None] & past).flatten(1)
+        mask = torch.where(hidden, -torch.inf, 0.0).to(q.dtype)
+        return mask[None, :, None].expand(1, -1, self.block, -1)
+
+
+def _pick(x: Tensor, columns: Tensor) -> Tensor:
+    """Tiles [B, T, block, D] at [P, c] -> [B, P, c block, D]."""
+    return x.index_select(1, columns.flatten()).unflatten(1, columns.shape).flatten(2, 3)

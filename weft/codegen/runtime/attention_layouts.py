@@ -1,0 +1,273 @@
+"""Attention layouts: the shapes a pattern of visible (query, key) pairs is made of, each run block-dense.
+
+Every layout has the same two methods, on q [B, H, N, D], k [B, Hkv, M, D], v [B, Hkv, M, Dv] (Hkv divides H; strided
+views are fine; any N, M >= 0):
+
+    forward(q, k, v, scale)                     -> out [B, H, N, Dv], lse [B, H, N]
+    backward(do, q, k, v, out, lse, scale)      -> dq, dk, dv
+
+lse is float32 (float64 for float64); a row that sees no key has out 0, lse +inf and gradient 0. Given the out and lse
+of a merge, backward gives that layout's share of the gradients. Nothing of size N x M is ever made.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil, log
+
+import torch
+from torch import Tensor
+
+from .attention_pieces import Gradient, Output, Piece, Span, run_pieces, run_pieces_backward
+
+Gradients = tuple[Gradient, Gradient, Gradient]
+
+
+class Layout:
+    """Base: a layout that is a list of pieces says only `pieces`; others override `run` and `run_backward`."""
+
+    def pieces(self, n: int, m: int) -> Iterator[Piece]:
+        """The pieces for n queries and m keys."""
+        raise NotImplementedError
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> tuple[Tensor, Tensor]:
+        into = Output(q, v)
+        self.run(into, q, k, v, scale, *metadata)
+        return into.result()
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, *metadata: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        into = (Gradient(q), Gradient(k), Gradient(v))
+        self.run_backward(into, do, q, k, v, out, lse, scale, *metadata)
+        return into[0].result(), into[1].result(), into[2].result()
+
+    def run(self, into: Output, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> None:
+        """Merge this layout's share into `into`."""
+        run_pieces(self.pieces(q.shape[2], k.shape[2]), into, q, k, v, scale)
+
+    def run_backward(self, into: Gradients, do, q, k, v, out, lse, scale: float, *metadata: Tensor) -> None:
+        """Add this layout's share of the gradients to `into`."""
+        run_pieces_backward(self.pieces(q.shape[2], k.shape[2]), into, do, q, k, v, out, lse, scale)
+
+
+@dataclass(frozen=True)
+class Rectangle(Layout):
+    """Queries start..stop-1 see keys first..last-1; a negative bound counts from the end, None is the end."""
+
+    start: int = 0
+    stop: int | None = None
+    first: int = 0
+    last: int | None = None
+
+    def pieces(self, n, m):
+        rows, keys = range(n)[self.start : self.stop], range(m)[self.first : self.last]
+        yield Piece(Span(rows.start, len(rows)), Span(keys.start, len(keys)), fresh=True)
+
+
+@dataclass(frozen=True)
+class Dense(Rectangle):
+    """Every query sees every key."""
+
+
+def Rows(start: int, stop: int | None) -> Rectangle:
+    """Queries start..stop-1 see every key (global rows)."""
+    return Rectangle(start=start, stop=stop)
+
+
+def Cols(first: int, last: int | None) -> Rectangle:
+    """Every query sees keys first..last-1 (a prefix, global columns)."""
+    return Rectangle(first=first, last=last)
+
+
+@dataclass(frozen=True)
+class Causal(Layout):
+    """k <= q + offset. offset 0 is causal; -1 strictly causal; > 0 when the keys begin before the queries."""
+
+    offset: int = 0
+
+    def pieces(self, n, m):
+        if self.offset <= 0:
+            first = -self.offset
+            yield Piece(Span(first, n - first), Span(0, min(m, n - first)), causal=True, fresh=True)
+            return
+        before = min(self.offset, m)
+        yield Piece(Span(0, n), Span(0, before), fresh=True)
+        yield Piece(Span(0, n), Span(before, min(m - before, n)), causal=True)
+
+
+def Strict() -> Causal:
+    """k < q."""
+    return Causal(-1)
+
+
+@dataclass(frozen=True)
+class Band(Layout):
+    """-left <= k - q <= right, left + right >= 0 (either may be negative).
+
+    Blocks of queries against the keys they reach, strided views whose members overlap, under one small mask; rows whose
+    reach is cut by the first or the last key are triangles.
+    """
+
+    left: int
+    right: int = 0
+
+    def pieces(self, n, m):
+        skip_rows, skip_keys = max(0, -self.right), max(0, -self.left)  # shift so that the band holds its diagonal
+        band = Band(self.left - skip_rows + skip_keys, self.right + skip_rows - skip_keys)
+        for piece in band._around_diagonal(n - skip_rows, m - skip_keys):
+            rows = replace(piece.rows, start=piece.rows.start + skip_rows)
+            keys = replace(piece.keys, start=piece.keys.start + skip_keys)
+            yield replace(piece, rows=rows, keys=keys)
+
+    def _around_diagonal(self, n: int, m: int) -> Iterator[Piece]:
+        end = min(n, m + self.left)  # rows from here on see nothing
+        if end <= 0 or m <= 0:
+            return
+        cut_first, cut_last = min(self.left, end), min(max(m - self.right, 0), end)  # reach is cut before / from here
+        yield from Causal(self.right).pieces(min(cut_first, cut_last), m)
+        if cut_last < cut_first:  # cut at both ends: these rows see everything
+            yield Piece(Span(cut_last, cut_first - cut_last), Span(0, m), fresh=True)
+        yield from self._uncut(cut_first, cut_last)
+        yield from self._cut_last(max(cut_first, cut_last), end, m)
+
+    def _uncut(self, start: int, stop: int) -> Iterator[Piece]:
+        """Rows start..stop-1 see all of q-left..q+right."""
+        reach = self.left + self.right
+        block = next((size for size in (32, 64, 128) if reach < 8 * size), 256)
+        blocks, rest = divmod(max(stop - start, 0), block)
+        for at, count, groups in ((start, block, blocks), (start + blocks * block, rest, 1)):
+            keys = Span(at - self.left, count + reach, groups, block)
+            yield Piece(Span(at, count, groups, block), keys, band=reach + 1, fresh=True)
+
+    def _cut_last(self, start: int, end: int, m: int) -> Iterator[Piece]:
+        """Rows start..end-1 see keys q-left..m-1: read backwards, a triangle after a rectangle."""
+        all_see = min(max(m + self.left - end, 0), m)
+        rows, some_see = Span(start, end - start), min(m - all_see, end - start)
+        yield Piece(rows, Span(m - all_see, all_see), fresh=True)
+        keys = Span(m - all_see - some_see, some_see)
+        yield Piece(rows, keys, causal=True, flip=True, fresh=all_see == 0)
+
+
+def Window(width: int) -> Band:
+    """0 <= q - k < width: the query itself and the width - 1 keys before it."""
+    return Band(width - 1, 0)
+
+
+@dataclass(frozen=True)
+class Diagonal(Layout):
+    """Query and key in the same block of `block` positions, and `inner` visible inside it."""
+
+    block: int
+    inner: Layout = Dense()
+
+    def pieces(self, n, m):
+        whole = min(n, m) // self.block
+        rest = whole * self.block
+        rest_n, rest_m = (max(0, min(x - rest, self.block)) for x in (n, m))
+        for groups, at, rows, keys in ((whole, 0, self.block, self.block), (1, rest, rest_n, rest_m)):
+            for piece in self.inner.pieces(rows, keys) if groups else ():
+                yield from _nested(piece, at, groups, self.block, 1)
+
+
+@dataclass(frozen=True)
+class Residues(Layout):
+    """(q - k) % modulus == 0, and `inner` visible between the positions q // modulus, k // modulus of their class.
+
+    The strided attention of Child et al. 2019: an equivalence relation, so dense inside each residue class. A class is
+    a strided view; all classes of one length are one call.
+    """
+
+    modulus: int
+    inner: Layout = Causal()
+
+    def pieces(self, n, m):
+        cuts = sorted({0, n % self.modulus, m % self.modulus, self.modulus})
+        for residue, end in pairwise(cuts):
+            rows, keys = (max(0, -(-(x - residue) // self.modulus)) for x in (n, m))
+            for piece in self.inner.pieces(rows, keys):
+                yield from _nested(piece, residue, end - residue, 1, self.modulus)
+
+
+def _nested(piece: Piece, offset: int, copies: int, step: int, scale: int) -> Iterator[Piece]:
+    """The piece at positions offset + c * step + scale * position for c < copies, as few families as possible."""
+    if piece.empty:
+        return
+
+    def family(s: Span, member: int | None, copy: int | None) -> Span:
+        start = offset + scale * (s.start + (member or 0) * s.step) + (copy or 0) * step
+        if copy is None:
+            return Span(start, s.count, copies, step, scale * s.stride)
+        return Span(start, s.count, s.groups, scale * s.step, scale * s.stride)
+
+    by_copy = piece.rows.groups > copies
+    for at in range(copies if by_copy else piece.rows.groups):
+        member, copy = (None, at) if by_copy else (at, None)
+        yield replace(piece, rows=family(piece.rows, member, copy), keys=family(piece.keys, member, copy))
+
+
+@dataclass(frozen=True)
+class Columns(Layout):
+    """k % modulus in start..start+width-1, and k in a block of `modulus` positions before the query's.
+
+    The summary columns of fixed attention (Child et al. 2019). With these keys packed, block b of queries sees the
+    first b * width of them: a staircase, run as a tree of rectangles.
+    """
+
+    modulus: int
+    start: int
+    width: int
+
+    def packed(self, x: Tensor) -> Tensor:
+        """x [B, Hkv, M, ...] -> its summary columns [B, Hkv, columns, ...]."""
+        whole, rest = divmod(x.shape[2], self.modulus)
+        body = Span(self.start, self.width, whole, self.modulus).view(x).flatten(2, 3)
+        tail = min(self.width, rest - self.start)
+        return body if tail <= 0 else torch.cat([body, x[:, :, -rest:].narrow(2, self.start, tail)], 2)
+
+    def _unpack(self, into: Gradient, packed: Tensor) -> None:
+        """Add a gradient of the packed columns to the keys they came from."""
+        whole = into.like.shape[2] // self.modulus
+        body, tail = packed.split([whole * self.width, packed.shape[2] - whole * self.width], 2)
+        into.add(Span(self.start, self.width, whole, self.modulus), body.unflatten(2, (whole, self.width)))
+        into.add(Span(whole * self.modulus + self.start, tail.shape[2]), tail[:, :, None])
+
+    def run(self, into, q, k, v, scale, *metadata):
+        k, v = self.packed(k), self.packed(v)
+        run_pieces(self.staircase(q.shape[2], k.shape[2]), into, q, k, v, scale)
+
+    def run_backward(self, into, do, q, k, v, out, lse, scale, *metadata):
+        k, v = self.packed(k), self.packed(v)
+        dk, dv = Gradient(k), Gradient(v)
+        pieces = self.staircase(q.shape[2], k.shape[2])
+        run_pieces_backward(pieces, (into[0], dk, dv), do, q, k, v, out, lse, scale)
+        self._unpack(into[1], dk.result())
+        self._unpack(into[2], dv.result())
+
+    def staircase(self, n: int, columns: int) -> Iterator[Piece]:
+        """Block b of queries against the first b * width columns.
+
+        Blocks form a tree of some radix: in each node, child i sees the columns of children 0..i-1, all nodes of a
+        level in one call. About radix * log(n / modulus) / log(radix) calls, nothing wasted.
+        """
+        whole = columns // self.width  # blocks of columns; later query blocks see all of them
+        blocks = min(-(-n // self.modulus), whole + 1)
+        levels = max(1, ceil(log(max(blocks, 2)) / log(16)))
+        radix = next(r for r in range(2, 18) if r**levels >= blocks)
+        rows = min(n, blocks * self.modulus)
+        for level in reversed(range(levels)):
+            fresh = level == levels - 1
+            for child in range(1, radix):
+                yield from self._children(child, radix, radix**level, rows, fresh)
+        later = Span(rows, n - rows)
+        yield Piece(later, Span(0, columns), fresh=True)
+
+    def _children(self, child: int, radix: int, size: int, rows: int, fresh: bool) -> Iterator[Piece]:
+        """Child number `child` (of `size` blocks) of every node: all the complete ones, then the cut one if any."""
+        length, step = size * self.modulus, radix * size * self.modulus
+        first = child * length
+        whole = max(0, (rows - first - length) // step + 1) if rows >= first + length else 0
+        cut = min(length, rows - first - whole * step)
+        seen, key_step = child * size * self.width, radix * size * self.width
+        yield Piece(Span(first, length, whole, step), Span(0, seen, whole, key_step), fresh=fresh)
+        yield Piece(Span(first + whole * step, cut), Span(whole * key_step, seen), fresh=fresh)

@@ -1,0 +1,276 @@
+"""How a sparse layout runs: as a short list of pieces, each a regular family of small dense attentions.
+
+A piece pairs a family of query spans with a family of key spans, both arithmetic (start, steps, counts), so both are
+strided views of the operands and nothing is copied. All members of a family are one call. Pieces that share query
+rows are merged by log-sum-exp; gradients of pieces are added.
+
+Letters as in attention_core: B batch, H heads, N queries, M keys, D head width, G members of a family.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention_core import accumulate_dtype, attend, attend_backward
+
+LONG = 2048  # from this many rows on, a Python loop over the batch is cheaper than copying operands
+
+
+@dataclass(frozen=True)
+class Span:
+    """Positions start + g * step + i * stride for g < groups, i < count."""
+
+    start: int
+    count: int
+    groups: int = 1
+    step: int = 0
+    stride: int = 1
+
+    def view(self, x: Tensor) -> Tensor:
+        """x [B, H, N, ...] -> [B, H, G, count, ...], without a copy."""
+        batch, heads, along, *rest = x.stride()
+        shape = (*x.shape[:2], self.groups, self.count, *x.shape[3:])
+        strides = (batch, heads, self.step * along, self.stride * along, *rest)
+        return x.as_strided(shape, strides, x.storage_offset() + self.start * along)
+
+    def covers(self, n: int) -> bool:
+        """Whether the span is all of 0..n-1, each once."""
+        if self.start or self.groups * self.count != n:
+            return False
+        blocks = self.stride == 1 and (self.groups == 1 or self.step == self.count)
+        classes = self.step == 1 and self.stride == self.groups
+        return blocks or classes
+
+    def joined(self, y: Tensor) -> Tensor:
+        """Undo `view` for a span that covers everything: y [B, H, G, count, ...] -> [B, H, N, ...]."""
+        return (y if self.stride == 1 else y.transpose(2, 3)).flatten(2, 3)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """x.view += y, right also where members overlap (then in strips that do not)."""
+        if self.empty:
+            return
+        apart = self.step >= self.count * self.stride or self.groups * self.step <= self.stride
+        width = self.count if apart or self.groups == 1 else self.step // self.stride
+        for at in range(0, self.count, width):
+            strip = Span(
+                self.start + at * self.stride, min(width, self.count - at), self.groups, self.step, self.stride
+            )
+            strip.view(x).add_(y[:, :, :, at : at + width])
+
+    @property
+    def empty(self) -> bool:
+        return self.count <= 0 or self.groups <= 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One family of blocks: query spans against key spans, member by member.
+
+    causal keeps k <= q, counted inside the member; flip reverses both sides first (so it keeps k >= q from the bottom
+    right); band = width keeps i <= j < i + width for query i and key j of the member; fresh says that no earlier piece
+    of the same layout touches these query rows.
+    """
+
+    rows: Span
+    keys: Span
+    causal: bool = False
+    flip: bool = False
+    band: int | None = None
+    fresh: bool = False
+
+    def mask(self, q: Tensor) -> Tensor | None:
+        if self.band is None:
+            return None
+        i = torch.arange(self.rows.count, device=q.device)[:, None]
+        j = torch.arange(self.keys.count, device=q.device)
+        visible = (j >= i) & (j < i + self.band)
+        return torch.where(visible, 0.0, -torch.inf).to(q.dtype)[None, None]
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        return self._turn(self.rows.view(x))
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        return self._turn(self.keys.view(x))
+
+    def turned_back(self, *ys: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._turn(y) for y in ys)
+
+    def _turn(self, y: Tensor) -> Tensor:
+        return y.flip(3) if self.flip else y
+
+    @property
+    def empty(self) -> bool:
+        return self.rows.empty or self.keys.empty
+
+
+class Output:
+    """Attention output under construction: the running merge of (out, lse) over pieces."""
+
+    def __init__(self, q: Tensor, v: Tensor):
+        self.like, self.width = q, v.shape[-1]
+        self.out: Tensor | None = None
+        self.lse: Tensor | None = None
+
+    @property
+    def untouched(self) -> bool:
+        return self.out is None
+
+    def of_heads(self, first: int, end: int) -> "Output":
+        """The same output, seen by heads first..end-1 only."""
+        out, lse = self.buffers()
+        part = Output(self.like[:, first:end], out)
+        part.out, part.lse = out[:, first:end], lse[:, first:end]
+        return part
+
+    def put(self, rows: Span, out: Tensor, lse: Tensor, fresh: bool, batch: slice) -> None:
+        """Merge out [B, H, G, count, D], lse [B, H, G, count] into the rows; `fresh` rows are only written."""
+        if self.out is None and batch == slice(None) and rows.covers(self.like.shape[2]):
+            self.out, self.lse = rows.joined(out), rows.joined(lse)
+            return
+        o, s = self.buffers()
+        o, s = rows.view(o[batch]), rows.view(s[batch])
+        if fresh:
+            o.copy_(out)
+            s.copy_(lse)
+            return
+        least = torch.finfo(s.dtype).min / 4  # two rows without keys merge to 0, not to nan
+        weight = torch.sigmoid(lse.clamp(min=least) - s.clamp(min=least))
+        o.lerp_(out.to(o.dtype), weight[..., None])
+        s.copy_(torch.logaddexp(s, lse))
+
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """(out, lse) in the accumulation dtype, rows not yet seen 0 and -inf; both may be written to."""
+        dtype = accumulate_dtype(self.like)
+        batch, heads, n, _ = self.like.shape
+        if self.out is None or self.lse is None:
+            self.out = self.like.new_zeros(batch, n, heads, self.width, dtype=dtype).transpose(1, 2)
+            self.lse = self.like.new_full((batch, heads, n), -torch.inf, dtype=dtype)
+        self.out = self.out.to(dtype)
+        return self.out, self.lse
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """(out in the dtype of q, lse); a row that saw nothing has out 0 and lse +inf, so that exp(s - lse) is 0."""
+        out, lse = self.buffers() if self.out is None or self.lse is None else (self.out, self.lse)
+        return out.to(self.like.dtype), torch.where(lse == -torch.inf, torch.inf, lse)
+
+
+class Gradient:
+    """The gradient of one operand, summed piece by piece."""
+
+    def __init__(self, like: Tensor):
+        self.like = like
+        self.sum: Tensor | None = None
+
+    def add(self, span: Span, piece: Tensor, batch: slice = slice(None)) -> None:
+        if self.sum is None and batch == slice(None) and span.covers(self.like.shape[2]):
+            self.sum = span.joined(piece)
+        else:
+            span.add(self.buffer()[batch], piece)
+
+    def buffer(self) -> Tensor:
+        """The sum so far, in the accumulation dtype; may be added to."""
+        dtype = accumulate_dtype(self.like)
+        if self.sum is None:
+            batch, heads, n, width = self.like.shape
+            self.sum = self.like.new_zeros(batch, n, heads, width, dtype=dtype).transpose(1, 2)
+        self.sum = self.sum.to(dtype)
+        return self.sum
+
+    def of_heads(self, first: int, end: int) -> "Gradient":
+        """The same gradient, seen by heads first..end-1 only."""
+        part = Gradient(self.like[:, first:end])
+        part.sum = self.buffer()[:, first:end]
+        return part
+
+    def result(self) -> Tensor:
+        return (self.buffer() if self.sum is None else self.sum).to(self.like.dtype)
+
+
+def run_pieces(pieces: Iterable[Piece], into: Output, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+    """Forward of a list of pieces, merged into `into`."""
+    first = into.untouched
+    for piece in pieces:
+        if piece.empty:
+            continue
+        operands = (piece.of_rows(q), piece.of_keys(k), piece.of_keys(v))
+        mask = piece.mask(q)
+        for fold, batch in foldings(operands):
+            out, lse = attend(*map(fold.fold, (x[batch] for x in operands)), scale, piece.causal, mask)
+            out, lse = piece.turned_back(fold.unfold(out), fold.unfold(lse))
+            into.put(piece.rows, out, lse, first and piece.fresh, batch)
+
+
+def run_pieces_backward(
+    pieces: Iterable[Piece],
+    into: tuple[Gradient, Gradient, Gradient],
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> None:
+    """Backward of a list of pieces from the merged out and lse, added to `into` = (dq, dk, dv)."""
+    for piece in pieces:
+        if piece.empty:
+            continue
+        of_rows, of_keys = piece.of_rows, piece.of_keys
+        operands = (of_rows(do), of_rows(q), of_keys(k), of_keys(v), of_rows(out))
+        row_lse, mask = of_rows(lse), piece.mask(q)
+        for fold, batch in foldings(operands):
+            folded = [fold.fold(x[batch]) for x in operands]
+            grads = attend_backward(*folded, fold.fold(row_lse[batch]), scale, piece.causal, mask)
+            for gradient, span, g in zip(into, (piece.rows, piece.keys, piece.keys), grads):
+                gradient.add(span, piece.turned_back(fold.unfold(g))[0], batch)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How [B, H, G, n, ...] becomes the [batch, heads, n, ...] of one call: G joins the batch, or the heads, or H
+    joins the batch and G stands as heads."""
+
+    kind: str  # "batch" [B G, H], "heads" [B, G H] or "swap" [B H, G]
+    batch: int
+    groups: int
+
+    def fold(self, x: Tensor) -> Tensor:
+        if self.kind == "batch":
+            return x.transpose(1, 2).flatten(0, 1)
+        return x.transpose(1, 2).flatten(1, 2) if self.kind == "heads" else x.flatten(0, 1)
+
+    def unfold(self, y: Tensor) -> Tensor:
+        if self.kind == "batch":
+            return y.unflatten(0, (self.batch, self.groups)).transpose(1, 2)
+        if self.kind == "heads":
+            return y.unflatten(1, (self.groups, -1)).transpose(1, 2)
+        return y.unflatten(0, (self.batch, -1))
+
+
+def foldings(operands: tuple[Tensor, ...]) -> Iterator[tuple[Fold, slice]]:
+    """The fold under which every operand stays a view, for the whole batch or, if there is none, for each sample.
+
+    Residue classes (G inside N) prefer the folds whose output needs no copy either. Short samples are copied.
+    """
+    batch, groups, n = operands[0].shape[0], operands[0].shape[2], operands[0].shape[3]
+
+    def joins(outer: int, inner: int) -> bool:
+        return all(
+            1 in (x.shape[outer], x.shape[inner]) or x.stride(outer) == x.shape[inner] * x.stride(inner)
+            for x in operands
+        )
+
+    one_width = len({x.shape[1] for x in operands}) == 1
+    kinds = {"heads": joins(2, 1), "swap": one_width and joins(0, 1), "batch": joins(0, 2)}
+    interleaved = operands[0].stride(2) < operands[0].stride(3)
+    order = ("heads", "swap", "batch") if interleaved else ("batch", "swap", "heads")
+    kind = next((kind for kind in order if kinds[kind]), "")
+    if kind or batch * n * groups < LONG:
+        yield Fold(kind or "batch", batch, groups), slice(None)
+        return
+    for sample in range(batch):
+        alone = tuple(x[sample : sample + 1] for x in operands)
+        fold, _ = next(foldings(alone))
+        yield fold, slice(sample, sample + 1)
