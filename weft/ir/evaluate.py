@@ -88,11 +88,6 @@ class _Walker:
             return F["const"](int(e))
         if e.is_number and not e.free_symbols:
             return F["const"](float(e))
-        if isinstance(e, sp.Piecewise):
-            out = self(e.args[-1].expr)
-            for value, cond in reversed(e.args[:-1]):
-                out = F["where"](self(cond), self(value), out)
-            return out
         if e.is_Add:
             return self.sum(e)
         if e.is_Mul:

@@ -13,7 +13,7 @@ import sympy as sp
 from sympy.logic.boolalg import BooleanAtom
 
 from weft.errors import FormulaError
-from weft.ir.functions import FUNCTIONS, NAMES, logaddexp, sigmoid, softplus
+from weft.ir.functions import FUNCTIONS, NAMES, logaddexp, piecewise, sigmoid, softplus
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CONSTANTS: dict[str, Any] = {"pi": sp.pi, "oo": sp.oo, "inf": sp.oo, "True": sp.true, "False": sp.false}
@@ -65,7 +65,7 @@ def _parse(text: str, names: tuple[tuple[str, Any], ...], open: bool, limit: int
 def normal(e: Any) -> Any:
     """The normal form of an expression, a Python number or a bool.
 
-    Rebuilt bottom up; floats become the rationals they print as; SymPy's Max, Min and ceiling become ours; and what
+    Rebuilt bottom up; floats become the rationals they print as; Piecewise, Max, Min and ceiling become ours; what
     would overflow or cancel becomes the function that does not: 1 - sigmoid(x) is sigmoid(-x), 1/(1 + exp(-x)) is
     sigmoid(x), log(1 + exp(x)) is softplus(x), log(exp(a) + exp(b)) is logaddexp(a, b)."""
     if not isinstance(e, sp.Basic):
@@ -75,6 +75,8 @@ def normal(e: Any) -> Any:
     if not e.args or isinstance(e, BooleanAtom):
         return e
     args: Any = tuple(normal(a) for a in e.args)
+    if isinstance(e, sp.Piecewise):
+        return piecewise(*(a.args for a in args))
     x: Any = e.func(*args) if args != e.args or isinstance(e, sp.Mul | sp.Add) else e
     return _stable(x)
 
@@ -178,11 +180,6 @@ def _show(e: Any, names: Mapping[Any, str]) -> tuple[str, int]:
     if isinstance(e, sp.And | sp.Or):
         word, level = (" and ", _AND) if isinstance(e, sp.And) else (" or ", _OR)
         return word.join(inner(a, level - 1) for a in e.args), level
-    if isinstance(e, sp.Piecewise):
-        pairs = [(inner(v, _OR), inner(c, _OR)) for v, c in e.args]
-        if len(pairs) == 2 and pairs[1][1] == "True":
-            return f"where({pairs[0][1]}, {pairs[0][0]}, {pairs[1][0]})", _ATOM
-        return f"Piecewise({', '.join(f'({v}, {c})' for v, c in pairs)})", _ATOM
     if type(e) in NAMES:
         return f"{NAMES[type(e)]}({', '.join(inner(a, _OR) for a in e.args)})", _ATOM
     hint = "use the functions of weft.ir.functions"

@@ -112,9 +112,25 @@ def _constant(a: Any, b: Any, fold: Callable[[], Any]) -> Any:
     return fold() if a.is_number and b.is_number else None
 
 
-def where(cond: Any, a: Any, b: Any) -> sp.Expr:
-    """`a` where `cond` holds, else `b`."""
-    return sp.Piecewise((a, cond), (b, True))
+class where(Own):
+    """where(cond, a, b): `a` where `cond` holds, else `b`. It never rewrites its condition, as Piecewise does."""
+
+    nargs = (3,)
+
+    @classmethod
+    def eval(cls, *args: Any) -> Any:
+        cond, a, b = args
+        return a if cond == sp.true or a == b else b if cond == sp.false else None
+
+
+def piecewise(*pairs: Any) -> Any:
+    """(value, condition), .., (value, True) as nested `where`."""
+    (out, last), *rest = reversed([tuple(p) for p in pairs])
+    if last != sp.true:
+        raise ValueError("a Piecewise needs a default: end with (value, True)")
+    for value, cond in rest:
+        out = where(cond, value, out)
+    return out
 
 
 def _fold(cls: Any) -> Callable[..., sp.Expr]:
@@ -200,7 +216,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "max": (_fold(maximum), 2, 8),
     "min": (_fold(minimum), 2, 8),
     "where": (where, 3, 3),
-    "Piecewise": (sp.Piecewise, 1, 64),
+    "Piecewise": (piecewise, 1, 64),
     "uniform": (uniform, 4, 4),
     "Eq": (sp.Eq, 2, 2),
     "Ne": (sp.Ne, 2, 2),
@@ -223,6 +239,7 @@ NAMES: dict[type, str] = {
     sp.Mod: "mod",
     maximum: "max",
     minimum: "min",
+    where: "where",
 }
 
 
@@ -240,6 +257,6 @@ def diff(e: Any, s: sp.Symbol) -> Any:
     if e.is_Pow:
         slope = e.exp * e.base ** (e.exp - 1) * diff(e.base, s)
         return slope + e * sp.log(e.base) * diff(e.exp, s)
-    if isinstance(e, sp.Piecewise):
-        return sp.Piecewise(*((diff(v, s), c) for v, c in e.args))
+    if isinstance(e, where):
+        return where(e.args[0], diff(e.args[1], s), diff(e.args[2], s))
     return sp.Add(*(d * diff(a, s) for a, d in zip(e.args, DERIVATIVES[type(e)](*e.args)) if s in a.free_symbols))

@@ -8,7 +8,7 @@ import sympy as sp
 from weft.ir.builder import Builder, dce
 from weft.ir.derive import backward
 from weft.ir.formula import local, operand
-from weft.ir.functions import diff
+from weft.ir.functions import diff, where
 from weft.ir.primitives import Concat, Detach, Einsum, Gather, Loop, Map, Part, Reduce, Rename, Scatter
 from weft.ir.types import Dims, Graph, Node, Type, Val, union
 
@@ -186,9 +186,9 @@ def _degree(e: sp.Basic, env: dict[sp.Basic, int]) -> int:
     """An upper bound read off the form: sums, products, choices by conditions free of the states."""
     if not e.args:
         return env.get(e, 0)
-    if isinstance(e, sp.Piecewise):
-        free = all(_degree(c, env) == 0 for _, c in e.args)
-        return max(_degree(v, env) for v, _ in e.args) if free else NONLINEAR
+    if isinstance(e, where):
+        cond, a, b = (_degree(x, env) for x in e.args)
+        return max(a, b) if cond == 0 else NONLINEAR
     below = [_degree(a, env) for a in e.args]
     if not any(below):
         return 0
@@ -204,7 +204,7 @@ def _expanded(op: Map, e: sp.Expr, ins: list[int], limit: int = 300) -> int:
         e = e.xreplace({local(i): op.lets[i]})
         if int(sp.count_ops(e)) > limit:
             return NONLINEAR
-    if any(s in c.free_symbols for s in states for p in e.atoms(sp.Piecewise) for _, c in p.args):
+    if any(s in c.free_symbols for s in states for w in e.atoms(where) for c in w.args[:1]):
         return NONLINEAR
     second = (sp.expand(diff(diff(e, a), b)) for a in states for b in states)
     return 1 if all(d == 0 for d in second) else NONLINEAR

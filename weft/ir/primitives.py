@@ -86,7 +86,6 @@ class Map(Op):
                     need(n[2:] in self.to, f"map has no coordinate {n}: it goes to [{' '.join(self.to)}]")
                 elif not n.startswith("n_"):
                     need(n in ready, f"map formula reads {n}, which is no operand or earlier let")
-            need(_total(e), f"map formula has a Piecewise without a default: {e}")
             used |= names
             ready |= {f"_t{i}"} if i < len(self.lets) else set()
         idle = sorted(ready - used)
@@ -143,10 +142,6 @@ class Map(Op):
                 lets[f"d_t{i}"] = bar
                 spread(self.lets[i], f"d_t{i}")
         return {v: normal(e) for v, e in bars.items()}, lets
-
-
-def _total(e: Any) -> bool:
-    return all(p.args[-1].cond == sp.true for p in e.atoms(sp.Piecewise))
 
 
 @dataclass(frozen=True)

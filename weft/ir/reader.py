@@ -141,10 +141,10 @@ class Reader:
         if f == "where":
             return build(self.condition(args[0], d), *(self.number(a, d) for a in args[1:]))
         if f == "Piecewise":
-            return self.piecewise(n, args, d)
+            return self.piecewise(n, build, args, d)
         return build(*(self.number(a, d) for a in args))
 
-    def piecewise(self, n: ast.expr, args: list[ast.expr], d: int) -> Any:
+    def piecewise(self, n: ast.expr, build: Callable[..., Any], args: list[ast.expr], d: int) -> Any:
         pairs: list[Any] = []
         for a in args:
             if not isinstance(a, ast.Tuple) or len(a.elts) != 2:
@@ -152,7 +152,7 @@ class Reader:
             pairs.append((self.number(a.elts[0], d), self.condition(a.elts[1], d)))
         if pairs[-1][1] != sp.true:
             raise self.error(n, "Piecewise has no default", "end with (value, True)")
-        return sp.Piecewise(*pairs)
+        return build(*pairs)
 
     def binary(self, n: ast.BinOp, d: int) -> Any:
         match n.op:
