@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from weft.errors import SpecError
+from weft.errors import FormulaError, Problem, SpecError, VerifyError
 
 if TYPE_CHECKING:
     from weft.frontends.load import Loaded
@@ -25,22 +25,30 @@ def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loa
 def program(spec: Loaded, train: bool = True) -> Program:
     """The graph of a loaded spec, verified; problems found on the way have their places."""
     from weft.frontends.lower import lower
+    from weft.ir.verify import verify
 
     try:
-        return lower(spec, train)
+        made = lower(spec.model, spec.dims, train, spec.src, spec.name)
+        verify(made.graph)
     except SpecError as error:
         raise spec.located(error) from None
+    except (VerifyError, FormulaError) as error:
+        unfit = Problem("W0404", f"the graph of this spec does not hold: {str(error).splitlines()[0]}")
+        raise spec.located(SpecError([unfit])) from error
+    return made
 
 
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
-    """Validate a spec down to its graph: form, sizes, formulas, patterns, types. Never imports torch."""
+    """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
     spec = open_spec(source, sets, small)
     made = program(spec, train)
+    values = spec.dims.values
     return {
         "spec": spec.name,
         "name": spec.model.name,
-        "dims": dict(spec.dims.values),
+        "dims": dict(values),
         "parameters": made.parameter_count(),
-        "nodes": len(made.graph.nodes),
+        "layers": sum(spec.dims.size(s.repeat) * len(s.layers) for s in spec.model.stack),
+        "inputs": list(made.inputs),
         "outputs": list(made.outputs),
     }

@@ -149,9 +149,10 @@ def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
     from weft import api
 
     found = api.check(spec, sets=sets, small=small, train=train)
+    sizes = ", ".join(f"{dim} {size}" for dim, size in found["dims"].items())
     text = (
-        f"{found['spec']}: ok\n{found['name']}: {found['layers']} layers, {found['parameters']:,} parameters, "
-        f"{found['nodes']} nodes in {found['blocks']} blocks"
+        f"{found['spec']}: ok\n{found['name']}: {found['layers']} layers, {found['parameters']:,} parameters\n"
+        f"dims: {sizes}\ninputs: {', '.join(found['inputs'])}; outputs: {', '.join(found['outputs'])}"
     )
     return Report(found, text)
 

@@ -126,6 +126,8 @@ def _dims_apart(data: dict[str, Any], known: list[Problem]) -> list[Problem]:
 
 
 def _version(data: Any) -> list[Problem]:
+    from weft.frontends.validation import describe
+
     if not isinstance(data, dict):
         return [Problem("W0105", "a spec is a map of keys to values", (), "start with `weft: 1`")]
     if "weft" not in data:
@@ -135,5 +137,5 @@ def _version(data: Any) -> list[Problem]:
         return []
     newer = isinstance(version, int) and not isinstance(version, bool) and version > VERSION
     hint = "a newer weft reads this file" if newer else "write `weft: 1`"
-    shown = version if isinstance(version, int | float | str) else "that"
-    return [Problem("W0101", f"this weft reads version {VERSION} of the spec language, not {shown}", ("weft",), hint)]
+    message = f"this weft reads version {VERSION} of the spec language, not {describe(version)}"
+    return [Problem("W0101", message, ("weft",), hint)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from weft.errors import Path, Problem, SpecError
+from weft.errors import Path, Problem, SpecError, VerifyError
 from weft.frontends.lower_attention import attention
 from weft.frontends.lower_cells import moe, opaque, recurrence
 from weft.frontends.lower_ends import TOKENS, embed, heads
@@ -17,6 +17,7 @@ from weft.frontends.lower_scope import INPUTS, Lowering, Operand, Scope, exact
 from weft.frontends.resolve import Dims, resolve
 from weft.frontends.schema import Attention, Mlp, Model, Moe, Opaque, Recurrence, Stage, SubLayer
 from weft.frontends.suggest import did_you_mean
+from weft.frontends.validation import problems_of
 from weft.ir import program as ir
 from weft.ir.builder import Builder
 from weft.ir.formula import symbol
@@ -41,18 +42,27 @@ def lower(
     low = Lowering(model, dims or resolve(model), train, places or (lambda path: ""))
     low.sizes |= {d: low.dims.sizes[d] for d in ("batch", "seq")}
     _check_width(low)
-    x = _embed(low)
-    aux: list[tuple[Val, float]] = []
-    start = 0
-    for i, stage in enumerate(model.stack):
-        x, found, start = _stage(low, x, stage, i, start)
-        aux += found
-    outputs: dict[str, Val] = {}
-    with low.collecting():
-        outputs = _heads(low, x, aux)
+    try:
+        outputs = _model(low)
+    except VerifyError:
+        if not low.problems:
+            raise
     if low.problems:
         raise SpecError(low.problems)
     return _program(low, outputs, source)
+
+
+def _model(low: Lowering) -> dict[str, Val]:
+    """The whole graph; gives its outputs by name."""
+    x = _embed(low)
+    aux: list[tuple[Val, float]] = []
+    start = 0
+    for i, stage in enumerate(low.model.stack):
+        x, found, start = _stage(low, x, stage, i, start)
+        aux += found
+    with low.collecting():
+        return _heads(low, x, aux)
+    return {}
 
 
 def _check_width(low: Lowering) -> None:
@@ -253,14 +263,7 @@ def _block(low: Lowering, sub: SubLayer, path: Path) -> tuple[Any, Path, str]:
                 given.pop(other[1], None)
         return type(block).model_validate(given), at, name
     except ValidationError as error:
-        raise SpecError(
-            Problem(
-                "W0105",
-                e["msg"].removeprefix("Value error, "),
-                (*path, "set", *(k for k in e["loc"][:1] if k in sub.set)),
-            )
-            for e in error.errors()
-        ) from None
+        raise SpecError(problems_of(error, given, type(block), (*path, "set"))) from None
 
 
 KINDS: dict[type, Callable[..., Val]] = {Attention: attention, Mlp: mlp, Recurrence: recurrence, Opaque: opaque}

@@ -44,8 +44,7 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
     names: dict[str, sp.Symbol] = {name: symbol(minted) for name, minted in own.items()}
 
     def read(text: str, *where: str) -> Any:
-        with s.low.reading((*path, *where)):
-            return parse(text, names)
+        return s.low.read(text, (*path, *where), names, names)
 
     lets: dict[str, Any] = {}
     for name, text in block.let.items():

@@ -102,8 +102,16 @@ class Lowering:
             return exact(text)
         known = {d: sp.Integer(n) for d, n in self.dims.values.items()}
         known |= {d: symbol(f"n_{d}") for d in ("batch", "seq")} | (names or {})
-        with self.reading(path):
+        return self.read(text, path, known, names or {})
+
+    def read(self, text: str, path: Path, known: dict[str, Any], used: dict[str, Any]) -> Any:
+        """A formula in the names `known`. A refused one is kept as a problem, and the sum of `used` stands for it, so
+        that whatever else is wrong is found as well."""
+        try:
             return parse(text, known)
+        except FormulaError as error:
+            self.problems.append(Problem("W0301", error.message, path, error.hint, max(0, error.column - 1)))
+            return sum(used.values(), sp.Integer(0))
 
     def init(self, rule: Init, path: Path, dims: Sequence[str], fan_in: Sequence[str]) -> ir.Init:
         """A rule of the spec for a parameter of these dims; its formulas are worked out to numbers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from weft.frontends.schema_blocks import (
     Activation,
@@ -171,12 +172,13 @@ class Model(Part):
         ]
         return named if isinstance(value, list) else named[0]
 
-    @model_validator(mode="after")
-    def _needed_dims(self) -> Model:
-        missing = [d for d in ("batch", "seq", "width") if d not in self.dims]
+    @field_validator("dims")
+    @classmethod
+    def _needed_dims(cls, dims: dict[str, Any]) -> dict[str, Any]:
+        missing = [d for d in ("batch", "seq", "width") if d not in dims]
         if missing:
-            raise ValueError(f"dims must give {', '.join(missing)}")
-        return self
+            raise PydanticCustomError("W0102", f"missing {', '.join(missing)}")
+        return dims
 
     @property
     def heads(self) -> list[LanguageHead | ClassifyHead]:

@@ -30,29 +30,33 @@ _RANGES = {
     "greater_than_equal": ("must be at least {ge}", "ge"),
     "less_than": ("must be under {lt}", "lt"),
     "less_than_equal": ("must be at most {le}", "le"),
-    "too_short": ("needs at least {min_length}", "min_length"),
+    "too_short": ("needs at least {min_length} entry", "min_length"),
     "string_too_short": ("may not be empty", "min_length"),
     "string_too_long": ("has more than {max_length} characters", "max_length"),
-    "too_long": ("has more than {max_length}", "max_length"),
+    "too_long": ("has more than {max_length} entries", "max_length"),
 }
 
 
-def problems_of(error: ValidationError, data: Any, model: type) -> list[Problem]:
-    """One problem per pydantic error; `data` is what was validated, `model` the class it was validated as."""
-    return [_problem(e, data, model) for e in error.errors(include_url=False)]
+def problems_of(error: ValidationError, data: Any, model: type, root: Path = ()) -> list[Problem]:
+    """One problem per pydantic error.
+
+    `data` is what was validated, `model` the class it was validated as, `root` where the data lies in the spec.
+    """
+    return [_problem(e, data, model, root) for e in error.errors(include_url=False)]
 
 
-def _problem(e: Any, data: Any, model: type) -> Problem:
+def _problem(e: Any, data: Any, model: type, root: Path) -> Problem:
     kind, context, value = e["type"], e.get("ctx", {}), e["input"]
-    path, on_key = _path(e["loc"], data, kind)
+    inner, on_key = _path(e["loc"], data, kind)
+    path = (*root, *inner)
     name = dotted(path)
     if kind == "missing":
         return Problem("W0102", f"missing key '{path[-1]}' in {dotted(path[:-1])}", path[:-1])
     if kind == "extra_forbidden":
-        hint = did_you_mean(str(path[-1]), sorted(_keys(model, data, path[:-1])), "keys: ")
+        hint = did_you_mean(str(path[-1]), sorted(_keys(model, data, inner[:-1])), "keys: ")
         return Problem("W0103", f"unknown key '{path[-1]}' in {dotted(path[:-1])}", path, hint, on_key=True)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return _tag_problem(path, context, value, model, data)
+        return _tag_problem(path, context, _classes(model, data, inner))
     if kind in ("literal_error", "enum"):
         words = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
         found = f"'{path[-1]}'" if on_key else describe(value)
@@ -65,7 +69,8 @@ def _problem(e: Any, data: Any, model: type) -> Problem:
         )
     if kind in _RANGES:
         text, key = _RANGES[kind]
-        return Problem("W0106", f"{name}: {describe(value)} {text.format(**{key: context[key]})}", path, on_key=on_key)
+        bound = text.format(**{key: format(context[key], "g")})
+        return Problem("W0106", f"{name}: {describe(value)} {bound}", path, on_key=on_key)
     if kind == "string_pattern_mismatch":
         word = path[-1] if on_key else value
         hint = "lower-case letters, digits and _, a letter first"
@@ -85,8 +90,8 @@ def _own_problem(e: Any, path: Path, on_key: bool) -> Problem:
     return Problem(code, f"{dotted(path)}: {message}", path, on_key=on_key)
 
 
-def _tag_problem(path: Path, context: Any, value: Any, model: type, data: Any) -> Problem:
-    words = sorted({tag for cls in _classes(model, data, path) for tag in _tags(cls)})
+def _tag_problem(path: Path, context: Any, classes: list[Any]) -> Problem:
+    words = sorted({tag for cls in classes for tag in _tags(cls)})
     expected = re.findall(r"'([^']*)'", context.get("expected_tags", "")) or words
     if "tag" not in context:
         return Problem("W0102", f"missing key 'kind' in {dotted(path)}", path, f"one of {', '.join(expected)}")
