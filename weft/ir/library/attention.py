@@ -8,7 +8,7 @@ import sympy as sp
 
 from weft.ir.builder import Builder
 from weft.ir.formula import normal, symbol
-from weft.ir.functions import diff
+from weft.ir.functions import diff, where
 from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
 from weft.ir.op import Composite, Cotangents, Op
@@ -120,8 +120,9 @@ class Scores:
         }
         see, score = self.visible(g), self.score()
         if of.pattern.multiset:
-            score, see = score + sp.log(see), see > 0
-        formula = sp.Piecewise((score, see), (-sp.oo, True))
+            self.given["times"] = g.map(see, **self.given, to=self.dots.dims, dtype="i64")
+            score, see = score + sp.log(symbol("times")), symbol("times") > 0
+        formula = where(see, score, -sp.oo)
         self.scores = g.map(formula, dots=self.dots, **self.given, to=self.dots.dims, dtype=acc)
 
     def score(self) -> sp.Expr:

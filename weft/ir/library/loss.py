@@ -23,10 +23,10 @@ class CrossEntropy(Composite):
         acc, left = accumulate(x), [d for d in x.dims if d != self.over]
         top = g.detach(g.reduce(x, to=left, kind="max"))
         total = g.reduce(g.map("exp(x - top)", x=x, top=top, to=x.dims, dtype=acc), to=left)
-        chosen = f"where(i_{self.over} == y, x, 0)"
-        hit = g.reduce(g.map(chosen, x=x, y=target, to=x.dims, dtype=acc), to=left)
-        loss = "top + log(total) - hit"
+        chosen = f"where(i_{self.over} == y, x - top, 0)"
+        hit = g.reduce(g.map(chosen, x=x, y=target, top=top, to=x.dims, dtype=acc), to=left)
+        loss = "log(total) - hit"  # both measured from the maximum, so nothing cancels
         if self.ignore is None:
-            return g.map(loss, top=top, total=total, hit=hit, to=left, dtype=acc)
+            return g.map(loss, total=total, hit=hit, to=left, dtype=acc)
         loss = f"where(y != {self.ignore}, {loss}, 0)"
-        return g.map(loss, top=top, total=total, hit=hit, y=target, to=left, dtype=acc)
+        return g.map(loss, total=total, hit=hit, y=target, to=left, dtype=acc)

@@ -6,6 +6,7 @@ import sympy as sp
 
 from weft.ir.builder import Builder
 from weft.ir.formula import symbol
+from weft.ir.functions import where
 from weft.ir.library.precision import accumulate
 from weft.ir.op import Composite
 from weft.ir.types import Val, need
@@ -36,14 +37,14 @@ class Rotary(Composite):
         half = self.style == "half"
         first, step = (i < r / 2, r / 2) if half else (sp.Eq(sp.Mod(i, 2), 0), sp.S.One)
         pair = sp.Mod(i, r / 2) if half else sp.floor(i / 2)
-        other = sp.Piecewise((sp.Piecewise((i + step, first), (i - step, True)), i < r), (i, True))
+        other = where(i < r, where(first, i + step, i - step), i)
         partner = g.gather(x, g.map(other, to=(self.over,), dtype="i64"), at=(self.over,))
         position = at[0].dims if at else (self.position,)
         angle = symbol("at" if at else f"i_{self.position}") * sp.exp(-2 * pair / r * self._log_theta())
         turn = g.map(angle, to=(*position, self.over), dtype=accumulate(x), **dict(zip(("at",), at)))
-        y = sp.Piecewise((-symbol("y"), first), (symbol("y"), True))
+        y = where(first, -symbol("y"), symbol("y"))
         turned = symbol("x") * sp.cos(symbol("a")) + y * sp.sin(symbol("a"))
-        formula = sp.Piecewise((turned, i < r), (symbol("x"), True))
+        formula = where(i < r, turned, symbol("x"))
         return g.map(formula, x=x, y=partner, a=turn, to=x.dims, dtype=x.dtype)
 
     def _log_theta(self) -> sp.Expr:

@@ -80,9 +80,9 @@ class Route(Composite):
         """The k values along the dim of choices."""
         if not self.choice:
             return values[0]
-        cases = [f"(v{j}, Eq(i_{self.choice}, {j}))" for j in range(self.k - 1)] + [f"(v{self.k - 1}, True)"]
-        names = {f"v{j}": v for j, v in enumerate(values)}
-        formula = f"Piecewise({', '.join(cases)})" if self.k > 1 else "v0"
+        names, formula = {f"v{j}": v for j, v in enumerate(values)}, f"v{self.k - 1}"
+        for j in reversed(range(self.k - 1)):
+            formula = f"where(i_{self.choice} == {j}, v{j}, {formula})"
         return g.map(formula, **names, to=(*left, self.choice), dtype=values[0].type.dtype)
 
     def _balance(self, g: Builder, taken: Val, p: Val) -> Val:
