@@ -78,7 +78,7 @@ class _Refused(Exception):
 
 def _nonzero(b: int) -> int:
     if b == 0:
-        raise _Refused("division by zero")
+        raise _Refused("division by zero", "change a dim")
     return b
 
 
@@ -107,7 +107,7 @@ def _floor_div(a: Any, b: Any) -> Any:
     import sympy
 
     if b == 0:
-        raise _Refused("division by zero")
+        raise _Refused("division by zero", "change a dim")
     return sympy.floor(a / b) if isinstance(a, sympy.Basic) else sympy.floor(sympy.Integer(a) / b)
 
 
@@ -115,7 +115,7 @@ def _modulo(a: Any, b: Any) -> Any:
     import sympy
 
     if b == 0:
-        raise _Refused("division by zero")
+        raise _Refused("division by zero", "change a dim")
     return sympy.Mod(a, b)
 
 

@@ -137,9 +137,10 @@ def _order(trees: Mapping[str, expressions.Expr], problems: list[Problem]) -> li
     while ready := [name for name, reads in waiting.items() if not reads]:
         done += ready
         waiting = {name: reads - set(ready) for name, reads in waiting.items() if name not in ready}
+    hint = "give one of them a number"
     for name, reads in waiting.items():
         others = ", ".join(sorted(reads - {name})) or "itself"
-        problems.append(Problem("W0203", f"the dim '{name}' depends on itself through {others}", ("dims", name)))
+        problems.append(Problem("W0203", f"the dim '{name}' depends on itself through {others}", ("dims", name), hint))
     return done
 
 
@@ -167,11 +168,14 @@ def _limits(model: Model, dims: Dims) -> dict[str, Runtime]:
             except FormulaError as error:
                 path = ("runtime", dim, key)
                 problems.append(Problem("W0201", f"{key}: {error.message}", path, error.hint, error.column - 1))
+        hint = f"change {dim}, or `runtime.{dim}`"
         if value > sizes["max"]:
-            problems.append(Problem("W0205", f"{dim} = {value} is over its maximum {sizes['max']}", ("dims", dim)))
+            problems.append(
+                Problem("W0205", f"{dim} = {value} is over its maximum {sizes['max']}", ("dims", dim), hint)
+            )
         if value % sizes["align"]:
             message = f"{dim} = {value} is not a multiple of its alignment {sizes['align']}"
-            problems.append(Problem("W0205", message, ("dims", dim)))
+            problems.append(Problem("W0205", message, ("dims", dim), hint))
         limits[dim] = Runtime(sizes["max"], sizes["align"])
     if problems:
         raise SpecError(problems)

@@ -51,7 +51,7 @@ def _problem(e: Any, data: Any, model: type, root: Path) -> Problem:
     path = (*root, *inner)
     name = dotted(path)
     if kind == "missing":
-        return Problem("W0102", f"missing key '{path[-1]}' in {dotted(path[:-1])}", path[:-1])
+        return Problem("W0102", f"missing key '{path[-1]}' in {dotted(path[:-1])}", path[:-1], f"add `{path[-1]}: ...`")
     if kind == "extra_forbidden":
         hint = did_you_mean(str(path[-1]), sorted(_keys(model, data, inner[:-1])), "keys: ")
         return Problem("W0103", f"unknown key '{path[-1]}' in {dotted(path[:-1])}", path, hint, on_key=True)

@@ -62,7 +62,7 @@ def decode(raw: bytes, name: str) -> str:
         good = raw[: error.start].decode("utf-8", "replace")
         lines = _BREAK.split(good)
         at = Place(name, len(lines), len(lines[-1]) + 1, 1, lines[-1])
-        raise SpecError([Problem("W0003", "the file is not UTF-8 text", place=at)]) from None
+        raise SpecError([Problem("W0003", "the file is not UTF-8 text", hint="save it as UTF-8", place=at)]) from None
 
 
 class _Stop(Exception):
@@ -114,7 +114,9 @@ class _Reader:
         for i, line in enumerate(self.lines):
             for found in _UNWANTED.finditer(line):
                 code = f"U+{ord(found[0]):04X}"
-                self.note("W0004", f"the character {code} may not stand in a spec", self.at(i, found.start()))
+                self.note(
+                    "W0004", f"the character {code} may not stand in a spec", self.at(i, found.start()), "delete it"
+                )
         if self.problems:
             raise _Stop
 
@@ -179,7 +181,7 @@ class _Reader:
                 break
             place = self.span(event)
             if not isinstance(event, self.yaml.ScalarEvent) or event.anchor or event.tag:
-                self.stop("W0010", "a key must be a plain name", place)
+                self.stop("W0010", "a key must be a plain name", place, "write `name: value`")
             key = event.value
             at = (*path, key)
             if key in items:
@@ -196,7 +198,7 @@ class _Reader:
         text = event.value
         unwanted = _UNWANTED.search(text)
         if unwanted:
-            self.note("W0004", f"the character U+{ord(unwanted[0]):04X} may not stand in a spec", place)
+            self.note("W0004", f"the character U+{ord(unwanted[0]):04X} may not stand in a spec", place, "delete it")
         if not event.implicit[0]:
             return text
         if text in _WORDS:
@@ -226,6 +228,8 @@ def _syntax_hint(message: str, place: Place) -> str:
         return f"quote a value that starts with {here}"
     if "mapping values are not allowed" in message:
         return "quote a value that holds ': '"
+    if "block mapping" in message or "block collection" in message:
+        return "line it up with the keys above, or quote the value"
     if "expected node content" in message or "flow" in message:
         return "a bracket or brace is not closed"
     return ""

@@ -1,0 +1,214 @@
+"""The corpus of broken specs: every error with its code, its place and a way out; and how errors are printed."""
+
+from pathlib import Path
+
+import pytest
+
+from weft import api
+from weft.errors import Place, Problem, SpecError
+from weft.frontends.problems import CODES, render
+
+BAD = Path(__file__).parent / "bad"
+
+# file -> every problem in order: code, line, column, words of the message or of the way out.
+CORPUS = {
+    "a_list": [("W0105", 1, 1, 'start with `weft: 1`')],
+    "a_word": [("W0105", 1, 1, 'start with `weft: 1`')],
+    "activation_code": [("W0301", 6, 40, 'this form is not allowed in a formula')],
+    "activation_name": [("W0301", 6, 40, "unknown name 'y'")],
+    "activation_unknown": [("W0301", 6, 40, "did you mean 'gelu'?")],
+    "alias": [
+        ("W0008", 6, 16, 'anchors are not part of a spec: &ff'),
+        ("W0008", 10, 8, 'aliases are not part of a spec: *ff'),
+    ],
+    "block_name_bad": [("W0107", 6, 3, "'feed-forward' is not a name")],
+    "block_unknown": [("W0401", 9, 24, "did you mean 'feedforward'?")],
+    "boolean_yes": [("W0105", 6, 35, 'write true')],
+    "cell_formula": [
+        ("W0301", 10, 14, "did you mean 'sigmoid'?"),
+        ("W0301", 11, 31, 'known names: c, f, u, x'),
+        ("W0301", 12, 17, 'write it like `a*x + b`'),
+    ],
+    "control_character": [("W0004", 2, 7, 'delete it')],
+    "dim_by_zero": [("W0201", 3, 60, 'change a dim')],
+    "dim_code": [("W0201", 3, 75, 'inner: "\'" may not stand in an expression')],
+    "dim_cycle": [("W0203", 3, 79, 'give one of them a number'), ("W0203", 3, 95, 'give one of them a number')],
+    "dim_function": [("W0201", 3, 64, 'known: ceil_div, min, max')],
+    "dim_missing": [("W0102", 3, 7, 'dims: missing width')],
+    "dim_open": [("W0201", 3, 66, 'inner: a parenthesis is not closed')],
+    "dim_power": [("W0201", 3, 71, "inner: unexpected '*'")],
+    "dim_rest": [("W0201", 3, 60, 'write // to round down, or change a dim')],
+    "dim_too_large": [("W0204", 3, 86, 'vocab is 3000000000; a size lies in 1 ..')],
+    "dim_unknown": [("W0202", 3, 66, "did you mean 'width'?")],
+    "direction_character": [("W0004", 2, 10, 'delete it')],
+    "dropout_one": [("W0106", 10, 21, 'sublayer.dropout: 1.0 must be under 1')],
+    "dtype_unknown": [("W0104", 4, 17, "did you mean 'f16'?")],
+    "empty": [("W0005", 1, 1, 'the file is empty')],
+    "extends_itself": [("W0012", 1, 10, "'extends_itself.yaml' extends itself")],
+    "extends_missing": [("W0012", 1, 10, "did you mean 'base.yaml'?")],
+    "extends_outside": [("W0012", 1, 10, 'copy it next to the spec')],
+    "extends_problem": [("W0202", 1, 66, "did you mean 'width'?"), ("W0103", 3, 32, "did you mean 'pattern'?")],
+    "head_kind": [("W0104", 10, 14, "did you mean 'language'?")],
+    "heads_do_not_divide": [("W0402", 5, 59, 'change one of them')],
+    "init_formula": [("W0301", 10, 32, "did you mean 'fan_in'?")],
+    "init_two_rules": [("W0108", 10, 16, 'init.weight: give exactly one of normal,')],
+    "init_unknown_role": [("W0103", 10, 8, "did you mean 'weight'?")],
+    "key_is_a_list": [("W0010", 10, 3, 'write `name: value`')],
+    "key_twice": [("W0007", 3, 1, 'remove one of them')],
+    "key_twice_nested": [("W0007", 9, 5, 'remove one of them')],
+    "kind_missing": [("W0102", 6, 16, "missing key 'kind' in blocks.feedforward")],
+    "layer_and_cycle": [("W0108", 8, 5, 'stack[0]: give `layer` or `cycle`, one of the')],
+    "layer_number": [("W0105", 9, 24, 'stack[0].layer[1]: expected the name of a')],
+    "many": [
+        ("W0103", 10, 1, "did you mean 'small'?"),
+        ("W0104", 11, 18, "did you mean 'layer_norm'?"),
+        ("W0106", 11, 38, 'sublayer.dropout: 2 must be under 1'),
+        ("W0105", 12, 14, 'head.tied: expected true or false, found 1'),
+        ("W0105", 12, 24, 'head.vocab: expected a whole number, a dim,'),
+    ],
+    "name_code": [("W0107", 2, 7, '\'x"; import os#\' is not a name')],
+    "name_missing": [("W0102", 1, 1, 'add `name: ...`')],
+    "name_upper_case": [("W0107", 2, 7, "'Broken' is not a name")],
+    "not_utf8": [("W0003", 2, 9, 'save it as UTF-8')],
+    "number_text": [("W0105", 3, 86, 'dims.vocab: expected a whole number, a dim,')],
+    "number_too_long": [("W0011", 3, 86, 'a number of more than 18 digits')],
+    "number_underscore": [("W0105", 6, 35, 'write 1000')],
+    "opaque": [("W0108", 6, 16, 'blocks.feedforward: an opaque block wraps a')],
+    "pattern_and_plan": [("W0108", 5, 14, 'blocks.attention: give `pattern` or `plan`,')],
+    "pattern_code": [("W0302", 5, 46, '"\'" may not stand in a pattern')],
+    "pattern_missing": [("W0108", 5, 14, 'blocks.attention: give `pattern` or `plan`,')],
+    "pattern_syntax": [("W0302", 5, 51, 'cannot read it: invalid syntax')],
+    "pattern_unknown": [("W0302", 5, 52, "did you mean 'window'?")],
+    "pattern_unknown_dim": [("W0302", 5, 54, "unknown name 'strid'")],
+    "pattern_values": [("W0302", 5, 53, 'write window(width)')],
+    "plan_window_even": [("W0108", 5, 57, 'blocks.attention.plan.window: the window must')],
+    "position_index": [("W0301", 10, 48, "unknown name 'strid'")],
+    "recurrence_name_twice": [("W0108", 7, 5, 'blocks.feedforward: c: a name may stand for')],
+    "recurrence_update": [("W0108", 7, 5, 'blocks.feedforward: `update` must give the')],
+    "residual_unknown": [("W0104", 10, 22, "did you mean 'pre'?")],
+    "runtime_align": [("W0205", 3, 23, 'change seq, or `runtime.seq`')],
+    "runtime_max": [("W0205", 3, 15, 'change batch, or `runtime.batch`')],
+    "runtime_other": [("W0104", 10, 11, "runtime.width: 'width' is not one of batch,")],
+    "scale_unknown": [("W0301", 5, 63, "did you mean 'head'?")],
+    "score_syntax": [("W0301", 5, 64, 'write it like `a*x + b`')],
+    "set_inline": [("W0403", 9, 39, 'write the keys in the block itself')],
+    "set_unknown": [("W0103", 9, 38, "did you mean 'pattern'?")],
+    "size_fraction": [("W0105", 3, 34, 'dims.width: expected a whole number, found')],
+    "size_negative": [("W0106", 3, 34, 'dims.width: -32 must be at least 1')],
+    "size_zero_expression": [("W0201", 3, 64, 'inner: the size is 0; a size lies in 1 ..')],
+    "small_does_not_work": [("W0201", 10, 16, 'width: the size is 0; a size lies in 1 ..')],
+    "small_unknown": [("W0202", 10, 9, "unknown dim 'sequence' (with --small)")],
+    "stack_empty": [("W0106", 7, 8, 'stack: a list needs at least 1 entry')],
+    "stack_missing": [("W0102", 1, 1, 'add `stack: ...`')],
+    "syntax_at": [("W0001", 2, 7, 'quote a value that starts with @')],
+    "syntax_bracket": [("W0001", 4, 5, 'a bracket or brace is not closed')],
+    "syntax_colon": [("W0001", 3, 15, "quote a value that holds ': '")],
+    "syntax_indent": [("W0001", 4, 2, 'not YAML: while parsing a block mapping did')],
+    "syntax_tab": [("W0001", 3, 1, 'indent with spaces, not tabs')],
+    "tag": [("W0009", 2, 7, 'write the plain value')],
+    "too_deep": [("W0002", 10, 40, 'nested deeper than 32 levels')],
+    "two_documents": [("W0006", 10, 1, 'one file holds one spec')],
+    "unknown_key": [("W0103", 10, 1, "unknown key 'optimizer' in the spec")],
+    "unknown_key_in_block": [("W0103", 5, 49, "did you mean 'kv_heads'?")],
+    "unknown_key_typo": [("W0103", 10, 1, "did you mean 'small'?")],
+    "unknown_kind": [("W0104", 6, 23, "did you mean 'mlp'?")],
+    "version_missing": [("W0101", 1, 1, 'write `weft: 1` first')],
+    "version_newer": [("W0101", 1, 7, 'a newer weft reads this file')],
+    "version_text": [("W0101", 1, 7, 'write `weft: 1`')],
+}  # fmt: skip
+
+
+def problems_of(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Problem, ...]:
+    monkeypatch.chdir(BAD)
+    with pytest.raises(SpecError) as found:
+        api.check(f"{name}.yaml")
+    return found.value.problems
+
+
+def test_the_corpus_is_complete_and_large_enough():
+    assert {path.stem for path in BAD.glob("*.yaml")} == set(CORPUS)
+    assert len(CORPUS) >= 40
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_every_error_has_its_place_and_a_way_out(name, monkeypatch):
+    problems = problems_of(name, monkeypatch)
+
+    assert [(p.code, p.place.line, p.place.col) for p in problems] == [expected[:3] for expected in CORPUS[name]]
+    for problem, (*_, words) in zip(problems, CORPUS[name], strict=True):
+        assert words in f"{problem.message}; {problem.hint}"
+        assert problem.code in CODES
+        assert problem.place.file == ("bases/base.yaml" if name == "extends_problem" else f"{name}.yaml")
+
+
+def test_every_code_is_shown_by_the_corpus_or_told_why_not():
+    shown = {code for problems in CORPUS.values() for code, *_ in problems}
+
+    # W0403 and W0404 stand for what only a whole graph shows.
+    assert set(CODES) - shown <= {"W0404"}
+
+
+def test_printed_with_source_line_and_caret(monkeypatch):
+    monkeypatch.chdir(BAD)
+    with pytest.raises(SpecError) as found:
+        api.check("unknown_key_in_block.yaml")
+
+    assert render(found.value).splitlines() == [
+        "unknown_key_in_block.yaml:5:49: error[W0103]: unknown key 'kv_head' in blocks.attention; "
+        "did you mean 'kv_heads'?",
+        "    5 |   attention: {kind: attention, pattern: causal, kv_head: 2}",
+        "      |                                                 ^^^^^^^",
+        "1 error",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "col", "width", "shown", "caret_at", "carets"),
+    [
+        ("a: b", 4, 1, "a: b", 3, 1),
+        ("名前: b", 5, 1, "名前: b", 6, 1),
+        ("a: \x1b[31mred", 4, 3, "a: \\x1b[31mred", 3, 6),
+        ("\ta: b", 5, 1, " a: b", 4, 1),
+        ("a: " + "x" * 300, 200, 2, "x" * 100, 50, 2),
+    ],
+)
+def test_carets_stand_under_the_value_whatever_the_line_holds(line, col, width, shown, caret_at, carets):
+    error = SpecError([Problem("W0101", "m", place=Place("f", 7, col, width, line))])
+    _, source, caret, _ = render(error).splitlines()
+
+    assert source == f"    7 | {shown}"
+    assert caret == "      | " + " " * caret_at + "^" * carets
+
+
+def test_nothing_in_a_spec_reaches_the_terminal_unescaped():
+    evil = "\x1b]0;owned\x07\u202e\r\nspoof"
+    error = SpecError([Problem("W0101", f"bad {evil}", hint=evil, place=Place(f"d/{evil}", 1, 1, 1, evil))])
+
+    assert all(character.isprintable() or character == "\n" for character in render(error))
+    assert len(render(error).splitlines()) == 4
+
+
+def test_problems_of_a_formula_point_into_the_text_as_typed(tmp_path):
+    base = (BAD / "pattern_unknown.yaml").read_text()
+    for typed, col in (('"causal and windw(8)"', 53), ("'causal and windw(8)'", 53)):
+        path = tmp_path / "s.yaml"
+        path.write_text(base.replace("causal and windw(8)", typed))
+        with pytest.raises(SpecError) as found:
+            api.check(path)
+        assert found.value.problems[0].place.col == col
+
+
+def test_errors_of_a_model_built_in_python_name_the_value():
+    import weft
+
+    model = weft.Model(
+        name="m",
+        dims={"batch": 1, "seq": 8, "width": 8, "heads": 2, "head": "width // zero", "inner": 8, "vocab": 9},
+        blocks={"a": weft.Attention(pattern="causal and nope")},
+        stack=[{"layer": ["a", "b"]}],
+    )
+    with pytest.raises(SpecError, match="unknown dim 'zero'"):
+        api.check(model)
+    with pytest.raises(SpecError) as found:
+        api.check(model, sets=["head=4"])
+    assert [p.path for p in found.value.problems] == [("blocks", "a", "pattern"), ("stack", 0, "layer", 1, "block")]
