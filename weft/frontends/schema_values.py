@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 
 class Part(BaseModel):
@@ -32,7 +43,14 @@ def one_of(expected: str) -> Discriminator:
     return Discriminator(shape, custom_error_type="form", custom_error_message=f"expected {expected}")
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+def not_a_keyword(name: str) -> str:
+    """Names become parts of state_dict keys and of file names; a keyword there only confuses."""
+    if keyword.iskeyword(name):
+        raise PydanticCustomError("W0107", f"'{name}' is a word of Python's own, not a name")
+    return name
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40), AfterValidator(not_a_keyword)]
 Size = Annotated[
     Annotated[int, Field(ge=1), Tag("number")]
     | Annotated[str, StringConstraints(min_length=1, max_length=200), Tag("text")],
