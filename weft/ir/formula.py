@@ -13,7 +13,7 @@ import sympy as sp
 from sympy.logic.boolalg import BooleanAtom
 
 from weft.errors import FormulaError
-from weft.ir.functions import FUNCTIONS, NAMES, logaddexp, piecewise, sigmoid, softplus
+from weft.ir.functions import FUNCTIONS, NAMES, absolute, logaddexp, piecewise, sigmoid, softplus
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CONSTANTS: dict[str, Any] = {"pi": sp.pi, "oo": sp.oo, "inf": sp.oo, "True": sp.true, "False": sp.false}
@@ -65,7 +65,7 @@ def _parse(text: str, names: tuple[tuple[str, Any], ...], open: bool, limit: int
 def normal(e: Any) -> Any:
     """The normal form of an expression, a Python number or a bool.
 
-    Rebuilt bottom up; floats become the rationals they print as; Piecewise, Max, Min and ceiling become ours; what
+    Rebuilt bottom up; floats become the rationals they print as; Piecewise, Max, Min, Abs and ceiling become ours; what
     would overflow or cancel becomes the function that does not: 1 - sigmoid(x) is sigmoid(-x), 1/(1 + exp(-x)) is
     sigmoid(x), log(1 + exp(x)) is softplus(x), log(exp(a) + exp(b)) is logaddexp(a, b)."""
     if not isinstance(e, sp.Basic):
@@ -74,11 +74,18 @@ def normal(e: Any) -> Any:
         return _number(float(e))
     if not e.args or isinstance(e, BooleanAtom):
         return e
+    for _ in range(4):  # a rewrite can open another; in practice the second round changes nothing
+        last, e = e, _rebuilt(e)
+        if e == last or not e.args:
+            break
+    return e
+
+
+def _rebuilt(e: Any) -> Any:
     args: Any = tuple(normal(a) for a in e.args)
     if isinstance(e, sp.Piecewise):
         return piecewise(*(a.args for a in args))
-    x: Any = e.func(*args) if args != e.args or isinstance(e, sp.Mul | sp.Add) else e
-    return _stable(x)
+    return _stable(e.func(*args) if args != e.args or isinstance(e, sp.Mul | sp.Add) else e)
 
 
 def _number(v: Any) -> Any:
@@ -97,8 +104,12 @@ def _number(v: Any) -> Any:
 def _stable(e: Any) -> Any:
     if isinstance(e, sp.Max | sp.Min):
         return FUNCTIONS["max" if isinstance(e, sp.Max) else "min"][0](*e.args)
+    if isinstance(e, sp.Abs):
+        return absolute(e.args[0])
     if isinstance(e, sp.ceiling):
         return -sp.floor(-e.args[0])
+    if isinstance(e, sp.floor) and _whole(e.args[0]):
+        return e.args[0]
     if e.is_Add:
         return _complement(e)
     if e.is_Mul:
@@ -111,6 +122,13 @@ def _stable(e: Any) -> Any:
         if all(isinstance(t, sp.exp) for t in e.args[0].args):
             return logaddexp(*(t.args[0] for t in e.args[0].args))
     return e
+
+
+def _whole(e: Any) -> bool:
+    """A whole number by its form; SymPy would also ask whether it is finite, and then cannot tell."""
+    if isinstance(e, sp.Add | sp.Mul):
+        return all(_whole(a) for a in e.args)
+    return isinstance(e, sp.floor) or e.is_integer is True
 
 
 def _one_plus_exp(e: Any) -> Any:

@@ -82,14 +82,24 @@ class gelu_tanh_grad(Own):
     nargs = (1,)
 
 
+class absolute(Own):
+    """|x|; derivative 0 at 0. SymPy's own asks whether x is real, and answers with conjugates when it cannot tell."""
+
+    nargs = (1,)
+
+    @classmethod
+    def eval(cls, *args: Any) -> Any:
+        return sp.Abs(args[0]) if args[0].is_number else None
+
+
 class maximum(Own):
     """The larger of two; where they are equal the derivative goes to the first."""
 
     nargs = (2,)
 
     @classmethod
-    def eval(cls, a: Any, b: Any) -> Any:
-        return _constant(a, b, lambda: sp.Max(a, b))
+    def eval(cls, *args: Any) -> Any:
+        return sp.Max(*args) if all(a.is_number for a in args) else None
 
 
 class minimum(Own):
@@ -98,18 +108,14 @@ class minimum(Own):
     nargs = (2,)
 
     @classmethod
-    def eval(cls, a: Any, b: Any) -> Any:
-        return _constant(a, b, lambda: sp.Min(a, b))
+    def eval(cls, *args: Any) -> Any:
+        return sp.Min(*args) if all(a.is_number for a in args) else None
 
 
 class uniform(Own):
     """uniform(seed, op_id, layer, index): Philox4x32-10, see `weft.ir.philox`. In [0, 1), no derivative."""
 
     nargs = (4,)
-
-
-def _constant(a: Any, b: Any, fold: Callable[[], Any]) -> Any:
-    return fold() if a.is_number and b.is_number else None
 
 
 class where(Own):
@@ -179,7 +185,7 @@ DERIVATIVES: dict[type, Callable[..., tuple[sp.Expr, ...]]] = {
     sp.erf: lambda x: (2 * sp.exp(-(x**2)) / sp.sqrt(sp.pi),),
     sp.sin: lambda x: (sp.cos(x),),
     sp.cos: lambda x: (-sp.sin(x),),
-    sp.Abs: lambda x: (sp.sign(x),),
+    absolute: lambda x: (sp.sign(x),),
     sp.sign: lambda x: (sp.S.Zero,),
     sp.floor: lambda x: (sp.S.Zero,),
     sp.Mod: lambda a, b: (sp.S.One, -sp.floor(a / b)),
@@ -208,7 +214,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "rsqrt": (lambda x: 1 / sp.sqrt(x), 1, 1),
     "sin": (sp.sin, 1, 1),
     "cos": (sp.cos, 1, 1),
-    "abs": (sp.Abs, 1, 1),
+    "abs": (absolute, 1, 1),
     "sign": (sp.sign, 1, 1),
     "floor": (sp.floor, 1, 1),
     "ceil": (lambda x: -sp.floor(-x), 1, 1),
@@ -233,7 +239,7 @@ NAMES: dict[type, str] = {
     sp.erf: "erf",
     sp.sin: "sin",
     sp.cos: "cos",
-    sp.Abs: "abs",
+    absolute: "abs",
     sp.sign: "sign",
     sp.floor: "floor",
     sp.Mod: "mod",

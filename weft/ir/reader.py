@@ -13,10 +13,11 @@ from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError
 from weft.ir.formula import CONSTANTS, MAX_NODES, normal, symbol
-from weft.ir.functions import FUNCTIONS
+from weft.ir.functions import FUNCTIONS, NAMES
 
 MAX_TEXT = 20  # characters for each syntax node allowed
 MAX_DEPTH, MAX_EXPONENT, MAX_DIGITS, MAX_BITS = 60, 64, 40, 1_200
+_SPACES = {ord(c): " " for c in "\n\r\t"}
 _COMPARE: dict[type, Callable[..., Any]] = {
     ast.Lt: sp.Lt,
     ast.LtE: sp.Le,
@@ -31,8 +32,9 @@ class Reader:
     """One walk over one formula's syntax tree."""
 
     def __init__(self, text: str, names: dict[str, Any], open: bool, limit: int) -> None:
-        self.text, self.names, self.open, self.limit = text, names, open, limit
-        self.count = 0
+        self.text, self.names, self.open, self.limit = text.translate(_SPACES), names, open, limit
+        self.count, self.digits = 0, MAX_DIGITS * (1 if limit == MAX_NODES else 25)
+        self.exponent = MAX_EXPONENT * (1 if limit == MAX_NODES else 25)
 
     def error(self, node: ast.AST | None, message: str, hint: str = "") -> FormulaError:
         column = getattr(node, "col_offset", 0) + 1 - getattr(self, "shift", 0)
@@ -56,7 +58,13 @@ class Reader:
             raise FormulaError(f"not a formula: {e.msg}", self.text[:200], column, "write it like `a*x + b`") from None
         except (ValueError, MemoryError, RecursionError):
             raise self.error(None, "the formula is nested too deeply", "split it with `let`") from None
-        return self.go(tree.body, 0)
+        out = self.go(tree.body, 0)
+        for e in sp.preorder_traversal(out):
+            if e.is_Rational and max(abs(e.p), e.q) >= 10**self.digits:
+                raise self.error(tree.body, "a number in it is too long", f"at most {self.digits} digits")
+            if e.is_Function and type(e) not in NAMES:  # SymPy answered with a function that is not in the closed set
+                raise self.error(tree.body, f"it comes to {type(e).__name__}(..), which no backend has", "rewrite it")
+        return out
 
     def go(self, n: ast.expr, depth: int) -> Any:
         self.count += 1
@@ -71,8 +79,10 @@ class Reader:
         except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as e:
             what = f"this does not make sense: {str(e)[:80]}"
             raise self.error(n, what, "numbers and conditions do not mix") from None
-        if isinstance(out, sp.Basic) and out.has(sp.zoo, sp.nan):
+        if out.has(sp.zoo, sp.nan):
             raise self.error(n, "divides by zero", "guard the divisor")
+        if out.has(sp.I):
+            raise self.error(n, "is not a real number", "guard the argument of sqrt or log")
         return out
 
     def number(self, n: ast.expr, depth: int) -> Any:
@@ -92,8 +102,8 @@ class Reader:
             case ast.Constant(value=bool() as v):
                 return sp.true if v else sp.false
             case ast.Constant(value=int() as v):
-                if v >= 10**MAX_DIGITS:
-                    raise self.error(n, "the number is too long", f"at most {MAX_DIGITS} digits")
+                if v >= 10**self.digits:
+                    raise self.error(n, "the number is too long", f"at most {self.digits} digits")
                 return sp.Integer(v)
             case ast.Constant(value=float() as v) if v - v == 0:
                 return normal(v)
@@ -191,11 +201,11 @@ class Reader:
 
     def power(self, n: ast.BinOp, d: int) -> Any:
         base, exp = self.number(n.left, d), self.number(n.right, d)
-        if not exp.is_Rational or exp.q > 2 or abs(exp.p) > MAX_EXPONENT:
+        if not exp.is_Rational or exp.q > 2 or abs(exp.p) > self.exponent:
             raise self.error(n.right, "an exponent must be a small whole number, 1/2 or -1/2", "write exp(y*log(x))")
         if base.is_Rational and max(base.p.bit_length(), base.q.bit_length()) * abs(exp.p) > MAX_BITS:
             raise self.error(n, "the power is too large", "write the number itself")
         out = base**exp
-        if out.is_Pow and abs(out.exp.p) > MAX_EXPONENT:
-            raise self.error(n.right, "the exponent is too large", f"at most {MAX_EXPONENT}")
+        if out.is_Pow and out.exp.is_Rational and abs(out.exp.p) > self.exponent:
+            raise self.error(n.right, "the exponent is too large", f"at most {self.exponent}")
         return out
