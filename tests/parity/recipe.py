@@ -1,4 +1,4 @@
-"""Numbers from names: the same tensors on any machine and any version, so that recorded outputs need no stored inputs."""
+"""Numbers from names: the same tensors on any machine, so that recorded outputs need no stored inputs."""
 
 import hashlib
 from typing import Any
