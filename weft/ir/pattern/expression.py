@@ -87,7 +87,7 @@ def is_const(x: Affine) -> bool:
 
 
 def uses_head(x: Affine) -> bool:
-    return x.h != 0 or any(uses_head(y) for (y, _), _ in x.mods)
+    return reads_of(x)[2]
 
 
 @cache
@@ -113,6 +113,14 @@ def congruences(x: Affine) -> frozenset[tuple[int, int, int]]:
         if period > g:
             out.add((y.q // g % (period // g), y.k // g % (period // g), period // g))
     return frozenset(out)
+
+
+@cache
+def reads_of(x: Affine) -> tuple[bool, bool, bool]:
+    """Does it read q, k, h?"""
+    inner = [reads_of(y) for (y, _), _ in x.mods]
+    q, k, h = (any(r[side] for r in inner) for side in range(3))
+    return q or x.q != 0, k or x.k != 0, h or x.h != 0
 
 
 @cache
@@ -154,14 +162,26 @@ def _interval(den: int, a: int, b: int, low: int, high: int, box: Box) -> tuple[
     return -(-(aq0 + bk0 + low) // den), (aq1 + bk1 + high) // den
 
 
-def evaluate(x: Affine, q: Any, k: Any, h: Any = 0) -> Any:
-    """The value at integer indices; operators only, so numpy arrays and torch tensors broadcast through it."""
-    out: Any = x.c
-    for weight, index in ((x.q, q), (x.k, k), (x.h, h)):
+def numerator(x: Affine, q: Any, k: Any, h: Any = 0) -> Any:
+    """den * value at integer indices: of the same sign, without the division.
+
+    Operators only, so numpy arrays and torch tensors broadcast through it.
+    """
+    # what reads one index only is summed first, while it is still a vector
+    parts: dict[tuple[bool, bool, bool], Any] = {(False, False, False): x.c}
+    for at, (weight, index) in enumerate(((x.q, q), (x.k, k), (x.h, h))):
         if weight:
-            out = out + (index if weight == 1 else weight * index)
+            parts[at == 0, at == 1, at == 2] = index if weight == 1 else weight * index
     for (y, m), w in x.mods:
-        out = out + w * (evaluate(y, q, k, h) % m)
+        term = w * (evaluate(y, q, k, h) % m)
+        reads = reads_of(y)
+        parts[reads] = parts[reads] + term if reads in parts else term
+    return sum(parts.values())
+
+
+def evaluate(x: Affine, q: Any, k: Any, h: Any = 0) -> Any:
+    """The value at integer indices, as `numerator`."""
+    out = numerator(x, q, k, h)
     return out // x.den if x.den > 1 else out
 
 

@@ -163,8 +163,14 @@ def moved(f: Formula, q: Affine, k: Affine) -> Formula:
 
 
 def swapped(f: Formula) -> Formula:
-    """The transposed pattern: q and k exchanged. Only for formulas without opaque atoms of one side."""
-    return replace(f, lambda leaf: atom(leaf.op, substitute(leaf.x, K, Q, H)) if isinstance(leaf, Atom) else leaf)
+    """The transposed pattern: q and k exchanged; conditions on metadata stay, and still mean the old sides."""
+
+    def by(leaf: Leaf) -> Formula:
+        if isinstance(leaf, Atom):
+            return atom(leaf.op, substitute(leaf.x, K, Q, H))
+        return leaf._replace(table=leaf.table.swapped()) if isinstance(leaf, Listed) else leaf
+
+    return replace(f, by)
 
 
 def per_head(f: Formula) -> bool:

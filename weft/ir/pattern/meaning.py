@@ -45,6 +45,15 @@ def holds_formula(
     return walker.count(f) * everywhere if counts else walker.truth(f) & everywhere
 
 
+def visible(f: Formula, queries: range, keys: range) -> int:
+    """How many pairs of a block a formula without opaque atoms lets through, point by point."""
+    import numpy as np
+
+    q, k = (np.arange(x.start, x.stop, dtype=np.int64) for x in (queries, keys))
+    truth = _Walker(q[:, None], k[None], 0, {}, np).truth(f)
+    return int(np.count_nonzero(np.broadcast_to(truth, (len(q), len(k)))))
+
+
 class _Walker:
     def __init__(self, q: Any, k: Any, h: Any, meta: Vectors, np: Any):
         self.q, self.k, self.h, self.meta, self.np = q, k, h, meta, np
@@ -58,7 +67,7 @@ class _Walker:
                 out = out & self.truth(part) if f.op == "and" else out | self.truth(part)
             return out
         if isinstance(f, Atom):
-            value = ex.evaluate(f.x, self.q, self.k, self.h)
+            value = ex.numerator(f.x, self.q, self.k, self.h)
             return value >= 0 if f.op == "ge" else value == 0 if f.op == "eq" else value != 0
         if isinstance(f, Listed):
             listed = self.listed(f.table)

@@ -59,6 +59,9 @@ class Table:
     def at_head(self, head: int) -> "Table":
         return replace(self, heads=(self.heads[head % len(self.heads)],))
 
+    def swapped(self) -> "Table":
+        return replace(self, swap=not self.swap)
+
     def rows(self, head: int) -> tuple[Row, ...]:
         return self.heads[head % len(self.heads)]
 
@@ -119,6 +122,9 @@ class BigBird:
 
     def text(self) -> str:
         return f"bigbird({self.block}, {self.random}, {self.seed}{'' if self.n is None else f', {self.n}'})"
+
+    def swapped(self) -> "BigBird":
+        return replace(self, swap=not self.swap)
 
     def count(self) -> int:
         """Block rows."""
