@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.campaign import count
-from weft.passes.downsets import Dag, bits, partition
+from weft.passes.downsets import Dag, Mates, bits, partition
 
 
 def set_partitions(items: list[int]) -> Iterator[list[int]]:
@@ -51,9 +51,11 @@ def test_prices_equal_brute_force():
         dag = Dag(preds)
         everything = [p for p in set_partitions(list(range(n))) if acyclic(preds, p)]
         best = min(sum(table[g] for g in p) for p in everything if None not in [table[g] for g in p])
-        may = [sum(1 << u for u in range(n) if any(table[g] and g >> u & g >> v & 1 for g in table)) for v in range(n)]
-        for near in (None, may):
-            got = partition(dag, table.__getitem__, near)
+        may = tuple(
+            sum(1 << u for u in range(n) if any(table[g] and g >> u & g >> v & 1 for g in table)) for v in range(n)
+        )
+        for mates in (None, Mates(may, Mates.unknown(n).link)):
+            got = partition(dag, table.__getitem__, mates)
             assert got.cost == best == sum(table[g] for g in got.groups), seed
             assert got.exact
             done = 0
@@ -68,7 +70,8 @@ def test_two_classes_that_form_a_cycle_are_solved_together():
     # 0 -> 1, 2 -> 3 with {0, 3} and {1, 2} each worth fusing, but not both
     preds = (0, 1, 0, 4)
     prices = {1: 5, 2: 5, 4: 5, 8: 5, 0b1001: 1, 0b0110: 2}
-    got = partition(Dag(preds), prices.get, (0b1001, 0b0110, 0b0110, 0b1001))
+    may = (0b1001, 0b0110, 0b0110, 0b1001)
+    got = partition(Dag(preds), prices.get, Mates(may, may))
     assert got.cost == 11
     assert 0b1001 in got.groups
 

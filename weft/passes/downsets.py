@@ -1,10 +1,11 @@
 """The cheapest partition of a DAG into groups that can run one after another.
 
 A partition is valid when its groups, as nodes, form no cycle; equivalently the groups in some order are a chain of
-downsets. The search is dynamic programming over downsets, exact. Two things keep it small: only nodes that some legal
+downsets. The search is dynamic programming over downsets, exact. Four things keep it small: only nodes that some legal
 group holds together are searched together (the classes of that relation are solved apart, and joined again in the rare
-case that their answers form a cycle), and a group grows only by nodes that may share a group with every member.
-Past `LIMIT` downsets or groups a class is solved by greedy merging instead, and the result says so.
+case that their answers form a cycle); a group grows only by nodes that may share a group with every member, and along
+the links that hold legal groups together; and a node that is ready when all its possible mates are done goes alone.
+Past `LIMIT` groups looked at, a class is solved by greedy merging instead, and the result says so.
 
 Nodes are 0 .. n-1 in a topological order; sets of nodes are bit masks; costs are integers, so sums are exact.
 """
@@ -71,23 +72,51 @@ def bits(mask: int) -> Iterator[int]:
         mask ^= low
 
 
-def partition(dag: Dag, price: Price, may: Sequence[int] | None = None, limit: int = LIMIT) -> Partition:
+@dataclass(frozen=True, slots=True)
+class Mates:
+    """may[v]: the nodes that some legal group holds together with v; a superset is fine.
+    link[v]: nodes next to v, such that every legal group is connected by links; a superset is fine."""
+
+    may: tuple[int, ...]
+    link: tuple[int, ...]
+
+    @staticmethod
+    def unknown(n: int) -> "Mates":
+        """Nothing is ruled out."""
+        return Mates(((1 << n) - 1,) * n, ((1 << n) - 1,) * n)
+
+
+def partition(
+    dag: Dag,
+    price: Price,
+    mates: Mates | None = None,
+    limit: int = LIMIT,
+    together: int = 0,
+    memo: dict[int, Partition] | None = None,
+) -> Partition:
     """The cheapest valid partition; every single node must have a price.
 
-    `may[v]`: the nodes that some legal group holds together with v (a superset is fine; all nodes when left out)."""
+    together: nodes of one legal group that are not to be parted, as a mask. memo: classes solved without that, kept
+    between calls on the same DAG and prices."""
     n = len(dag.preds)
-    near = tuple(may) if may is not None else ((1 << n) - 1,) * n
+    mates = mates or Mates.unknown(n)
 
     @cache
     def priced(group: int) -> int | None:
-        return price(group) if dag.convex(group) else None
+        allowed = group & together in (0, together) and dag.convex(group)
+        return price(group) if allowed else None
 
+    memo = {} if memo is None else memo
+    memo = {} if memo is None else memo
     solved: dict[int, Partition] = {}
-    classes = _classes(n, near)
+    classes = _classes(n, mates.may)
     while True:
         for c in classes:
             if c not in solved:
-                solved[c] = _solve(dag, c, priced, near, limit)
+                store = solved if c & together else memo
+                if c not in store:
+                    store[c] = _solve(dag, c, priced, mates, limit, together)
+                solved[c] = store[c]
         groups = [g for c in classes for g in solved[c].groups]
         loop = _cycle(dag, groups)
         if not loop:
@@ -110,14 +139,14 @@ def _classes(n: int, near: Sequence[int]) -> list[int]:
     return out
 
 
-def _solve(dag: Dag, inside: int, price: Price, near: Sequence[int], limit: int) -> Partition:
+def _solve(dag: Dag, inside: int, price: Price, mates: Mates, limit: int, together: int) -> Partition:
     if inside & (inside - 1) == 0:
         return Partition((inside,), _single(price, inside), True)
     try:
-        cost, _, groups = _exact(dag, inside, price, near, limit)
+        cost, _, groups = _Exact(dag, inside, price, mates, limit).best(0)
         return Partition(groups, cost, True)
     except _TooMany:
-        groups = _greedy(dag, inside, price)
+        groups = _greedy(dag, inside, price, together)
         return Partition(groups, sum(_single(price, g) for g in groups), False)
 
 
@@ -127,45 +156,63 @@ def _single(price: Price, group: int) -> int:
     return cost
 
 
-def _exact(dag: Dag, inside: int, price: Price, near: Sequence[int], limit: int) -> tuple[int, int, tuple[int, ...]]:
-    """(cost, number of groups, groups) of the best chain of downsets of `inside`, in the order of the whole DAG."""
-    need = {v: dag.above[v] & inside for v in bits(inside)}
-    work = 0
+class _Exact:
+    """Dynamic programming over the downsets of the nodes `inside`, in the order of the whole DAG."""
 
-    def ready(done: int) -> list[int]:
-        return [v for v in bits(inside & ~done) if not need[v] & ~done]
+    def __init__(self, dag: Dag, inside: int, price: Price, mates: Mates, limit: int) -> None:
+        self.inside, self.price, self.left = inside, price, limit
+        self.need = {v: dag.above[v] & inside for v in bits(inside)}
+        self.may = {v: (mates.may[v] & inside) | 1 << v for v in self.need}
+        self.link = {v: mates.link[v] & self.may[v] for v in self.need}
+        self.known: dict[int, tuple[int, int, tuple[int, ...]]] = {inside: (0, 0, ())}
 
-    def groups(done: int) -> Iterator[int]:
-        """Legal groups that may run next: grown member by member, each time a downset over `done`."""
-        nonlocal work
-        seen, todo = set[int](), [1 << v for v in ready(done)]
+    def best(self, done: int) -> tuple[int, int, tuple[int, ...]]:
+        """(cost, number of groups, groups) of the best way to finish from a downset."""
+        if done not in self.known:
+            out = (WORST, 0, ())
+            for g in self.groups(done):
+                cost, count, rest = self.best(done | g)
+                out = min(out, (cost + _single(self.price, g), count + 1, (g, *rest)))
+            self.known[done] = out
+        return self.known[done]
+
+    def groups(self, done: int) -> list[int]:
+        """Legal groups that may run next; only the first node that must go alone, if there is one."""
+        todo = list[int]()
+        for v in bits(self.inside & ~done):
+            if not self.need[v] & ~done:
+                if self.may[v] & ~done == 1 << v and self.price(1 << v) is not None:
+                    return [1 << v]
+                todo.append(1 << v)
+        seen, out = set(todo), list[int]()
         while todo:
             g = todo.pop()
-            if g in seen:
-                continue
-            seen.add(g)
-            if (work := work + 1) > limit:
+            self.left -= 1
+            if self.left < 0:
                 raise _TooMany
-            if price(g) is not None:
-                yield g
-            todo += [g | 1 << v for v in ready(done | g) if not g & ~near[v]]
-
-    @cache
-    def best(done: int) -> tuple[int, int, tuple[int, ...]]:
-        if done == inside:
-            return 0, 0, ()
-        out = (WORST, 0, ())
-        for g in groups(done):
-            cost, count, rest = best(done | g)
-            out = min(out, (cost + _single(price, g), count + 1, (g, *rest)))
+            if self.price(g) is not None:
+                out.append(g)
+            for more in self.grown(g, done):
+                if more not in seen:
+                    seen.add(more)
+                    todo.append(more)
         return out
 
-    return best(0)
+    def grown(self, group: int, done: int) -> Iterator[int]:
+        """The group with one linked node more, and what that node needs."""
+        links, may = 0, -1
+        for v in bits(group):
+            links, may = links | self.link[v], may & self.may[v]
+        for v in bits(links & may & ~done & ~group):
+            more = (1 << v | self.need[v]) & ~done & ~group
+            if not more & ~may and all(not more & ~self.may[u] for u in bits(more)):
+                yield group | more
 
 
-def _greedy(dag: Dag, inside: int, price: Price) -> tuple[int, ...]:
+def _greedy(dag: Dag, inside: int, price: Price, together: int) -> tuple[int, ...]:
     """Merge the two groups that save most, while some pair saves anything and no cycle appears."""
-    groups = [1 << v for v in bits(inside)]
+    whole = dag.hull(together) if together & inside else 0
+    groups = [*(1 << v for v in bits(inside & ~whole)), *([whole] if whole else [])]
     while True:
         best, pick = 0, None
         for i, a in enumerate(groups):

@@ -1,0 +1,80 @@
+"""What a node moves, computes and takes, in numbers: the declarations' formulas at given sizes on a given target."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from weft.ir import cost
+from weft.ir.library import Attend, AttendGrad
+from weft.ir.op import Op
+from weft.ir.types import ITEMSIZE, Node, Type, Val
+from weft.passes.targets import Target
+
+MATRIX = ("contraction", "attention")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Costs of nodes with every dim's size known. Equal ops on equal types are worked out once."""
+
+    sizes: Mapping[str, int]
+    target: Target
+    _cache: dict[tuple[Op, tuple[Type, ...]], tuple[int, int]] = field(
+        default_factory=dict[tuple[Op, tuple[Type, ...]], tuple[int, int]], repr=False
+    )
+
+    def size(self, v: Val) -> int:
+        """Bytes of a value."""
+        return prod(self.sizes[d] for d in v.dims) * ITEMSIZE[v.dtype]
+
+    def points(self, dims: Iterable[str]) -> int:
+        """Points of a space."""
+        return prod(self.sizes[d] for d in dims)
+
+    def number(self, formula: Any) -> int:
+        """A formula over the sizes n_dim, rounded down."""
+        return int(formula.xreplace({s: self.sizes[s.name[2:]] for s in formula.free_symbols}))
+
+    def flops(self, node: Node) -> int:
+        """Floating point operations; of attention, those its layout touches."""
+        return self._costs(node)[0]
+
+    def bytes(self, node: Node) -> int:
+        """Bytes that the node reads and writes when it is one kernel."""
+        return self._costs(node)[1]
+
+    def _costs(self, node: Node) -> tuple[int, int]:
+        key = node.op, node.types
+        if key not in self._cache:
+            share = density(node.op, self.sizes)
+            self._cache[key] = int(self.number(node.op.flops(node)) * share), self.number(node.op.bytes(node))
+        return self._cache[key]
+
+    def seconds(self, node: Node) -> float:
+        """The node as one kernel: launch + max(bytes / bandwidth, FLOPs / rate). Views are free."""
+        kind = cost.kind(node)
+        if kind == "view":
+            return 0.0
+        return self.target.seconds(self.bytes(node), self.flops(node), dtype(node), kind in MATRIX)
+
+
+def dtype(node: Node) -> str:
+    """The dtype a node computes in: that of its first float operand, else of its first result."""
+    return next((v.dtype for v in (*node.ins, *node.outs) if v.type.floating), "f32")
+
+
+def attends(op: Op) -> Attend | None:
+    """The attention that an op is, or is the derivative of."""
+    return op if isinstance(op, Attend) else op.of if isinstance(op, AttendGrad) else None
+
+
+def density(op: Op, sizes: Mapping[str, int]) -> float:
+    """The share of the query x key square that attention's layout touches; 1 without a layout, and for other ops."""
+    of = attends(op)
+    layout: Any = None if of is None else of.layout
+    if of is None or layout is None:
+        return 1.0
+    heads = prod(sizes[d] for d in of.heads) if of.heads else 1
+    pairs = sum(p.touched * ((p.heads[1] - p.heads[0]) / heads if p.heads else 1) for p in layout.parts)
+    return min(1.0, pairs / (sizes[of.query] * sizes[of.over]))
