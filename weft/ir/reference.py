@@ -83,7 +83,7 @@ def functions(torch: Any, real: Any, device: Any) -> dict[str, Callable[..., Any
         "silu": unary(F.silu),
         "gelu": unary(F.gelu),
         "gelu_tanh": unary(lambda a: F.gelu(a, approximate="tanh")),
-        "silu_grad": derivative(aten.silu_backward),
+        "silu_grad": unary(lambda a: a.sigmoid() * (1 + a * (-a).sigmoid())),
         "gelu_grad": derivative(aten.gelu_backward),
         "gelu_tanh_grad": derivative(aten.gelu_backward, approximate="tanh"),
         "uniform": lambda *a: philox.uniform(*(tensor(v).long() for v in a)).to(real) * 2.0**-24,
