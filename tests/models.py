@@ -10,8 +10,9 @@ from weft.ir.types import Graph, Type, Val
 
 EPS = parse("0.00001")
 SIZES = {
-    "batch": 4, "seq": 8, "key": 8, "width": 12, "heads": 4, "head": 4, "inner": 20, "layers": 3, "gate": 3, "out": 12,
-    "router": 4, "experts": 4, "capacity": 3, "choice": 2, "vocab": 12,
+    "batch": 4, "seq": 8, "key": 8, "width": 12, "heads": 4, "head": 4, "inner": 20, "layers": 3, "gate": 4, "out": 12,
+    "router": 4, "experts": 4, "capacity": 2, "choice": 2, "vocab": 12,
+    "memory": 4, "joined": 12, "half": 4,
 }
 
 

@@ -113,6 +113,11 @@ class Composite(Op):
     def infer(self, *x: Type) -> Types:
         return tuple(v.type for v in expansion(self, x).outputs)
 
+    def role(self, node: Node, dim: str) -> str:
+        from weft.ir.placement import derived_role
+
+        return derived_role(self, node.types, dim)
+
     def flops(self, node: Node) -> sp.Expr:
         return _flops(self, node.types)
 

@@ -8,15 +8,16 @@ declared per op, and the walk that counts collectives is the walk that runs them
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import sympy as sp
 
 from weft.ir.builder import flatten
 from weft.ir.formula import symbol
-from weft.ir.op import size
+from weft.ir.op import Composite, expansion, size
 from weft.ir.primitives import Loop
-from weft.ir.types import Dims, Graph, Node, Val
+from weft.ir.types import Dims, Graph, Node, Type, Val
 
 REPLICATED, SUM, MAX = "replicated", "partial sum", "partial max"
 """Placements along one mesh axis. Any other placement is the name of the dim that is split."""
@@ -72,6 +73,24 @@ def counts(found: Iterable[Collective]) -> dict[tuple[str, str], int]:
     return dict(Counter((c.kind, c.axis) for c in found))
 
 
+@cache
+def derived_role(op: Composite, types: tuple[Type, ...], dim: str) -> str:
+    """The role of a dim of a composite: what splitting its expansion along it takes.
+
+    No collective inside: "parallel" when every result keeps the dim, else "sum" or "max" by what the others are
+    partial in. Anything else: "whole".
+    """
+    flat = flatten(expansion(op, types))
+    walk = _Walk({"rank": (dim,)}, sp.S.One, None)
+    walk.nodes(flat)
+    rest = {p for v in flat.outputs if dim not in v.dims for (p,) in walk.have[v]}
+    if walk.out or any((dim,) not in walk.have[v] for v in flat.outputs if dim in v.dims):
+        return "whole"
+    if not rest:
+        return "parallel"
+    return {(SUM,): "sum", (MAX,): "max"}.get(tuple(rest), "whole")
+
+
 class _Walk:
     def __init__(self, mesh: Mesh, times: sp.Expr, ranks: Ranks | None):
         self.mesh, self.times, self.ranks = mesh, times, ranks
@@ -79,13 +98,17 @@ class _Walk:
         self.have: dict[Val, dict[Place, None]] = {}  # the placements in which a value exists, oldest first
 
     def run(self, graph: Graph) -> list[Collective]:
+        self.nodes(graph)
+        for v in graph.outputs:
+            self.get(v, natural(v.dims, self.mesh), "")
+        return self.out
+
+    def nodes(self, graph: Graph) -> None:
+        """Everything but the outputs, which stay as they come."""
         for v in graph.inputs:
             self.have[v] = {natural(v.dims, self.mesh): None}
         for n in graph.nodes:
             (self.loop if isinstance(n.op, Loop) else self.node)(n)
-        for v in graph.outputs:
-            self.get(v, natural(v.dims, self.mesh), "")
-        return self.out
 
     def get(self, v: Val, want: Place, src: str) -> None:
         """Make `v` available as `want`, axis by axis; a collective runs once per value and placement."""

@@ -32,9 +32,12 @@ class Grid:
 
     def chunk(self, v: Val, part: Any, dim: str, count: int) -> Sequence[Any]:
         axis = v.dims.index(dim)
-        if part.shape[axis] % count:
-            raise CheckFailed(f"{count} ranks cannot share {dim} = {part.shape[axis]} of {v.name}: {v.type}")
-        return part.chunk(count, axis)
+        return part.split(self.share(dim, part.shape[axis], count, v), axis)
+
+    def share(self, dim: str, size: int, count: int, v: Val) -> int:
+        if size % count:
+            raise CheckFailed(f"{count} ranks cannot share {dim} = {size} of {v.name}: {v.type}")
+        return size // count
 
     def whole(self, v: Val, place: Place) -> Any:
         """The value that the ranks hold together. Raises CheckFailed where ranks that must agree do not."""
@@ -71,7 +74,7 @@ class Grid:
             local, offset = dict(self.sizes), dict[str, int]()
             for dim, count, r in zip(picks, self.counts, p):
                 if dim is not None:
-                    local[dim] //= count
+                    local[dim] = self.share(dim, self.sizes[dim], count, n.outs[0])
                     offset[dim] = r * local[dim]
             site = Site(n, self.sizes, self.torch, self.dtype, local, offset)
             got = n.op.torch(site, self.torch, *(self.at[v, at[v]][p] for v in n.ins))
