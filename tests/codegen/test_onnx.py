@@ -1,6 +1,7 @@
 """Exported ONNX files: valid by the full checker, equal to the reference interpreter in ONNX Runtime."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,12 +9,15 @@ import pytest
 import torch
 
 from tests import models
+from weft import api
 from weft.codegen import onnx as weft_onnx
 from weft.errors import UsageError
 from weft.ir.builder import Builder
+from weft.ir.formula import parse
 from weft.ir.primitives import Opaque
 from weft.ir.program import Init, Param, Program, Runtime
 from weft.ir.reference import run
+from weft.ir.reference_model import initial, reference
 from weft.ir.types import Graph
 
 TOLERANCE = 1e-5  # normwise, fp32 against the fp64 reference
@@ -38,8 +42,6 @@ def program(graph: Graph) -> Program:
             stack = "layers" if stacked else None
             params.append(Param(v.name, name, v.dims[1:] if stacked else v.dims, Init("normal", 1.0), stack=stack))
     known = {p.value for p in params}
-    from weft.ir.formula import parse
-
     sizes = {d: n for d, n in models.SIZES.items() if d not in ("batch", "seq")} | {"key": parse("n_seq")}
     inputs = tuple(v.name for v in graph.inputs if v.name not in known)
     outputs = tuple(f"y{i}" for i in range(len(graph.outputs)))
@@ -115,3 +117,31 @@ def test_a_wrapped_module_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(UsageError, match=r"model\.yaml:7: a wrapped module has no ONNX form"):
         weft_onnx.export(p, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+SPECS = sorted((Path(__file__).parents[2] / "examples" / "specs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("kind", ["portable", "semantic"])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda p: p.stem)
+def test_every_shipped_spec_runs_in_onnx_runtime(spec, kind, tmp_path):
+    p = api.program(api.open_spec(spec, small=True), train=False)
+    sizes = p.resolve(batch=2)
+    gen = torch.Generator().manual_seed(0)
+    # Away from the initial values: a zero output matrix would make every file equal.
+    params = {k: v + 0.05 * torch.randn(v.shape, generator=gen) for k, v in initial(p, torch, 0).items()}
+    inputs = {name: whole(p.input(name), sizes, gen) for name in p.inputs}
+    want = reference(p, torch, {k: v.double() for k, v in params.items()}, inputs, sizes, torch.float64)
+
+    arrays = {k: v.numpy() for k, v in {**inputs, **params}.items()}
+    got = weft_onnx.run(p, weft_onnx.export(p, tmp_path)[kind], arrays)
+
+    for name, b in want.items():
+        assert b.norm() > 0
+        assert np.linalg.norm(got[name] - b.numpy()) <= TOLERANCE * float(b.norm())
+
+
+def whole(value, sizes, gen):
+    """Numbers that fit an integer input."""
+    top = sizes["types"] if value.name == "types" else sizes["vocab"]
+    return torch.randint(0, top, [sizes[d] for d in value.dims], generator=gen)

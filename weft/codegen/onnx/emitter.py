@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from weft.codegen.onnx.formulas import FLOAT, INT, Term, table
 from weft.errors import UsageError
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import operand, symbol
+from weft.ir.pattern import Pattern
 from weft.ir.primitives import Call
 from weft.ir.types import Dims, Graph, Node, Type, Val, union
 
@@ -27,12 +29,15 @@ def kind(dtype: str) -> str:
 
 
 class Emitter:
-    """Appends nodes for graphs. `sizes` gives each dim an integer, or an expression over `n_dim` of run-time dims.
+    """Appends nodes for graphs. `sizes` gives each dim an integer, or an expression over `n_dim` of run-time dims;
+    `longest` every dim as an integer when the run-time dims are as large as declared.
 
     `call(emitter, node, operands)` may take over a Call node (a block as one function); by default it is inlined."""
 
-    def __init__(self, sizes: Mapping[str, Any], parent: "Emitter | None" = None, call: Any = None) -> None:
-        self.sizes, self.call = sizes, call or (parent.call if parent else None)
+    def __init__(
+        self, sizes: Mapping[str, Any], longest: Mapping[str, int], parent: "Emitter | None" = None, call: Any = None
+    ) -> None:
+        self.sizes, self.longest, self.call = sizes, longest, call or (parent.call if parent else None)
         self.nodes: list[onnx.NodeProto] = []
         self.known: dict[str, str] = dict(parent.known) if parent else {}  # dim -> name of its size, i64[1]
         self.counter: list[int] = parent.counter if parent else [0]
@@ -187,6 +192,32 @@ class Emitter:
     def table(self, op: Any) -> str:
         return self.tensor(np.asarray(op.values, dtype=np.int64).reshape(op.shape), INT)
 
+    def block_table(self, op: Any, *x: str) -> str:
+        """A static block set as a constant [heads rows rows] of multiplicities, read at every pair of positions.
+
+        A table whose plan depends on the length is the one for the longest sequence that the spec declares."""
+        space, given = self.current.outs[0].dims, iter(zip(x, self.types))
+        listed = Pattern.parse(op.table).at(self.longest[op.over]).formula.table
+        heads = prod(self.sizes[d] for d in op.heads) if listed.per_head else 1
+        rows = [listed.entries(h) for h in range(heads)]
+        counts = np.zeros((heads, *(1 + max(int(r[i].max()) for r in rows) for i in (0, 1))), np.int64)
+        for h, (q, k) in enumerate(rows):
+            np.add.at(counts[h], (q, k), 1)
+
+        def place(dim: str, named: bool) -> str:
+            at, dims = next(given) if named else (None, None)
+            line = self.align(at, dims.dims, space) if dims is not None else self.coord(dim, space)
+            return self.node("Div", line, self.ints(listed.block))
+
+        q, k = place(op.query, op.query_at), place(op.over, op.key_at)
+        head = self.tensor(0, INT)
+        for d in op.heads if listed.per_head else ():
+            head = self.node("Add", self.node("Mul", head, self.scalar(d)), self.coord(d, space))
+        places = (head, *((k, q) if op.swap else (q, k)))
+        shape, last = self.shape(space), self.ints(len(space))
+        columns = [self.node("Unsqueeze", self.node("Expand", p, shape), last) for p in places]
+        return self.node("GatherND", self.tensor(counts, INT), self.node("Concat", *columns, axis=len(space)))
+
     def scan(self, op: Any, x: Sequence[str | Stack]) -> tuple[str | None, ...]:
         """A stack of blocks is unrolled, so that each block stays a node of its own; anything else is one Scan."""
         layers = all(isinstance(n.op, Call) for n in op.body.nodes) and isinstance(self.sizes.get(op.dim), int)
@@ -204,13 +235,12 @@ class Emitter:
         if op.reverse:
             stacked.reverse()
         self.at = node
-        joined = [
-            self.node("Concat", *(self.node("Unsqueeze", s, self.ints(0)) for s in column), axis=0)
-            if v in self.used
-            else None
-            for column, v in zip(zip(*stacked), node.outs[c:])
-        ]
-        return (*carry, *joined)
+        columns = zip(zip(*stacked), node.outs[c:])
+        return (*carry, *(self.stacked(column) if v in self.used else None for column, v in columns))
+
+    def stacked(self, rows: Sequence[str]) -> str:
+        """Values of one type as one value with a leading dim."""
+        return self.node("Concat", *(self.node("Unsqueeze", r, self.ints(0)) for r in rows), axis=0)
 
     def row(self, x: str | Stack, t: Type, dim: str, i: int) -> str:
         if dim not in t.dims:
@@ -222,7 +252,7 @@ class Emitter:
 
     def scanned(self, op: Any, x: Sequence[str | Stack]) -> tuple[str | None, ...]:
         node, c = self.current, op.carries
-        body = Emitter(self.sizes, self)
+        body = Emitter(self.sizes, self.longest, self)
         params, env = [], []
         for i, (v, t, inner) in enumerate(zip(x, node.types, op.body.inputs)):
             assert isinstance(v, str)
@@ -262,10 +292,8 @@ class Emitter:
         for n in graph.nodes:
             self.at, self.used = n, used
             ins = [env[v.name] for v in n.ins]
-            if isinstance(n.op, Call) and self.call is not None:
-                out = self.call(self, n, ins)
-            else:
-                out = n.op.onnx(self, *ins)
+            takes_over = self.call is not None and isinstance(n.op, Call)
+            out = self.call(self, n, ins) if takes_over else n.op.onnx(self, *ins)
             out = out if isinstance(out, tuple) else (out,)
             env.update(zip((v.name for v in n.outs), out, strict=True))
         self.at, self.used = outer

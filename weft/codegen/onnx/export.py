@@ -39,14 +39,13 @@ def export(program: Program, folder: Path) -> dict[str, Path]:
 
 def portable(program: Program) -> onnx.ModelProto:
     """The model in plain operators; a stack of blocks is unrolled, a recurrence is a Scan."""
-    return _model(program, Emitter(_sizes(program)), [])
+    return _model(program, _emitter(program), [])
 
 
 def semantic(program: Program) -> onnx.ModelProto:
     """The model as one node per block."""
     blocks = _Blocks(program)
-    emitter = Emitter(_sizes(program), call=blocks)
-    return _model(program, emitter, blocks)
+    return _model(program, _emitter(program, blocks), blocks)
 
 
 def input_names(program: Program) -> tuple[str, ...]:
@@ -56,6 +55,14 @@ def input_names(program: Program) -> tuple[str, ...]:
 
 def _sizes(program: Program) -> dict[str, Any]:
     return {d: n for d, n in program.sizes.items() if d not in program.runtime}
+
+
+def _longest(program: Program) -> dict[str, int]:
+    return program.resolve(**{d: r.max for d, r in program.runtime.items()})
+
+
+def _emitter(program: Program, call: Any = None) -> Emitter:
+    return Emitter(_sizes(program), _longest(program), call=call)
 
 
 def _model(program: Program, e: Emitter, blocks: "_Blocks | Sequence[Any]") -> onnx.ModelProto:
@@ -97,7 +104,7 @@ class _Blocks:
     """Turns each Call into one node of a local function; equal bodies share the function."""
 
     def __init__(self, program: Program) -> None:
-        self.sizes, self.counts = _sizes(program), program.resolve()
+        self.program, self.counts = program, program.resolve()
         self.functions: dict[tuple[Any, ...], onnx.FunctionProto] = {}
 
     def __call__(self, e: Emitter, node: Node, x: Sequence[Any]) -> tuple[str, ...]:
@@ -126,7 +133,7 @@ class _Blocks:
 
     def function(self, op: Call, name: str, node: Node) -> onnx.FunctionProto:
         body = expansion(op, node.types)
-        e = Emitter(self.sizes)
+        e = _emitter(self.program)
         ins = [f"x{i}" for i in range(len(body.inputs))]
         for v, at in zip(body.inputs, ins):
             e.know(v, at)

@@ -195,3 +195,6 @@ class BlockTable(Op):
 
     def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> list[None]:
         return [None for _ in x]
+
+    def onnx(self, e: Any, *x: Any) -> Any:
+        return e.block_table(self, *x)
