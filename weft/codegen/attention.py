@@ -1,0 +1,202 @@
+"""Attend and AttendGrad in torch: a layout object of the emitted runtime, made once per file, run on [B, H, N, D] views."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+from weft.ir.evaluate import evaluate
+from weft.ir.formula import normal, symbol
+from weft.ir.functions import diff
+from weft.ir.library.attention import S, Attend
+from weft.ir.pattern import to_sympy
+from weft.ir.types import Dims, Node, Type, Val
+
+from .body import Body, File
+from .lines import Lines
+from .spelling import ATOM, Formulas, Src, literal
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The dims of an attend in the order the runtime wants them: [batch, heads, query, contract]."""
+
+    batch: Dims
+    heads: Dims
+    query: str
+    over: str
+    contract: str
+    own: Dims
+    shared: Dims  # the heads that keys have too
+
+    def queries(self) -> tuple[Dims, ...]:
+        return self.batch, self.heads, (self.query,), (self.contract,)
+
+    def keys(self) -> tuple[Dims, ...]:
+        return self.batch, self.shared, (self.over,), (self.contract,)
+
+    def values(self) -> tuple[Dims, ...]:
+        return self.batch, self.shared, (self.over,), self.own
+
+    def outs(self) -> tuple[Dims, ...]:
+        return self.batch, self.heads, (self.query,), self.own
+
+    def rows(self) -> tuple[Dims, ...]:
+        return self.batch, self.heads, (self.query,)
+
+
+def axes(of: Attend, types: Sequence[Type]) -> Axes | None:
+    """How the operands q, k, v fit the runtime, or None when they do not."""
+    q, k, v = (t.dims for t in types[:3])
+    rows = tuple(d for d in q if d != of.contract)
+    batch = tuple(d for d in rows if d not in of.heads and d != of.query)
+    shared = tuple(d for d in of.heads if d in k)
+    own = tuple(d for d in v if d not in rows and d != of.over)
+    fits = (
+        set(k) == {*batch, *shared, of.over, of.contract}
+        and set(v) == {*batch, *shared, of.over, *own}
+        and of.heads[: len(shared)] == shared  # h // group is the key head
+        and len(own) >= 1
+        and of.query in q
+    )
+    return Axes(batch, of.heads, of.query, of.over, of.contract, own, shared) if fits else None
+
+
+def attends(of: Attend, types: Sequence[Type]) -> bool:
+    return axes(of, types) is not None and not {"query_at", "key_at"} & set(of.meta)
+
+
+def _operand(body: Body, v: Val, groups: tuple[Dims, ...]) -> str:
+    """A value as [B, H, N, D] (or [B, H, N]): permuted, several dims of a place joined, missing ones of size 1."""
+    order = tuple(d for g in groups for d in g)
+    src = body.loose(v)
+    if src.number or set(src.dims or ()) != set(v.dims):
+        src = Src(body.full(v), ATOM, v.dims)
+    text, at = src.aligned(order).at(ATOM), 0
+    for g in groups:
+        if len(g) > 1:
+            text = f"{text}.flatten({at}, {at + len(g) - 1})"
+        elif not g:
+            text = f"{text}.unsqueeze({at})"
+        at += 1
+    return text
+
+
+def _results(body: Body, outs: Sequence[Val], places: Sequence[tuple[Dims, ...]], text: str) -> None:
+    """Assign runtime results [B, H, N, D] and say how they lie."""
+    order = [tuple(d for g in groups for d in g) for groups in places]
+    got = body.assign(outs, text, order)
+    for v, groups, src, dims in zip(outs, places, got, order):
+        view = src.text
+        at = len(groups)
+        for g in reversed(groups):
+            at -= 1
+            if not g:
+                view = f"{view}.squeeze({at})"
+            elif len(g) > 1:
+                view = f"{view}.unflatten({at}, ({body.shape(g)}))"
+        if view != src.text and body.uses[v.name]:
+            body.put(v, Src(view, ATOM, dims, v.dtype), inline=False)
+
+
+def _scale(body: Body, of: Attend) -> str:
+    names = {s.name[2:]: body.size(s.name[2:]) for s in of.scale.free_symbols}
+    src = body.sizes.spelled(of.scale, body, names)
+    return literal(float(src.value)).text if src.value is not None else src.text
+
+
+def _metadata(body: Body, of: Attend, meta: Sequence[Val]) -> str:
+    return "".join(f", {body.full(v)}" for v in meta)
+
+
+def attend(body: Body, node: Node) -> None:
+    of, (q, k, v, *meta) = node.op, node.ins
+    assert isinstance(of, Attend)
+    a = axes(of, node.types)
+    assert a is not None
+    name = layout(body, of, a)
+    operands = ", ".join(_operand(body, x, g) for x, g in ((q, a.queries()), (k, a.keys()), (v, a.values())))
+    text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, meta)})"
+    _results(body, node.outs, (a.outs(), a.rows()), text)
+
+
+def attend_grad(body: Body, node: Node) -> None:
+    of: Any = node.op.of  # type: ignore[attr-defined]
+    q, k, v, out, lse, do, *meta = node.ins
+    a = axes(of, node.types)
+    assert a is not None
+    name = layout(body, of, a)
+    order = ((do, a.outs()), (q, a.queries()), (k, a.keys()), (v, a.values()), (out, a.outs()), (lse, a.rows()))
+    operands = ", ".join(_operand(body, x, g) for x, g in order)
+    text = f"{name}.backward({operands}, {_scale(body, of)}{_metadata(body, of, meta)})"
+    _results(body, node.outs, (a.queries(), a.keys(), a.values()), text)
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def layout(body: Body, of: Attend, a: Axes) -> str:
+    """The name of the file's layout object for this attend; printed when first needed."""
+    body.file.imports.add("attention")
+    if of.layout is None or normal(of.score) != S:
+        return body.file.object("attention", _tiles(body.file, of))
+    return body.file.object("attention", _parts(body.file, of))
+
+
+def _parts(file: File, of: Attend) -> str:
+    raise NotImplementedError(of.layout)
+
+
+def _tiles(file: File, of: Attend) -> str:
+    """The general layout, from the pattern's formula alone."""
+    keep = _function(file, "keep", of, None)
+    if normal(of.score) == S:
+        return f"attention.Tiles({keep})"
+    score, slope = _function(file, "score", of, of.score), _function(file, "slope", of, diff(normal(of.score), S))
+    return f"attention.Scored({keep}, score={score}, slope={slope})"
+
+
+def _function(file: File, name: str, of: Attend, expr: Any) -> str:
+    """Print `keep(q, k, h, ...)` or a function of the score `s`, and return its name."""
+    meta = list(of.meta)
+    args = [*(["s"] if expr is not None else []), "q", "k", "h", *meta]
+    lines = Lines()
+    host = _Host(lines, "q")
+    dims = ("pairs",)
+    env = {symbol(f"i_{c}"): Src(c, ATOM, dims, "i64") for c in "qkh"} | {S: Src("s", ATOM, dims, "f32")}
+    for m in meta:
+        if m == "valid":
+            env[symbol("valid")] = Src("attention.at(valid, k)", ATOM, dims, "bool")
+        else:
+            env[symbol("segments_q")] = Src("attention.at(segments, q)", ATOM, dims, "i64")
+            env[symbol("segments_k")] = Src("attention.at(segments, k)", ATOM, dims, "i64")
+    if expr is None:
+        expr = to_sympy(of.pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"))
+        expr = expr if isinstance(expr, sp.Basic) else sp.sympify(expr)
+    sizes = {s: literal(file.sizes.number(s.name[2:]) or 0) for s in expr.free_symbols if s.name.startswith("n_")}
+    with lines.indent(f"def {{}}({', '.join(args)}):"):
+        (src,) = evaluate([normal(expr)], env | sizes, Formulas(host, dims, "f32", "t").table)
+        lines.add(f"return {src.text}")
+    return file.function(name, lines.lines)
+
+
+@dataclass
+class _Host:
+    """The little that a pointwise function needs of a Body."""
+
+    lines: Lines
+    like: str
+    count: int = 0
+
+    def bind(self, hint: str, src: Src) -> Src:
+        self.count += 1
+        name = f"{hint}{self.count}"
+        self.lines.add(f"{name} = {src.text}")
+        return Src(name, ATOM, src.dims, src.dtype)
+
+    def device(self) -> str:
+        return f"{self.like}.device"
+
+    def dtype(self, name: str) -> str:
+        return {"i64": "torch.int64", "bool": "torch.bool"}.get(name, "s.dtype")

@@ -1,0 +1,176 @@
+"""Composites that torch has a fast form for; any other is printed from its expansion."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy as sp
+
+from weft.ir.library.attention import Attend, AttendGrad
+from weft.ir.library.dropout import Dropout
+from weft.ir.library.loss import CrossEntropy
+from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax
+from weft.ir.library.rotary import Rotary
+from weft.ir.op import Op
+from weft.ir.types import Node, Type, Val
+
+from .attention import attend, attend_grad, attends
+from .body import Body
+from .fast import FromStatistics, RotaryBack, SoftmaxGrad, WithStatistics, last
+from .lines import tuple_of
+from .printer import Speller
+from .spelling import ATOM, Src, literal
+
+
+def number(body: Body, e: sp.Expr) -> str:
+    """A formula over sizes as the source of a Python number."""
+    names = {s.name[2:]: body.size(s.name[2:]) for s in e.free_symbols}
+    src = body.sizes.spelled(e, body, names)
+    return literal(float(src.value)).text if isinstance(src.value, float) and float(src.value) != int(src.value) else src.text
+
+
+def _width(body: Body, of: Any) -> str:
+    return f"({body.size(of.over).text},)"
+
+
+def _affine(body: Body, ins: tuple[Val, ...]) -> tuple[str, str]:
+    given = [body.full(v) for v in ins]
+    return (given[0] if given else "None", given[1] if len(given) > 1 else "None")
+
+
+def _softmax(body: Body, node: Node) -> None:
+    (x,), out = node.ins, node.outs[0]
+    axis = x.dims.index(node.op.over)
+    axis = -1 if axis == len(x.dims) - 1 else axis
+    body.put(out, Src(f"torch.softmax({body.full(x)}, {axis})", ATOM, out.dims, out.dtype), node)
+
+
+def _softmax_grad(body: Body, node: Node) -> None:
+    (y, dy), out = node.ins, node.outs[0]
+    axis = y.dims.index(node.op.over)
+    name = body.named(y)
+    text = f"torch._softmax_backward_data({body.full(dy)}, {name}, {axis}, {name}.dtype)"
+    body.put(out, Src(text, ATOM, out.dims, out.dtype), node)
+
+
+def _norm(body: Body, node: Node) -> None:
+    op, (x, *affine), out = node.op, node.ins, node.outs[0]
+    w, b = _affine(body, tuple(affine))
+    if isinstance(op, LayerNorm):
+        text = f"F.layer_norm({body.full(x)}, {_width(body, op)}, {w}, {b}, {number(body, op.eps)})"
+    else:
+        text = f"norm.rms_norm({body.full(x)}, {w}, {number(body, op.eps)}{'' if b == 'None' else ', ' + b})[0]"
+    body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
+
+
+def _with_statistics(body: Body, node: Node) -> None:
+    of, (x, *rest) = node.op.of, node.ins
+    if isinstance(of, CrossEntropy):
+        ignore = "" if of.ignore is None else f", {of.ignore}"
+        body.assign(node.outs, f"loss.cross_entropy({body.full(x)}, {body.full(rest[0])}{ignore})")
+        return
+    w, b = _affine(body, tuple(rest))
+    if isinstance(of, LayerNorm):
+        text = f"torch.native_layer_norm({body.full(x)}, {_width(body, of)}, {w}, {b}, {number(body, of.eps)})"
+    else:
+        text = f"norm.rms_norm({body.full(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
+    if body.uses[node.outs[0].name]:
+        body.assign(node.outs, text)
+    elif isinstance(of, LayerNorm):
+        body.assign(node.outs[1:], f"{text}[1:]")
+    else:
+        body.assign(node.outs[1:], f"{text}[1]")
+
+
+def _from_statistics(body: Body, node: Node) -> None:
+    op, of = node.op, node.op.of
+    own, statistics, dy = node.ins[: op.n], node.ins[op.n : -1], node.ins[-1]
+    given = [body.full(v) for v in own]
+    if isinstance(of, CrossEntropy):
+        ignore = "" if of.ignore is None else f", {of.ignore}"
+        args = f"{body.full(dy)}, {', '.join(given)}, {body.full(statistics[0])}{ignore}"
+        body.assign(node.outs, f"loss.cross_entropy_backward({args})")
+        return
+    w, b = _affine(body, own[1:])
+    stats = ", ".join(body.named(v) for v in statistics)
+    if isinstance(of, LayerNorm):
+        mask = f"[True, {len(own) > 1}, {len(own) > 2}]"
+        args = f"{body.full(dy)}, {given[0]}, {_width(body, of)}, {stats}, {w}, {b}, {mask}"
+        text = f"torch.ops.aten.native_layer_norm_backward({args})"
+    else:
+        text = f"norm.rms_norm_backward({body.full(dy)}, {given[0]}, {w}, {stats})"
+    _first(body, node.outs, text, 3)
+
+
+def _first(body: Body, outs: tuple[Val, ...], text: str, count: int) -> None:
+    """Assign the first of `count` results."""
+    if len(outs) == count:
+        body.assign(outs, text)
+    elif len(outs) == 1:
+        body.assign(outs, f"{text}[0]")
+    else:
+        body.assign(outs, f"{text}[:{len(outs)}]")
+
+
+def _cross_entropy(body: Body, node: Node) -> None:
+    (x, target), out = node.ins, node.outs[0]
+    ignore = "" if node.op.ignore is None else f", {node.op.ignore}"
+    text = f"loss.cross_entropy({body.full(x)}, {body.full(target)}{ignore})[0]"
+    body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
+
+
+def _dropout(body: Body, node: Node) -> None:
+    op, (x, seed, layer), out = node.op, node.ins, node.outs[0]
+    shape = ""
+    if op.shared:
+        shape = f", {tuple_of('1' if d in op.shared else body.size(d).text for d in x.dims)}"
+    args = f"{body.full(x)}, {number(body, op.rate)}, {body.full(seed)}, {op.op_id}, {body.full(layer)}{shape}"
+    body.put(out, Src(f"dropout.dropout({args})", ATOM, out.dims, out.dtype), node)
+
+
+def _angles(body: Body, of: Rotary, x: Val, at: tuple[Val, ...]) -> Src:
+    """The angles, aligned to x without its last dim, as an atom with the pairs last."""
+    turned = int(sp.sympify(of.fraction) * (body.sizes.number(of.over) or 0))
+    position = body.loose(at[0]) if at else body.coordinate(of.position)
+    args = f"{position.text}, {turned}, {number(body, of.theta)}, {body.dtype('f64' if x.dtype == 'f64' else 'f32')}"
+    angle = body.bind("angle", Src(f"rotary.angles({args})", ATOM, (*(position.dims or ()), of.over), "f32"))
+    return angle.aligned(x.dims)
+
+
+def _rotary(body: Body, node: Node) -> None:
+    op, (x, *at), out = node.op, node.ins, node.outs[0]
+    back = isinstance(op, RotaryBack)
+    of = op.of if back else op
+    angle = _angles(body, of, x, tuple(at))
+    sign = "-" if back else ""
+    text = f"rotary.rotate({body.full(x)}, {sign}{angle.text}, {of.style == 'interleaved'})"
+    body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
+
+
+COMPOSITES: Mapping[type[Op], Speller] = {
+    Softmax: _softmax,
+    SoftmaxGrad: _softmax_grad,
+    LayerNorm: _norm,
+    RMSNorm: _norm,
+    CrossEntropy: _cross_entropy,
+    WithStatistics: _with_statistics,
+    FromStatistics: _from_statistics,
+    Dropout: _dropout,
+    Rotary: _rotary,
+    RotaryBack: _rotary,
+    Attend: attend,
+    AttendGrad: attend_grad,
+}
+
+
+def known(op: Op, types: tuple[Type, ...]) -> bool:
+    """Has the op a torch form for operands of these types?"""
+    if isinstance(op, Attend | AttendGrad):
+        return attends(op if isinstance(op, Attend) else op.of, types)
+    if isinstance(op, WithStatistics | FromStatistics):
+        return last(op.of, types)
+    if isinstance(op, LayerNorm | RMSNorm | CrossEntropy | Rotary):
+        return last(op, types)
+    if isinstance(op, RotaryBack):
+        return last(op.of, types)
+    return type(op) in COMPOSITES
+

@@ -1,0 +1,51 @@
+"""A graph made ready to print: composites without a torch spelling opened, equal nodes merged, dead ones dropped."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from weft.ir.builder import Builder, dce
+from weft.ir.op import Composite, Op, expansion
+from weft.ir.primitives import Loop
+from weft.ir.types import Graph, Type, Val
+
+Known = Callable[[Op, tuple[Type, ...]], bool]
+
+
+def prepare(graph: Graph, known: Known) -> Graph:
+    """The same function; every composite left in it is `known`. Names and sources are kept where a node survives."""
+    g = Builder()
+    inputs = [g.input(v.name, v.type) for v in graph.inputs]
+    outputs = _open(g, graph, inputs, known)
+    return merge(dce(g.graph(*outputs, decisions=graph.decisions)))
+
+
+def _open(g: Builder, graph: Graph, args: list[Val], known: Known) -> list[Val]:
+    """Replay `graph` into `g`, opening what is not known."""
+    env = dict(zip(graph.inputs, args, strict=True))
+    for n in graph.nodes:
+        ins = [env[v] for v in n.ins]
+        types = tuple(v.type for v in ins)
+        with g.at(n.src):
+            if isinstance(n.op, Composite) and not known(n.op, types):
+                outs = _open(g, expansion(n.op, types), ins, known)
+            else:
+                op = replace(n.op, body=prepare(n.op.body, known)) if isinstance(n.op, Loop) else n.op
+                outs = list(g.many(op, *ins, names=[v.name for v in n.outs]))
+        env.update(zip(n.outs, outs, strict=True))
+    return [env[v] for v in graph.outputs]
+
+
+def merge(graph: Graph) -> Graph:
+    """Equal ops on equal operands computed once. Every op is pure, random numbers included, so this is always right."""
+    env: dict[Val, Val] = {v: v for v in graph.inputs}
+    seen: dict[tuple[Op, tuple[Val, ...]], tuple[Val, ...]] = {}
+    nodes = []
+    for n in graph.nodes:
+        ins = tuple(env[v] for v in n.ins)
+        if (n.op, ins) in seen:
+            env.update(zip(n.outs, seen[n.op, ins]))
+            continue
+        seen[n.op, ins] = n.outs
+        env.update((v, v) for v in n.outs)
+        nodes.append(replace(n, ins=ins))
+    return dce(replace(graph, nodes=tuple(nodes), outputs=tuple(env[v] for v in graph.outputs)))

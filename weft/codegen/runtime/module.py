@@ -1,0 +1,120 @@
+"""What the emitted modules share: parameters under their logical names, their initialisation, checks of the inputs."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
+Parameters = tuple[tuple[str, tuple[int, ...], str, str, float], ...]  # name, shape, dtype, initialisation, its value
+
+
+class Group(nn.Module):
+    """Parameters and blocks below one part of a dotted name."""
+
+
+def place(root: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
+    """Register a module or parameter under a dotted name, whatever its parts are called."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root._modules[part] = Group()
+        root = root._modules[part]
+    (root._parameters if isinstance(value, nn.Parameter) else root._modules)[leaf] = value
+
+
+class Block(nn.Module):
+    """A block of the model: `PARAMETERS` are its own, in the order its functions take them."""
+
+    def __init__(self, parameters: Parameters, device: torch.device | str | None = None):
+        super().__init__()
+        self.table = parameters
+        for name, shape, dtype, _, _ in parameters:
+            place(self, name, nn.Parameter(torch.empty(shape, dtype=DTYPES[dtype], device=device)))
+
+    def weights(self) -> list[Tensor]:
+        """Its own parameters, in order, as they are now (an engine may have swapped them)."""
+        return [self.weight(name) for name, *_ in self.table]
+
+    def weight(self, name: str) -> Tensor:
+        *path, leaf = name.split(".")
+        module = self
+        for part in path:
+            module = module._modules[part]
+        return module._parameters[leaf]
+
+
+def tables(root: nn.Module) -> Iterator[tuple[str, Tensor, str, float]]:
+    """(logical name, parameter, initialisation, its value) of every block's own parameters."""
+    for prefix, block in root.named_modules():
+        if isinstance(block, Block):
+            for name, _, _, kind, value in block.table:
+                yield f"{prefix}.{name}" if prefix else name, block.weight(name), kind, value
+
+
+@torch.no_grad()
+def initialise(root: nn.Module, generator: torch.Generator | int = 0) -> None:
+    """Draw every parameter anew; each depends on the seed and its logical name alone."""
+    seed = generator if isinstance(generator, int) else int(generator.initial_seed())
+    for name, parameter, kind, value in tables(root):
+        if parameter.device.type == "meta":
+            continue
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        draw = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        shape = tuple(parameter.shape)
+        if kind == "normal":
+            drawn = torch.randn(shape, generator=draw) * value
+        elif kind == "uniform":
+            drawn = (torch.rand(shape, generator=draw) * 2 - 1) * value
+        else:
+            drawn = torch.full(shape, {"zeros": 0.0, "ones": 1.0}.get(kind, value))
+        parameter.copy_(drawn)
+
+
+def check(
+    inputs: Mapping[str, Tensor],
+    signature: Mapping[str, tuple[torch.dtype, tuple[str, ...]]],
+    fixed: Mapping[str, int],
+    limits: Mapping[str, tuple[int, int]],
+) -> dict[str, int]:
+    """The run-time sizes of a call. Raises TypeError or ValueError that names the input and the dim.
+
+    signature: input -> dtype and dims; fixed: dim -> its compiled size; limits: run-time dim -> (largest, multiple of).
+    """
+    sizes: dict[str, int] = {}
+    for name, (dtype, dims) in signature.items():
+        x = inputs[name]
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor [{' '.join(dims)}], got {type(x).__name__}")
+        if dtype.is_floating_point != x.dtype.is_floating_point or (dtype == torch.bool) != (x.dtype == torch.bool):
+            raise TypeError(f"{name} must be {dtype}, got {x.dtype}")
+        if x.dim() != len(dims):
+            raise ValueError(f"{name} must be [{' '.join(dims)}], got shape {list(x.shape)}")
+        for dim, n in zip(dims, x.shape):
+            if dim in fixed and n != fixed[dim]:
+                raise ValueError(f"{name}: dim {dim} is {n}, compiled for {fixed[dim]}")
+            if dim in limits:
+                most, multiple = limits[dim]
+                if sizes.setdefault(dim, n) != n:
+                    raise ValueError(f"{name}: dim {dim} is {n}, but {sizes[dim]} in another input")
+                if n > most:
+                    raise ValueError(f"{name}: dim {dim} is {n}, over its declared maximum {most}")
+                if n < 1 or n % multiple:
+                    raise ValueError(f"{name}: dim {dim} is {n}, not a positive multiple of {multiple}")
+    return sizes
+
+
+def refuse_autocast(x: Tensor) -> None:
+    """Dtypes are the spec's policy; autocast would change some and not others."""
+    if torch.is_autocast_enabled(x.device.type):
+        raise RuntimeError("this model has its own dtypes (the spec's `dtype:`); call it outside torch.autocast")
+
+
+def draw_seed(seed: Tensor | int | None, training: bool, device: torch.device) -> Tensor | None:
+    """The dropout seed: the caller's, else one from torch's generator; None (no dropout) outside training."""
+    if not training:
+        return None
+    if seed is None:
+        return torch.randint(2**62, (), device=device)
+    return torch.as_tensor(seed, dtype=torch.int64, device=device)

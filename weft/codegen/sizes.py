@@ -1,0 +1,82 @@
+"""Sizes of dims as source: frozen ones are constants of the file, run-time ones variables read off a shape."""
+
+import keyword
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from weft.ir.evaluate import evaluate
+from weft.ir.formula import normal, symbol
+from weft.ir.program import Program, Size
+
+from .spelling import Formulas, Src, literal
+
+
+def identifier(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
+    """A Python identifier made of [a-z0-9_] for any name, not among `taken`."""
+    stem = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "v"
+    stem = f"v_{stem}" if stem[0].isdigit() else stem
+    found, i = stem, 1
+    while found in taken:
+        i += 1
+        found = f"{stem}_{i}"
+    return found
+
+
+@dataclass
+class Sizes:
+    """Every dim's size: a number where compiling fixes it, else an expression over the run-time dims."""
+
+    table: Mapping[str, Size]
+    runtime: Mapping[str, object]
+    names: dict[str, str] = field(default_factory=dict)  # what each dim is called in source, all different
+    _numbers: dict[str, int | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = set(keyword.kwlist)
+        for dim in sorted({*self.table, *self.runtime}):
+            self.names[dim] = identifier(dim, taken)
+            taken.add(self.names[dim])
+
+    @classmethod
+    def of(cls, program: Program) -> "Sizes":
+        return cls(program.sizes, program.runtime)
+
+    def number(self, dim: str) -> int | None:
+        """The frozen size, or None for a dim that depends on a run-time one."""
+        if dim not in self._numbers:
+            e = self.expression(dim)
+            self._numbers[dim] = int(e) if e.is_Integer else None
+        return self._numbers[dim]
+
+    def expression(self, dim: str) -> sp.Expr:
+        """The size over the run-time dims' symbols alone."""
+        if dim in self.runtime or dim not in self.table:
+            return symbol(f"n_{dim}")
+        size = sp.sympify(self.table[dim])
+        return size.xreplace({s: self.expression(str(s)[2:]) for s in size.free_symbols if str(s) != f"n_{dim}"})
+
+    def limit(self, dim: str) -> int | None:
+        """The largest size a dim can have, where that is known."""
+        number = self.number(dim)
+        most = getattr(self.runtime.get(self.alias(dim)), "max", None)
+        return most if number is None else number
+
+    def alias(self, dim: str) -> str:
+        """The run-time dim that this one simply equals, else itself."""
+        e = self.expression(dim)
+        return e.name[2:] if isinstance(e, sp.Symbol) else dim
+
+    def base(self, dim: str) -> list[str]:
+        """The run-time dims that a size is computed from."""
+        return sorted(s.name[2:] for s in self.expression(dim).free_symbols)
+
+    def spelled(self, expr: sp.Expr, host: object, names: Mapping[str, Src]) -> Src:
+        """A formula over sizes as source of a Python integer; `names`: what each n_dim is called."""
+        formulas = Formulas(host, (), "f32", "n")  # type: ignore[arg-type]
+        table = {k: v for k, v in formulas.table.items() if k != "share"}
+        env = {symbol(f"n_{d}"): s for d, s in names.items()}
+        env |= {s: literal(n) for s in expr.free_symbols if (n := self.number(s.name[2:])) is not None and s not in env}
+        return evaluate([normal(expr)], env, table)[0]
