@@ -86,28 +86,25 @@ def settings(texts: Iterable[str], dims: Iterable[str]) -> dict[str, tuple[int |
 
 def resolve(model: Model) -> Dims:
     """Work out every dim; SpecError with all that is wrong."""
-    problems: list[Problem] = []
-    trees: dict[str, expressions.Expr | None] = {}
-    for name, size in model.dims.items():
-        trees[name] = _tree(name, size, model.dims, problems)
-    order = _order({name: tree for name, tree in trees.items() if tree is not None}, problems)
-    values: dict[str, int] = {name: size for name, size in model.dims.items() if isinstance(size, int)}
+    problems = _out_of_range(model)
+    outside = {p.path[-1] for p in problems}
+    found = {name: _tree(name, size, model.dims, problems) for name, size in model.dims.items()}
+    trees = {name: tree for name, tree in found.items() if tree is not None}
+    values = {n: size for n, size in model.dims.items() if isinstance(size, int) and n not in outside}
     sizes: dict[str, Any] = {name: runtime_symbol(name) if name in RUNTIME else size for name, size in values.items()}
-    for name in order:
+    for name in _order(trees, problems):
         text = str(model.dims[name])
         try:
-            tree = expressions.parse(text)
-            values[name] = _check(expressions.evaluate(tree, values, text), text)
-            sizes[name] = runtime_symbol(name) if name in RUNTIME else expressions.evaluate(tree, sizes, text)
+            values[name] = _check(expressions.evaluate(trees[name], values, text), text)
+            sizes[name] = runtime_symbol(name) if name in RUNTIME else expressions.evaluate(trees[name], sizes, text)
         except FormulaError as error:
             problems.append(Problem("W0201", f"{name}: {error.message}", ("dims", name), error.hint, error.column - 1))
         except KeyError:
             continue  # it reads a dim that is already reported
-    problems += _out_of_range(model)
     if problems:
         raise SpecError(problems)
-    dims = Dims(values, sizes)
-    return Dims(values, sizes, _limits(model, dims))
+    dims = Dims({name: values[name] for name in model.dims}, {name: sizes[name] for name in model.dims})
+    return Dims(dims.values, dims.sizes, _limits(model, dims))
 
 
 def _tree(name: str, size: int | str, dims: Mapping[str, Any], problems: list[Problem]) -> expressions.Expr | None:

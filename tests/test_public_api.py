@@ -1,0 +1,52 @@
+"""The public surface: a literal list of names, each of which exists and says what it is."""
+
+import subprocess
+import sys
+
+import pytest
+
+import weft
+
+NAMES = {"MLP", "Attention", "MoE", "Model", "Opaque", "Recurrence", "WeftError", "compile", "load", "plan"}
+
+
+def test_the_names_are_these():
+    assert set(weft.__all__) == NAMES
+    assert len(NAMES) < 12
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_every_name_has_a_docstring(name):
+    assert (getattr(weft, name).__doc__ or "").strip()
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'complie'"):
+        _ = weft.complie
+
+
+def test_the_builder_and_the_file_are_the_same_language():
+    from weft.frontends.load import load_text
+
+    model = weft.Model(
+        name="tiny",
+        dims={"batch": 2, "seq": 16, "width": 8, "heads": 2, "head": 4, "inner": 16, "vocab": 11, "experts": 2},
+        blocks={
+            "attention": weft.Attention(pattern="causal", bias=["query"]),
+            "mlp": weft.MLP(activation="silu", gated=True),
+            "moe": weft.MoE(capacity=8),
+            "cell": weft.Recurrence(inputs=["u"], state={"c": 0.0}, update={"c": "c + u"}, output="c"),
+        },
+        stack=[{"repeat": 2, "layer": ["attention", {"block": "mlp", "dropout": 0.1}]}, {"layer": ["cell", "moe"]}],
+        init={"weight": {"normal": "1/sqrt(fan_in)"}, "output": "zeros"},
+    )
+    text = model.to_yaml()
+
+    assert text.startswith("weft: 1\n")
+    assert load_text(text).model == model
+    assert load_text(text).model.to_yaml() == text
+
+
+def test_the_builder_needs_no_torch():
+    code = "import sys, weft; weft.Model; weft.Opaque; weft.WeftError; weft.plan; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
