@@ -256,13 +256,17 @@ def diff(e: Any, s: sp.Symbol) -> Any:
         return sp.S.Zero
     if e == s:
         return sp.S.One
-    if e.is_Add:
-        return sp.Add(*(diff(a, s) for a in e.args))
-    if e.is_Mul:
-        return sp.Add(*(sp.Mul(*e.args[:i], diff(a, s), *e.args[i + 1 :]) for i, a in enumerate(e.args)))
-    if e.is_Pow:
-        slope = e.exp * e.base ** (e.exp - 1) * diff(e.base, s)
-        return slope + e * sp.log(e.base) * diff(e.exp, s)
+    slopes = [diff(a, s) for a in e.args]
     if isinstance(e, where):
-        return where(e.args[0], diff(e.args[1], s), diff(e.args[2], s))
-    return sp.Add(*(d * diff(a, s) for a, d in zip(e.args, DERIVATIVES[type(e)](*e.args)) if s in a.free_symbols))
+        return where(e.args[0], *slopes[1:])
+    if all(d == 0 for d in slopes):  # SymPy would ask what it multiplies by zero whether it is finite, which can take seconds
+        return sp.S.Zero
+    if e.is_Add:
+        return sp.Add(*slopes)
+    if e.is_Mul:
+        return sp.Add(*(sp.Mul(*e.args[:i], d, *e.args[i + 1 :]) for i, d in enumerate(slopes) if d != 0))
+    if e.is_Pow:
+        out = [e.exp * e.base ** (e.exp - 1) * slopes[0]] if slopes[0] != 0 else []
+        return sp.Add(*out, *(e * sp.log(e.base) * d for d in slopes[1:] if d != 0))
+    rules = DERIVATIVES[type(e)](*e.args)
+    return sp.Add(*(rule * d for rule, d in zip(rules, slopes) if d != 0))

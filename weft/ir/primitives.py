@@ -131,7 +131,8 @@ class Map(Op):
 
         def spread(e: Any, seed: str) -> None:
             for v in sorted(e.free_symbols, key=str):
-                bars[v] = bars.get(v, sp.S.Zero) + symbol(seed) * diff(e, v)
+                if (slope := diff(e, v)) != 0:
+                    bars[v] = bars.get(v, sp.S.Zero) + symbol(seed) * slope
 
         for e, seed in zip(self.exprs, seeds):
             if seed is not None:
