@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import sympy as sp
 
-from weft.ir.builder import Builder, dce
+from weft.ir.builder import Builder, dce, flatten
 from weft.ir.derive import backward
 from weft.ir.formula import local, operand
-from weft.ir.functions import diff, where
+from weft.ir.functions import where
 from weft.ir.primitives import Concat, Detach, Einsum, Gather, Loop, Map, Part, Reduce, Rename, Scatter
 from weft.ir.types import Dims, Graph, Node, Type, Val, union
 
@@ -149,13 +149,14 @@ NONLINEAR = 2
 def linear_in_state(op: Loop) -> bool:
     """Is every next carry A * carry + b, with A and b free of the carries? Then a parallel scan may run it.
 
-    Decided, not declared: degrees are followed through the body, and where a formula's form leaves it open, its second
-    derivatives by the states are expanded and compared with zero.
+    Decided, not declared: degrees in the carries are followed through the body, and a formula whose form leaves it open
+    is multiplied out. Functions with a kink or a jump are not linear, though their second derivative is zero.
     """
-    degree = {v: int(i < op.carries) for i, v in enumerate(op.body.inputs)}
-    for n in op.body.nodes:
+    body = flatten(op.body)
+    degree = {v: int(i < op.carries) for i, v in enumerate(body.inputs)}
+    for n in body.nodes:
         degree.update(zip(n.outs, _degrees(n, [degree[v] for v in n.ins])))
-    return all(degree[v] < NONLINEAR for v in op.body.outputs[: op.carries])
+    return all(degree[v] < NONLINEAR for v in body.outputs[: op.carries])
 
 
 def _degrees(n: Node, ins: list[int]) -> list[int]:
@@ -179,7 +180,7 @@ def _map_degrees(op: Map, ins: list[int]) -> list[int]:
     for i, e in enumerate(op.lets):
         env[local(i)] = _degree(e, env)
     out = [_degree(e, env) for e in op.exprs]
-    return [_expanded(op, e, ins) if d == NONLINEAR and max(ins) < NONLINEAR else d for d, e in zip(out, op.exprs)]
+    return [_expanded(op, e, env) if d == NONLINEAR else d for d, e in zip(out, op.exprs)]
 
 
 def _degree(e: sp.Basic, env: dict[sp.Basic, int]) -> int:
@@ -197,16 +198,10 @@ def _degree(e: sp.Basic, env: dict[sp.Basic, int]) -> int:
     return min(sum(below), NONLINEAR) if isinstance(e, sp.Mul) else NONLINEAR
 
 
-def _expanded(op: Map, e: sp.Expr, ins: list[int], limit: int = 300) -> int:
-    """The degree by second derivatives, lets substituted; formulas that grow past `limit` operations stay nonlinear."""
-    states = [operand(i) for i, d in enumerate(ins) if d]
+def _expanded(op: Map, e: sp.Expr, env: dict[sp.Basic, int], limit: int = 300) -> int:
+    """The degree once lets are substituted and products multiplied out; past `limit` operations it stays nonlinear."""
     for i in reversed(range(len(op.lets))):
         e = e.xreplace({local(i): op.lets[i]})
         if int(sp.count_ops(e)) > limit:
             return NONLINEAR
-    if any(s in c.free_symbols for s in states for w in e.atoms(where) for c in w.args[:1]):
-        return NONLINEAR
-    second = (sp.expand(diff(diff(e, a), b)) for a in states for b in states)
-    return 1 if all(d == 0 for d in second) else NONLINEAR
-
-
+    return _degree(sp.expand(e), env)
