@@ -120,7 +120,9 @@ class _Maker:
             lost = self.rng.choice(x.dims)
             self.ints.append(self.g.reduce(x, to=[d for d in x.dims if d != lost], kind=kind))
         else:
-            self.floats.append(self.g.reduce(x, to=self.rng.sample(x.dims, self.rng.randint(0, len(x.dims))), kind=kind))
+            self.floats.append(
+                self.g.reduce(x, to=self.rng.sample(x.dims, self.rng.randint(0, len(x.dims))), kind=kind)
+            )
 
     def gather(self) -> None:
         x = self.float(1)
@@ -208,7 +210,9 @@ KINDS = (
 )
 
 
-def random_graph(rng: Random, nodes: int = 10, dtype: str = "f32", kinds: tuple[str, ...] = KINDS) -> tuple[Graph, dict[str, int]]:
+def random_graph(
+    rng: Random, nodes: int = 10, dtype: str = "f32", kinds: tuple[str, ...] = KINDS
+) -> tuple[Graph, dict[str, int]]:
     """A graph of about `nodes` nodes and the sizes of its dims. Its float outputs depend smoothly on its inputs,
     apart from kinks of measure zero. Same rng state, same graph."""
     m = _Maker(rng, dtype)

@@ -173,7 +173,7 @@ class _Parser:
         out: list[Val] = []
         while not self.maybe(end):
             if self.peek() not in env:
-                raise self.error(f"{self.peek()!r} is not bound before use")
+                raise self.error(f"{self.peek() or end!r} is not bound before use")
             out.append(env[self.take()])
             self.maybe(",")
         return tuple(out)
@@ -261,7 +261,7 @@ class _Parser:
                 return int(raw)
             if want is float:
                 return float(Fraction(raw))
-            text = json.loads(raw)
+            text = str(json.loads(raw if raw.startswith('"') else ""))
         except (ValueError, KeyError, ZeroDivisionError):
             raise self.error(f"{raw[:60]!r} is not {getattr(want, '__name__', want)}") from None
         if want is str or get_origin(want) is Literal:
