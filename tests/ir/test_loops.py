@@ -92,6 +92,13 @@ def test_a_carry_passed_through_and_an_operand_given_back():
     check(g.graph(*out))
 
 
+def test_a_shared_operand_given_back_by_a_cell():
+    b, c, w = body(("c", f32("b d")), ("w", f32("d")))
+    g = Builder()
+    out = g.loop("t", b.graph(b.map("tanh(c*w)", c=c, w=w), w), 1, g.input("c", c.type), g.input("w", w.type))
+    check(g.graph(*out))
+
+
 def test_gradients_of_unused_results_cost_nothing():
     b, c, x = body(("c", f32("d")), ("x", f32("d")))
     body_graph = b.graph(b.map("c*x", c=c, x=x), b.map("exp(x)", x=x))

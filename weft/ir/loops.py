@@ -40,9 +40,12 @@ class _Reverse:
         self.acc = [Type(_wide(x[i].dtype), union(space, x[i].dims)) for i in self.summed]
 
     def space(self) -> Dims:
-        """An elementwise cell keeps its sums apart at every point: one sum over the batch, after the loop."""
-        nodes = self.op.body.nodes
-        return union(*(n.space for n in nodes)) if all(isinstance(n.op, Map) for n in nodes) else ()
+        """The dims of an elementwise cell: its sums stay apart at every point, to be added up once, after the loop."""
+        body = self.op.body
+        space = union(*(n.space for n in body.nodes))
+        cell = all(isinstance(n.op, Map) and set(n.op.to) == set(space) for n in body.nodes)
+        given_back = any(body.inputs[i] in body.outputs for i in self.shared)
+        return space if cell and not given_back else ()
 
     def build(self) -> list[Val | None]:
         op, g, x, y, dy = self.op, self.g, self.x, self.y, self.dy
