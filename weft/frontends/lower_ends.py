@@ -90,7 +90,9 @@ def _transform(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> V
 def _matrix(s: Scope, head: LanguageHead, stem: str, path: Path, vocab: str) -> Val:
     if not head.tied:
         return s.param(f"{stem}weight", f"width {vocab}", "head", "width")
-    table = next(p for p in s.low.params if p.name == TOKENS)
+    table = next((p for p in s.low.params if p.name == TOKENS), None)
+    if table is None:
+        raise SpecError([])  # the embedding has problems of its own, which are told
     if table.dims != (vocab, "width"):
         raise SpecError.at((*path, "tied"), "W0402", "a tied head has as many classes as the token table has rows")
     return s.tied(TOKENS)
