@@ -192,4 +192,4 @@ def test_few_calls_at_a_million_tokens():
     layouts = [Residues(128), Residues(1024), Columns(128, 96, 32), Window(256), Diagonal(128, Causal())]
     for layout in [*layouts, Residues(128, Window(3))]:
         pieces = list(layout.staircase(n, n // 4)) if isinstance(layout, Columns) else list(layout.pieces(n, n))
-        assert len(pieces) <= 200, layout
+        assert len(pieces) <= 300, layout

@@ -21,13 +21,14 @@ from torch import Tensor
 from .attention_pieces import Gradient, Output, Piece, Span, run_pieces, run_pieces_backward
 
 Gradients = tuple[Gradient, Gradient, Gradient]
+ROWS_AT_ONCE = 4096  # of a band, whose members overlap: keeps their results in cache until they are added up
 
 
 class Layout:
     """Base: a layout that is a list of pieces says only `pieces`; others override `run` and `run_backward`."""
 
-    def pieces(self, n: int, m: int) -> Iterator[Piece]:
-        """The pieces for n queries and m keys."""
+    def pieces(self, n: int, m: int, backward: bool = False) -> Iterator[Piece]:
+        """The pieces for n queries and m keys (the best sizes differ for a backward)."""
         raise NotImplementedError
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +49,7 @@ class Layout:
 
     def run_backward(self, into: Gradients, do, q, k, v, out, lse, scale: float, *metadata: Tensor) -> None:
         """Add this layout's share of the gradients to `into`."""
-        run_pieces_backward(self.pieces(q.shape[2], k.shape[2]), into, do, q, k, v, out, lse, scale)
+        run_pieces_backward(self.pieces(q.shape[2], k.shape[2], backward=True), into, do, q, k, v, out, lse, scale)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Rectangle(Layout):
     first: int = 0
     last: int | None = None
 
-    def pieces(self, n, m):
+    def pieces(self, n, m, backward=False):
         rows, keys = range(n)[self.start : self.stop], range(m)[self.first : self.last]
         yield Piece(Span(rows.start, len(rows)), Span(keys.start, len(keys)), fresh=True)
 
@@ -86,7 +87,7 @@ class Causal(Layout):
 
     offset: int = 0
 
-    def pieces(self, n, m):
+    def pieces(self, n, m, backward=False):
         if self.offset <= 0:
             first = -self.offset
             yield Piece(Span(first, n - first), Span(0, min(m, n - first)), causal=True, fresh=True)
@@ -112,15 +113,15 @@ class Band(Layout):
     left: int
     right: int = 0
 
-    def pieces(self, n, m):
+    def pieces(self, n, m, backward=False):
         skip_rows, skip_keys = max(0, -self.right), max(0, -self.left)  # shift so that the band holds its diagonal
         band = Band(self.left - skip_rows + skip_keys, self.right + skip_rows - skip_keys)
-        for piece in band._around_diagonal(n - skip_rows, m - skip_keys):
+        for piece in band._around_diagonal(n - skip_rows, m - skip_keys, backward):
             rows = replace(piece.rows, start=piece.rows.start + skip_rows)
             keys = replace(piece.keys, start=piece.keys.start + skip_keys)
             yield replace(piece, rows=rows, keys=keys)
 
-    def _around_diagonal(self, n: int, m: int) -> Iterator[Piece]:
+    def _around_diagonal(self, n: int, m: int, backward: bool) -> Iterator[Piece]:
         end = min(n, m + self.left)  # rows from here on see nothing
         if end <= 0 or m <= 0:
             return
@@ -128,17 +129,19 @@ class Band(Layout):
         yield from Causal(self.right).pieces(min(cut_first, cut_last), m)
         if cut_last < cut_first:  # cut at both ends: these rows see everything
             yield Piece(Span(cut_last, cut_first - cut_last), Span(0, m), fresh=True)
-        yield from self._uncut(cut_first, cut_last)
+        yield from self._uncut(cut_first, cut_last, backward)
         yield from self._cut_last(max(cut_first, cut_last), end, m)
 
-    def _uncut(self, start: int, stop: int) -> Iterator[Piece]:
+    def _uncut(self, start: int, stop: int, backward: bool) -> Iterator[Piece]:
         """Rows start..stop-1 see all of q-left..q+right."""
         reach = self.left + self.right
-        block = next((size for size in (32, 64, 128) if reach < 8 * size), 256)
-        blocks, rest = divmod(max(stop - start, 0), block)
-        for at, count, groups in ((start, block, blocks), (start + blocks * block, rest, 1)):
-            keys = Span(at - self.left, count + reach, groups, block)
-            yield Piece(Span(at, count, groups, block), keys, band=reach + 1, fresh=True)
+        block = next((size for size in (32, 64, 128) if reach < (2 if backward else 8) * size), 256)
+        rows = block * max(ROWS_AT_ONCE // block, (stop - start) // (64 * block))
+        for at in range(start, stop, rows):
+            blocks, rest = divmod(min(rows, stop - at), block)
+            for first, count, groups in ((at, block, blocks), (at + blocks * block, rest, 1)):
+                keys = Span(first - self.left, count + reach, groups, block)
+                yield Piece(Span(first, count, groups, block), keys, band=reach + 1, fresh=True)
 
     def _cut_last(self, start: int, end: int, m: int) -> Iterator[Piece]:
         """Rows start..end-1 see keys q-left..m-1: read backwards, a triangle after a rectangle."""
@@ -161,12 +164,12 @@ class Diagonal(Layout):
     block: int
     inner: Layout = Dense()
 
-    def pieces(self, n, m):
+    def pieces(self, n, m, backward=False):
         whole = min(n, m) // self.block
         rest = whole * self.block
         rest_n, rest_m = (max(0, min(x - rest, self.block)) for x in (n, m))
         for groups, at, rows, keys in ((whole, 0, self.block, self.block), (1, rest, rest_n, rest_m)):
-            for piece in self.inner.pieces(rows, keys) if groups else ():
+            for piece in self.inner.pieces(rows, keys, backward) if groups else ():
                 yield from _nested(piece, at, groups, self.block, 1)
 
 
@@ -181,11 +184,11 @@ class Residues(Layout):
     modulus: int
     inner: Layout = Causal()
 
-    def pieces(self, n, m):
+    def pieces(self, n, m, backward=False):
         cuts = sorted({0, n % self.modulus, m % self.modulus, self.modulus})
         for residue, end in pairwise(cuts):
             rows, keys = (max(0, -(-(x - residue) // self.modulus)) for x in (n, m))
-            for piece in self.inner.pieces(rows, keys):
+            for piece in self.inner.pieces(rows, keys, backward):
                 yield from _nested(piece, residue, end - residue, 1, self.modulus)
 
 

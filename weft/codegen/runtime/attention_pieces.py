@@ -60,6 +60,10 @@ class Span:
             strip.view(x).add_(y[:, :, :, at : at + width])
 
     @property
+    def size(self) -> int:
+        return self.count * self.groups
+
+    @property
     def empty(self) -> bool:
         return self.count <= 0 or self.groups <= 0
 
@@ -117,6 +121,13 @@ class Output:
     def untouched(self) -> bool:
         return self.out is None
 
+    def allocate(self) -> None:
+        """Make room without clearing it: every row is about to be written."""
+        batch, heads, n, _ = self.like.shape
+        dtype = accumulate_dtype(self.like)
+        self.out = self.like.new_empty(batch, n, heads, self.width, dtype=dtype).transpose(1, 2)
+        self.lse = self.like.new_empty((batch, heads, n), dtype=dtype)
+
     def of_heads(self, first: int, end: int) -> "Output":
         """The same output, seen by heads first..end-1 only."""
         out, lse = self.buffers()
@@ -163,11 +174,20 @@ class Gradient:
         self.like = like
         self.sum: Tensor | None = None
 
-    def add(self, span: Span, piece: Tensor, batch: slice = slice(None)) -> None:
+    def add(self, span: Span, piece: Tensor, batch: slice = slice(None), fresh: bool = False) -> None:
+        """Add piece [B, H, G, count, D] at the span; `fresh` positions are only written."""
         if self.sum is None and batch == slice(None) and span.covers(self.like.shape[2]):
             self.sum = span.joined(piece)
+        elif fresh:
+            span.view(self.buffer()[batch]).copy_(piece)
         else:
             span.add(self.buffer()[batch], piece)
+
+    def allocate(self) -> None:
+        """Make room without clearing it: every position is about to be written."""
+        batch, heads, n, width = self.like.shape
+        dtype = accumulate_dtype(self.like)
+        self.sum = self.like.new_empty(batch, n, heads, width, dtype=dtype).transpose(1, 2)
 
     def buffer(self) -> Tensor:
         """The sum so far, in the accumulation dtype; may be added to."""
@@ -190,10 +210,10 @@ class Gradient:
 
 def run_pieces(pieces: Iterable[Piece], into: Output, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
     """Forward of a list of pieces, merged into `into`."""
-    first = into.untouched
+    first, pieces = into.untouched, [piece for piece in pieces if not piece.empty]
+    if first and len(pieces) > 1 and sum(p.rows.size for p in pieces if p.fresh) == q.shape[2]:
+        into.allocate()
     for piece in pieces:
-        if piece.empty:
-            continue
         operands = (piece.of_rows(q), piece.of_keys(k), piece.of_keys(v))
         mask = piece.mask(q)
         for fold, batch in foldings(operands):
@@ -214,17 +234,21 @@ def run_pieces_backward(
     scale: float,
 ) -> None:
     """Backward of a list of pieces from the merged out and lse, added to `into` = (dq, dk, dv)."""
+    pieces = [piece for piece in pieces if not piece.empty]
+    first = into[0].sum is None
+    if first and len(pieces) > 1 and sum(p.rows.size for p in pieces if p.fresh) == q.shape[2]:
+        into[0].allocate()
     for piece in pieces:
-        if piece.empty:
-            continue
         of_rows, of_keys = piece.of_rows, piece.of_keys
         operands = (of_rows(do), of_rows(q), of_keys(k), of_keys(v), of_rows(out))
         row_lse, mask = of_rows(lse), piece.mask(q)
         for fold, batch in foldings(operands):
             folded = [fold.fold(x[batch]) for x in operands]
             grads = attend_backward(*folded, fold.fold(row_lse[batch]), scale, piece.causal, mask)
-            for gradient, span, g in zip(into, (piece.rows, piece.keys, piece.keys), grads):
-                gradient.add(span, piece.turned_back(fold.unfold(g))[0], batch)
+            dq, dk, dv = piece.turned_back(*map(fold.unfold, grads))
+            into[0].add(piece.rows, dq, batch, first and piece.fresh)
+            into[1].add(piece.keys, dk, batch)
+            into[2].add(piece.keys, dv, batch)
 
 
 @dataclass(frozen=True)
