@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from weft.ir.program import Program
 
 
+MOST_ELEMENTS = 1 << 62
+
+
 def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loaded:
     """Read a spec file, or take a `weft.Model`; `sets` are `DIM=VALUE` texts. SpecError lists all that is wrong."""
     from weft.frontends.load import load_model, load_spec
@@ -24,22 +27,33 @@ def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loa
 
 def program(spec: Loaded, train: bool = True) -> Program:
     """The graph of a loaded spec, verified; problems found on the way have their places."""
+    from weft.frontends import meaning
     from weft.frontends.lower import lower
     from weft.ir.verify import verify
 
+    problems = meaning.problems(spec.model, spec.dims)
     try:
         made = lower(spec.model, spec.dims, train, spec.src, spec.name)
-        verify(made.graph)
+        if not problems:
+            verify(made.graph)
+            _countable(made)
+            return made
     except SpecError as error:
-        raise spec.located(error) from None
+        problems += error.problems
     except (VerifyError, FormulaError) as error:
-        unfit = Problem("W0404", f"the graph of this spec does not hold: {str(error).splitlines()[0]}")
-        raise spec.located(SpecError([unfit])) from error
-    return made
+        problems.append(Problem("W0404", f"the graph of this spec does not hold: {str(error).splitlines()[0]}"))
+    raise spec.located(SpecError(problems))
+
+
+def _countable(made: Program) -> None:
+    if made.parameter_count() >= MOST_ELEMENTS:
+        raise SpecError.at(("dims",), "W0204", "the model has 2**62 parameters or more", "make its dims smaller")
 
 
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
     """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
+    from weft.frontends import meaning
+
     spec = open_spec(source, sets, small)
     made = program(spec, train)
     values = spec.dims.values
@@ -51,4 +65,5 @@ def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: boo
         "layers": sum(spec.dims.size(s.repeat) * len(s.layers) for s in spec.model.stack),
         "inputs": list(made.inputs),
         "outputs": list(made.outputs),
+        "notes": meaning.notes(spec.model),
     }

@@ -154,6 +154,7 @@ def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
         f"{found['spec']}: ok\n{found['name']}: {found['layers']} layers, {found['parameters']:,} parameters\n"
         f"dims: {sizes}\ninputs: {', '.join(found['inputs'])}; outputs: {', '.join(found['outputs'])}"
     )
+    text += "".join(f"\nnote: {note}" for note in found["notes"])
     return Report(found, text)
 
 
