@@ -1,11 +1,14 @@
 """Forward and every gradient against torch written by hand and torch autograd, in fp64."""
 
 import inspect
+from random import Random
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.campaign import count
+from tests.ir.generate import KINDS, random_args, random_graph
 from tests.models import BLOCK, SIZES, fill, gpt_block, gpt_stack, language_model, sru, switch
 from weft.errors import UsageError
 from weft.ir import philox
@@ -194,3 +197,28 @@ def test_second_order():
     got = run(twice, SIZES, list(args.values()), torch, torch.float64)[len(out) :]
     for w, g in zip(want, got, strict=True):
         torch.testing.assert_close(g, w, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(count(sample=60, soak=500)))
+def test_generated_graphs(seed):
+    """The joint graph, and that graph flattened, against autograd through the interpreter."""
+    kinds = tuple(k for k in KINDS if k != "detach")  # max(x, detach(x)) is a tie, and torch splits a tie's gradient
+    graph, sizes = random_graph(Random(seed), nodes=10, kinds=kinds)
+    both = joint(graph)
+    verify(both, sizes)
+    args = random_args(graph, sizes, torch, seed)
+    leaf = [a.requires_grad_(a.is_floating_point()) for a in args]
+    out = run(graph, sizes, leaf, torch, torch.float64)
+    floats = [v for v in out if v.is_floating_point()]
+    seeds = [torch.randn(v.shape, dtype=v.dtype) for v in floats]
+    ends = [(v, s) for v, s in zip(floats, seeds) if v.requires_grad]
+    live = [a for a in leaf if a.requires_grad]
+    grads = [torch.zeros_like(a) for a in live]
+    if ends:
+        results, starts = zip(*ends)
+        grads = torch.autograd.grad(results, live, starts, allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        for g in (both, flatten(both)):
+            got = run(g, sizes, [*args, *seeds], torch, torch.float64)
+            for w, v in zip((*out, *grads), got, strict=True):
+                torch.testing.assert_close(v, w, rtol=1e-8, atol=1e-8)
