@@ -20,14 +20,16 @@ F64 = functions(torch, torch.float64, None)
 F32 = functions(torch, torch.float32, None)
 
 HOSTILE = """
-__import__('os').system('x') | x.__class__ | x.y | x[0] | [1, 2] | {1: 2} | lambda: 1 | x if y else x | f'{x}' | 'a' | b'a'
-(i for i in x) | [i for i in x] | x := 3 | print(1) | eval(x) | exp(x)(y) | exp(*x) | exp(**x) | exp(x=1) | None | ... | 1j
-__class__ | await x | yield x | x; y | import os | x @ y | x << 2 | x ^ y | x is y | x in y | not | (x, y) | Symbol(x) | x!
+__import__('os').system('x') | x.__class__ | x.y | x[0] | [1, 2] | {1: 2} | lambda: 1 | x if y else x | f'{x}'
+'a' | b'a' | (i for i in x) | [i for i in x] | x := 3 | print(1) | eval(x) | exp(x)(y) | exp(*x) | exp(**x) | exp(x=1)
+None | ... | 1j | __class__ | await x | yield x | x; y | import os
+x @ y | x << 2 | x ^ y | x is y | x in y | not | (x, y) | Symbol(x) | x!
 """.replace("\n", " | ").split(" | ")
 
 SENSELESS = """
-1/0 | x/(y - y) | log(0) | 0**-1 | x % 0 | x // 0 | sqrt(-1) | log(-2) | foo(x) | sigmod(x) | z | exp() | exp(x, y) | x + (x < y)
-where(x < y, 1) | Piecewise((x, y > 0)) | Piecewise(x) | x and | (x < y) + 1 | exp(x < y) | x**y | x**(1/3) | x**100 | 1e999
+1/0 | x/(y - y) | log(0) | 0**-1 | x % 0 | x // 0 | sqrt(-1) | log(-2) | foo(x) | sigmod(x) | z | exp() | exp(x, y)
+x + (x < y) | where(x < y, 1) | Piecewise((x, y > 0)) | Piecewise(x) | x and | (x < y) + 1 | exp(x < y) | x**y
+x**(1/3) | x**100 | 1e999
 """.replace("\n", " | ").split(" | ")
 
 BOMBS = [
@@ -113,7 +115,8 @@ def points(n: int = 41) -> torch.Tensor:
     return torch.cat([-side * 0.93, side]).to(torch.float32).to(torch.float64)
 
 
-SMOOTH = [f for f in FUNCTIONS if f in set(NAMES.values()) - {"uniform", "where"}] + ["logsigmoid", "relu2", "gelu_sigmoid"]
+SMOOTH = [f for f in FUNCTIONS if f in set(NAMES.values()) - {"uniform", "where"}]
+SMOOTH += ["logsigmoid", "relu2", "gelu_sigmoid"]
 
 
 def call(name: str) -> str:

@@ -10,7 +10,7 @@ import sympy as sp
 from weft.ir import primitives as P
 from weft.ir.formula import local, normal, operand, parse, symbol
 from weft.ir.op import Composite, Op, expansion, op_name, tupled
-from weft.ir.types import Decision, Dims, Graph, Node, Type, Val, need, promote, union
+from weft.ir.types import Decision, Dims, Graph, Node, Type, Val, checked, need, promote, union
 
 Formula = str | int | sp.Basic
 Names = str | Iterable[str]
@@ -55,14 +55,14 @@ class Builder:
             self.src = before
 
     def input(self, name: str, type_: Type) -> Val:
-        self.inputs.append(Val(self.fresh(name), type_))
+        self.inputs.append(checked(Val(self.fresh(name), type_)))
         return self.inputs[-1]
 
     def many(self, op: Op, *ins: Val, names: Sequence[str] | None = None) -> tuple[Val, ...]:
         """Append `op`; raises VerifyError when the operands do not fit. names: wanted names of the results."""
         types = tupled(op.infer(*(v.type for v in ins)))
         stems = names or [op_name(type(op))] * len(types)
-        outs = tuple(Val(self.fresh(n), t) for n, t in zip(stems, types, strict=True))
+        outs = tuple(checked(Val(self.fresh(n), t)) for n, t in zip(stems, types, strict=True))
         self.nodes.append(Node(op, tuple(ins), outs, self.src))
         return outs
 

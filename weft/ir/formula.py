@@ -3,7 +3,6 @@
 `parse` is the only way from text to an expression (see `weft.ir.reader`), `show` the way back: parse(show(e)) == e for
 every formula in normal form, which is what `normal` gives."""
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -15,7 +14,6 @@ from sympy.logic.boolalg import BooleanAtom
 from weft.errors import FormulaError
 from weft.ir.functions import FUNCTIONS, NAMES, absolute, logaddexp, piecewise, sigmoid, softplus
 
-IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CONSTANTS: dict[str, Any] = {"pi": sp.pi, "oo": sp.oo, "inf": sp.oo, "True": sp.true, "False": sp.false}
 MAX_NODES = 200
 

@@ -259,7 +259,7 @@ def diff(e: Any, s: sp.Symbol) -> Any:
     slopes = [diff(a, s) for a in e.args]
     if isinstance(e, where):
         return where(e.args[0], *slopes[1:])
-    if all(d == 0 for d in slopes):  # SymPy would ask what it multiplies by zero whether it is finite, which can take seconds
+    if all(d == 0 for d in slopes):  # what SymPy multiplies by zero it asks if it is finite: that can take seconds
         return sp.S.Zero
     if e.is_Add:
         return sp.Add(*slopes)

@@ -63,7 +63,8 @@ class Reader:
             if e.is_Rational and max(abs(e.p), e.q) >= 10**self.digits:
                 raise self.error(tree.body, "a number in it is too long", f"at most {self.digits} digits")
             if isinstance(e, sp.Function) and type(e) not in NAMES:  # SymPy answered with a function that is not in the closed set
-                raise self.error(tree.body, f"it comes to {type(e).__name__}(..), which no backend has", "rewrite it")
+                what = f"it comes to {type(e).__name__}(..), which no backend has"
+                raise self.error(tree.body, what, "rewrite it")
         return out
 
     def go(self, n: ast.expr, depth: int) -> Any:

@@ -197,7 +197,13 @@ class Site:
             carry = list(out[:c])
         if op.reverse:
             stacked.reverse()
+        if not stacked:
+            return (*carry, *(self.empty(v.type) for v in self.node.outs[c:]))
         return (*carry, *(self.tc.stack(s) for s in zip(*stacked)))
+
+    def empty(self, t: Type) -> Any:
+        """A value of this type that some dim of size 0 leaves without numbers."""
+        return self.tc.empty([self.local[d] for d in t.dims], dtype=self.real(t.dtype), device=self.device)
 
     def opaque(self, op: Any, x: Sequence[Any]) -> Any:
         """The wrapped module on its inputs, its parameters taken from the operands."""

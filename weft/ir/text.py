@@ -27,7 +27,7 @@ from weft.ir import formula
 from weft.ir.functions import FUNCTIONS
 from weft.ir.op import Op, op_name
 from weft.ir.primitives import Map
-from weft.ir.types import Graph, Node, Type, Val
+from weft.ir.types import IDENTIFIER, Graph, Node, Type, Val
 
 _LIMIT, _DEPTH = 200_000, 60  # syntax nodes of one formula in a graph; nesting of bodies and ops
 _RESERVED = {*FUNCTIONS, *formula.CONSTANTS}
@@ -93,7 +93,7 @@ def _value(x: Any, names: Mapping[Any, str], indent: str) -> str:
             return op_name(type(x)) + " {" + _attributes(x, names, indent) + " }"
         case sp.Basic():
             return json.dumps(formula.show(x, names))
-        case tuple() if x and all(isinstance(e, str) and formula.IDENTIFIER.fullmatch(e) for e in x):
+        case tuple() if x and all(isinstance(e, str) and IDENTIFIER.fullmatch(e) for e in x):
             return f"[{' '.join(x)}]"
         case tuple():
             return f"[{', '.join(_value(e, names, indent) for e in x)}]"

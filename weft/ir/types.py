@@ -1,5 +1,6 @@
 """Values of the IR: types over named dims, nodes, graphs, and the decisions that passes write on a graph."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 Dims = tuple[str, ...]
 
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FLOATS = ("f16", "bf16", "f32", "f64")
 ITEMSIZE = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8, "i64": 8, "bool": 1}  # bytes
 DTYPES = tuple(ITEMSIZE)
@@ -88,6 +90,17 @@ class Node:
     def types(self) -> tuple[Type, ...]:
         """The types of the operands."""
         return tuple(v.type for v in self.ins)
+
+
+def checked(v: Val, where: str = "") -> Val:
+    """The value, if its name, dtype and dims obey the rules 1 to 3 of `weft.ir.verify`."""
+    at = f"{where}: " if where else ""
+    need(IDENTIFIER.fullmatch(v.name), f"{at}{v.name!r} is not an identifier")
+    need(v.dtype in ITEMSIZE, f"{at}unknown dtype {v.dtype!r} of {v.name}; the dtypes are {' '.join(DTYPES)}")
+    for d in v.dims:
+        need(IDENTIFIER.fullmatch(d), f"{at}dim {d!r} of {v.name} is not an identifier")
+    need(len(set(v.dims)) == len(v.dims), f"{at}{v.name} has a dim twice: {v.type}")
+    return v
 
 
 Number = float | int | str

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 from weft.errors import VerifyError
-from weft.ir.formula import IDENTIFIER
 from weft.ir.op import op_name, tupled
 from weft.ir.primitives import Call, Concat, Loop, Part, Table
-from weft.ir.types import DTYPES, Graph, Node, Val, need
+from weft.ir.types import Graph, Node, Val, checked, need
 
 
 def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
@@ -51,13 +50,10 @@ def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
 
 
 def _bind(seen: dict[str, Val], v: Val, where: str, sizes: Mapping[str, int] | None) -> None:
-    need(IDENTIFIER.fullmatch(v.name), f"{where}: {v.name!r} is not an identifier")
+    checked(v, where)
     need(v.name not in seen, f"{where}: {v.name} is bound twice")
-    need(v.dtype in DTYPES, f"{where}: unknown dtype {v.dtype!r} of {v.name}; the dtypes are {' '.join(DTYPES)}")
     for d in v.dims:
-        need(IDENTIFIER.fullmatch(d), f"{where}: dim {d!r} of {v.name} is not an identifier")
         need(sizes is None or sizes.get(d, -1) >= 0, f"{where}: dim {d} of {v.name} has no size")
-    need(len(set(v.dims)) == len(v.dims), f"{where}: {v.name} has a dim twice: {v.type}")
     seen[v.name] = v
 
 
