@@ -91,6 +91,10 @@ class VerifyError(WeftError, ValueError):
     """A graph, node or value breaks a rule of the verifier (see `weft.ir.verify`); the message holds its text."""
 
 
+class DecodeError(WeftError, ValueError):
+    """A block has no step, because a node mixes positions; names the node and its spec line."""
+
+
 class PassError(WeftError, RuntimeError):
     """A pass failed or broke the graph: names the pass, the passes already run, and the graph before it."""
 

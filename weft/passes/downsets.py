@@ -107,7 +107,6 @@ def partition(
         return price(group) if allowed else None
 
     memo = {} if memo is None else memo
-    memo = {} if memo is None else memo
     solved: dict[int, Partition] = {}
     classes = _classes(n, mates.may)
     while True:

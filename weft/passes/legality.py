@@ -13,7 +13,7 @@ from math import prod
 from weft.ir import cost
 from weft.ir.op import Composite, expansion
 from weft.ir.primitives import Einsum, Gather, Loop, Reduce, Rename, Scatter
-from weft.ir.types import Graph, Node, Type, Val
+from weft.ir.types import Graph, Node, Val
 from weft.passes.downsets import Dag, bits
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, TILE, Skeleton
@@ -112,7 +112,7 @@ class Work:
     @cached_property
     def crossed(self) -> tuple[frozenset[str], ...]:
         """Dims of each node along which an element of its results needs other elements of its operands."""
-        return tuple(self.dims(_crossed(n.op, n.types, n)) for n in self.nodes)
+        return tuple(self.dims(crossed(n)) for n in self.nodes)
 
     @cached_property
     def spaces(self) -> tuple[frozenset[str], ...]:
@@ -256,15 +256,16 @@ def _contraction(n: Node) -> str:
     return "grouped" if sides[0].intersection(*sides[1:], out) else "contraction"
 
 
-def _crossed(op: object, types: tuple[Type, ...], n: Node) -> set[str]:
-    match op:
+def crossed(n: Node) -> frozenset[str]:
+    """Dims along which an element of the node's results needs other elements of its operands."""
+    match n.op:
         case Einsum() | Reduce():
-            return set(n.space) - set(n.outs[0].dims)
+            return frozenset(n.space) - set(n.outs[0].dims)
         case Gather(at=at) | Scatter(at=at):
-            return set(at)
+            return frozenset(at)
         case Loop(dim=dim):
-            return {dim}
+            return frozenset((dim,))
         case Composite():
-            return set[str]().union(*(_crossed(m.op, m.types, m) for m in expansion(op, types).nodes))
+            return frozenset[str]().union(*(crossed(m) for m in expansion(n.op, n.types).nodes))
         case _:
-            return set()
+            return frozenset()
