@@ -157,19 +157,19 @@ class _Parser:
             found = _TOKEN.match(self.text, at)
             if found is None:
                 column = at + len(self.text[at:]) - len(self.text[at:].lstrip(" \t"))
-                self.refuse(f"{self.text[column]!r} may not stand in an expression", column, _ALLOWED)
+                raise self.error(f"{self.text[column]!r} may not stand in an expression", column, _ALLOWED)
             kind = found.lastgroup or ""
             yield kind, found[kind], found.start(kind)
             at = found.end()
         yield "end", "", end
 
-    def refuse(self, message: str, column: int, hint: str = "") -> Any:
-        raise FormulaError(message, self.text, column + 1, hint)
+    def error(self, message: str, column: int, hint: str = "") -> FormulaError:
+        return FormulaError(message, self.text, column + 1, hint)
 
     def node(self, head: str, args: tuple[Any, ...], column: int) -> Expr:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            self.refuse(f"an expression of more than {MAX_NODES} parts", column)
+            raise self.error(f"an expression of more than {MAX_NODES} parts", column)
         return Expr(head, args, column)
 
     def take(self, *signs: str) -> tuple[str, int] | None:
@@ -183,7 +183,7 @@ class _Parser:
         tree = self.sum()
         kind, text, column = self.tokens[self.at]
         if kind != "end":
-            self.refuse(f"unexpected {text!r}", column, _ALLOWED)
+            raise self.error(f"unexpected {text!r}", column, _ALLOWED)
         return tree
 
     def chain(self, part: Callable[[], Expr], *signs: str) -> Expr:
@@ -195,7 +195,7 @@ class _Parser:
     def sum(self) -> Expr:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            self.refuse(f"parentheses nested deeper than {MAX_DEPTH}", self.tokens[self.at][2])
+            raise self.error(f"parentheses nested deeper than {MAX_DEPTH}", self.tokens[self.at][2])
         tree = self.chain(self.term, "+", "-")
         self.depth -= 1
         return tree
@@ -204,12 +204,11 @@ class _Parser:
         return self.chain(self.factor, "*", "//", "/", "%")
 
     def factor(self) -> Expr:
-        minus = 0
+        signs: list[int] = []
         while (sign := self.take("-")) is not None:
-            minus += 1
-            column = sign[1]
+            signs.append(sign[1])
         tree = self.atom()
-        return self.node("neg", (tree,), column) if minus % 2 else tree
+        return self.node("neg", (tree,), signs[-1]) if len(signs) % 2 else tree
 
     def atom(self) -> Expr:
         kind, text, column = self.tokens[self.at]
@@ -220,27 +219,29 @@ class _Parser:
         self.at += kind in ("number", "name")
         if kind == "number":
             if len(text) > 18:
-                self.refuse("a number of more than 18 digits", column)
+                raise self.error("a number of more than 18 digits", column)
             return self.node("number", (int(text),), column)
         if kind == "name":
             return self.call(text, column) if self.take("(") else self.node("name", (text,), column)
-        return self.refuse("the expression ends early" if kind == "end" else f"unexpected {text!r}", column, _ALLOWED)
+        raise self.error("the expression ends early" if kind == "end" else f"unexpected {text!r}", column, _ALLOWED)
 
     def call(self, name: str, column: int) -> Expr:
         if name not in _FUNCTIONS:
-            self.refuse(f"unknown function '{name}'", column, did_you_mean(name, _FUNCTIONS))
+            raise self.error(f"unknown function '{name}'", column, did_you_mean(name, _FUNCTIONS))
         args = [self.sum()]
         while self.take(","):
             args.append(self.sum())
         self.close(column)
         low, high = _FUNCTIONS[name]
         if not low <= len(args) <= high:
-            self.refuse(f"{name} takes {low if low == high else f'{low} to {high}'} values, not {len(args)}", column)
+            raise self.error(
+                f"{name} takes {low if low == high else f'{low} to {high}'} values, not {len(args)}", column
+            )
         return self.node(name, tuple(args), column)
 
     def close(self, opened: int) -> None:
         if not self.take(")"):
-            self.refuse("a parenthesis is not closed", opened)
+            raise self.error("a parenthesis is not closed", opened)
 
 
 _ALLOWED = "allowed: dims, whole numbers, + - * // / % ( ) and ceil_div, min, max"

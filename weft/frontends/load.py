@@ -115,8 +115,9 @@ def _dims_apart(data: dict[str, Any], known: list[Problem]) -> list[Problem]:
     from weft.frontends.schema import Model
 
     dims = data.get("dims")
-    sizes = isinstance(dims, dict) and all(type(size) in (int, str) for size in dims.values())
-    if not sizes or any(p.path[:1] in (("dims",), ("runtime",)) for p in known) or not {"batch", "seq"} <= set(dims):
+    if not isinstance(dims, dict) or any(type(size) not in (int, str) for size in dims.values()):
+        return []
+    if any(p.path[:1] in (("dims",), ("runtime",)) for p in known) or not {"batch", "seq"} <= set(dims):
         return []
     try:
         resolve(Model.model_construct(dims=dims, runtime={}))

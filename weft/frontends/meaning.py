@@ -17,7 +17,8 @@ def problems(model: Model, dims: Dims) -> list[Problem]:
 
 def notes(model: Model) -> list[str]:
     """What is no error and yet probably not meant."""
-    used = {b if isinstance(b, str) else b.block for stage in model.stack for layer in stage.layers for b in layer}
+    steps = [step for stage in model.stack for layer in stage.layers for step in layer]
+    used = [step.block if isinstance(step, SubLayer) else step for step in steps]
     return [f"the block '{name}' is not used" for name in model.blocks if name not in used]
 
 

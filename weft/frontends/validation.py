@@ -158,7 +158,7 @@ def _classes(model: type, data: Any, path: Path) -> list[Any]:
     """The schema's classes that the value at `path` may be, narrowed by its `kind`."""
     found: list[Any] = [model]
     for step in path:
-        data = data[step] if isinstance(data, list | dict) else None
+        data = data[step] if _holds(data, step) else None
         found = [inner for kind in found for inner in _step(kind, step)]
     found = [c for kind in found for c in _flat(kind) if hasattr(c, "model_fields")]
     kind = data.get("kind") if isinstance(data, dict) else None
