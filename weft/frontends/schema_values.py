@@ -46,7 +46,7 @@ def one_of(expected: str) -> Discriminator:
 def not_a_keyword(name: str) -> str:
     """Names become parts of state_dict keys and of file names; a keyword there only confuses."""
     if keyword.iskeyword(name):
-        raise PydanticCustomError("W0107", f"'{name}' is a word of Python's own, not a name")
+        raise PydanticCustomError("W0107", "'{name}' is a word of Python's own, not a name", {"name": name})
     return name
 
 
@@ -66,9 +66,9 @@ class NormRule(Part):
 
     kind: Literal["layer_norm", "rms_norm"] = Field(description="`layer_norm` or `rms_norm`")
     eps: float | None = Field(
-        None, gt=0, description="added to the variance; default 1e-5 (`layer_norm`) or 1e-6 (`rms_norm`)"
+        default=None, gt=0, description="added to the variance; default 1e-5 (`layer_norm`) or 1e-6 (`rms_norm`)"
     )
-    bias: bool = Field(True, description="`layer_norm` only: whether it adds a bias")
+    bias: bool = Field(default=True, description="`layer_norm` only: whether it adds a bias")
 
 
 Norm = Annotated[
@@ -80,10 +80,10 @@ Norm = Annotated[
 class InitRule(Part):
     """One rule for initial values; exactly one key. A formula may use dims, `fan_in` and `fan_out`."""
 
-    normal: Number | None = Field(None, description="normal, mean 0, with this standard deviation")
-    uniform: Number | None = Field(None, description="uniform between minus and plus this bound")
-    xavier: Number | None = Field(None, description="Xavier uniform with this gain")
-    constant: Number | None = Field(None, description="every entry is this number")
+    normal: Number | None = Field(default=None, description="normal, mean 0, with this standard deviation")
+    uniform: Number | None = Field(default=None, description="uniform between minus and plus this bound")
+    xavier: Number | None = Field(default=None, description="Xavier uniform with this gain")
+    constant: Number | None = Field(default=None, description="every entry is this number")
 
     @model_validator(mode="after")
     def _one_rule(self) -> InitRule:
@@ -101,31 +101,33 @@ Init = Annotated[
 class Inits(Part):
     """Initial values by the role of a parameter. `output` is a projection back into the residual stream."""
 
-    weight: Init = Field(InitRule(normal=0.02), description="matrices without a rule of their own")
+    weight: Init = Field(default=InitRule(normal=0.02), description="matrices without a rule of their own")
     output: Init | None = Field(
-        None, description="last matrix of a block, written to the residual stream; default as `weight`"
+        default=None, description="last matrix of a block, written to the residual stream; default as `weight`"
     )
-    embedding: Init | None = Field(None, description="token and type tables; default as `weight`")
-    position: Init | None = Field(None, description="position tables; default as `embedding`")
-    head: Init | None = Field(None, description="untied output matrix; default as `weight`")
-    router: Init | None = Field(None, description="router of a `moe` block; default as `weight`")
+    embedding: Init | None = Field(default=None, description="token and type tables; default as `weight`")
+    position: Init | None = Field(default=None, description="position tables; default as `embedding`")
+    head: Init | None = Field(default=None, description="untied output matrix; default as `weight`")
+    router: Init | None = Field(default=None, description="router of a `moe` block; default as `weight`")
     experts: Init | None = Field(
-        None, description="expert matrices of a `moe` block; default as `weight`, their last one as `output`"
+        default=None, description="expert matrices of a `moe` block; default as `weight`, their last one as `output`"
     )
-    bias: Init = Field("zeros", description="biases")
-    norm: Init = Field("ones", description="gains of normalisations")
+    bias: Init = Field(default="zeros", description="biases")
+    norm: Init = Field(default="ones", description="gains of normalisations")
 
 
 class DtypePolicy(Part):
     """Which dtype where. Statistics, softmax, router and cell state are cast to `accumulate` in the graph."""
 
-    params: Literal["f16", "bf16", "f32", "f64"] = Field("f32", description="stored parameters")
-    compute: Literal["f16", "bf16", "f32", "f64"] = Field("f32", description="activations and matrix products")
-    accumulate: Literal["f32", "f64"] = Field("f32", description="statistics, softmax, router, cell state, loss")
+    params: Literal["f16", "bf16", "f32", "f64"] = Field(default="f32", description="stored parameters")
+    compute: Literal["f16", "bf16", "f32", "f64"] = Field(default="f32", description="activations and matrix products")
+    accumulate: Literal["f32", "f64"] = Field(
+        default="f32", description="statistics, softmax, router, cell state, loss"
+    )
 
 
 class RuntimeDim(Part):
     """A dim whose size is chosen at run time; only `batch` and `seq` may be."""
 
-    max: Size | None = Field(None, description="largest size accepted; default: its value in `dims`")
-    align: Size = Field(1, description="sizes must be multiples of this")
+    max: Size | None = Field(default=None, description="largest size accepted; default: its value in `dims`")
+    align: Size = Field(default=1, description="sizes must be multiples of this")
