@@ -33,12 +33,13 @@ def reference(
     inputs: Mapping[str, Any],
     sizes: Mapping[str, int] | None = None,
     dtype: Any = None,
+    modules: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The program's outputs by name, as the interpreter computes them.
 
     `params` maps logical names to tensors of the logical shapes; stacked ones are stacked here, so torch's autograd
     reaches each of them. `inputs` maps public input names to tensors. `dtype` (torch.float64 for the truth) replaces
-    every float dtype.
+    every float dtype. `modules`: the modules of opaque blocks, by key.
     """
     sizes = sizes_from(program, inputs) if sizes is None else dict(sizes)
 
@@ -53,7 +54,7 @@ def reference(
             raise UsageError(f"parameters are missing: {', '.join(missing)}")
         parts = [cast(params[p.logical(i)]) for i in rows]
         args[p.value] = torch.stack(parts) if p.stack else parts[0]
-    return dict(zip(program.outputs, run(program.graph, sizes, args, torch, dtype)))
+    return dict(zip(program.outputs, run(program.graph, sizes, args, torch, dtype, modules)))
 
 
 def initial(program: Program, torch: Any, generator: Any = 0, **override: int) -> dict[str, Any]:
