@@ -217,4 +217,4 @@ def test_errors_of_a_model_built_in_python_name_the_value():
         api.check(model)
     with pytest.raises(SpecError) as found:
         api.check(model, sets=["head=4"])
-    assert [p.path for p in found.value.problems] == [("blocks", "a", "pattern"), ("stack", 0, "layer", 1, "block")]
+    assert [p.path for p in found.value.problems] == [("blocks", "a", "pattern"), ("stack", 0, "layer", 1)]
