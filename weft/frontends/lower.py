@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from weft.errors import Path, Problem, SpecError, VerifyError
 from weft.frontends.lower_attention import attention
-from weft.frontends.lower_cells import moe, opaque, recurrence
 from weft.frontends.lower_ends import TOKENS, embed, heads
+from weft.frontends.lower_experts import moe, opaque
 from weft.frontends.lower_parts import mlp, norm
+from weft.frontends.lower_recurrence import recurrence
 from weft.frontends.lower_scope import INPUTS, Lowering, Operand, Scope, exact
 from weft.frontends.resolve import Dims, resolve
 from weft.frontends.schema import Attention, Mlp, Model, Moe, Opaque, Recurrence, Stage, SubLayer
@@ -42,6 +43,7 @@ def lower(
     low = Lowering(model, dims or resolve(model), train, places or (lambda path: ""))
     low.sizes |= {d: low.dims.sizes[d] for d in ("batch", "seq")}
     _check_width(low)
+    outputs: dict[str, Val] = {}
     try:
         outputs = _model(low)
     except VerifyError:
@@ -168,40 +170,38 @@ def _stage(low: Lowering, x: Val, stage: Stage, index: int, start: int) -> tuple
 
 def _call_names(low: Lowering, stage: Stage) -> list[str]:
     """Names of the blocks, different from those of earlier stages."""
-    taken = {n.op.body.nodes[0].op.name for n in low.top.nodes if isinstance(n.op, Loop)}  # type: ignore[attr-defined]
     many = len(stage.layers)
     stem, k = stage.name, 2
-    while (f"{stem}_0" if many > 1 else stem) in taken:
+    while stem in low.stages:
         stem, k = f"{stage.name}_{k}", k + 1
+    low.stages.add(stem)
     return [stem if many == 1 else f"{stem}_{j}" for j in range(many)]
 
 
 def _loop(low: Lowering, x: Val, calls: list[tuple[Call, Scope]], dim: str, start: int, path: Path) -> tuple[Val, ...]:
     """Loop over `dim`; every layer's parameters are stacked along it, the rest is shared by all."""
-    body, src = Builder(low.places(path)), low.places(path)
+    body = Builder(low.places(path))
     inner = body.input("x", x.type)
-    shared: dict[str, Val] = {}
+    inside: dict[str, Val] = {}
     operands = [x]
     extra: list[Val] = []
-    for j, (call, scope) in enumerate(calls):
-        ins: list[Val] = []
-        for operand, own in zip(scope.operands, call.body.inputs):
-            if operand.kind == "carry":
-                ins.append(inner)
-                continue
-            key = operand.key
-            if operand.param is not None:
-                param = replace(
-                    operand.param, stack=dim, start=start + j, step=len(calls), value=f"{call.name}_{own.name}"
-                )
-                key = f"{param.value}"
-            if key not in shared:
-                shared[key] = body.input(key, own.type)
-                operands.append(_stacked(low, operand, dim, param if operand.param is not None else None))
-            ins.append(shared[key])
-        inner, *more = body.many(call, *ins, names=[v.name for v in call.body.outputs])
-        extra += more
-    with low.top.at(src):
+    with low.top.at(low.places(path)):
+        for j, (call, scope) in enumerate(calls):
+            ins: list[Val] = []
+            for operand, own in zip(scope.operands, call.body.inputs):
+                if operand.kind == "carry":
+                    ins.append(inner)
+                    continue
+                param, key = operand.param, operand.key
+                if param is not None:
+                    key = f"{call.name}_{own.name}"
+                    param = replace(param, stack=dim, start=start + j, step=len(calls), value=key)
+                if key not in inside:
+                    inside[key] = body.input(key, own.type)
+                    operands.append(_stacked(low, operand, dim, param))
+                ins.append(inside[key])
+            inner, *more = body.many(call, *ins, names=[v.name for v in call.body.outputs])
+            extra += more
         return low.top.many(Loop(dim, body.graph(inner, *extra), 1), *operands)
 
 
@@ -221,21 +221,21 @@ def _layer(scope: Scope, layer: list[str | SubLayer], path: Path) -> tuple[Val, 
     """The sub-layers of one layer in order: x after them, and their auxiliary losses with weights."""
     x = scope.carry("x", X)
     aux: list[tuple[Val, float]] = []
-    used: dict[str, int] = {}
+    used: set[str] = set()
     for i, step in enumerate(layer):
         with scope.low.collecting():
             where = (*path, i)
             sub = SubLayer(block=step) if isinstance(step, str) else step
-            block, at, name = _block(scope.low, sub, where)
-            used[name] = used.get(name, 0) + 1
-            stem = name if used[name] == 1 else f"{name}_{used[name]}"
+            block, at, name = _block(scope.low, sub, where, where if isinstance(step, str) else (*where, "block"))
+            stem = next(s for s in (name, *(f"{name}_{k}" for k in range(2, i + 3))) if s not in used)
+            used |= {stem, f"{stem}_norm"}
             x, found = _sublayer(scope, x, sub, block, stem, where, at)
             aux += found
     return x, aux
 
 
-def _block(low: Lowering, sub: SubLayer, path: Path) -> tuple[Any, Path, str]:
-    """The block of a sub-layer with its changes applied, where it is written, and its name."""
+def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Any, Path, str]:
+    """The block of a sub-layer with its changes applied, where it is written, and its name, which stands at `named`."""
     if not isinstance(sub.block, str):
         if sub.set:
             raise SpecError.at(
@@ -244,9 +244,8 @@ def _block(low: Lowering, sub: SubLayer, path: Path) -> tuple[Any, Path, str]:
         return sub.block, (*path, "block"), sub.block.kind
     name, blocks = sub.block, low.model.blocks
     if name not in blocks:
-        where = path if isinstance(sub, str) else (*path, "block")
         raise SpecError(
-            [Problem("W0401", f"no block is called '{name}'", where, did_you_mean(name, blocks, "blocks: "))]
+            [Problem("W0401", f"no block is called '{name}'", named, did_you_mean(name, blocks, "blocks: "))]
         )
     block, at = blocks[name], ("blocks", name)
     if not sub.set:

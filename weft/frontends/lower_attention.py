@@ -38,7 +38,7 @@ def attention(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Val:
             turn = RotaryOp("seq", a.head, exact(rule.base), style)
             with s.at(*path, "rotary"):
                 q, k = s.g.one(turn, q, names=["query"]), s.g.one(turn, k, names=["key"])
-        k, v = (s.g.rename(y, "seq", a.key) for y in (k, v))
+        k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
         out = _attend(s, q, k, v, a, block, path)
         if block.globals:
             out = _globals(s, x, out, a, block, stem, path, biased)
@@ -92,7 +92,10 @@ def _attend(s: Scope, q: Val, k: Val, v: Val, a: Axes, block: Attention, path: P
     scale = low.formula(block.scale, (*path, "scale"), names)
     score = low.formula(block.score, (*path, "score"), {"s": symbol("s")} | {c: symbol(f"i_{c}") for c in "qkh"})
     pattern = _pattern(s, block, path)
-    given = {"segments": lambda: s.shared("segments"), "valid": lambda: s.g.rename(s.shared("valid"), "seq", a.key)}
+    given = {
+        "segments": lambda: s.shared("segments"),
+        "valid": lambda: s.rename("valid", s.shared("valid"), "seq", a.key),
+    }
     meta = [given[name]() for name in pattern.metadata]
     op = Attend(a.head, a.key, "seq", pattern, scale, score, tuple(a.query.split()), pattern.metadata)
     with s.at(*path, "plan" if block.plan else "pattern"):
@@ -158,10 +161,10 @@ def _globals(s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, p
         first = s.g.part(x, "seq", some, 0)
         (q,) = _project(s, first, a, stem, biased, ("query",), some, "_global")
         k, v = _project(s, x, a, stem, biased, ("key", "value"), "seq", "_global")
-        k, v = (s.g.rename(y, "seq", a.key) for y in (k, v))
+        k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
         scale = low.formula(block.scale, (*path, "scale"), {"head": symbol(f"n_{a.head}")})
         op = Attend(a.head, a.key, some, Pattern.parse("all"), scale, symbol("s"), tuple(a.query.split()))
         seen = s.g.many(op, q, k, v, names=["attended_global", "lse_global"])[0]
         index = s.map("index", symbol("i_seq"), to="seq", dtype="i64")
-        spread = s.g.gather(seen, index, at=some)  # rows past the global ones read 0
+        spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -21,7 +21,7 @@ def embed(s: Scope, rule: Embed) -> Val:
     vocab = low.axis(rule.tokens, "vocab", (*path, "tokens"), ("batch", "seq", "width"))
     with s.at(*path, "tokens"):
         table = s.param("tokens", f"{vocab} width", "embedding", "width")
-        x = s.g.gather(table, s.shared("tokens"), at=vocab)
+        x = s.gather("token", table, s.shared("tokens"), at=vocab)
         if rule.scale is not None:
             factor = low.formula(rule.scale, (*path, "scale"))
             x = s.map("tokens", symbol("x") * factor, x=x, dtype=s.compute)
@@ -32,8 +32,8 @@ def embed(s: Scope, rule: Embed) -> Val:
     if rule.types is not None:
         with s.at(*path, "types"):
             kinds = low.axis(rule.types, "types", (*path, "types"), ("batch", "seq", "width", vocab))
-            parts["t"] = s.g.gather(
-                s.param("types", f"{kinds} width", "embedding", "width"), s.shared("types"), at=kinds
+            parts["t"] = s.gather(
+                "kind", s.param("types", f"{kinds} width", "embedding", "width"), s.shared("types"), at=kinds
             )
     with s.at(*path):
         if len(parts) > 1:
@@ -47,7 +47,7 @@ def _position(s: Scope, number: int, path: Path, learned: int | str, index: str)
     rows = low.axis(learned, "positions", (*path, "learned"), ("batch", "seq", "width"))
     table = s.param(f"positions.{number}", f"{rows} width", "position", "width")
     formula = low.formula(index, (*path, "index"), {"i": symbol("i_seq")})
-    return s.g.gather(table, s.map("row", formula, to="seq", dtype="i64"), at=rows)
+    return s.gather("position", table, s.map("row", formula, to="seq", dtype="i64"), at=rows)
 
 
 def language(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> tuple[Val, Val | None]:
@@ -84,7 +84,7 @@ def _transform(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> V
         bias = s.param(f"{stem}transform.bias", other, "bias")
         act = activation(s, rule.activation, (*where, "activation"))
         y = s.map("transformed", act, let={"x": "y + b"}, y=y, b=bias, to=f"batch seq {other}", dtype=s.compute)
-        return norm(s, s.g.rename(y, other, "width"), rule.norm, f"{stem}transform.norm", (*where, "norm"))
+        return norm(s, s.rename("transformed", y, other, "width"), rule.norm, f"{stem}transform.norm", (*where, "norm"))
 
 
 def _matrix(s: Scope, head: LanguageHead, stem: str, path: Path, vocab: str) -> Val:
@@ -104,7 +104,7 @@ def classify(s: Scope, x: Val, head: ClassifyHead, stem: str, path: Path) -> tup
     with s.at(*path):
         classes = low.axis(head.classes, "classes", (*path, "classes"), ("batch", "seq", "width"))
         pooled = low.mint("pooled", low.sizes["width"], ("batch", "seq", "width", classes))
-        first = s.g.gather(x, s.map("first", 0, to="", dtype="i64"), at="seq")
+        first = s.gather("first", x, s.map("at", 0, to="", dtype="i64"), at="seq")
         y = s.einsum(
             "pooled", first, s.param(f"{stem}pool.weight", f"width {pooled}", fan_in="width"), to=f"batch {pooled}"
         )

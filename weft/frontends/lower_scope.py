@@ -18,7 +18,7 @@ from weft.ir import program as ir
 from weft.ir.builder import Builder, Formula
 from weft.ir.formula import parse, symbol
 from weft.ir.library.dropout import Dropout
-from weft.ir.primitives import Call, Einsum
+from weft.ir.primitives import Call, Einsum, Gather, Rename
 from weft.ir.types import Graph, Type, Val
 
 INPUTS = {
@@ -53,6 +53,7 @@ class Lowering:
     """Graph inputs by logical name of the parameter or name of the public input."""
     problems: list[Problem] = field(default_factory=list)
     dropouts: Iterator[int] = field(default_factory=count)
+    stages: set[str] = field(default_factory=set)
 
     @contextmanager
     def reading(self, path: Path, code: str = "W0301") -> Iterator[None]:
@@ -110,7 +111,8 @@ class Lowering:
         try:
             return parse(text, known)
         except FormulaError as error:
-            self.problems.append(Problem("W0301", error.message, path, error.hint, max(0, error.column - 1)))
+            found = Problem("W0301", error.message, path, error.hint, max(0, error.column - 1))
+            self.problems += [found] if found not in self.problems else []
             return sum(used.values(), sp.Integer(0))
 
     def init(self, rule: Init, path: Path, dims: Sequence[str], fan_in: Sequence[str]) -> ir.Init:
@@ -123,7 +125,13 @@ class Lowering:
         kind, value = next(iter(rule.model_dump(exclude_none=True).items()))
         number = self.formula(value, (*path, kind), fan)
         if not number.is_real or number.free_symbols:
-            raise SpecError.at((*path, kind), "W0301", f"'{value}' is not a number", "use dims, fan_in and fan_out")
+            message, hint = (
+                f"'{value}' is not a number when compiling",
+                "use dims but batch and seq, fan_in and fan_out",
+            )
+            found = Problem("W0301", message, (*path, kind), hint)
+            self.problems += [found] if found not in self.problems else []
+            return ir.Init("zeros")
         return ir.Init(kind, float(number), tuple(fan_in))
 
     def role(self, role: str) -> tuple[Init, Path]:
@@ -200,8 +208,12 @@ class Scope:
         """A parameter of this block, cast to the dtype it is used in. Initialised by `rule`, else by its role."""
         axes = tuple(dims.split())
         init = self.low.init(*(rule or self.low.role(role)), axes, tuple(fan_in.split()))
+        if self.prefix + name in self.found:
+            path = rule[1] if rule else ()
+            raise SpecError.at(path, "W0403", f"two parameters are called '{name}'", "rename a part of the block")
         stored = self.low.model.dtype.params
         local = name.replace(".", "_")
+        local = f"{local}_table" if local in INPUTS else local
         param = ir.Param(local, self.prefix + name, axes, init, stored)
         return self.g.cast(
             self._input(Operand("param", param.name, param), local, Type(stored, axes)), dtype or self.compute
@@ -248,7 +260,13 @@ class Scope:
         if not self.low.train or rate == 0:
             return x
         op = Dropout(exact(rate), next(self.low.dropouts))
-        return self.g.one(op, x, self.shared("seed"), self.shared("layer"))
+        return self.g.one(op, x, self.shared("seed"), self.shared("layer"), names=["dropped"])
+
+    def gather(self, name: str, table: Val, *index: Val, at: str) -> Val:
+        return self.g.one(Gather(tuple(at.split())), table, *index, names=[name])
+
+    def rename(self, name: str, x: Val, old: str, new: str) -> Val:
+        return self.g.one(Rename(old, new), x, names=[name])
 
     def call(self, name: str, *outputs: Val) -> tuple[Call, Graph]:
         """The finished block."""

@@ -41,11 +41,11 @@ from weft.frontends.schema_values import (
 class SubLayerDefaults(Part):
     """What every sub-layer does unless it says otherwise."""
 
-    norm: Norm = Field("layer_norm", description="the sub-layer's normalisation")
+    norm: Norm = Field(default="layer_norm", description="the sub-layer's normalisation")
     residual: Literal["pre", "post", "none"] = Field(
-        "pre", description="`pre`: x + f(norm(x)); `post`: norm(x + f(x)); `none`: f(norm(x))"
+        default="pre", description="`pre`: x + f(norm(x)); `post`: norm(x + f(x)); `none`: f(norm(x))"
     )
-    dropout: Rate = Field(0.0, description="on f's output, before it is added")
+    dropout: Rate = Field(default=0.0, description="on f's output, before it is added")
 
 
 class SubLayer(Part):
@@ -55,9 +55,9 @@ class SubLayer(Part):
         Annotated[Name, Tag("text")] | Annotated[Block, Tag("map")], one_of("the name of a block, or a block")
     ] = Field(description="a name from `blocks`, or a block written here")
     set: dict[Name, Any] = Field(default_factory=dict, description="keys of the named block to change here")
-    norm: Norm | None = Field(None, description="default: from `sublayer`")
-    residual: Literal["pre", "post", "none"] | None = Field(None, description="default: from `sublayer`")
-    dropout: Rate | None = Field(None, description="default: from `sublayer`")
+    norm: Norm | None = Field(default=None, description="default: from `sublayer`")
+    residual: Literal["pre", "post", "none"] | None = Field(default=None, description="default: from `sublayer`")
+    dropout: Rate | None = Field(default=None, description="default: from `sublayer`")
 
 
 Step = Annotated[
@@ -69,10 +69,12 @@ Layer = Annotated[list[Step], Field(min_length=1)]
 class Stage(Part):
     """Layers in a row: one layer repeated, or a cycle of different layers repeated."""
 
-    repeat: Size = Field(1, description="how many times the layer, or the whole cycle, is repeated")
-    layer: Layer | None = Field(None, description="the layer: its sub-layers in order")
-    cycle: list[Layer] | None = Field(None, min_length=1, description="several layers in turn, instead of `layer`")
-    name: Name = Field("layer", description="name of the block in the package")
+    repeat: Size = Field(default=1, description="how many times the layer, or the whole cycle, is repeated")
+    layer: Layer | None = Field(default=None, description="the layer: its sub-layers in order")
+    cycle: list[Layer] | None = Field(
+        default=None, min_length=1, description="several layers in turn, instead of `layer`"
+    )
+    name: Name = Field(default="layer", description="name of the block in the package")
 
     @model_validator(mode="after")
     def _one_form(self) -> Stage:
@@ -90,38 +92,40 @@ class Position(Part):
     """A learned table of positions, added to the embedding."""
 
     learned: Size = Field(description="rows of the table")
-    index: Formula = Field("i", description="row for position `i`, e.g. `i // stride` or `i % stride`")
+    index: Formula = Field(default="i", description="row for position `i`, e.g. `i // stride` or `i % stride`")
 
 
 class Embed(Part):
     """From token numbers to the residual stream: tables added up, then norm and dropout."""
 
-    tokens: Size = Field("vocab", description="rows of the token table")
+    tokens: Size = Field(default="vocab", description="rows of the token table")
     positions: list[Position] = Field(default_factory=list, description="position tables, all added")
-    types: Size | None = Field(None, description="rows of a token type table; adds the input `types`")
-    scale: Number | None = Field(None, description="factor on the token embedding: a number or a formula over dims")
-    norm: Norm = Field("none", description="normalisation of the sum")
-    dropout: Rate = Field(0.0, description="on the result")
+    types: Size | None = Field(default=None, description="rows of a token type table; adds the input `types`")
+    scale: Number | None = Field(
+        default=None, description="factor on the token embedding: a number or a formula over dims"
+    )
+    norm: Norm = Field(default="none", description="normalisation of the sum")
+    dropout: Rate = Field(default=0.0, description="on the result")
 
 
 class Transform(Part):
     """A dense layer before the output matrix (BERT's masked language model)."""
 
     activation: Activation = "gelu"
-    norm: Norm = Field("layer_norm", description="normalisation after the activation")
+    norm: Norm = Field(default="layer_norm", description="normalisation after the activation")
 
 
 class LanguageHead(Part):
     """Logits over the vocabulary at every position, and their cross-entropy with the input `targets`."""
 
     kind: Literal["language"] = "language"
-    vocab: Size = Field("vocab", description="number of classes")
-    tied: bool = Field(False, description="use the token table as output matrix")
-    bias: bool = Field(False, description="a bias on the logits")
-    transform: Transform | None = Field(None, description="a dense layer first")
-    scale: Number | None = Field(None, description="factor on the logits: a number or a formula over dims")
-    loss: Literal["cross_entropy"] = Field("cross_entropy", description="mean over the targets that count")
-    ignore: int | None = Field(None, description="a target that does not count, e.g. -100")
+    vocab: Size = Field(default="vocab", description="number of classes")
+    tied: bool = Field(default=False, description="use the token table as output matrix")
+    bias: bool = Field(default=False, description="a bias on the logits")
+    transform: Transform | None = Field(default=None, description="a dense layer first")
+    scale: Number | None = Field(default=None, description="factor on the logits: a number or a formula over dims")
+    loss: Literal["cross_entropy"] = Field(default="cross_entropy", description="mean over the targets that count")
+    ignore: int | None = Field(default=None, description="a target that does not count, e.g. -100")
 
 
 class ClassifyHead(Part):
@@ -138,26 +142,27 @@ Head = Annotated[LanguageHead | ClassifyHead, Field(discriminator="kind")]
 class Model(Part):
     """A sequence model. `weft.Model(...)` is the builder; `to_yaml()` gives the spec file of the same model."""
 
-    weft: Literal[1] = Field(1, description="version of the spec language")
+    weft: Literal[1] = Field(default=1, description="version of the spec language")
     name: Name = Field(description="name of the model and of its package")
-    about: str | None = Field(None, description="one sentence on what it is and where its shapes come from")
-    extends: str | None = Field(None, description="another spec file whose keys hold where this one is silent")
+    about: str | None = Field(default=None, description="one sentence on what it is and where its shapes come from")
+    extends: str | None = Field(default=None, description="another spec file whose keys hold where this one is silent")
     dims: dict[Name, Size] = Field(
         description="sizes by name; `batch`, `seq` and `width` always; expressions may use the others"
     )
     runtime: dict[Literal["batch", "seq"], RuntimeDim] = Field(
         default_factory=dict, description="limits on the sizes chosen at run time"
     )
-    dtype: DtypePolicy = Field(DtypePolicy(), description="dtype policy")
+    dtype: DtypePolicy = Field(default=DtypePolicy(), description="dtype policy")
     blocks: dict[Name, Block] = Field(default_factory=dict, description="blocks by name, for `stack`")
-    embed: Embed = Field(Embed(), description="the embedding")
-    sublayer: SubLayerDefaults = Field(SubLayerDefaults(), description="defaults of every sub-layer")
+    embed: Embed = Field(default=Embed(), description="the embedding")
+    sublayer: SubLayerDefaults = Field(default=SubLayerDefaults(), description="defaults of every sub-layer")
     stack: list[Stage] = Field(min_length=1, description="the layers, stage after stage")
-    norm: Norm = Field("none", description="normalisation after the last layer")
+    norm: Norm = Field(default="none", description="normalisation after the last layer")
     head: Annotated[
-        Annotated[Head, Tag("map")] | Annotated[list[Head], Tag("list")], one_of("a head, or a list of heads")
-    ] = Field(LanguageHead(), description="the head, or a list of heads whose losses are added")
-    init: Inits = Field(Inits(), description="initial values by role")
+        Annotated[Head, Tag("map")] | Annotated[list[Head], Field(min_length=1), Tag("list")],
+        one_of("a head, or a list of heads"),
+    ] = Field(default=LanguageHead(), description="the head, or a list of heads whose losses are added")
+    init: Inits = Field(default=Inits(), description="initial values by role")
     small: dict[Name, Size] = Field(
         default_factory=dict, description="dims of a model that runs in about a second (`--small`)"
     )
@@ -177,7 +182,7 @@ class Model(Part):
     def _needed_dims(cls, dims: dict[str, Any]) -> dict[str, Any]:
         missing = [d for d in ("batch", "seq", "width") if d not in dims]
         if missing:
-            raise PydanticCustomError("W0102", f"missing {', '.join(missing)}")
+            raise PydanticCustomError("W0102", "missing {names}", {"names": ", ".join(missing)})
         return dims
 
     @property
@@ -192,6 +197,12 @@ class Model(Part):
         if any(isinstance(b, Opaque) for b in self.all_blocks()):
             raise ValueError("an opaque block wraps a Python module and has no YAML form")
         return emit({"weft": 1} | self.model_dump(exclude_unset=True, exclude_none=True))
+
+    def modules(self) -> dict[str, Any]:
+        """The modules of opaque blocks, by the key that the graph knows each by."""
+        found = [b.module for b in self.all_blocks() if isinstance(b, Opaque)]
+        unlike = [m for i, m in enumerate(found) if all(m is not other for other in found[:i])]
+        return {f"module_{i}": module for i, module in enumerate(unlike)}
 
     def all_blocks(self) -> list[Any]:
         """Every block written in this model, named or in place."""

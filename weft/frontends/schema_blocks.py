@@ -21,8 +21,8 @@ Activation = Annotated[
 class Rotary(Part):
     """Rotary positions on queries and keys (Su et al. 2021)."""
 
-    base: float = Field(10000.0, gt=1, description="wavelength base")
-    interleaved: bool = Field(False, description="rotate pairs (2i, 2i+1) instead of (i, i + half)")
+    base: float = Field(default=10000.0, gt=1, description="wavelength base")
+    interleaved: bool = Field(default=False, description="rotate pairs (2i, 2i+1) instead of (i, i + half)")
 
 
 class Globals(Part):
@@ -35,15 +35,15 @@ class BlockPlan(Part):
     """A static set of key blocks for each query block, per head, counted with multiplicity (BigBird)."""
 
     block: Size = Field(description="positions in a block")
-    window: Annotated[int, Field(ge=1)] = Field(3, description="diagonal blocks a middle row sees; odd")
+    window: Annotated[int, Field(ge=1)] = Field(default=3, description="diagonal blocks a middle row sees; odd")
     random: Annotated[int, Field(ge=0)] = Field(
-        3, description="random blocks a middle row sees besides window and global blocks"
+        default=3, description="random blocks a middle row sees besides window and global blocks"
     )
     seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="seed of the drawn plan; the plan itself is kept in the package"
+        default=0, description="seed of the drawn plan; the plan itself is kept in the package"
     )
     table: list[list[list[int]]] | None = Field(
-        None, description="the random blocks given outright, `[head][middle row][...]`, instead of drawing them"
+        default=None, description="the random blocks given outright, `[head][middle row][...]`, instead of drawing them"
     )
 
     @field_validator("window")
@@ -58,28 +58,30 @@ class Attention(Part):
     """Multi-head attention: softmax over the keys that `pattern` allows."""
 
     kind: Literal["attention"] = "attention"
-    heads: Size = Field("heads", description="query heads")
-    kv_heads: Size | None = Field(None, description="key and value heads; a divisor of `heads`; default: as `heads`")
-    head: Size = Field("head", description="size of a query and key head")
-    value: Size | None = Field(None, description="size of a value head; default: as `head`")
+    heads: Size = Field(default="heads", description="query heads")
+    kv_heads: Size | None = Field(
+        default=None, description="key and value heads; a divisor of `heads`; default: as `heads`"
+    )
+    head: Size = Field(default="head", description="size of a query and key head")
+    value: Size | None = Field(default=None, description="size of a value head; default: as `head`")
     pattern: Formula | None = Field(
-        None,
+        default=None,
         description="which keys k a query q sees: a predicate such as `causal and fixed(stride, summary)`, "
         "`0 <= q - k < 256`, `heads(window(stride), strided(stride))`",
     )
-    plan: BlockPlan | None = Field(None, description="a block plan with multiplicity, instead of `pattern`")
-    globals: Globals | None = Field(None, description="global tokens with their own projections (Longformer)")
+    plan: BlockPlan | None = Field(default=None, description="a block plan with multiplicity, instead of `pattern`")
+    globals: Globals | None = Field(default=None, description="global tokens with their own projections (Longformer)")
     rotary: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[Rotary, Tag("map")], one_of("`true`, `false`, or a map with `base`")
-    ] = Field(False, description="rotary positions on queries and keys")
-    scale: Number = Field("1/sqrt(head)", description="factor on q·k: a number or a formula over dims")
+    ] = Field(default=False, description="rotary positions on queries and keys")
+    scale: Number = Field(default="1/sqrt(head)", description="factor on q·k: a number or a formula over dims")
     score: Formula = Field(
-        "s", description="score after scaling: a formula in `s`, `q`, `k`, `h` and dims, e.g. `30*tanh(s/30)`"
+        default="s", description="score after scaling: a formula in `s`, `q`, `k`, `h` and dims, e.g. `30*tanh(s/30)`"
     )
     bias: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "output"]], Tag("list")],
         one_of("`true`, `false`, or a list of query, key, value, output"),
-    ] = Field(True, description="which projections have a bias: all, none, or a list")
+    ] = Field(default=True, description="which projections have a bias: all, none, or a list")
 
     @model_validator(mode="after")
     def _one_pattern(self) -> Attention:
@@ -94,28 +96,30 @@ class Mlp(Part):
     """Position-wise feed-forward: down(activation(up(x))), or down(activation(gate(x)) * up(x)) when gated."""
 
     kind: Literal["mlp"] = "mlp"
-    inner: Size = Field("inner", description="hidden size")
+    inner: Size = Field(default="inner", description="hidden size")
     activation: Activation = "gelu"
-    gated: bool = Field(False, description="a second matrix, multiplied in: GEGLU, SwiGLU")
-    bias: bool = Field(True, description="biases on every matrix")
+    gated: bool = Field(default=False, description="a second matrix, multiplied in: GEGLU, SwiGLU")
+    bias: bool = Field(default=True, description="biases on every matrix")
 
 
 class CellAttention(Part):
     """Attention inside the projection of a recurrence, at low rank (SRU++, Lei 2021)."""
 
     rank: Size = Field(description="size of the shared low-rank projection")
-    heads: Size = Field(1, description="heads the rank is divided into")
-    pattern: Formula = Field("causal", description="which keys a query sees; `none`: no attention, only the rank")
-    alpha: float = Field(0.0, description="initial factor on the attention's output (ReZero: 0)")
-    norm: Norm = Field("layer_norm", description="normalisation before the last projection")
-    dropout: Rate = Field(0.0, description="before the last projection")
+    heads: Size = Field(default=1, description="heads the rank is divided into")
+    pattern: Formula = Field(
+        default="causal", description="which keys a query sees; `none`: no attention, only the rank"
+    )
+    alpha: float = Field(default=0.0, description="initial factor on the attention's output (ReZero: 0)")
+    norm: Norm = Field(default="layer_norm", description="normalisation before the last projection")
+    dropout: Rate = Field(default=0.0, description="before the last projection")
 
 
 class Recurrence(Part):
     """A recurrent cell written as formulas, run along `seq` for every channel by itself.
 
     In a formula: the cell's states (their value before this step), `inputs`, `parameters`, earlier lets, and `x`, the
-    block's own input at this channel.
+    block's own input at this channel, and `mask`, 1 or what `dropout` makes of it.
     """
 
     kind: Literal["recurrence"] = "recurrence"
@@ -125,11 +129,15 @@ class Recurrence(Part):
     let: dict[Name, Formula] = Field(default_factory=dict, description="named steps, in order")
     update: dict[Name, Formula] = Field(description="each state's next value")
     output: Formula = Field(description="the cell's output")
+    dropout: Rate = Field(
+        default=0.0, description="of `mask`: one draw for each sequence and channel, shared along `seq`"
+    )
     projection: Annotated[
         Annotated[Literal["linear"], Tag("text")] | Annotated[CellAttention, Tag("map")],
         one_of("`linear`, or a map with `rank`"),
     ] = Field(
-        "linear", description="how inputs come from the layer's input: one matrix each, or through low-rank attention"
+        default="linear",
+        description="how inputs come from the layer's input: one matrix each, or through low-rank attention",
     )
     init: dict[Literal["down", "key_value", "up"], Init] = Field(
         default_factory=dict, description="rules for the projection's matrices; default as `weight`"
@@ -139,7 +147,7 @@ class Recurrence(Part):
     def _complete(self) -> Recurrence:
         if set(self.update) != set(self.state):
             raise ValueError("`update` must give the next value of each state, and of nothing else")
-        names = ["x", *self.inputs, *self.state, *self.parameters, *self.let]
+        names = ["x", "mask", *self.inputs, *self.state, *self.parameters, *self.let]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)}: a name may stand for one thing only")
@@ -150,18 +158,20 @@ class Moe(Part):
     """Routed experts: each token goes to its `top_k` best experts, up to their capacity (Fedus et al. 2021)."""
 
     kind: Literal["moe"] = "moe"
-    experts: Size = Field("experts", description="number of experts")
-    top_k: Annotated[int, Field(ge=1)] = Field(1, description="experts per token; ties go to the lower index")
-    capacity: Size | None = Field(None, description="tokens an expert takes from one sequence; what is over is dropped")
-    capacity_factor: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="capacity as a multiple of `top_k * seq / experts`, rounded up; instead of `capacity`"
+    experts: Size = Field(default="experts", description="number of experts")
+    top_k: Annotated[int, Field(ge=1)] = Field(default=1, description="experts per token; ties go to the lower index")
+    capacity: Size | None = Field(
+        default=None, description="tokens an expert takes from one sequence; what is over is dropped"
     )
-    inner: Size = Field("inner", description="hidden size of an expert")
+    capacity_factor: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="capacity as a multiple of `top_k * seq / experts`, rounded up; instead of `capacity`"
+    )
+    inner: Size = Field(default="inner", description="hidden size of an expert")
     activation: Activation = "gelu"
-    gated: bool = Field(False, description="a second matrix, multiplied in")
-    bias: bool = Field(False, description="biases on the experts' matrices")
-    normalize: bool = Field(False, description="gates of a token's experts sum to 1")
-    aux_loss: Annotated[float, Field(ge=0)] = Field(0.01, description="weight of the load-balancing loss")
+    gated: bool = Field(default=False, description="a second matrix, multiplied in")
+    bias: bool = Field(default=False, description="biases on the experts' matrices")
+    normalize: bool = Field(default=False, description="gates of a token's experts sum to 1")
+    aux_loss: Annotated[float, Field(ge=0)] = Field(default=0.01, description="weight of the load-balancing loss")
 
     @model_validator(mode="after")
     def _one_capacity(self) -> Moe:
@@ -177,7 +187,9 @@ class Opaque(Part):
 
     kind: Literal["opaque"] = "opaque"
     module: SkipJsonSchema[Any] = Field(description="the module: one tensor in, one tensor out")
-    signature: str = Field("batch seq width -> batch seq width", description="dims of the input and of the output")
+    signature: str = Field(
+        default="batch seq width -> batch seq width", description="dims of the input and of the output"
+    )
 
     def __init__(self, module: Any = None, signature: str | None = None, **given: Any):
         given |= {"module": module} | ({"signature": signature} if signature is not None else {})
