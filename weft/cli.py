@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from weft import __version__
+from weft.environment import unknown
 from weft.errors import InfeasibleError, SpecError, UsageError, WeftError
 
 BUG, INTERRUPTED = 70, 130
@@ -221,6 +222,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """The program as a function: takes the arguments, returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    for name in unknown():
+        _say(f"warning: weft reads no variable {name}; `weft doctor` shows those it reads", people=True)
     try:
         return cli.main(given, prog_name="weft", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -228,6 +231,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except click.ClickException as error:
         error.show()
+        _failed(given, "UsageError", error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted", people=True)
@@ -248,7 +252,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         else:
             _say(f"internal error: {_one_line(error)} (weft {__version__}; --debug shows where)", people=True)
+        _failed(given, "internal", _one_line(error))
         return BUG
+
+
+def _failed(given: Sequence[str], kind: str, message: str) -> None:
+    """The JSON document of a run that did not come to its verb's own."""
+    if "--json" in given:
+        word = next((a for a in given if a in cli.commands), "weft")
+        _say(_json({"schema": f"weft.{word}/1", "ok": False, "error": {"kind": kind, "message": message}}))
 
 
 def _one_line(error: Exception) -> str:

@@ -10,13 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from weft.environment import ENVIRONMENT
 from weft.frontends.suggest import nearest
-
-ENVIRONMENT = {
-    "WEFT_CACHE_DIR": "where tuned configurations are kept; default: $XDG_CACHE_HOME/weft or ~/.cache/weft",
-    "WEFT_SOAK": "1: the test suite runs the full counts of its campaigns",
-}
-"""Every environment variable that weft reads."""
 
 # These change what Triton compiles, or run code of their own.
 _TRITON = (

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from weft import cli
-from weft.doctor import ENVIRONMENT
+from weft.environment import ENVIRONMENT
 from weft.errors import BackendError, CheckFailed, InfeasibleError
 from weft.frontends.problems import CODES
 
@@ -104,6 +104,23 @@ def test_usage_errors_exit_2_and_help(weft, arguments, words):
     assert (code, out) == (2, "")
     assert words in err
     assert "Traceback" not in err
+
+
+def test_json_also_when_the_words_are_wrong(weft):
+    code, out, err = weft("check", ENWIK8, "--json", "--smal")
+
+    assert code == 2
+    assert json.loads(out)["schema"] == "weft.check/1"
+    assert "--small" in json.loads(out)["error"]["message"]
+    assert "--small" in err
+
+
+def test_a_misspelt_variable_is_told(weft, monkeypatch):
+    monkeypatch.setenv("WEFT_CACHEDIR", "x")
+    code, _, err = weft("new")
+
+    assert code == 0
+    assert err.startswith("warning: weft reads no variable WEFT_CACHEDIR")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,14 @@
+"""The environment variables weft reads; any other `WEFT_*` is a misspelling, and is told."""
+
+import os
+from collections.abc import Mapping
+
+ENVIRONMENT = {
+    "WEFT_CACHE_DIR": "where tuned configurations are kept; default: $XDG_CACHE_HOME/weft or ~/.cache/weft",
+    "WEFT_SOAK": "1: the test suite runs the full counts of its campaigns",
+}
+
+
+def unknown(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that look like weft's and are not."""
+    return sorted(name for name in environment if name.startswith("WEFT_") and name not in ENVIRONMENT)
