@@ -82,7 +82,7 @@ def weights(visible, n: int, m: int) -> torch.Tensor:
 def test_layout_equals_dense_masked_attention(layout, visible):
     for n, m in SIZES:
         for shape in SHAPES:
-            check(layout, weights(visible, n, m), operands(n, m, **shape))
+            check(layout, weights(visible, n, m), operands(n, m, **shape), meta=not shape)
 
 
 def test_rectangle_bounds_count_from_either_end():
@@ -178,6 +178,23 @@ def test_without_the_fused_operator(monkeypatch):
     for layout, visible in (LAYOUTS[1], window(8), residues(3, *INNER[1]), columns(4, 1, 2)):
         for n, m in SIZES:
             check(layout, weights(visible, n, m), operands(n, m, width_v=5))
+
+
+def test_memory_of_any_stride():
+    """Transposed, expanded, interleaved and overlapping rows, which the fused operator would misread."""
+    n = 50
+    make = lambda *shape: [torch.randn(shape, dtype=torch.float64) for _ in range(4)]  # noqa: E731
+    kinds = [
+        [x.mT for x in make(2, 4, 8, n)],
+        [x[:, :, ::2, 3:11] for x in make(2, 4, 2 * n, 20)],
+        [x[..., ::2] for x in make(2, 4, n, 16)],
+        *([x.expand(2, 4, n, 8) for x in make(*s)] for s in ((2, 1, n, 8), (1, 4, n, 8), (2, 4, 1, 8), (2, 4, n, 1))),
+        [x.as_strided((2, 4, n, 8), (400, 100, 2, 1)) for x in make(810)],
+    ]
+    layouts = [LAYOUTS[1], window(8), residues(3, *INNER[1]), columns(5, 1, 2), diagonal(4, *INNER[1])]
+    for given in kinds:
+        for layout, visible in layouts:
+            check(layout, weights(visible, n, n), given)
 
 
 def test_long_samples_run_one_by_one(monkeypatch):

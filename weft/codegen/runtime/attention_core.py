@@ -75,10 +75,16 @@ def fused(x: Tensor) -> bool:
     return x.device.type in ("cpu", "meta") and x.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+def by_rows(x: Tensor) -> Tensor:
+    """x, or a copy where rows are not contiguous or lie on each other: the fused operator reads such memory wrongly."""
+    apart = x.shape[-2] <= 1 or x.stride(-2) >= x.shape[-1]
+    return x if x.shape[-1] <= 1 or (x.stride(-1) == 1 and apart) else x.contiguous()
+
+
 def _same_width(*xs: Tensor) -> list[Tensor]:
     """Zero-pad the last dim to the widest (the fused operator wants one head width); nothing else changes."""
     width = max(x.shape[-1] for x in xs)
-    return [x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1])) for x in xs]
+    return [by_rows(x) if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1])) for x in xs]
 
 
 def by_kv_head(x: Tensor, kv_heads: int) -> Tensor:

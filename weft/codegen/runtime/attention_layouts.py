@@ -18,10 +18,11 @@ from math import ceil, log
 import torch
 from torch import Tensor
 
+from .attention_core import by_rows
 from .attention_pieces import Gradient, Output, Piece, Span, run_pieces, run_pieces_backward
 
 Gradients = tuple[Gradient, Gradient, Gradient]
-ROWS_AT_ONCE = 4096  # of a band, whose members overlap: keeps their results in cache until they are added up
+ROWS_AT_ONCE = 8192  # of a band's backward: bounds the gradients of overlapping keys before they are added up
 
 
 class Layout:
@@ -32,6 +33,7 @@ class Layout:
         raise NotImplementedError
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = map(by_rows, (q, k, v))
         into = Output(q, v)
         self.run(into, q, k, v, scale, *metadata)
         return into.result()
@@ -39,6 +41,7 @@ class Layout:
     def backward(
         self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, *metadata: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        do, q, k, v, out = map(by_rows, (do, q, k, v, out))
         into = (Gradient(q), Gradient(k), Gradient(v))
         self.run_backward(into, do, q, k, v, out, lse, scale, *metadata)
         return into[0].result(), into[1].result(), into[2].result()
@@ -136,8 +139,8 @@ class Band(Layout):
         """Rows start..stop-1 see all of q-left..q+right."""
         reach = self.left + self.right
         block = next((size for size in (32, 64, 128) if reach < (2 if backward else 8) * size), 256)
-        rows = block * max(ROWS_AT_ONCE // block, (stop - start) // (64 * block))
-        for at in range(start, stop, rows):
+        rows = block * max(ROWS_AT_ONCE // block, (stop - start) // (64 * block)) if backward else stop - start
+        for at in range(start, stop, max(rows, 1)):
             blocks, rest = divmod(min(rows, stop - at), block)
             for first, count, groups in ((at, block, blocks), (at + blocks * block, rest, 1)):
                 keys = Span(first - self.left, count + reach, groups, block)
