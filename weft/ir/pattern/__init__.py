@@ -1,10 +1,27 @@
-"""Attention patterns: predicates over query and key index, parsed, given meaning, and solved in closed form."""
+"""Attention patterns: predicates over query and key index, parsed, given meaning, solved, and laid out."""
 
-from weft.ir.pattern.meaning import describe, holds, opaque_atoms
+from weft.ir.pattern.choose import layout
+from weft.ir.pattern.layout import Layout, Part, part_holds
+from weft.ir.pattern.meaning import holds, opaque_atoms
 from weft.ir.pattern.named import METADATA, NAMED
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.plan import Plan
 from weft.ir.pattern.solver import solve
 from weft.ir.pattern.symbolic import to_sympy
+from weft.ir.pattern.writing import describe
 
-__all__ = ["METADATA", "NAMED", "Pattern", "Plan", "describe", "holds", "opaque_atoms", "solve", "to_sympy"]
+__all__ = [
+    "METADATA",
+    "NAMED",
+    "Layout",
+    "Part",
+    "Pattern",
+    "Plan",
+    "describe",
+    "holds",
+    "layout",
+    "opaque_atoms",
+    "part_holds",
+    "solve",
+    "to_sympy",
+]

@@ -5,7 +5,7 @@ from typing import Any
 
 from weft.errors import FormulaError
 from weft.ir.pattern import expression as ex
-from weft.ir.pattern.formula import Atom, Formula, Junction, Leaf, Listed, Meta, opaque
+from weft.ir.pattern.formula import Atom, Formula, Junction, Listed, Meta, opaque
 from weft.ir.pattern.named import METADATA
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.table import AnyTable, slots
@@ -115,25 +115,3 @@ class _Walker:
 def opaque_atoms(pattern: Pattern) -> "tuple[Meta | Listed, ...]":
     """The atoms that index arithmetic cannot say (metadata, static tables), each once and unnegated."""
     return tuple(dict.fromkeys(leaf._replace(negated=False) for leaf in opaque(pattern.formula)))
-
-
-def describe(leaf: Leaf) -> str:
-    """An atom in words, for messages."""
-    if isinstance(leaf, Meta):
-        return f"{'not ' * leaf.negated}{leaf.name}"
-    if isinstance(leaf, Listed):
-        text = leaf.table.text()
-        return f"{'not ' * leaf.negated}{text if len(text) < 40 else text[:36] + ' ...'}"
-    sign = {"ge": ">=", "eq": "==", "ne": "!="}[leaf.op]
-    return f"{show(leaf.x)} {sign} 0"
-
-
-def show(x: ex.Affine) -> str:
-    """An expression in words; the text of an atom in a message."""
-    terms = [(w, n) for w, n in ((x.q, "q"), (x.k, "k"), (x.h, "h")) if w]
-    terms += [(w, f"({show(y)}) % {m}") for (y, m), w in x.mods]
-    out = "".join(f"{' - ' if w < 0 else ' + '}{'' if abs(w) == 1 else f'{abs(w)} * '}{n}" for w, n in terms)
-    if x.c or not out:
-        out += f"{' - ' if x.c < 0 else ' + '}{abs(x.c)}"
-    out = out.removeprefix(" + ") if out.startswith(" + ") else out.replace(" - ", "-", 1)
-    return out if x.den == 1 else f"({out}) / {x.den}"

@@ -19,10 +19,10 @@ from functools import lru_cache
 from weft.ir.pattern.expression import congruences
 from weft.ir.pattern.formula import Atom, Formula, Leaf, Meta, all_of, any_of, atoms, leaves, negate, replace, swapped
 from weft.ir.pattern.listing import solve_listed, split_listed
-from weft.ir.pattern.meaning import describe
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.plan import FULL, Group, Piece, Plan, Shape, Stats, totals
 from weft.ir.pattern.rows import Irregular, Rows, Run, Strip, Track
+from weft.ir.pattern.writing import describe
 
 WORK = 180_000
 """Steps of walking before an atom is given up: some tenths of a second."""

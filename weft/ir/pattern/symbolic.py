@@ -8,8 +8,8 @@ from typing import Any
 from weft.errors import FormulaError
 from weft.ir.pattern import expression as ex
 from weft.ir.pattern.formula import Atom, Formula, Junction, Leaf, Listed
-from weft.ir.pattern.meaning import describe
 from weft.ir.pattern.pattern import Pattern
+from weft.ir.pattern.writing import describe
 
 
 def to_sympy(

@@ -19,7 +19,7 @@ from weft.ir.pattern.formula import Formula, Listed, Meta, all_of, any_of, compa
 from weft.ir.pattern.named import BY_NAME, METADATA, Named
 from weft.ir.pattern.table import BigBird, Row, Table
 
-MAX_CHARS, MAX_NODES, MAX_TABLE_CHARS = 4_000, 600, 2_000_000
+MAX_CHARS, MAX_DEPTH, MAX_TABLE_CHARS = 20_000, 60, 2_000_000
 LIMIT = 1 << 40  # products of two of these and an index stay far inside an int64 where it matters
 VARIABLES = {"q": ex.Q, "k": ex.K, "h": ex.H}
 SPECIAL = ("heads", "on_heads", "blocks", "bigbird")
@@ -81,8 +81,11 @@ class _Reader:
             raise FormulaError(f"cannot read it: {e.msg}", self.text, column + 1, _ALLOWED) from None
         except (RecursionError, MemoryError, ValueError):
             raise FormulaError("parentheses nested too deep", self.text) from None
-        if not table and sum(1 for _ in ast.walk(tree)) > MAX_NODES:
-            raise FormulaError(f"a pattern of more than {MAX_NODES} parts", self.text)
+        level: list[ast.AST] = [tree]
+        for _ in range(MAX_DEPTH):
+            level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if level:
+            raise FormulaError(f"a pattern nested deeper than {MAX_DEPTH}", self.text)
         return self.claim(tree)
 
     def refuse(self, node: ast.AST, message: str, hint: str = "") -> NoReturn:
