@@ -98,6 +98,10 @@ class DecodeError(WeftError, ValueError):
 class PassError(WeftError, RuntimeError):
     """A pass failed or broke the graph: names the pass, the passes already run, and the graph before it."""
 
+    def __init__(self, name: str, why: str, done: Iterable[str] = (), before: str = ""):
+        self.name, self.done, self.before = name, tuple(done), before
+        super().__init__(f"pass {name} failed: {why}\npasses already run: {', '.join(self.done) or 'none'}\n{before}")
+
 
 class FormulaError(WeftError, ValueError):
     """A formula is refused. `text` is the formula, `column` (1-based) the place, `hint` the way out."""

@@ -208,10 +208,12 @@ class _Step:
 
     def positions(self) -> Val:
         """The new positions: i64[seq]."""
-        if self.at is None:
+        made = self.at
+        if made is None:
             formula = f"pos + i_{self.time}"
-            self.at = self.g.map(formula, pos=self.pos, to=self.time, dtype="i64", names=["at"])
-        return self.at
+            (made,) = self.g.maps([formula], pos=self.pos, to=self.time, dtype="i64", names=["at"])
+            self.at = made
+        return made
 
     def map(self, n: Node, op: Map, ins: list[_Found]) -> Iterable[_Found]:
         """i_seq becomes pos + i_seq; a formula in n_seq depends on positions that are not there yet."""

@@ -76,5 +76,5 @@ def density(op: Op, sizes: Mapping[str, int]) -> float:
     if of is None or layout is None:
         return 1.0
     heads = prod(sizes[d] for d in of.heads) if of.heads else 1
-    pairs = sum(p.touched * ((p.heads[1] - p.heads[0]) / heads if p.heads else 1) for p in layout.parts)
+    pairs = sum(p.touched * (len(range(*p.heads)) / heads if p.heads else 1) for p in layout.parts)
     return min(1.0, pairs / (sizes[of.query] * sizes[of.over]))

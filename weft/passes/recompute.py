@@ -21,7 +21,7 @@ from weft.errors import VerifyError
 from weft.ir import cost
 from weft.ir.library import Route
 from weft.ir.primitives import Opaque, OpaqueGrad
-from weft.ir.types import Graph, Node, Val
+from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.mincut import Edge, minimum_cut
 from weft.passes.price import Prices
 
@@ -207,3 +207,21 @@ def _pico(node: Node, redo: Redo, first: Collection[Val]) -> int | None:
         return 0
     seconds = redo(node)
     return None if seconds is None else round(seconds * 10**12)
+
+
+def decisions(joint: Graph, outputs: int, prices: Prices, held: Collection[str] = ()) -> tuple[Decision, ...]:
+    """One decision per mode: the values it keeps, their bytes and the extra time of its backward. Gradients are exact:
+    the same nodes on the same operands."""
+    out: list[Decision] = []
+    by_name = {v.name: v for n in joint.nodes for v in n.outs}
+    for mode, kept in modes(joint, outputs, prices, held).items():
+        nbytes = sum(prices.size(by_name[name]) for name in kept)
+        seconds = extra_time(split(joint, outputs, kept), prices)
+        numbers = (("keeps", " ".join(kept)), ("bytes", nbytes), ("microseconds", round(seconds * 1e6, 3)))
+        out.append(Decision("recompute", mode, "available", "exact", numbers))
+    return tuple(out)
+
+
+def extra_time(halves: Halves, prices: Prices) -> float:
+    """Seconds that the backward spends on what the forward did already."""
+    return sum(prices.seconds(n) for n in redone(halves))
