@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sympy as sp
 
@@ -201,7 +202,7 @@ def _degree(e: sp.Basic, env: dict[sp.Basic, int]) -> int:
     return min(sum(below), NONLINEAR) if isinstance(e, sp.Mul) else NONLINEAR
 
 
-def _expanded(op: Map, e: sp.Expr, env: dict[sp.Basic, int], limit: int = 300) -> int:
+def _expanded(op: Map, e: Any, env: dict[sp.Basic, int], limit: int = 300) -> int:
     """The degree once lets are substituted and products multiplied out; past `limit` operations it stays nonlinear."""
     for i in reversed(range(len(op.lets))):
         e = e.xreplace({local(i): op.lets[i]})

@@ -98,8 +98,8 @@ def size(v: Val) -> sp.Expr:
 class Composite(Op):
     """An op declared by `expand` alone: types, reference, derivative, FLOPs and shardings are its expansion's."""
 
-    def expand(self, g: "Builder", *x: Val) -> Val | tuple[Val, ...]:
-        """Append what the op means, in primitives and other composites, and return its results."""
+    def expand(self, *args: Any, **unused: Any) -> Any:  # so typed, an override may name its operands
+        """expand(g, *operands): append what the op means to `g`, and return its result or the tuple of its results."""
         raise NotImplementedError
 
     def meaning(self, types: tuple[Type, ...]) -> Graph:

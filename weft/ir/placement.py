@@ -88,7 +88,7 @@ def derived_role(op: Composite, types: tuple[Type, ...], dim: str) -> str:
         return "whole"
     if not rest:
         return "parallel"
-    return {(SUM,): "sum", (MAX,): "max"}.get(tuple(rest), "whole")
+    return "sum" if rest == {SUM} else "max" if rest == {MAX} else "whole"
 
 
 class _Walk:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import sympy as sp
 
@@ -145,7 +145,7 @@ def _size(dim: str, table: Mapping[str, Size], done: dict[str, int], path: tuple
         raise SpecError.at(("sizes", dim), "size-cycle", f"the size of {dim} depends on itself: {' -> '.join(path)}")
     if dim not in table:
         raise SpecError.at(("sizes", dim), "size-missing", f"{path[-1]} is computed from {dim}, which has no size")
-    size = table[dim]
+    size: Any = table[dim]
     if isinstance(size, sp.Expr):
         used = {s: _size(str(s)[2:], table, done, (*path, dim)) for s in size.free_symbols}
         size = size.xreplace({s: sp.Integer(n) for s, n in used.items()})

@@ -13,7 +13,7 @@ from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
 from weft.ir.op import Composite, Cotangents, Op
 from weft.ir.pattern import METADATA, Pattern, holds, opaque_atoms, to_sympy
-from weft.ir.pattern.formula import Meta
+from weft.ir.pattern.formula import Leaf, Meta
 from weft.ir.types import Dims, Type, Val, need, union
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Scores:
         need(set(of.meta) <= set(META), f"attend knows the metadata {', '.join(META)}, not {of.meta}")
         need({of.query, *of.heads} <= set(q.dims), f"attend's queries {q.type} lack one of {(of.query, *of.heads)}")
         acc = accumulate(q)
-        self.of, self.given = of, dict(zip(of.meta, meta))
+        self.of = of
+        self.given: dict[str, Any] = dict(zip(of.meta, meta))
         self.rows = tuple(d for d in q.dims if d != of.contract)
         self.dots = g.einsum(g.cast(q, acc), g.cast(k, acc), to=[*self.rows, of.over])
         self.place = {
@@ -125,13 +126,13 @@ class Scores:
         formula = where(see, score, -sp.oo)
         self.scores = g.map(formula, dots=self.dots, **self.given, to=self.dots.dims, dtype=acc)
 
-    def score(self) -> sp.Expr:
+    def score(self) -> Any:
         """The score formula over the operand `dots`, the coordinates and the metadata."""
         return self.of.score.xreplace(self.place).xreplace({S: self.of.scale.xreplace(self.place) * symbol("dots")})
 
     def visible(self, g: Builder) -> sp.Basic:
         """The pattern as a condition, or as a count; what it needs as operands joins `given`."""
-        of, known = self.of, dict[object, sp.Basic]()
+        of, known = self.of, dict[Leaf, Any]()
         if "segments" in of.meta and "key_segments" not in of.meta:
             self.given["key_segments"] = g.rename(self.given["segments"], old=of.query, new=of.over)
         for i, atom in enumerate(opaque_atoms(of.pattern)):

@@ -1,6 +1,7 @@
 """Softmax and the normalisations over one dim. Statistics are fp32 whatever the operands are."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import sympy as sp
 
@@ -58,7 +59,8 @@ class RMSNorm(Composite):
 
 
 def _scaled(g: Builder, unit: sp.Expr, like: Val, affine: tuple[Val, ...], **operands: Val) -> Val:
-    """The normalised value with its weight and bias, in x's dtype."""
+    """The normalised value with its weight and bias, in `like`'s dtype."""
     need(len(affine) <= 2, f"a norm takes x, w and b, got {1 + len(affine)} operands")
     formula = (unit, unit * symbol("w"), unit * symbol("w") + symbol("b"))[len(affine)]
-    return g.map(formula, to=like.dims, dtype=like.type.dtype, **operands, **dict(zip("wb", affine)))
+    named: dict[str, Any] = {**operands, **dict(zip("wb", affine))}
+    return g.map(formula, to=like.dims, dtype=like.dtype, **named)

@@ -1,6 +1,7 @@
 """Top-k routing of tokens to experts."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from weft.ir.builder import Builder
 from weft.ir.library.norm import Softmax
@@ -42,12 +43,12 @@ class Route(Composite):
         left = tuple(d for d in logits.dims if d != self.over)
         p = g.one(Softmax(self.over), logits)
         experts, hots = self._choose(g, logits, left)
-        every = {f"h{j}": h for j, h in enumerate(hots)}
+        every: dict[str, Any] = {f"h{j}": h for j, h in enumerate(hots)}
         taken = g.map(" + ".join(every), **every, dtype="i64") if self.k > 1 else hots[0]
         before, total = self._count(g, taken, *count)
         places, gates = ([self._at(g, x, hot, left) for hot in hots] for x in (before, p))
         if self.normalize:
-            names = {f"g{j}": gate for j, gate in enumerate(gates)}
+            names: dict[str, Any] = {f"g{j}": gate for j, gate in enumerate(gates)}
             gates = [g.map(f"g{j} / ({' + '.join(names)})", **names, dtype=p.type.dtype) for j in range(self.k)]
         out = (*(self._join(g, x, left) for x in (experts, places, gates)), self._balance(g, taken, p), total)
         return (*out, self._z(g, logits, left)) if self.z_loss else out
@@ -80,7 +81,8 @@ class Route(Composite):
         """The k values along the dim of choices."""
         if not self.choice:
             return values[0]
-        names, formula = {f"v{j}": v for j, v in enumerate(values)}, f"v{self.k - 1}"
+        names: dict[str, Any] = {f"v{j}": v for j, v in enumerate(values)}
+        formula = f"v{self.k - 1}"
         for j in reversed(range(self.k - 1)):
             formula = f"where(i_{self.choice} == {j}, v{j}, {formula})"
         return g.map(formula, **names, to=(*left, self.choice), dtype=values[0].type.dtype)
