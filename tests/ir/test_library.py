@@ -1,6 +1,7 @@
 """Composite ops against torch written by hand, declared derivatives against the derived ones, all in fp64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from weft.ir.library import (
     Softmax,
 )
 from weft.ir.op import Composite, expansion
-from weft.ir.pattern import Pattern, holds
+from weft.ir.pattern import Pattern, holds, layout
 from weft.ir.primitives import Grad
 from weft.ir.reference import run
 from weft.ir.text import parse as read
@@ -236,6 +237,21 @@ def test_positions_replace_coordinates():
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
+def test_a_layout_rides_along():
+    """A choice of how, not of what: it is part of the text and not of the result."""
+    op, graph = attend("window(3)")
+    chosen = replace(op, layout=layout(op.pattern, S["t"], 3))
+    g = Builder()
+    x = [g.input(v.name, v.type) for v in graph.inputs]
+    placed = g.graph(g.many(chosen, *x)[0])
+    args = numbers(graph)
+    assert placed != graph
+    both = joint(placed)
+    assert read(show(both)) == both
+    assert any(isinstance(n.op, AttendGrad) and n.op.of.layout == chosen.layout for n in both.nodes)
+    assert torch.equal(evaluate(placed, args)[0], evaluate(graph, args)[0])
+
+
 def test_attend_names_what_it_misses():
     q, k = f32("b t h e"), f32("b s h e")
     causal = Pattern.parse("causal")
@@ -399,6 +415,10 @@ def test_large_arguments_stay_finite():
         graph = joint(made(op, f32(shape)))
         x = torch.tensor([[1e4, -1e4, 0, 1, 2, 3], [-1e4] * 6])
         assert all(v.isfinite().all() for v in run(graph, S, [x, torch.ones(2, 6)], torch))
+    _, graph = attend("k < q", "5*tanh(s/5) + s")
+    big = [a.float() * 100 if a.is_floating_point() else a for a in numbers(graph)]
+    big += [torch.ones(S["b"], S["t"], S["h"], S["e"])]
+    assert all(v.isfinite().all() for v in run(joint(graph), S, big, torch))
     graph = joint(made(CrossEntropy("d"), f32("b d"), i64("b")))
     args = [torch.tensor([[1e4, -1e4, 0, 1, 2, 3], [-1e4] * 6]), torch.tensor([1, 2]), torch.ones(2)]
     loss, _ = run(graph, S, args, torch)

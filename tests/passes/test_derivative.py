@@ -76,6 +76,10 @@ def switch_torch(k=1, normalize=False):
     return run_switch
 
 
+def switch_z_torch(x, wr, w1, w2):
+    return (*switch_torch()(x, wr, w1, w2), (x @ wr).logsumexp(-1).square().mean())
+
+
 def lm_torch(tokens, target, table, seed):
     index = torch.arange(tokens.numel() * S["width"]).view(*tokens.shape, -1)
     u = philox.uniform(seed, torch.tensor(7), torch.tensor(0), index).double() * 2.0**-24
@@ -97,6 +101,7 @@ CASES = {
     "switch": (switch, switch_torch()),
     "top 2": (lambda: switch(2), switch_torch(2)),
     "top 2 normalized": (lambda: switch(2, normalize=True), switch_torch(2, normalize=True)),
+    "switch with z-loss": (lambda: switch(z_loss=True), switch_z_torch),
     "tied lm": (language_model, lm_torch),
 }
 
