@@ -1,11 +1,12 @@
 """The builder: appends nodes to a graph. Every append infers the types, so a built graph is a verified one."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import sympy as sp
+from sympy.logic.boolalg import Boolean
 
 from weft.ir import primitives as P
 from weft.ir.formula import local, normal, operand, parse, symbol
@@ -14,7 +15,6 @@ from weft.ir.types import Decision, Dims, Graph, Node, Type, Val, checked, need,
 
 Formula = str | int | sp.Basic
 Names = str | Iterable[str]
-_T = TypeVar("_T")
 
 
 def dims_of(names: Names) -> Dims:
@@ -22,8 +22,8 @@ def dims_of(names: Names) -> Dims:
     return tuple(names.split() if isinstance(names, str) else names)
 
 
-def _read(f: Formula) -> Any:
-    return parse(f) if isinstance(f, str) else normal(f)
+def _read(f: Formula, names: Sequence[str] = ()) -> Any:
+    return parse(f, names, open=True) if isinstance(f, str) else normal(f)
 
 
 class Builder:
@@ -46,7 +46,7 @@ class Builder:
         return name
 
     @contextmanager
-    def at(self, src: str) -> Iterator["Builder"]:
+    def at(self, src: str) -> Generator["Builder"]:
         """Nodes appended inside come from `src` ("spec.yaml:14"); an empty `src` changes nothing."""
         before, self.src = self.src, src or self.src
         try:
@@ -104,20 +104,6 @@ class Builder:
         """Multiply the operands, sum every dim that `to` leaves out."""
         return self.one(P.Einsum(dims_of(to)), *x)
 
-    @overload
-    def map(
-        self,
-        formula: Formula,
-        /,
-        *,
-        to: Names | None = None,
-        dtype: str | None = None,
-        let: Mapping[str, Formula] | None = None,
-        names: Sequence[str] | None = None,
-        **operands: Val,
-    ) -> Val: ...
-
-    @overload
     def map(
         self,
         *formulas: Formula,
@@ -126,43 +112,46 @@ class Builder:
         let: Mapping[str, Formula] | None = None,
         names: Sequence[str] | None = None,
         **operands: Val,
-    ) -> Any: ...
-
-    def map(self, *formulas: Formula, **options: Any) -> Any:
+    ) -> Any:
         """g.map("x * sigmoid(w)", x=x, w=w): formulas over named operands, lets, coordinates i_dim and sizes n_dim.
 
-        Operands and lets that no formula uses are dropped. `to` defaults to the union of the operands' dims, `dtype` to
-        bool for conditions, else to the widest float operand's, else f32. One formula: a Val, several: a tuple."""
-        outs = self.maps(formulas, **options)
+        One formula: a Val, several: a tuple. See `maps`."""
+        outs = self.maps(formulas, operands, to=to, dtype=dtype, let=let, names=names)
         return outs[0] if len(formulas) == 1 else outs
 
     def maps(
         self,
         formulas: Iterable[Formula],
+        operands: Mapping[str, Val] | None = None,
         *,
         to: Names | None = None,
         dtype: str | None = None,
         let: Mapping[str, Formula] | None = None,
         names: Sequence[str] | None = None,
-        **operands: Val,
+        **more: Val,
     ) -> tuple[Val, ...]:
-        """Like `map`, always a tuple."""
-        exprs = [_read(f) for f in formulas]
-        lets = {symbol(k): _read(f) for k, f in (let or {}).items()}
+        """The values of formulas over operands by name (in `operands` or as keywords), always a tuple.
+
+        Operands and lets that no formula uses are dropped. `to` defaults to the union of the operands' dims, `dtype` to
+        bool for conditions, else to the widest float operand's, else f32. names: of the results."""
+        given = {**(operands or {}), **more}
+        known = (*given, *(let or ()))
+        for n in known:
+            need(n[:2] not in ("i_", "n_"), f"{n} cannot be an operand or a let: i_ and n_ are coordinates and sizes")
+        exprs = [_read(f, known) for f in formulas]
+        lets = {symbol(k): _read(f, known) for k, f in (let or {}).items()}
         used: set[Any] = set().union(*(e.free_symbols for e in exprs))
         for k in reversed(lets):
             used |= lets[k].free_symbols if k in used else set()
-        live = {symbol(k): v for k, v in operands.items() if symbol(k) in used}
+        live = {symbol(k): v for k, v in given.items() if symbol(k) in used}
         lets = {k: e for k, e in lets.items() if k in used}
         space = union(*(v.dims for v in live.values())) if to is None else dims_of(to)
         if dtype is None:
-            conditions = all(isinstance(e, sp.logic.boolalg.Boolean) and not e.is_Symbol for e in exprs)
+            conditions = all(isinstance(e, Boolean) and not e.is_Symbol for e in exprs)
             dtype = "bool" if exprs and conditions else promote(*(v.dtype for v in live.values()))
         place = {k: operand(i) for i, k in enumerate(live)} | {k: local(i) for i, k in enumerate(lets)}
-        op = P.Map(
-            tuple(e.xreplace(place) for e in lets.values()), tuple(e.xreplace(place) for e in exprs), space, dtype
-        )
-        return self.many(op, *live.values(), names=names)
+        placed, outs = (tuple(e.xreplace(place) for e in some) for some in (lets.values(), exprs))
+        return self.many(P.Map(placed, outs, space, dtype), *live.values(), names=names)
 
     def reduce(self, x: Val, to: Names, kind: str = "sum") -> Val:
         """sum, max or argmax over every dim of x that `to` leaves out."""
@@ -226,22 +215,22 @@ class Builder:
         out: Mapping[str, Formula],
         let: Mapping[str, Formula] | None = None,
         reverse: bool = False,
-        **operands: Val,
+        operands: Mapping[str, Val] | None = None,
+        **more: Val,
     ) -> dict[str, Val]:
         """A recurrent cell by formula, elementwise, along a dim.
 
-        state: name -> (next value, initial value); out: name -> formula. Gives the final states and the stacked
-        outputs by name. Operands that have `along` are read step by step, others are shared."""
+        state: name -> (next value, initial value); out: name -> formula; operands: by keyword or in `operands`. Those
+        that have `along` are read step by step, others shared. Gives final states and stacked outputs by name."""
+        given = {**(operands or {}), **more}
         b = Builder(self.src)
         vals = {n: b.input(n, init.type) for n, (_, init) in state.items()}
-        vals |= {n: b.input(n, v.type.but(d for d in v.dims if d != along)) for n, v in operands.items()}
+        vals |= {n: b.input(n, v.type.but(d for d in v.dims if d != along)) for n, v in given.items()}
         names = [*state, *out]
         formulas = [*(f for f, _ in state.values()), *out.values()]
-        res = b.maps(formulas, let=let, to=union(*(v.dims for v in vals.values())), names=names, **vals)
-        got = self.loop(
-            along, b.graph(*res), len(state), *(v for _, v in state.values()), *operands.values(), reverse=reverse
-        )
-        return dict(zip(names, got))
+        cell = b.graph(*b.maps(formulas, vals, let=let, to=union(*(v.dims for v in vals.values())), names=names))
+        starts = [v for _, v in state.values()]
+        return dict(zip(names, self.loop(along, cell, len(state), *starts, *given.values(), reverse=reverse)))
 
     def repeat(
         self, along: str, layer: Callable[..., Val], carry: Val, stacked: Sequence[Val], shared: Sequence[Val] = ()

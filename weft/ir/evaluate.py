@@ -56,7 +56,8 @@ def shared(
     exprs: tuple[Any, ...], lets: tuple[Any, ...]
 ) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...], tuple[Any, ...]]:
     """Common subexpressions of lets and expressions: (name, expression) pairs, then the lets, then the expressions."""
-    pairs, rest = sp.cse([*lets, *exprs], symbols=sp.numbered_symbols("_c"), order="canonical", list=True)
+    cse: Any = sp.cse
+    pairs, rest = cse([*lets, *exprs], symbols=sp.numbered_symbols("_c"), order="canonical", list=True)
     return tuple(pairs), tuple(rest[: len(lets)]), tuple(rest[len(lets) :])
 
 

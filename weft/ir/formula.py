@@ -106,14 +106,14 @@ def _stable(e: Any) -> Any:
         return absolute(e.args[0])
     if isinstance(e, sp.ceiling):
         return -sp.floor(-e.args[0])
-    if isinstance(e, sp.floor) and _whole(e.args[0]):
-        return e.args[0]
     if e.is_Add:
         return _complement(e)
     if e.is_Mul:
         return _quotient(e)
     if e.is_Pow and e.exp == -1 and (a := _one_plus_exp(e.base)) is not None:
         return sigmoid(-a)
+    if isinstance(e, sp.floor):
+        return e.args[0] if _whole(e.args[0]) else e
     if isinstance(e, sp.log) and e.args[0].is_Add and len(e.args[0].args) == 2:
         if (a := _one_plus_exp(e.args[0])) is not None:
             return softplus(a)
@@ -143,17 +143,21 @@ def _complement(e: Any) -> Any:
         for f in sp.Mul.make_args(t):
             if isinstance(f, sigmoid) and (rest := -t / f) in have:
                 left = [x for x in have if x not in (t, rest)]
-                return normal(sp.Add(*left, normal(rest * sigmoid(-f.args[0]))))
+                return normal(sp.Add(*left, normal(rest * sigmoid(_minus(f)))))
     return e
+
+
+def _minus(f: Any) -> Any:
+    """-x, of f(x)."""
+    return -f.args[0]
 
 
 def _quotient(e: Any) -> Any:
     """exp(x) sigmoid(-x) -> sigmoid(x)."""
-    exps = {f.args[0]: f for f in e.args if isinstance(f, sp.exp)}
+    exps: dict[Any, Any] = {f.args[0]: f for f in e.args if isinstance(f, sp.exp)}
     for f in e.args:
-        if isinstance(f, sigmoid) and -f.args[0] in exps:
-            drop = (f, exps[-f.args[0]])
-            return normal(sp.Mul(sigmoid(-f.args[0]), *(x for x in e.args if x not in drop)))
+        if isinstance(f, sigmoid) and (x := _minus(f)) in exps:
+            return normal(sp.Mul(sigmoid(x), *(y for y in e.args if y not in (f, exps[x]))))
     return e
 
 

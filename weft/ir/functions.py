@@ -15,6 +15,9 @@ from sympy.logic.boolalg import Boolean
 class Own(sp.Function):
     """Base of our own functions: real for real arguments; derivative from the table below."""
 
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        return super().__new__(cls, *args, **options)
+
     def _eval_is_extended_real(self) -> bool:
         return True
 
@@ -165,7 +168,7 @@ def _d_gelu_tanh_grad(x: Any) -> Any:
 _HALF = sp.Rational(1, 2)
 
 # class -> the partial derivatives by argument.
-DERIVATIVES: dict[type, Callable[..., tuple[sp.Expr, ...]]] = {
+DERIVATIVES: dict[type, Callable[..., tuple[Any, ...]]] = {
     sigmoid: lambda x: (sigmoid(x) * sigmoid(-x),),
     softplus: lambda x: (sigmoid(x),),
     logaddexp: lambda a, b: (sigmoid(a - b), sigmoid(b - a)),
@@ -227,7 +230,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "Eq": (sp.Eq, 2, 2),
     "Ne": (sp.Ne, 2, 2),
 }
-FUNCTIONS |= {"Abs": FUNCTIONS["abs"], "Max": FUNCTIONS["max"], "Min": FUNCTIONS["min"], "Mod": FUNCTIONS["mod"]}
+FUNCTIONS.update(
+    {sympy: FUNCTIONS[ours] for sympy, ours in (("Abs", "abs"), ("Max", "max"), ("Min", "min"), ("Mod", "mod"))}
+)
 
 # class -> its name in a formula and its key in an `evaluate` table.
 NAMES: dict[type, str] = {
@@ -256,17 +261,19 @@ def diff(e: Any, s: sp.Symbol) -> Any:
         return sp.S.Zero
     if e == s:
         return sp.S.One
-    slopes = [diff(a, s) for a in e.args]
+    args: tuple[Any, ...] = e.args
+    slopes = [diff(a, s) for a in args]
     if isinstance(e, where):
-        return where(e.args[0], *slopes[1:])
+        return where(args[0], *slopes[1:])
     if all(d == 0 for d in slopes):  # what SymPy multiplies by zero it asks if it is finite: that can take seconds
         return sp.S.Zero
     if e.is_Add:
         return sp.Add(*slopes)
     if e.is_Mul:
-        return sp.Add(*(sp.Mul(*e.args[:i], d, *e.args[i + 1 :]) for i, d in enumerate(slopes) if d != 0))
+        return sp.Add(*(sp.Mul(*args[:i], d, *args[i + 1 :]) for i, d in enumerate(slopes) if d != 0))
     if e.is_Pow:
-        out = [e.exp * e.base ** (e.exp - 1) * slopes[0]] if slopes[0] != 0 else []
-        return sp.Add(*out, *(e * sp.log(e.base) * d for d in slopes[1:] if d != 0))
-    rules = DERIVATIVES[type(e)](*e.args)
+        base, k = args
+        out = [k * base ** (k - 1) * slopes[0]] if slopes[0] != 0 else []
+        return sp.Add(*out, *(e * sp.log(base) * d for d in slopes[1:] if d != 0))
+    rules = DERIVATIVES[type(e)](*args)
     return sp.Add(*(rule * d for rule, d in zip(rules, slopes) if d != 0))

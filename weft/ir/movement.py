@@ -179,7 +179,7 @@ class Part(Op):
         need(self.old in x[0].dims, f"part: {x[0]} has no dim {self.old}")
         need(self.new not in x[0].dims, f"part: {x[0]} already has a dim {self.new}")
         need(
-            all(v.name.startswith("n_") for v in self.start.free_symbols),
+            all(str(v).startswith("n_") for v in self.start.free_symbols),
             f"part: start is over sizes, found {self.start}",
         )
         return x[0].but(self.new if n == self.old else n for n in x[0].dims)

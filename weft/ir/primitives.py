@@ -80,7 +80,7 @@ class Map(Op):
         ready = {f"_{i}" for i in range(len(x))}
         used: set[str] = set()
         for i, e in enumerate((*self.lets, *self.exprs)):
-            names = {v.name for v in e.free_symbols}
+            names = {str(v) for v in e.free_symbols}
             for n in sorted(names):
                 if n.startswith("i_"):
                     need(n[2:] in self.to, f"map has no coordinate {n}: it goes to [{' '.join(self.to)}]")
@@ -97,10 +97,10 @@ class Map(Op):
 
     def linear(self) -> bool:
         """A sum of operands, and nothing else."""
-        e = self.exprs[0]
+        e: Any = self.exprs[0]
         if self.lets or len(self.exprs) > 1 or self.dtype in ("i64", "bool"):
             return False
-        names = e.free_symbols
+        names: Any = e.free_symbols
         return bool(names) and all(v.name[0] == "_" for v in names) and e == sp.Add(*names)
 
     def flops(self, node: Node) -> sp.Expr:
@@ -121,7 +121,7 @@ class Map(Op):
         live = [i for i, e in enumerate(rules) if e != 0 and i not in got]
         xs = {f"_{i}": v for i, v in enumerate(x)}
         if live:
-            got |= dict(zip(live, g.maps([rules[i] for i in live], let=lets, to=self.to, **xs, **d)))
+            got |= dict(zip(live, g.maps([rules[i] for i in live], {**xs, **d}, let=lets, to=self.to)))
         return [g.cast(g.reduce(got[i], to=v.dims), v.dtype) if i in got else None for i, v in enumerate(x)]
 
     def reverse(self, seeds: Sequence[str | None]) -> tuple[dict[sp.Symbol, Any], dict[str, Any]]:

@@ -59,10 +59,11 @@ class Reader:
         except (ValueError, MemoryError, RecursionError):
             raise self.error(None, "the formula is nested too deeply", "split it with `let`") from None
         out = self.go(tree.body, 0)
-        for e in sp.preorder_traversal(out):
+        parts: Any = sp.preorder_traversal(out)
+        for e in parts:
             if e.is_Rational and max(abs(e.p), e.q) >= 10**self.digits:
                 raise self.error(tree.body, "a number in it is too long", f"at most {self.digits} digits")
-            if isinstance(e, sp.Function) and type(e) not in NAMES:  # SymPy answered with a function that is not in the closed set
+            if isinstance(e, sp.Function) and type(e) not in NAMES:  # SymPy answered with one outside the closed set
                 what = f"it comes to {type(e).__name__}(..), which no backend has"
                 raise self.error(tree.body, what, "rewrite it")
         return out

@@ -1,6 +1,7 @@
 """The verifier. Recomputing every type is the type check; the rules of each op stand in its `infer`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from weft.errors import VerifyError
 from weft.ir.op import op_name, tupled
@@ -67,7 +68,8 @@ def _fits(n: Node, sizes: Mapping[str, int], where: str) -> None:
             total = sum(sizes[d] for d in dims)
             need(total == sizes[new], f"{where}: {' + '.join(dims)} is {total}, but {new} is {sizes[new]}")
         case Part(old=old, new=new, start=start):
-            first = int(start.xreplace({s: sizes[str(s)[2:]] for s in start.free_symbols}))
+            at: Any = start
+            first = int(at.xreplace({s: sizes[str(s)[2:]] for s in at.free_symbols}))
             inside = 0 <= first <= first + sizes[new] <= sizes[old]
             need(inside, f"{where}: {new} ({first} to {first + sizes[new]}) leaves {old} ({sizes[old]})")
         case Table(dims=dims, shape=shape):
