@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
-from .lines import Lines, fit, tuple_of
+from .lines import WIDTH, Lines, fit, tuple_of
 from .sizes import Sizes, identifier
 from .spelling import ATOM, TORCH_DTYPE, Src, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
+RUNTIME = ("drop", "entropy", "norms", "philox", "rotary", "rows")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "philox", "attention", "self", "ctx"}
+_RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", *RUNTIME}
 
 
 @dataclass
@@ -70,9 +71,12 @@ class File:
 class Body:
     """Statements of one function over a graph's values."""
 
-    def __init__(self, file: File, inputs: Sequence[Val], outputs: Iterable[Val], nodes: Sequence[Node]) -> None:
+    def __init__(
+        self, file: File, inputs: Sequence[Val], outputs: Iterable[Val], nodes: Sequence[Node], depth: int = 1
+    ) -> None:
         self.file, self.sizes = file, file.sizes
         self.lines = Lines()
+        self.lines.depth = depth
         self.taken: set[str] = set(_RESERVED)
         self.env: dict[str, Src] = {}
         self.inputs = tuple(inputs)
@@ -125,10 +129,15 @@ class Body:
     def shape(self, dims: Dims) -> str:
         return ", ".join(self.size(d).text for d in dims)
 
-    def opening(self) -> list[str]:
-        """Statements that read the run-time sizes off the inputs; call it when the body is complete."""
+    def opening(self, *extra: str) -> list[str]:
+        """Statements that make the sizes and coordinates that the body, or `extra` source after it, mentions."""
+        said = set(_WORD.findall("\n".join([*self.lines.lines, *extra])))
+        head = [line for line in self.head if line.split(" = ")[0] in said]
+        said |= set(_WORD.findall("\n".join(head)))
+        derived = [f"{name} = {source}" for name, source in self.derived.values() if name in said]
+        said |= set(_WORD.findall("\n".join(derived)))
         by_source: dict[str, list[tuple[int, str]]] = {}
-        for dim, name in sorted(self.runtime.items()):
+        for dim, name in sorted((d, n) for d, n in self.runtime.items() if n in said):
             for v in self.inputs:
                 at = next((i for i, d in enumerate(v.dims) if self.sizes.number(d) is None and self.sizes.alias(d) == dim), None)
                 if at is not None:
@@ -143,8 +152,7 @@ class Body:
                 out.append(f"{', '.join(n for _, n in found)} = {source}.shape[:{len(found)}]")
             else:
                 out += [f"{name} = {source}.shape[{at}]" for at, name in found]
-        out += [f"{name} = {source}" for name, source in self.derived.values()]
-        return out + self.head
+        return out + derived + head
 
     # -- what spellings ask for ----------------------------------------------------------------------------------
 
@@ -240,7 +248,11 @@ class Body:
     def statement(self, v: Val, src: Src) -> Src:
         name = self.mint(v.name)
         self.note()
-        self.lines.add(f"{name} = {src.text}", self.comment(src.dims if src.dims is not None else v.dims))
+        text, p = src.text, src.product
+        if p is not None and p.tail and text == p.said() and len(text) > WIDTH - 16:
+            self.lines.add(f"{name} = {replace(p, tail='').said()}")
+            text = f"{name}{p.tail}"
+        self.lines.add(f"{name} = {text}", self.comment(src.dims if src.dims is not None else v.dims))
         self.holders[name] = set()
         if self.large(v.dims):
             self.big.add(name)

@@ -58,7 +58,7 @@ def _norm(body: Body, node: Node) -> None:
     if isinstance(op, LayerNorm):
         text = f"F.layer_norm({body.full(x)}, {_width(body, op)}, {w}, {b}, {number(body, op.eps)})"
     else:
-        text = f"norm.rms_norm({body.full(x)}, {w}, {number(body, op.eps)}{'' if b == 'None' else ', ' + b})[0]"
+        text = f"norms.rms_norm({body.full(x)}, {w}, {number(body, op.eps)}{'' if b == 'None' else ', ' + b})[0]"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
@@ -66,13 +66,13 @@ def _with_statistics(body: Body, node: Node) -> None:
     of, (x, *rest) = node.op.of, node.ins
     if isinstance(of, CrossEntropy):
         ignore = "" if of.ignore is None else f", {of.ignore}"
-        body.assign(node.outs, f"loss.cross_entropy({body.full(x)}, {body.full(rest[0])}{ignore})")
+        body.assign(node.outs, f"entropy.cross_entropy({body.full(x)}, {body.full(rest[0])}{ignore})")
         return
     w, b = _affine(body, tuple(rest))
     if isinstance(of, LayerNorm):
         text = f"torch.native_layer_norm({body.full(x)}, {_width(body, of)}, {w}, {b}, {number(body, of.eps)})"
     else:
-        text = f"norm.rms_norm({body.full(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
+        text = f"norms.rms_norm({body.full(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
     if body.uses[node.outs[0].name]:
         body.assign(node.outs, text)
     elif isinstance(of, LayerNorm):
@@ -88,7 +88,7 @@ def _from_statistics(body: Body, node: Node) -> None:
     if isinstance(of, CrossEntropy):
         ignore = "" if of.ignore is None else f", {of.ignore}"
         args = f"{body.full(dy)}, {', '.join(given)}, {body.full(statistics[0])}{ignore}"
-        body.assign(node.outs, f"loss.cross_entropy_backward({args})")
+        body.assign(node.outs, f"entropy.cross_entropy_backward({args})")
         return
     w, b = _affine(body, own[1:])
     stats = ", ".join(body.named(v) for v in statistics)
@@ -97,7 +97,7 @@ def _from_statistics(body: Body, node: Node) -> None:
         args = f"{body.full(dy)}, {given[0]}, {_width(body, of)}, {stats}, {w}, {b}, {mask}"
         text = f"torch.ops.aten.native_layer_norm_backward({args})"
     else:
-        text = f"norm.rms_norm_backward({body.full(dy)}, {given[0]}, {w}, {stats})"
+        text = f"norms.rms_norm_backward({body.full(dy)}, {given[0]}, {w}, {stats})"
     _first(body, node.outs, text, 3)
 
 
@@ -114,7 +114,7 @@ def _first(body: Body, outs: tuple[Val, ...], text: str, count: int) -> None:
 def _cross_entropy(body: Body, node: Node) -> None:
     (x, target), out = node.ins, node.outs[0]
     ignore = "" if node.op.ignore is None else f", {node.op.ignore}"
-    text = f"loss.cross_entropy({body.full(x)}, {body.full(target)}{ignore})[0]"
+    text = f"entropy.cross_entropy({body.full(x)}, {body.full(target)}{ignore})[0]"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
@@ -124,7 +124,7 @@ def _dropout(body: Body, node: Node) -> None:
     if op.shared:
         shape = f", {tuple_of('1' if d in op.shared else body.size(d).text for d in x.dims)}"
     args = f"{body.full(x)}, {number(body, op.rate)}, {body.full(seed)}, {op.op_id}, {body.full(layer)}{shape}"
-    body.put(out, Src(f"dropout.dropout({args})", ATOM, out.dims, out.dtype), node)
+    body.put(out, Src(f"drop.dropout({args})", ATOM, out.dims, out.dtype), node)
 
 
 def _angles(body: Body, of: Rotary, x: Val, at: tuple[Val, ...]) -> Src:

@@ -48,8 +48,9 @@ class Src:
         """Viewed so that it broadcasts against a tensor over `to`."""
         if self.dims is None:
             return self
-        text = align(self.at(ATOM), self.dims, to)
-        return replace(self, text=text, rank=self.rank if text == self.text else ATOM)
+        if align("x", self.dims, to) == "x":
+            return self
+        return replace(self, text=align(self.at(ATOM), self.dims, to), rank=ATOM, product=None)
 
 
 class Host(Protocol):

@@ -33,16 +33,29 @@ class Block(nn.Module):
         for name, shape, dtype, _, _ in parameters:
             place(self, name, nn.Parameter(torch.empty(shape, dtype=DTYPES[dtype], device=device)))
 
-    def weights(self) -> list[Tensor]:
-        """Its own parameters, in order, as they are now (an engine may have swapped them)."""
-        return [self.weight(name) for name, *_ in self.table]
 
-    def weight(self, name: str) -> Tensor:
-        *path, leaf = name.split(".")
-        module = self
-        for part in path:
-            module = module._modules[part]
-        return module._parameters[leaf]
+def weights(block: Block) -> list[Tensor]:
+    """A block's own parameters, in order, as they are now (an engine may have swapped them)."""
+    return [weight(block, name) for name, *_ in block.table]
+
+
+def weight(root: nn.Module, name: str) -> Tensor:
+    """The parameter below `root` of that dotted name."""
+    *path, leaf = name.split(".")
+    return found(root, ".".join(path))._parameters[leaf]
+
+
+def found(root: nn.Module, name: str) -> nn.Module:
+    """The module below `root` of that dotted name."""
+    for part in name.split(".") if name else ():
+        root = root._modules[part]
+    return root
+
+
+def filled(grads: tuple[Tensor | None, ...], shapes: list[torch.Size]) -> list[Tensor]:
+    """The gradients of several results, zero for those that had none."""
+    like = next(g for g in grads if g is not None)
+    return [like.new_zeros(shape) if g is None else g for g, shape in zip(grads, shapes)]
 
 
 def tables(root: nn.Module) -> Iterator[tuple[str, Tensor, str, float]]:
@@ -50,7 +63,7 @@ def tables(root: nn.Module) -> Iterator[tuple[str, Tensor, str, float]]:
     for prefix, block in root.named_modules():
         if isinstance(block, Block):
             for name, _, _, kind, value in block.table:
-                yield f"{prefix}.{name}" if prefix else name, block.weight(name), kind, value
+                yield f"{prefix}.{name}" if prefix else name, weight(block, name), kind, value
 
 
 @torch.no_grad()

@@ -1,0 +1,228 @@
+"""The text of one block's file: constants, forward, backward, the autograd function, the nn.Module."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from weft.ir.program import Param, Program
+from weft.ir.reference_model import xavier_bound
+from weft.ir.types import Graph, Val
+
+from .blocks import Block, Pair, halves, joint_of, label
+from .body import File, floats
+from .composites import known
+from .function import Function, print_function
+from .lines import Lines, tuple_of
+from .prepare import prepare
+from .sizes import Sizes, identifier
+
+RUNTIME = ("attention", "drop", "entropy", "norms", "philox", "rotary", "rows")
+
+
+def block_file(program: Program, block: Block, trusted: Iterable[str] = ()) -> str:
+    """The file's source. trusted: index inputs of the block that come straight from the model's caller."""
+    return _Writer(program, block, frozenset(trusted)).source()
+
+
+def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
+    """Docstring and imports of a file whose code is `text`; own: further import lines."""
+    used = lambda word: re.search(rf"(?<![\w.]){word}\.", text if word != "attention" else _outside(text)) is not None
+    lines = Lines()
+    lines.text(f'"""{doc}"""')
+    lines.add()
+    plain = [m for m in ("math",) if used(m)]
+    for m in plain:
+        lines.add(f"import {m}")
+    if "NamedTuple" in text:
+        lines.add("from typing import NamedTuple")
+    if plain or "NamedTuple" in text:
+        lines.add()
+    if used("torch"):
+        lines.add("import torch")
+    if used("F"):
+        lines.add("import torch.nn.functional as F")
+    both = [name for name, word in (("Tensor", r"\bTensor\b"), ("nn", r"(?<![\w.])nn\.")) if re.search(word, text)]
+    if both:
+        lines.add(f"from torch import {', '.join(both)}")
+    if "@once_differentiable" in text:
+        lines.add("from torch.autograd.function import once_differentiable")
+    lines.add()
+    modules = [m for m in RUNTIME if used(m)]
+    for line in [*([f"from ..runtime import {', '.join(modules)}"] if modules else []), *own]:
+        lines.add(line)
+    return lines.lines
+
+
+def _outside(text: str) -> str:
+    """Module-level assignments and attention's own small functions: where a value called `attention` cannot be meant."""
+    return "\n".join(line for line in text.split("\n") if line[:1].isupper() or "attention.at(" in line)
+
+
+class _Writer:
+    def __init__(self, program: Program, block: Block, trusted: frozenset[str]) -> None:
+        self.program, self.block = program, block
+        self.file = File(Sizes.of(program), trusted=trusted)
+        self.code = Lines()
+        self.owned = {s.param.value for s in block.site.own}
+
+    def source(self) -> str:
+        if self.program.train:
+            joint = joint_of(self.block)
+            self.file.floats = frozenset(floats(joint))
+            for mode in self.block.modes:
+                self.pair(halves(self.block, mode, joint), f"_{mode.name}" if len(self.block.modes) > 1 else "")
+        else:
+            graph = prepare(self.block.graph, known)
+            self.file.floats = frozenset(floats(graph))
+            self.put(print_function(self.file, "forward", graph, self.describe(graph)))
+        self.module()
+        table = self.table()
+        body = [*self.file.header(), *table, "", "", *self.code.lines]
+        own = [f"from ..runtime.module import {', '.join(h for h in ('Block', 'filled', 'weights') if any(h in line for line in body))}"]
+        out = Lines()
+        out.lines = [*header(self.title(), "\n".join(body), own), "", *body]
+        return out.source()
+
+    def title(self) -> str:
+        where = next((n.src for n in self.block.site.body.nodes if n.src), "")
+        return f"Block `{self.block.name}`{f', from {where}' if where else ''}: its functions and its module."
+
+    def describe(self, graph: Graph, kept: int = 0) -> str:
+        """What the function takes and gives, the parameters apart."""
+        names = self.file.sizes.names
+        dims = lambda v: f"{identifier(v.name)} [{' '.join(names[d] for d in v.dims)}]"
+        given = {v.name for v in self.block.given}
+        ins = ", ".join(dims(v) for v in graph.inputs if v.name in given and v.dims)
+        outs = ", ".join(dims(v) for v in graph.outputs[: len(graph.outputs) - kept])
+        text = f"{ins} -> {outs}" + ("; then what the backward reads" if kept else "")
+        return text if len(text) < 100 else "The block's results" + ("; then what the backward reads." if kept else ".")
+
+    def put(self, function: Function) -> None:
+        self.code.lines += [*function.lines, "", ""]
+
+    # -- the pair and its autograd function -----------------------------------------------------------------------------
+
+    def pair(self, pair: Pair, suffix: str) -> None:
+        forward = print_function(self.file, f"forward{suffix}", pair.forward, self.describe(pair.forward, pair.kept))
+        backward = print_function(self.file, f"backward{suffix}", pair.backward, "Gradients of the float arguments of forward.")
+        self.put(forward)
+        self.put(backward)
+        if pair.first is not None:
+            doc = "Gradients where only the first result has one."
+            self.put(print_function(self.file, f"backward_of_first{suffix}", pair.first, doc))
+        code = self.code
+        title = f"{self.block.title}Function{''.join(p.capitalize() for p in suffix.split('_'))}"
+        with code.indent(f"class {title}(torch.autograd.Function):"):
+            code.text(f'"""forward{suffix} and backward{suffix} as one differentiable operation."""')
+            code.add()
+            self.run_forward(pair, forward, suffix)
+            code.add()
+            self.run_backward(pair, backward, suffix)
+        code.lines += ["", ""]
+
+    def run_forward(self, pair: Pair, forward: Function, suffix: str) -> None:
+        code, outputs = self.code, self.block.graph.outputs
+        args = list(forward.arguments.values())
+        outs = self.results(args)
+        code.add("@staticmethod")
+        with code.indent(f"def forward(ctx, {', '.join(args)}):"):
+            code.add(f"{', '.join(outs)}{', *saved' if pair.kept else ''} = forward{suffix}({', '.join(args)})")
+            saved = ["*saved"] if pair.kept else []
+            code.add(f"ctx.save_for_backward({', '.join([*saved, *(forward.arguments[v.name] for v in pair.tensors)])})")
+            for v in pair.scalars:
+                code.add(f"ctx.{forward.arguments[v.name]} = {forward.arguments[v.name]}")
+            whole = [o for o, v in zip(outs, outputs) if not v.type.floating]
+            if whole:
+                code.add(f"ctx.mark_non_differentiable({', '.join(whole)})")
+            if pair.first is not None:
+                floating = [o for o, v in zip(outs, outputs) if v.type.floating]
+                code.add("ctx.set_materialize_grads(False)")
+                code.add(f"ctx.shapes = [y.shape for y in ({', '.join(floating)})]")
+            code.add(f"return {', '.join(outs)}")
+
+    def run_backward(self, pair: Pair, backward: Function, suffix: str) -> None:
+        code, outputs, inputs = self.code, self.block.graph.outputs, self.block.graph.inputs
+        outs = self.results(list(backward.arguments.values()))
+        grads = [f"d_{o}" if v.type.floating else "_" for o, v in zip(outs, outputs)]
+        scalars = [f"ctx.{backward.arguments[v.name]}" for v in pair.scalars]
+        none = ["None"] * sum(not v.type.floating for v in inputs)
+        many = len(inputs) - len(none) != 1
+
+        def result(name: str, cotangents: list[str]) -> str:
+            call = f"{name}{suffix}({', '.join(['*ctx.saved_tensors', *cotangents, *scalars])})"
+            return f"return {', '.join([('*' if many and none else '') + call, *none])}"
+
+        code.add("@staticmethod")
+        code.add("@once_differentiable")
+        with code.indent(f"def backward(ctx, {', '.join(grads)}):"):
+            given = [g for g in grads if g != "_"]
+            if pair.first is not None:
+                with code.indent(f"if {' is None and '.join(given[1:])} is None:"):
+                    code.add(result("backward_of_first", given[:1]))
+                code.add(f"{', '.join(given)} = filled(({', '.join(given)}), ctx.shapes)")
+            code.add(result("backward", given))
+
+    def results(self, taken: Sequence[str]) -> list[str]:
+        """Names of the block's results that do not clash with its arguments."""
+        out: list[str] = []
+        for v in self.block.graph.outputs:
+            out.append(identifier(v.name, {*taken, *out, "ctx", "saved"}))
+        return out
+
+    # -- the module -------------------------------------------------------------------------------------------------------
+
+    def table(self) -> list[str]:
+        """PARAMETERS: logical name, shape, dtype, initialisation."""
+        lines = Lines()
+        own = self.block.site.own
+        if not own:
+            return ["PARAMETERS = ()"]
+        with_body = [self.row(o.name, o.param) for o in own]
+        lines.add("PARAMETERS = (")
+        lines.lines += [f"    {row}," for row in with_body]
+        lines.add(")")
+        return lines.lines
+
+    def row(self, name: str, p: Param) -> str:
+        kind, value = initial(self.program, p)
+        shape = tuple_of(str(self.file.sizes.number(d)) for d in p.dims) if p.dims else "()"
+        return f'("{label(name)}", {shape}, "{p.dtype}", "{kind}", {value!r})'
+
+    def module(self) -> None:
+        block, code = self.block, self.code
+        given = [identifier(v.name) for v in block.given]
+        names = dict(zip((v.name for v in block.given), given))
+        many = len(block.modes) > 1 and self.program.train
+        with code.indent(f"class {block.title}(Block):"):
+            code.text(f'"""{self.describe(replace(block.graph, inputs=tuple(block.given)))}"""')
+            code.add()
+            with code.indent(f'def __init__(self, {f"""mode="{block.modes[0].name}", """ if many else ""}device=None):'):
+                code.add("super().__init__(PARAMETERS, device)")
+                if many:
+                    code.add("self.mode = mode")
+            code.add()
+            with code.indent(f"def forward(self, {', '.join(given)}):" if given else "def forward(self):"):
+                code.add(f"return {self.running(many)}({', '.join(self.passed(names))})")
+
+    def running(self, many: bool) -> str:
+        if not self.program.train:
+            return "forward"
+        return "FUNCTIONS[self.mode].apply" if many else f"{self.block.title}Function.apply"
+
+    def passed(self, names: dict[str, str]) -> list[str]:
+        """The arguments of the block's functions as its module has them."""
+        out: list[str] = []
+        for v in self.block.graph.inputs:
+            if v.name in names:
+                out.append(names[v.name])
+            elif "*weights(self)" not in out:
+                out.append("*weights(self)")
+        return out
+
+
+def initial(program: Program, p: Param) -> tuple[str, float]:
+    """(kind, value) of an initialisation worked out to numbers: xavier is uniform with its bound."""
+    if p.init.kind != "xavier":
+        return p.init.kind, float(p.init.value)
+    sizes = Sizes.of(program)
+    return "uniform", xavier_bound(p.init, p.dims, {d: sizes.number(d) or 1 for d in p.dims})

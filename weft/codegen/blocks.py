@@ -1,0 +1,180 @@
+"""Distinct blocks: which calls are the same one, what order their functions take arguments in, and their two halves."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from weft.errors import SpecError
+from weft.ir.builder import Builder, dce
+from weft.ir.derive import backward
+from weft.ir.primitives import Map
+from weft.ir.types import Graph, Val
+from weft.passes.recompute import split
+
+from .composites import known
+from .fast import fast, statistics
+from .prepare import merge, prepare, unlet
+from .sizes import identifier
+from .structure import Own, Site, Structure
+
+_LABEL = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One recompute mode of a block: its name and the values its forward keeps, by their names in the block's joint."""
+
+    name: str
+    saved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Block:
+    """One distinct block, known by its first call. `graph` is its body with the arguments in the functions' order."""
+
+    name: str
+    site: Site
+    graph: Graph
+    modes: tuple[Mode, ...]
+    alone: bool  # its results after the first are only shown to the caller: their cotangents are often missing
+
+    @property
+    def title(self) -> str:
+        """The class name."""
+        return "".join(part.capitalize() for part in self.name.split("_"))
+
+    @property
+    def given(self) -> list[Val]:
+        """What the module's forward takes: every argument that is no own parameter."""
+        own = {v.name for v, s in zip(self.site.body.inputs, self.site.sources) if isinstance(s, Own)}
+        return [v for v in self.graph.inputs if v.name not in own]
+
+
+def order(site: Site) -> list[int]:
+    """Places in the body's inputs: floats (values, borrowed, own parameters), then integers and conditions."""
+    inputs = site.body.inputs
+    own = [i for i, s in enumerate(site.sources) if isinstance(s, Own)]
+    given = [i for i in range(len(inputs)) if i not in own]
+    floats = [i for i in given if inputs[i].type.floating]
+    return [*floats, *own, *(i for i in given if not inputs[i].type.floating)]
+
+
+def distinct(model: Structure, modes: Mapping[str, Sequence[Mode]]) -> dict[object, Block]:
+    """Every distinct block by `key`, in order of first use. modes: by the name of the call."""
+    found: dict[object, Block] = {}
+    read = {v for n in model.program.graph.nodes for v in n.ins}
+    for site in model.sites:
+        if key(site) in found:
+            continue
+        name = identifier(site.call.name, {b.name for b in found.values()} | {"model", "runtime"})
+        inputs = tuple(site.body.inputs[i] for i in order(site))
+        floats = [v for v, o in zip(site.node.outs, site.body.outputs) if o.type.floating]
+        alone = site.rows is None and len(floats) > 1 and not any(v in read for v in floats[1:])
+        kept = tuple(modes.get(site.call.name, ())) or (Mode("save"),)
+        found[key(site)] = Block(name, site, replace(site.body, inputs=inputs), kept, alone)
+    return found
+
+
+def key(site: Site) -> object:
+    """Calls with equal keys are the same block."""
+    own = tuple((o.name, o.param.init, o.param.dims, o.param.dtype) for o in site.own)
+    return site.call.name, site.body, own, tuple(isinstance(s, Own) for s in site.sources)
+
+
+def scalar(v: Val) -> bool:
+    """A seed or a layer number: None or a Python integer will do, so it is kept on the context, not saved as a tensor."""
+    return not v.dims and not v.type.floating
+
+
+def label(name: str) -> str:
+    """A logical name as it may stand in generated source. Raises SpecError unless it is words and dots."""
+    if not _LABEL.fullmatch(name):
+        raise SpecError.at((), "W0405", f"parameter name {name!a} is not made of words and dots", "use letters, digits, _")
+    return name
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two halves of one mode, ready to print. Inputs of backward: kept, tensors, cotangents, scalars.
+
+    first: the backward where only the first float output has a cotangent, if such a one is wanted."""
+
+    forward: Graph
+    backward: Graph
+    kept: int
+    tensors: tuple[Val, ...]
+    cotangents: tuple[Val, ...]
+    scalars: tuple[Val, ...]
+    first: Graph | None
+
+
+def joint_of(block: Block) -> Graph:
+    """The block's joint graph in torch's terms, its arguments in the functions' order."""
+    return fast(merge(unlet(named_joint(block.graph))))
+
+
+def named_joint(graph: Graph) -> Graph:
+    """`weft.passes.derivative.joint` of a block, the cotangent of a value x called d_x where that is free."""
+    g = Builder()
+    x = [g.input(v.name, v.type) for v in graph.inputs]
+    out = g.inline(graph, x)
+    seeds: dict[Val, Val] = {}
+    for v in out:
+        if v.type.floating:
+            d = g.input(f"d_{v.name}", v.type)
+            seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
+    cot = backward(g, g.nodes[:], seeds)
+    grads = [cot.get(v) or g.zeros(v) for v in x if v.type.floating]
+    joint = dce(g.graph(*out, *grads))
+    return renamed(joint, {d: f"d_{v.name}" for v, d in cot.items()})
+
+
+def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
+    """Split the joint graph as the mode says; statistics of norms and losses are always kept."""
+    outputs = len(block.graph.outputs)
+    made = {v.name for n in joint.nodes for v in n.outs}
+    two = split(joint, outputs, {*(further(joint, s) for s in mode.saved if s in made), *statistics(joint)})
+    kept, floats = len(two.saved), sum(v.type.floating for v in block.graph.outputs)
+    rest = two.backward.inputs[kept : len(two.backward.inputs) - floats]
+    cotangents = two.backward.inputs[len(two.backward.inputs) - floats :]
+    tensors, scalars = tuple(v for v in rest if not scalar(v)), tuple(v for v in rest if scalar(v))
+    back = replace(two.backward, inputs=(*two.saved, *tensors, *cotangents, *scalars))
+    first = prepare(without(back, cotangents[1:]), known) if block.alone else None
+    return Pair(prepare(two.forward, known), prepare(back, known), kept, tensors, cotangents, scalars, first)
+
+
+def further(joint: Graph, name: str) -> str:
+    """The value to keep instead of `name`: what its one reader makes of it pointwise, if that has the same type."""
+    readers = [n for n in joint.nodes if any(v.name == name for v in n.ins)]
+    if len(readers) == 1 and isinstance(readers[0].op, Map) and len(readers[0].outs) == 1:
+        (out,) = readers[0].outs
+        mine = next(v for v in readers[0].ins if v.name == name)
+        late = any(v.name.startswith("d_") for v in readers[0].ins)
+        if out.type == mine.type and not late and mine not in joint.outputs:
+            return further(joint, out.name)
+    return name
+
+
+def without(graph: Graph, inputs: Sequence[Val]) -> Graph:
+    """The graph with these inputs zero."""
+    g = Builder()
+    env = {v: g.input(v.name, v.type) for v in graph.inputs if v not in inputs}
+    env |= {v: g.zeros(v) for v in inputs}
+    for n in graph.nodes:
+        with g.at(n.src):
+            env.update(zip(n.outs, g.many(n.op, *(env[v] for v in n.ins), names=[v.name for v in n.outs])))
+    return g.graph(*(env[v] for v in graph.outputs))
+
+
+def renamed(graph: Graph, names: Mapping[Val, str]) -> Graph:
+    """The graph with values that nodes make called otherwise, as far as the names are free."""
+    taken = {v.name for v in graph.inputs} | {v.name for n in graph.nodes for v in n.outs}
+    new: dict[Val, Val] = {}
+    for v in (v for n in graph.nodes for v in n.outs):
+        name = names.get(v, v.name)
+        if name not in taken:
+            new[v] = replace(v, name=name)
+            taken.add(name)
+    swap = lambda vs: tuple(new.get(v, v) for v in vs)
+    nodes = tuple(replace(n, ins=swap(n.ins), outs=swap(n.outs)) for n in graph.nodes)
+    return replace(graph, nodes=nodes, outputs=swap(graph.outputs))

@@ -1,0 +1,86 @@
+"""Program -> the files of its package, as text. Nothing here touches a disk or imports torch."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from weft.ir.program import Program
+from weft.ir.text import show
+
+from .block_file import block_file
+from .blocks import Block, Mode, distinct, key
+from .model_file import model_file
+from .package import as_json
+from .structure import Given, Structure, structure
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "attention": (
+        "attention",
+        "attention_blocks",
+        "attention_core",
+        "attention_layouts",
+        "attention_merge",
+        "attention_pieces",
+        "attention_tiles",
+    ),
+    "drop": ("drop", "philox"),
+}
+"""The runtime files that come with a runtime module; a module that is not listed comes alone."""
+RUFF = 'line-length = 120\n\n[lint]\nselect = ["E", "F", "W"]\n'
+
+
+def emit(
+    program: Program,
+    modes: Mapping[str, Sequence[Mode]] | None = None,
+    plan: Mapping[str, object] | None = None,
+) -> dict[str, str]:
+    """The package's files: path below its folder -> text.
+
+    modes: recompute modes of each block by the name of its call (default: keep everything that is not a view).
+    plan: what stands in plan.json.
+    """
+    model = structure(program)
+    blocks = distinct(model, modes or {})
+    files = {f"blocks/{b.name}.py": block_file(program, b, trusted(model, b)) for b in blocks.values()}
+    files["blocks/__init__.py"] = '"""One file for each distinct block of the model."""\n'
+    files["model.py"] = model_file(model, blocks)
+    files["__init__.py"] = package_init(program)
+    files |= runtime("\n".join(files.values()))
+    files["graph.weft"] = show(program.graph) + "\n"
+    files["program.json"] = "{}\n"
+    files["plan.json"] = as_json(plan or {"schema": "weft.plan/1"})
+    files["configs.json"] = "{}\n"
+    files["ruff.toml"] = RUFF
+    return dict(sorted(files.items()))
+
+
+def package_init(program: Program) -> str:
+    return '''"""An emitted package: `Model` is a torch.nn.Module; nothing but torch is needed."""
+
+from .model import Model as Model
+from .model import Output as Output
+'''
+
+
+def runtime(text: str) -> dict[str, str]:
+    """The hand-written files that the code imports, copied as they are."""
+    import re
+
+    wanted = {"module"}
+    for line in re.findall(r"^from \.+runtime import (.*)$", text, re.M):
+        wanted |= {n.strip() for n in line.split(",")}
+    every = {f for w in wanted for f in NEEDS.get(w, (w,))}
+    home = resources.files("weft.codegen.runtime")
+    files = {f"runtime/{name}.py": (home / f"{name}.py").read_text() for name in sorted(every)}
+    files["runtime/__init__.py"] = '"""What the blocks are made of: hand-written torch, the same in every package."""\n'
+    return files
+
+
+def trusted(model: Structure, block: Block) -> frozenset[str]:
+    """Inputs of a block that are the caller's own index tensors wherever the block is called."""
+    public = set(model.program.inputs)
+    found: set[str] | None = None
+    for site in model.sites:
+        if key(site) == key(block.site):
+            here = {v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and s.value.name in public}
+            found = here if found is None else found & here
+    return frozenset(found or ())
