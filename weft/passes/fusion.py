@@ -146,7 +146,7 @@ class _Search:
                     may[i], may[j] = may[i] | 1 << j, may[j] | 1 << i
                 if not touched[i].isdisjoint(touched[j]):
                     link[i], link[j] = link[i] | 1 << j, link[j] | 1 << i
-        return Mates(tuple(may), tuple(link))
+        return Mates(tuple(_connected(may, link)), tuple(link))
 
     def _may(self, a: int, b: int) -> bool:
         """Could any legal group hold both? Every test here is one that a larger group cannot pass either."""
@@ -161,9 +161,11 @@ class _Search:
         if "rowwise" in kinds and heavy:
             (row,) = (i for i in (a, b) if w.kinds[i] == "rowwise")
             return not w.dag.above[heavy[0]] >> row & 1 and w.extent(w.crossed[row]) <= max(s.row for s in fits)
+        if self._blocked(a, b):
+            return False
         if kinds == {"rowwise"}:
             return w.crossed[a] == w.crossed[b] or all(w.extent(w.crossed[i]) <= TILE for i in (a, b))
-        return not self._blocked(a, b)
+        return True
 
     def _blocked(self, a: int, b: int) -> bool:
         """Does every path between two ordered nodes lie under work that fits no group with both? A hull tells."""
@@ -257,3 +259,22 @@ class _Search:
         no = self.work.refuse(pair)
         hull = self.work.dag.hull(pair)
         return no if no is None or hull == pair or self.work.refuse(hull) is not None else None
+
+
+def _connected(may: list[int], link: list[int]) -> list[int]:
+    """Only the pairs that links join through nodes which may be with both: a legal group is connected. To a fixpoint."""
+    may, changed = list(may), True
+    while changed:
+        changed = False
+        for u in range(len(may)):
+            for v in bits(may[u] >> u + 1 << u + 1):
+                common, seen, todo = may[u] & may[v] | 1 << v, 1 << u, 1 << u
+                while todo and not seen >> v & 1:
+                    grown = 0
+                    for w in bits(todo):
+                        grown |= link[w]
+                    todo = grown & common & ~seen
+                    seen |= todo
+                if not seen >> v & 1:
+                    may[u], may[v], changed = may[u] & ~(1 << v), may[v] & ~(1 << u), True
+    return may
