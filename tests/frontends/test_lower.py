@@ -403,6 +403,7 @@ def test_names_of_a_cell_meet_nothing() -> None:
         ({"blocks": {"ff": {"kind": "mlp", "inner": "2*innr"}}}, [("W0201", "blocks.ff.inner")]),
         ({"blocks": {"ff": CELL | {"output": "d"}}}, [("W0301", "blocks.ff.output")]),
         ({"blocks": {"ff": CELL | {"parameters": {"w": "ones"}}}}, [("W0403", "blocks.ff.parameters.w")]),
+        ({"blocks": {"ff": CELL | {"dropout": 0.5}}}, [("W0403", "blocks.ff.dropout")]),
         ({"dims": {"width": "seq + 4"}}, [("W0402", "dims.width")]),
         ({"head": {"tied": True, "vocab": 7}}, [("W0402", "head.tied")]),
         ({"head": [{"kind": "language"}, {"kind": "language"}]}, [("W0403", "head.1")]),

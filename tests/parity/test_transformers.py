@@ -30,17 +30,18 @@ def words(seed: int, below: int, *shape: int) -> torch.Tensor:
     return integers(seed, below - 2, *shape) + 2
 
 
-def test_gpt2() -> None:
+@pytest.mark.parametrize(("name", "vocab", "layers", "heads"), [("gpt2_345m", 96, 2, 2), ("megatron_8b", 128, 3, 4)])
+def test_gpt2(name: str, vocab: int, layers: int, heads: int) -> None:
     config = transformers.GPT2Config(
-        vocab_size=96, n_positions=32, n_embd=32, n_layer=2, n_head=2, attn_implementation="eager"
+        vocab_size=vocab, n_positions=32, n_embd=32, n_layer=layers, n_head=heads, attn_implementation="eager"
     )
     oracle = transformers.GPT2LMHeadModel(config).double().eval()
     theirs = randomise(oracle)
-    tokens, targets = integers(1, 96, 2, 32), integers(2, 96, 2, 32)
+    tokens, targets = integers(1, vocab, 2, 32), integers(2, vocab, 2, 32)
     logits = oracle(tokens).logits
     want = {"loss": entropy(logits, targets), "logits": logits}
-    agree(shipped("gpt2_345m"), mapping.GPT2, theirs, {"tokens": tokens, "targets": targets}, want)
-    assert set(theirs) == mapping.used(mapping.GPT2, 2)
+    agree(shipped(name), mapping.GPT2, theirs, {"tokens": tokens, "targets": targets}, want)
+    assert set(theirs) == mapping.used(mapping.GPT2, layers)
 
 
 def test_bert() -> None:
@@ -59,6 +60,27 @@ def test_bert() -> None:
     want = {"loss": loss, "logits": out.prediction_logits, "classes": out.seq_relationship_logits}
     agree(shipped("bert_base"), mapping.BERT, theirs, inputs, want)
     assert set(theirs) == mapping.used(mapping.BERT, 2)
+
+
+def test_bert_with_padding() -> None:
+    """Keys that `valid` denies, against the attention mask."""
+    config = transformers.BertConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
+        max_position_embeddings=32, attn_implementation="eager",
+    )  # fmt: skip
+    oracle = transformers.BertForMaskedLM(config).double().eval()
+    theirs = randomise(oracle)
+    spec = spec_of("bert_base")
+    spec["dims"] |= spec["small"]
+    spec["blocks"]["attention"]["pattern"] = "valid"
+    program = built(Model.model_validate(spec | {"head": spec["head"][0]}))
+    valid = torch.arange(32)[None] < torch.tensor([32, 20, 5])[:, None]
+    inputs = {
+        "tokens": words(1, 96, 3, 32), "types": integers(2, 2, 3, 32), "targets": masked(3, 96, 3, 32), "valid": valid,
+    }  # fmt: skip
+    logits = oracle(inputs["tokens"], token_type_ids=inputs["types"], attention_mask=valid.long()).logits
+    want = {"loss": entropy(logits, inputs["targets"]), "logits": logits}
+    agree(program, mapping.BIGBIRD, theirs, inputs, want)
 
 
 def _bigbird(seq: int, block: int, layers: int) -> Any:

@@ -250,20 +250,16 @@ def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Any, 
     block, at = blocks[name], ("blocks", name)
     if not sub.set:
         return block, at, name
+    replaced = {other for a, b in EITHER for key, other in ((a, b), (b, a)) if key in sub.set}
+    given = {k: v for k, v in block.model_dump(exclude_unset=True).items() if k not in replaced} | sub.set
     try:
-        given = block.model_dump(exclude_unset=True) | sub.set
-        for other in {
-            "pattern": "plan",
-            "plan": "pattern",
-            "capacity": "capacity_factor",
-            "capacity_factor": "capacity",
-        }.items():
-            if other[0] in sub.set and other[1] not in sub.set:
-                given.pop(other[1], None)
         return type(block).model_validate(given), at, name
     except ValidationError as error:
         raise SpecError(problems_of(error, given, type(block), (*path, "set"))) from None
 
+
+EITHER = (("pattern", "plan"), ("capacity", "capacity_factor"))
+"""Keys of which a block has one: setting the one takes the other away."""
 
 KINDS: dict[type, Callable[..., Val]] = {Attention: attention, Mlp: mlp, Recurrence: recurrence, Opaque: opaque}
 

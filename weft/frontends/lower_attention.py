@@ -30,7 +30,7 @@ def attention(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Val:
     """softmax(scale q·k) v over the keys the pattern allows, projected back. x: [batch seq width] in and out."""
     with s.at(*path):
         a = _axes(s, block, path)
-        biased = {"query", "key", "value", "output"} if block.bias is True else set(block.bias or ())
+        biased: set[str] = {"query", "key", "value", "output"} if block.bias is True else {*(block.bias or ())}
         q, k, v = _project(s, x, a, stem, biased)
         if block.rotary:
             rule = block.rotary if isinstance(block.rotary, Rotary) else Rotary()

@@ -60,7 +60,8 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
     used = {name for name in values if any(symbol(own[name]) in f.free_symbols for f in formulas)}
     _all_used(s, block, used, path)
     with s.at(*path, "update"):
-        return s.g.scan("seq", state, {"h": output}, lets, **{own[n]: v for n, v in values.items() if n in used})["h"]
+        operands = {own[n]: v for n, v in values.items() if n in used}
+        return s.g.scan("seq", state, {"h": output}, lets, operands=operands)["h"]
 
 
 def _all_used(s: Scope, block: Recurrence, used: set[str], path: Path) -> None:
@@ -69,6 +70,7 @@ def _all_used(s: Scope, block: Recurrence, used: set[str], path: Path) -> None:
         return
     where = {name: (*path, "parameters", name) for name in block.parameters}
     where |= {name: (*path, "inputs", i) for i, name in enumerate(block.inputs)}
+    where |= {"mask": (*path, "dropout")} if s.low.train and block.dropout else {}
     idle = [
         Problem("W0403", f"no formula reads '{n}'", p, "use it or leave it out")
         for n, p in where.items()
@@ -80,7 +82,7 @@ def _all_used(s: Scope, block: Recurrence, used: set[str], path: Path) -> None:
 
 def _inputs(s: Scope, x: Val, block: Recurrence, stem: str, path: Path, lanes: str) -> list[Val]:
     """The cell's projected inputs, each [batch seq channels]."""
-    rules = {k: (rule, (*path, "init", k)) for k, rule in block.init.items()}
+    rules: dict[str, tuple[Init, Path]] = {k: (rule, (*path, "init", k)) for k, rule in block.init.items()}
     if not isinstance(block.projection, CellAttention):
         return _matrices(s, x, block, stem, "width", lanes, rules.get("up"))
     with s.at(*path, "projection"):

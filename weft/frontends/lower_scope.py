@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -56,7 +56,7 @@ class Lowering:
     stages: set[str] = field(default_factory=set)
 
     @contextmanager
-    def reading(self, path: Path, code: str = "W0301") -> Iterator[None]:
+    def reading(self, path: Path, code: str = "W0301") -> Generator[None]:
         """A formula that is refused inside becomes a problem of the value at `path`."""
         try:
             yield
@@ -65,7 +65,7 @@ class Lowering:
             raise SpecError([Problem(code, error.message, path, error.hint, column)]) from None
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
+    def collecting(self) -> Generator[None]:
         """Problems found inside are kept for the end, so that all are told at once."""
         try:
             yield
@@ -87,7 +87,7 @@ class Lowering:
 
     def mint(self, name: str, size: ir.Size, avoid: Iterable[str] = ()) -> str:
         """A dim of this size, called `name` if that is free."""
-        taken = self.dims.sizes | self.sizes
+        taken = {**self.dims.sizes, **self.sizes}
         names = chain([name], (f"{name}_{i}" for i in count(2)))
         found = next(n for n in names if n not in avoid and taken.get(n, size) == size)
         self.sizes[found] = size
@@ -132,7 +132,7 @@ class Lowering:
             found = Problem("W0301", message, (*path, kind), hint)
             self.problems += [found] if found not in self.problems else []
             return ir.Init("zeros")
-        return ir.Init(kind, float(number), tuple(fan_in))
+        return ir.Init(kind, float(number), tuple(fan_in))  # type: ignore[arg-type]  # the keys of InitRule
 
     def role(self, role: str) -> tuple[Init, Path]:
         """The rule for a role, or the one it falls back to, and where that stands."""
@@ -226,7 +226,7 @@ class Scope:
         return self.g.cast(self._input(Operand("param", logical, known), value.name, value.type), self.compute)
 
     @contextmanager
-    def at(self, *path: str | int) -> Iterator[None]:
+    def at(self, *path: str | int) -> Generator[None]:
         """Nodes made inside come from the spec line of `path`."""
         with self.g.at(self.low.places(path)):
             yield
