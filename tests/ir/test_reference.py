@@ -152,6 +152,19 @@ def test_flops_and_bytes():
     assert (cost.bytes(graph) - 2 * (b * d + d * e + b * e)).expand() == 0
 
 
+def test_a_loop_moves_its_body_s_bytes_and_a_cell_its_operands():
+    g, b = Builder(), Builder()
+    x, w = g.input("x", f("b d")), g.input("w", f("l d"))
+    u, v = b.input("u", f("b d")), b.input("v", f("d"))
+    g.loop("l", b.graph(b.one(LayerNorm("d", parse("0.1")), u, v)), 1, x, w)
+    g.scan("b", {"c": ("c*x", g.reduce(x, to="d"))}, {}, x=x)
+    n = {d: symbol(f"n_{d}") for d in "bdl"}
+    layers, _, cell = (node.op.bytes(node).expand() for node in g.nodes)
+
+    assert layers == (n["l"] * 4 * (2 * n["b"] * n["d"] + n["d"])).expand()
+    assert cell == (4 * (n["b"] * n["d"] + 2 * n["d"] + n["b"] * n["d"])).expand()
+
+
 def test_kinds():
     g = Builder()
     x, w = g.input("x", f("b t")), g.input("w", f("t"))

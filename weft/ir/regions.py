@@ -51,6 +51,14 @@ class Loop(Op):
     def flops(self, node: Node) -> sp.Expr:
         return symbol(f"n_{self.dim}") * sp.Add(*(n.op.flops(n) for n in self.body.nodes))
 
+    def bytes(self, node: Node) -> sp.Expr:
+        """An elementwise cell is one kernel that keeps its carries on chip; another body moves its own at each step."""
+        from weft.ir.primitives import Map
+
+        if all(isinstance(n.op, Map) for n in self.body.nodes):
+            return super().bytes(node)
+        return symbol(f"n_{self.dim}") * sp.Add(*(n.op.bytes(n) for n in self.body.nodes))
+
     def torch(self, s: Any, torch: Any, *x: Any) -> Any:
         return s.loop(self, x)
 
@@ -77,6 +85,10 @@ class Call(Composite):
 
     def expand(self, g: "Builder", *x: Val) -> Vals:
         return g.inline(self.body, x)
+
+    def bytes(self, node: Node) -> sp.Expr:
+        """What the ops of the block move; the block itself is no kernel."""
+        return sp.Add(*(n.op.bytes(n) for n in self.body.nodes))
 
 
 @dataclass(frozen=True)
