@@ -47,6 +47,10 @@ class Reader:
             at = next(i for i, c in enumerate(self.text) if not (c.isascii() and c.isprintable()))
             what = f"character {self.text[at]!a} is not allowed"
             raise FormulaError(what, self.text[:200], at + 1, "use plain ASCII")
+        for mark in "#\\;@`'\"{}":  # Python's comments and texts are none of a formula's
+            if mark in self.text:
+                what, column = f"{mark!r} may not stand in a formula", self.text.index(mark) + 1
+                raise FormulaError(what, self.text[:200], column, "use numbers, names, operators and functions")
         stripped = self.text.lstrip()
         self.shift = len(stripped) - len(self.text)
         try:
