@@ -7,8 +7,15 @@ import time
 import pytest
 
 from tests.campaign import count
+from tests.passes.blocks import PARAMS, SIZES, floats, gpt
 from weft.errors import InfeasibleError
+from weft.ir.builder import Builder
+from weft.ir.derive import joint
 from weft.passes.chain import BlockProfile, Chain, Mode, evaluate, inference_peak, smallest_budget, solve
+from weft.passes.liveness import estimate, peak
+from weft.passes.price import Prices
+from weft.passes.recompute import modes
+from weft.passes.targets import find
 
 
 def block(rng: random.Random, name: str = "b", unit: int = 1) -> BlockProfile:
@@ -89,3 +96,24 @@ def test_later_blocks_save_first():
 
 def test_inference_keeps_nothing():
     assert inference_peak(Chain((BlockProfile("a", (Mode("save", 10, 11, 13),), 2),) * 9, 100)) == 113
+
+
+def test_estimates_read_off_a_block_fall_with_what_is_kept():
+    j = joint(gpt(), ("x", *PARAMS))
+    prices = Prices(SIZES, find("sm_90"))
+    got = estimate("layer", j, 1, modes(j, 1, prices, PARAMS), prices, ("x",), PARAMS)
+    assert [m.name for m in got.modes] == ["save", "pointwise", "attention", "block"]
+    assert got.boundary == 4 * 2 * 8 * 6
+    assert [m.saved for m in got.modes] == sorted((m.saved for m in got.modes), reverse=True)
+    assert [m.time for m in got.modes] == sorted(m.time for m in got.modes)
+    assert got.modes[-1].saved == 0
+    assert all(m.keeps_input and not m.keeps_output for m in got.modes)
+    assert all(m.backward_peak >= m.saved for m in got.modes)
+
+
+def test_peak_of_a_chain_of_maps_is_two_values():
+    g = Builder()
+    x = g.input("x", floats("row col"))
+    for _ in range(5):
+        x = g.map("tanh(x)", x=x)
+    assert peak(g.graph(x), Prices({"row": 4, "col": 8}, find("cpu"))) == 2 * 4 * 4 * 8

@@ -262,7 +262,7 @@ class _Search:
 
 
 def _connected(may: list[int], link: list[int]) -> list[int]:
-    """Only the pairs that links join through nodes which may be with both: a legal group is connected. To a fixpoint."""
+    """Only pairs that links join through nodes which may be with both: legal groups are connected. To a fixpoint."""
     may, changed = list(may), True
     while changed:
         changed = False
