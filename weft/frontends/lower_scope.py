@@ -19,7 +19,7 @@ from weft.ir.builder import Builder, Formula
 from weft.ir.formula import parse, symbol
 from weft.ir.library.dropout import Dropout
 from weft.ir.primitives import Call, Einsum, Gather, Rename
-from weft.ir.types import Graph, Type, Val
+from weft.ir.types import Type, Val
 
 INPUTS = {
     "tokens": ("i64", ("batch", "seq")),
@@ -268,7 +268,6 @@ class Scope:
     def rename(self, name: str, x: Val, old: str, new: str) -> Val:
         return self.g.one(Rename(old, new), x, names=[name])
 
-    def call(self, name: str, *outputs: Val) -> tuple[Call, Graph]:
+    def call(self, name: str, *outputs: Val) -> Call:
         """The finished block."""
-        body = self.g.graph(*outputs)
-        return Call(name, body), body
+        return Call(name, self.g.graph(*outputs))

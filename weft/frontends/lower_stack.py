@@ -1,0 +1,165 @@
+"""The layers: a loop per stage, a call per layer, a norm and a residual around each block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from weft.errors import Path, Problem, SpecError
+from weft.frontends.lower_attention import attention
+from weft.frontends.lower_experts import moe, opaque
+from weft.frontends.lower_parts import mlp, norm
+from weft.frontends.lower_recurrence import recurrence
+from weft.frontends.lower_scope import Lowering, Operand, Scope
+from weft.frontends.schema import Attention, Mlp, Moe, Opaque, Recurrence, Stage, SubLayer
+from weft.frontends.suggest import did_you_mean
+from weft.frontends.validation import problems_of
+from weft.ir import program as ir
+from weft.ir.builder import Builder
+from weft.ir.formula import symbol
+from weft.ir.primitives import Call, Loop
+from weft.ir.types import Type, Val
+
+X = ("batch", "seq", "width")
+Aux = list[tuple[Val, float]]
+"""Auxiliary losses and their weights."""
+
+
+def stage(low: Lowering, x: Val, part: Stage, index: int, start: int) -> tuple[Val, Aux, int]:
+    """One loop: its body calls each layer of the cycle. Gives x, the stacked auxiliary losses, the layers so far."""
+    path: Path = ("stack", index)
+    with low.collecting():
+        dim = low.axis(part.repeat, "layers", (*path, "repeat"), X)
+        names = _call_names(low, part)
+        calls: list[tuple[Call, Scope]] = []
+        weights: list[float] = []
+        for j, layer in enumerate(part.layers):
+            scope = Scope(low, "layers.{}.")
+            where = (*path, "layer") if part.cycle is None else (*path, "cycle", j)
+            out, aux = _layer(scope, layer, where)
+            weights += [w for _, w in aux]
+            calls.append((scope.call(names[j], out, *(v for v, _ in aux)), scope))
+        outs = _loop(low, x, calls, dim, start, path)
+        after = start + len(calls) * low.number(dim)
+        return outs[0], list(zip(outs[1 : 1 + len(weights)], weights)), after
+    return x, [], start
+
+
+def _call_names(low: Lowering, stage: Stage) -> list[str]:
+    """Names of the blocks, different from those of earlier stages."""
+    many = len(stage.layers)
+    stem, k = stage.name, 2
+    while stem in low.stages:
+        stem, k = f"{stage.name}_{k}", k + 1
+    low.stages.add(stem)
+    return [stem if many == 1 else f"{stem}_{j}" for j in range(many)]
+
+
+def _loop(low: Lowering, x: Val, calls: list[tuple[Call, Scope]], dim: str, start: int, path: Path) -> tuple[Val, ...]:
+    """Loop over `dim`; every layer's parameters are stacked along it, the rest is shared by all."""
+    body = Builder(low.places(path))
+    inner = body.input("x", x.type)
+    inside: dict[str, Val] = {}
+    operands = [x]
+    extra: list[Val] = []
+    with low.top.at(low.places(path)):
+        for j, (call, scope) in enumerate(calls):
+            ins: list[Val] = []
+            for operand, own in zip(scope.operands, call.body.inputs):
+                if operand.kind == "carry":
+                    ins.append(inner)
+                    continue
+                param, key = operand.param, operand.key
+                if param is not None:
+                    key = f"{call.name}_{own.name}"
+                    param = replace(param, stack=dim, start=start + j, step=len(calls), value=key)
+                if key not in inside:
+                    inside[key] = body.input(key, own.type)
+                    operands.append(_stacked(low, operand, dim, param))
+                ins.append(inside[key])
+            inner, *more = body.many(call, *ins, names=[v.name for v in call.body.outputs])
+            extra += more
+        return low.top.many(Loop(dim, body.graph(inner, *extra), 1), *operands)
+
+
+def _stacked(low: Lowering, operand: Operand, dim: str, param: ir.Param | None) -> Val:
+    """What a loop over `dim` is given for one input of its body."""
+    if param is not None:
+        # The same logical name in another stage or place of the cycle is another parameter: rows tell them apart.
+        value = low.top.input(param.value, Type(param.dtype, (dim, *param.dims)))
+        low.params.append(replace(param, value=value.name))
+        return value
+    if operand.key == "layer":
+        return low.top.map(symbol(f"i_{dim}"), to=dim, dtype="i64", names=["layer"])
+    return low.public(operand.key)
+
+
+def _layer(scope: Scope, layer: list[str | SubLayer], path: Path) -> tuple[Val, Aux]:
+    """The sub-layers of one layer in order: x after them, and their auxiliary losses with weights."""
+    x = scope.carry("x", X)
+    aux: Aux = []
+    used: set[str] = set()
+    for i, step in enumerate(layer):
+        with scope.low.collecting():
+            where = (*path, i)
+            sub = SubLayer(block=step) if isinstance(step, str) else step
+            block, at, name = _block(scope.low, sub, where, where if isinstance(step, str) else (*where, "block"))
+            stem = next(s for s in (name, *(f"{name}_{k}" for k in range(2, i + 3))) if s not in used)
+            used |= {stem, f"{stem}_norm"}
+            x, found = _sublayer(scope, x, sub, block, stem, where, at)
+            aux += found
+    return x, aux
+
+
+def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Any, Path, str]:
+    """The block of a sub-layer with its changes applied, where it is written, and its name, which stands at `named`."""
+    if not isinstance(sub.block, str):
+        if sub.set:
+            raise SpecError.at(
+                (*path, "set"), "W0403", "`set` changes a named block", "write the keys in the block itself"
+            )
+        return sub.block, (*path, "block"), sub.block.kind
+    name, blocks = sub.block, low.model.blocks
+    if name not in blocks:
+        raise SpecError(
+            [Problem("W0401", f"no block is called '{name}'", named, did_you_mean(name, blocks, "blocks: "))]
+        )
+    block, at = blocks[name], ("blocks", name)
+    if not sub.set:
+        return block, at, name
+    replaced = {other for a, b in EITHER for key, other in ((a, b), (b, a)) if key in sub.set}
+    given = {k: v for k, v in block.model_dump(exclude_unset=True).items() if k not in replaced} | sub.set
+    try:
+        return type(block).model_validate(given), at, name
+    except ValidationError as error:
+        raise SpecError(problems_of(error, given, type(block), (*path, "set"))) from None
+
+
+EITHER = (("pattern", "plan"), ("capacity", "capacity_factor"))
+"""Keys of which a block has one: setting the one takes the other away."""
+
+KINDS: dict[type, Callable[..., Val]] = {Attention: attention, Mlp: mlp, Recurrence: recurrence, Opaque: opaque}
+
+
+def _sublayer(scope: Scope, x: Val, sub: SubLayer, block: Any, stem: str, path: Path, at: Path) -> tuple[Val, Aux]:
+    """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x)). Dropout on f's output."""
+    default = scope.low.model.sublayer
+    rule = sub.norm if sub.norm is not None else default.norm
+    residual = sub.residual or default.residual
+    rate = sub.dropout if sub.dropout is not None else default.dropout
+    where = (*path, "norm") if sub.norm is not None else ("sublayer", "norm")
+    y = x if residual == "post" else norm(scope, x, rule, f"{stem}_norm", where)
+    aux: Aux = []
+    if isinstance(block, Moe):
+        y, balance = moe(scope, y, block, stem, at)
+        aux.append((balance, block.aux_loss))
+    else:
+        y = KINDS[type(block)](scope, y, block, stem, at)
+    with scope.at(*path):
+        y = scope.dropout(y, rate)
+        if residual != "none":
+            y = scope.map("x", "x + y", x=x, y=y, to=" ".join(X), dtype=scope.compute)
+        return (norm(scope, y, rule, f"{stem}_norm", where) if residual == "post" else y), aux
