@@ -122,18 +122,12 @@ def test_initial_values_come_from_the_spec() -> None:
     assert inits["head.weight"] == Init("zeros")
     assert inits["layers.{}.attention.query.bias"] == Init("zeros")
     assert inits["norm.weight"] == Init("ones")
-    cell = {p.name: p.init for p in lower(*_pair("sru_pp_enwik8")).params}
-    assert cell["layers.{}.cell.reset_bias"] == Init("constant", -2.0)
-    assert (
-        cell["layers.{}.cell.up.weight" if "layers.{}.cell.up.weight" in cell else "layers.{}.cell.u.weight"].kind
-        == "xavier"
-    )
-    assert cell["layers.{}.cell.alpha"].value == 0.0
-
-
-def _pair(name: str) -> tuple[Any, Any]:
-    loaded = load_spec(f"examples/specs/{name}.yaml")
-    return loaded.model, loaded.dims
+    loaded = load_spec("examples/specs/sru_pp_enwik8.yaml")
+    cell = {p.name.rpartition("cell.")[2]: p.init for p in lower(loaded.model, loaded.dims).params}
+    assert cell["reset_bias"] == Init("constant", -2.0)
+    assert cell["alpha"].value == 0.0
+    assert (cell["u.weight"].kind, cell["u.weight"].fan_in) == ("xavier", ("rank",))
+    assert cell["u.weight"].value == pytest.approx(0.78**0.5)
 
 
 @pytest.mark.parametrize("name", [p.stem for p in SPECS])
@@ -238,6 +232,14 @@ def test_block_plan_counts_what_is_listed_twice() -> None:
     assert str(first) == "blocks(3, [all, [0, 1, 1, 2, 3], [0, 0, 1, 2, 3], all])"
     inputs = arguments(twice)
     assert not torch.allclose(run(twice, inputs)["logits"], run(once, inputs)["logits"])
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_bigbird_draws_some_blocks_twice(little: bool) -> None:
+    loaded = load_spec("examples/specs/bigbird_base.yaml", small=little)
+    pattern = ops(lower(loaded.model, loaded.dims), Attend)[0].pattern
+    assert pattern.multiset
+    assert pattern.per_head
 
 
 def test_ignored_targets_do_not_count() -> None:
