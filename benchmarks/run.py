@@ -1,0 +1,17 @@
+"""`make bench`: every CPU benchmark in turn; each prints a table and writes its JSON under results/."""
+
+import sys
+
+from benchmarks import attention, patterns, verbs
+
+
+def main() -> int:
+    codes = []
+    for benchmark in (patterns, verbs, attention):
+        print(f"\n{(benchmark.__doc__ or '').splitlines()[0]}", flush=True)
+        codes.append(benchmark.main([]))
+    return max(code or 0 for code in codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
