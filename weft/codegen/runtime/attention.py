@@ -15,6 +15,8 @@ from .attention_layouts import Strict as Strict
 from .attention_layouts import Window as Window
 from .attention_merge import Merge as Merge
 from .attention_merge import PerHead as PerHead
+from .attention_parts import Corner as Corner
+from .attention_parts import Tail as Tail
 from .attention_tiles import Scored as Scored
 from .attention_tiles import Tiles as Tiles
 from .attention_tiles import at as at

@@ -54,7 +54,7 @@ class Tiles(Layout):
     """
 
     keep: Predicate
-    block: int = 128
+    block: int = 256
     ranges: Ranges | None = None
     head: int = 0
 
