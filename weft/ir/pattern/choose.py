@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MERGE, TILES, TILE_ROWS = 16, 2, 64
 PROVED = 1 << 20
 """Shapes are proved for sequences up to this length, or the one asked for if that is longer."""
+UNSHAPED = 20
+"""A split with tiles has to be cheaper than one without by this part of its cost."""
 ORDERS, LONGEST = 24, 1000
 """Orders of terms that are tried; the longest formula, in characters, of what is left for tiles."""
 
@@ -45,13 +47,15 @@ def layout(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int |
     pattern = pattern.at(max(n, nk))
     groups = pattern.groups(heads)
     listed = all(isinstance(f, Listed) and not f.negated for _, _, f in groups)
-    best = [(first, end, _best(f, pattern.text if len(groups) == 1 else "", n, nk, block)) for first, end, f in groups]
-    tiled = all([p.layout for p in x.parts] == ["tiles"] for _, _, x in best)
-    if listed or tiled or pattern.multiset:
+    best = list[tuple[int, int, Layout]]()
+    if not listed and not pattern.multiset:
+        text = pattern.text if len(groups) == 1 else ""
+        best = [(first, end, _best(f, text, n, nk, block)) for first, end, f in groups]
+    if all([p.layout for p in x.parts] == ["tiles"] for _, _, x in best):
+        one, rejected = general("blocks" if listed else "tiles", pattern), best[0][2].rejected if len(best) == 1 else ()
         pairs = sum((end - first) * _touched_by(f, n, nk, block) for first, end, f in groups)
-        one = replace(general("blocks" if listed else "tiles", pattern), touched=pairs // heads)
-        rejected = best[0][2].rejected if len(best) == 1 and not listed else ()
-        return Layout((one,), pairs if listed else TILES * pairs + heads * n * TILE_ROWS, rejected)
+        cost, parts = _priced((replace(one, touched=pairs // heads),), n)
+        return Layout(parts, heads * cost, rejected)
     served, rejected = dict[Part, list[int]](), dict[tuple[str, str], int]()
     for first, end, choice in best:
         for p in choice.parts:
@@ -119,9 +123,14 @@ def _shaped(some: tuple[Formula, ...], proved: int) -> tuple[Part, ...]:
 
 
 def _cost(parts: tuple[Part, ...], n: int, nk: int, block: int) -> tuple[int, tuple[Part, ...]]:
-    counted = tuple(replace(p, touched=touched(p, n, nk, block)) for p in parts)
-    pairs = sum(p.touched * TILES + n * TILE_ROWS if p.layout == "tiles" else p.touched for p in counted)
-    return pairs + MERGE * n * (len(parts) - 1), counted
+    """The cost of one head, and the parts with the pairs they touch."""
+    return _priced(tuple(replace(p, touched=touched(p, n, nk, block)) for p in parts), n)
+
+
+def _priced(parts: tuple[Part, ...], n: int) -> tuple[int, tuple[Part, ...]]:
+    pairs = sum(p.touched * TILES + n * TILE_ROWS if p.layout == "tiles" else p.touched for p in parts)
+    pairs += MERGE * n * (len(parts) - 1)
+    return pairs + pairs // UNSHAPED * any(p.layout == "tiles" for p in parts), parts
 
 
 @lru_cache(maxsize=4096)
