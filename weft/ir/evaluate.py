@@ -8,6 +8,7 @@ import sympy as sp
 
 from weft.ir.formula import local
 from weft.ir.functions import NAMES
+from weft.ir.scalars import SCALAR
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -87,8 +88,10 @@ class _Walker:
             return F["const"](e is sp.true)
         if e.is_Integer:
             return F["const"](int(e))
-        if e.is_number and not e.free_symbols:
+        if e.is_Number or e.is_NumberSymbol:
             return F["const"](float(e))
+        if not e.free_symbols and F is not SCALAR:
+            return F["const"](scalar(e))
         if e.is_Add:
             return self.sum(e)
         if e.is_Mul:
@@ -148,6 +151,12 @@ class _Walker:
             return F["exp"](F["mul"](self(k), F["log"](self(base))))
         root = F["sqrt" if k > 0 else "rsqrt"](self(base))
         return root if abs(k.p) == 1 else F["pow"](root, abs(int(k.p)))
+
+
+@lru_cache(maxsize=1 << 12)
+def scalar(e: Any) -> Any:
+    """The Python number of a formula without symbols."""
+    return _Walker({}, {}, SCALAR)(e)
 
 
 @lru_cache(maxsize=1 << 12)

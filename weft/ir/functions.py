@@ -92,27 +92,27 @@ class absolute(Own):
 
     @classmethod
     def eval(cls, *args: Any) -> Any:
-        return sp.Abs(args[0]) if args[0].is_number else None
+        return _folded(sp.Abs, args)
 
 
 class maximum(Own):
-    """The larger of two; where they are equal the derivative goes to the first."""
+    """The larger of two; where they are equal each gets half of the derivative, as in torch."""
 
     nargs = (2,)
 
     @classmethod
     def eval(cls, *args: Any) -> Any:
-        return sp.Max(*args) if all(a.is_number for a in args) else None
+        return _folded(sp.Max, args)
 
 
 class minimum(Own):
-    """The smaller of two; where they are equal the derivative goes to the first."""
+    """The smaller of two; where they are equal each gets half of the derivative, as in torch."""
 
     nargs = (2,)
 
     @classmethod
     def eval(cls, *args: Any) -> Any:
-        return sp.Min(*args) if all(a.is_number for a in args) else None
+        return _folded(sp.Min, args)
 
 
 class uniform(Own):
@@ -140,6 +140,17 @@ def piecewise(*pairs: Any) -> Any:
     for value, cond in rest:
         out = where(cond, value, out)
     return out
+
+
+def _folded(f: Any, args: Any) -> Any:
+    """f of numbers that SymPy can compare; None for anything else."""
+    out = f(*args) if all(a.is_comparable for a in args) else None
+    return None if isinstance(out, f) else out
+
+
+def _larger(a: Any, b: Any) -> Any:
+    """1 where a > b, 1/2 where they are equal, else 0."""
+    return where(a > b, 1, where(sp.Eq(a, b), sp.S.Half, 0))
 
 
 def _fold(cls: Any) -> Callable[..., sp.Expr]:
@@ -179,8 +190,8 @@ DERIVATIVES: dict[type, Callable[..., tuple[Any, ...]]] = {
     silu_grad: lambda x: (sigmoid(x) * sigmoid(-x) * (2 + x * (sigmoid(-x) - sigmoid(x))),),
     gelu_grad: lambda x: ((2 - x**2) * sp.exp(-(x**2) / 2) / sp.sqrt(2 * sp.pi),),
     gelu_tanh_grad: lambda x: (_d_gelu_tanh_grad(x),),
-    maximum: lambda a, b: (where(a >= b, 1, 0), where(a >= b, 0, 1)),
-    minimum: lambda a, b: (where(a <= b, 1, 0), where(a <= b, 0, 1)),
+    maximum: lambda a, b: (_larger(a, b), _larger(b, a)),
+    minimum: lambda a, b: (_larger(b, a), _larger(a, b)),
     uniform: lambda *a: (sp.S.Zero,) * 4,
     sp.exp: lambda x: (sp.exp(x),),
     sp.log: lambda x: (1 / x,),
