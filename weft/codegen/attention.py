@@ -1,5 +1,6 @@
 """Attend and AttendGrad in torch: a layout object of the emitted runtime, made once per file, run on [B, H, N, D] views."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,12 @@ from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff
 from weft.ir.library.attention import S, Attend
-from weft.ir.pattern import to_sympy
+from weft.ir.pattern import Layout, Part, Pattern, to_sympy
+from weft.ir.pattern import layout as choose
 from weft.ir.types import Dims, Node, Type, Val
 
 from .body import Body, File
-from .lines import Lines
+from .lines import Lines, tuple_of
 from .spelling import ATOM, Formulas, Src, literal
 
 
@@ -138,26 +140,133 @@ def attend_grad(body: Body, node: Node) -> None:
 
 def layout(body: Body, of: Attend, a: Axes) -> str:
     """The name of the file's layout object for this attend; printed when first needed."""
-    body.file.imports.add("attention")
-    if of.layout is None or normal(of.score) != S:
-        return body.file.object("attention", _tiles(body.file, of))
-    return body.file.object("attention", _parts(body.file, of))
+    file = body.file
+    file.imports.add("attention")
+    if normal(of.score) != S or of.meta:
+        return file.object("attention", _tiles(file, of, of.pattern, of.layout))
+    chosen = of.layout if of.layout is not None else _choose(file, of, a)
+    parts: list[tuple[tuple[int, ...] | None, str]] = [(p.heads, _part(file, of, a, p)) for p in chosen.parts]
+    return file.object("attention", _merged(parts))
 
 
-def _parts(file: File, of: Attend) -> str:
-    raise NotImplementedError(of.layout)
+def _choose(file: File, of: Attend, a: Axes) -> Layout:
+    """The layout for the largest sizes, where the pattern pass has not chosen one."""
+    limit = lambda d: file.sizes.limit(d) or 4096
+    heads = math.prod(limit(d) for d in a.heads)
+    return choose(of.pattern, limit(a.query), heads=heads, nk=limit(a.over))
 
 
-def _tiles(file: File, of: Attend) -> str:
-    """The general layout, from the pattern's formula alone."""
-    keep = _function(file, "keep", of, None)
+def _merged(parts: Sequence[tuple[tuple[int, ...] | None, str]]) -> str:
+    """The union of parts; those that serve some heads only stand in a PerHead."""
+    common = [text for heads, text in parts if heads is None]
+    ranges: dict[tuple[int, int], list[str]] = {}
+    for heads, text in parts:
+        for span in _spans(heads) if heads is not None else ():
+            ranges.setdefault(span, []).append(text)
+    if ranges:
+        each = [f"({lo}, {hi}, {_union(texts)})" for (lo, hi), texts in sorted(ranges.items())]
+        common.append(f"attention.PerHead({tuple_of(each)})")
+    return _union(common)
+
+
+def _spans(heads: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(first, end[, step]) as neighbouring heads."""
+    first, end, step = (*heads, 1)[:3]
+    return [(first, end)] if step == 1 else [(h, h + 1) for h in range(first, end, step)]
+
+
+def _union(texts: Sequence[str]) -> str:
+    if not texts:
+        return "attention.Merge(())"
+    return texts[0] if len(texts) == 1 else f"attention.Merge({tuple_of(texts)})"
+
+
+def _part(file: File, of: Attend, a: Axes, p: Part) -> str:
+    """One part of a layout as the runtime's class; what that has no class for runs in tiles."""
+    if p.layout == "blocks":
+        return _blocks(file, of, a, p)
+    if p.layout == "columns":
+        return f"attention.Columns({p.arg('modulus')}, {p.arg('start')}, {p.arg('width')})"
+    if p.layout == "rows":
+        count = p.arg("count")
+        return f"attention.Rows(0, {count})" if p.inner == "dense" else f"attention.Corner({count}, None, {_inner(p.inner)})"
+    if p.layout == "cols":
+        return _cols(p) or _tiles(file, of, p.term, None)
+    if p.layout in ("diagonal", "residues"):
+        size = p.arg("block" if p.layout == "diagonal" else "modulus")
+        said = f"attention.{p.layout.capitalize()}({size}, {_inner(p.inner)})"
+    elif p.layout in _PLAIN:
+        said = _core(p.layout, [p.arg(n) for n in _PLAIN[p.layout]])
+    else:
+        return _tiles(file, of, p.term, None)
+    start = p.arg("start")
+    return f"attention.Tail({start}, {said})" if start else said
+
+
+def _cols(p: Part) -> str:
+    """k < count, q >= start and inner; "" where the runtime has no class for it."""
+    count, start = p.arg("count"), p.arg("start")
+    if p.inner == "dense" or (p.inner == "causal" and start >= count - 1):
+        return f"attention.Rectangle(start={start}, last={count})" if start else f"attention.Cols(0, {count})"
+    return "" if start else f"attention.Corner(None, {count}, {_inner(p.inner)})"
+
+
+_PLAIN = {"dense": (), "causal": (), "strict": (), "lag": ("steps",), "window": ("width",), "band": ("left", "right")}
+
+
+def _core(name: str, numbers: Sequence[int]) -> str:
+    if name == "lag":
+        return f"attention.Causal({-numbers[0]})"
+    return f"attention.{name.capitalize()}({', '.join(map(str, numbers))})"
+
+
+def _inner(text: str) -> str:
+    """"window(64)" -> attention.Window(64)."""
+    name, _, rest = text.partition("(")
+    return _core(name, [int(n) for n in rest.rstrip(")").split(",") if n.strip()])
+
+
+def _blocks(file: File, of: Attend, a: Axes, p: Part) -> str:
+    """A static table, written out row by row."""
+    formula = p.term.formula
+    table: Any = getattr(formula, "table", None)
+    if table is None or formula.negated:  # type: ignore[union-attr]
+        return _tiles(file, of, p.term, None)
+    most = max(file.sizes.limit(d) or 0 for d in (a.query, a.over))
+    table = table.at(most) if table.needs_length else table
+    heads = range(math.prod(file.sizes.number(d) or 1 for d in a.heads) if table.per_head else 1)
+    texts = ["\n".join("    " + _row(r) for r in _rows(table, h)) for h in heads]
+    text = "\n\n".join(texts)
+    name = file.object("table", f'tables.table("""\n{text}\n""")')
+    return f"attention.Blocks({table.block}, {name})"
+
+
+def _rows(table: Any, head: int) -> list[tuple[int, ...] | None]:
+    """The key blocks of each query block, repeats kept; None is every block."""
+    if not table.swap:
+        return list(table.rows(head))
+    queries, keys = table.entries(head)
+    rows: list[list[int]] = [[] for _ in range(len(table.rows(head)))]
+    for q, k in zip(queries.tolist(), keys.tolist()):
+        rows[q].append(k)
+    return [tuple(sorted(r)) for r in rows]
+
+
+def _row(row: tuple[int, ...] | None) -> str:
+    return "all" if row is None else " ".join(map(str, row)) or "none"
+
+
+def _tiles(file: File, of: Attend, pattern: Pattern, chosen: Layout | None) -> str:
+    """The general layout, from a pattern's formula alone."""
+    keep = _function(file, "keep", of, None, pattern)
     if normal(of.score) == S:
         return f"attention.Tiles({keep})"
-    score, slope = _function(file, "score", of, of.score), _function(file, "slope", of, diff(normal(of.score), S))
+    score = _function(file, "score", of, of.score, pattern)
+    slope = _function(file, "slope", of, diff(normal(of.score), S), pattern)
     return f"attention.Scored({keep}, score={score}, slope={slope})"
 
 
-def _function(file: File, name: str, of: Attend, expr: Any) -> str:
+def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) -> str:
     """Print `keep(q, k, h, ...)` or a function of the score `s`, and return its name."""
     meta = list(of.meta)
     args = [*(["s"] if expr is not None else []), "q", "k", "h", *meta]
@@ -172,7 +281,7 @@ def _function(file: File, name: str, of: Attend, expr: Any) -> str:
             env[symbol("segments_q")] = Src("attention.at(segments, q)", ATOM, dims, "i64")
             env[symbol("segments_k")] = Src("attention.at(segments, k)", ATOM, dims, "i64")
     if expr is None:
-        expr = to_sympy(of.pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"))
+        expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"))
         expr = expr if isinstance(expr, sp.Basic) else sp.sympify(expr)
     sizes = {s: literal(file.sizes.number(s.name[2:]) or 0) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):

@@ -12,11 +12,11 @@ from .blocks import Block, Pair, halves, joint_of, label
 from .body import File, floats
 from .composites import known
 from .function import Function, print_function
-from .lines import Lines, tuple_of
+from .lines import Lines, fit, tuple_of
 from .prepare import prepare
 from .sizes import Sizes, identifier
 
-RUNTIME = ("attention", "drop", "entropy", "norms", "philox", "rotary", "rows")
+RUNTIME = ("attention", "drop", "entropy", "norms", "philox", "rotary", "rows", "tables")
 
 
 def block_file(program: Program, block: Block, trusted: Iterable[str] = ()) -> str:
@@ -173,15 +173,8 @@ class _Writer:
 
     def table(self) -> list[str]:
         """PARAMETERS: logical name, shape, dtype, initialisation."""
-        lines = Lines()
         own = self.block.site.own
-        if not own:
-            return ["PARAMETERS = ()"]
-        with_body = [self.row(o.name, o.param) for o in own]
-        lines.add("PARAMETERS = (")
-        lines.lines += [f"    {row}," for row in with_body]
-        lines.add(")")
-        return lines.lines
+        return rows_of("PARAMETERS", [self.row(o.name, o.param) for o in own]) if own else ["PARAMETERS = ()"]
 
     def row(self, name: str, p: Param) -> str:
         kind, value = initial(self.program, p)
@@ -218,6 +211,13 @@ class _Writer:
             elif "*weights(self)" not in out:
                 out.append("*weights(self)")
         return out
+
+
+def rows_of(name: str, rows: Sequence[str]) -> list[str]:
+    """A tuple of tuples, one a line, unless there is only one."""
+    if len(rows) == 1:
+        return fit(f"{name} = ({rows[0]},)")
+    return [f"{name} = (", *(f"    {row}," for row in rows), ")"]
 
 
 def initial(program: Program, p: Param) -> tuple[str, float]:

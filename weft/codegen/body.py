@@ -14,7 +14,7 @@ from .sizes import Sizes, identifier
 from .spelling import ATOM, TORCH_DTYPE, Src, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
-RUNTIME = ("drop", "entropy", "norms", "philox", "rotary", "rows")
+RUNTIME = ("drop", "entropy", "norms", "philox", "rotary", "rows", "tables")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", *RUNTIME}
 
@@ -65,7 +65,9 @@ class File:
         lines = [f"{name} = {n}" for name, n in sorted(self.constants.items())]
         for text, name in self.functions.items():
             lines += ["", "", *text.replace("{}", name, 1).split("\n"), "", ""]
-        return lines + [line for source, name in self.objects.items() for line in fit(f"{name} = {source}")]
+        for source, name in self.objects.items():
+            lines += f"{name} = {source}".split("\n") if "\n" in source else fit(f"{name} = {source}")
+        return lines
 
 
 class Body:
@@ -94,7 +96,7 @@ class Body:
         self.anchor = self._anchor_type = ""
         self.src = self.noted = ""
         self.next_reads: frozenset[str] = frozenset()
-        self.taken |= set(file.sizes.names.values())
+        self.taken |= {n for d, n in file.sizes.names.items() if file.sizes.number(d) is None}
         for v in inputs:
             name = self.mint(v.name)
             self.env[v.name] = Src(name, ATOM, v.dims, v.dtype)
@@ -230,7 +232,7 @@ class Body:
 
     def put(self, v: Val, src: Src, node: Node | None = None, inline: bool = True) -> None:
         """Record what a value is: an alias, an expression inside its only reader, or a statement."""
-        if src.number or plain(src.text):
+        if not self.uses[v.name] or src.number or plain(src.text):
             self.env[v.name] = src
         elif inline and self.uses[v.name] == 1 and v.name not in self.outputs and self._may_inline(v, src):
             self.env[v.name] = src
@@ -258,12 +260,14 @@ class Body:
             self.big.add(name)
         return replace(src, text=name, rank=ATOM, product=None)
 
-    def assign(self, vals: Sequence[Val], text: str, dims: Sequence[Dims] | None = None) -> list[Src]:
-        """`a, b = text`: several results of one call; values nobody reads become `_`."""
+    def assign(
+        self, vals: Sequence[Val], text: str, dims: Sequence[Dims] | None = None, unused: int = 0
+    ) -> list[Src]:
+        """`a, b = text`: several results of one call; values nobody reads, and `unused` more at the end, become `_`."""
         names = [self.mint(v.name) if self.uses[v.name] else "_" for v in vals]
         self.note()
         shown = self.comment(vals[0].dims) if len(vals) == 1 else ""
-        self.lines.add(f"{', '.join(names)} = {text}", shown)
+        self.lines.add(f"{', '.join([*names, *['_'] * unused])} = {text}", shown)
         out: list[Src] = []
         for i, (v, name) in enumerate(zip(vals, names)):
             src = Src(name, ATOM, dims[i] if dims else v.dims, v.dtype)

@@ -103,12 +103,10 @@ def _from_statistics(body: Body, node: Node) -> None:
 
 def _first(body: Body, outs: tuple[Val, ...], text: str, count: int) -> None:
     """Assign the first of `count` results."""
-    if len(outs) == count:
-        body.assign(outs, text)
-    elif len(outs) == 1:
+    if len(outs) == 1:
         body.assign(outs, f"{text}[0]")
     else:
-        body.assign(outs, f"{text}[:{len(outs)}]")
+        body.assign(outs, text, unused=count - len(outs))
 
 
 def _cross_entropy(body: Body, node: Node) -> None:

@@ -19,13 +19,14 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         "attention_core",
         "attention_layouts",
         "attention_merge",
+        "attention_parts",
         "attention_pieces",
         "attention_tiles",
     ),
     "drop": ("drop", "philox"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""
-RUFF = 'line-length = 120\n\n[lint]\nselect = ["E", "F", "W"]\n'
+RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
 
 
 def emit(

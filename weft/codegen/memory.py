@@ -1,8 +1,10 @@
 """Gather and scatter in torch: a slice, a pad, an embedding, or rows of a flattened table."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import sympy as sp
+from sympy.logic.boolalg import Boolean
 
 from weft.ir.formula import symbol
 from weft.ir.op import Op
@@ -10,7 +12,9 @@ from weft.ir.primitives import Gather, Map, Rename, Scatter
 from weft.ir.types import Dims, Node, Val, union
 
 from .body import Body
+from .lines import tuple_of
 from .printer import Speller
+from .sizes import Sizes
 from .spelling import ATOM, Formulas, Src
 
 
@@ -18,6 +22,12 @@ def _gather(body: Body, node: Node) -> None:
     op, (table, *idx), out = node.op, node.ins, node.outs[0]
     assert isinstance(op, Gather)
     run = _progression(body, idx[0]) if len(idx) == 1 else None
+    fixed = _constant(body, idx[0], op.at[0]) if len(idx) == 1 else None
+    if fixed is not None:
+        dims = tuple(d for d in table.dims if d not in op.at)
+        text = f"{body.full(table)}.select({table.dims.index(op.at[0])}, {fixed})"
+        body.put(out, Src(text, ATOM, dims, out.dtype).aligned(out.dims), node)
+        return
     if run is not None and run[0] not in table.dims:
         body.put(out, _slice(body, table, op.at[0], *run).aligned(out.dims), node)
         return
@@ -46,6 +56,17 @@ def _scatter(body: Body, node: Node) -> None:
     if run is not None and run[0] in x.dims and run[0] not in op.to and set(left) == set(op.to):
         src = _padded(body, x, run[0], run[1], body.size(op.at[0]))
         body.put(out, Src(src, ATOM, left, out.dtype).aligned(out.dims), node)
+        return
+    fixed = _constant(body, idx[0], op.at[0]) if len(idx) == 1 else None
+    if fixed is not None:
+        left = tuple(d for d in op.to if d not in op.at)
+        over = [i for i, d in enumerate(x.dims) if d not in left]
+        text = f"{body.full(x)}.sum({over[0] if len(over) == 1 else tuple_of(map(str, over))})" if over else body.full(x)
+        at = op.to.index(op.at[0])
+        src = Src(text, ATOM, tuple(d for d in x.dims if d in left)).aligned(left)
+        after = Formulas(body, (), "f32", "n").table["sub"](body.size(op.at[0]), _number(fixed + 1))
+        text = _pad(body, f"{src.at(ATOM)}.unsqueeze({at})", len(op.to), at, _number(fixed), after)
+        body.put(out, Src(text, ATOM, op.to, out.dtype), node)
         return
     where = union(*(v.dims for v in idx))
     shared = tuple(d for d in op.to if d in where and d not in op.at)
@@ -99,8 +120,7 @@ def _index(
     for d in shared + at:
         if d in at:
             v = idx[at.index(d)]
-            src = body.loose(v)
-            src = (src if src.number else Src(src.at(ATOM), ATOM, src.dims, src.dtype)).aligned(space)
+            src = body.loose(v).aligned(space)
             if not _in_range(body, v, d):
                 src = spell.named(src)
                 low, high = spell.table["ge"](src, _number(0)), spell.table["lt"](src, body.size(d))
@@ -145,6 +165,14 @@ def _formula(body: Body, v: Val) -> tuple[sp.Expr, Dims] | None:
     return e, v.dims
 
 
+def _constant(body: Body, v: Val, dim: str) -> int | None:
+    """An index that is one number, inside a frozen dim."""
+    found, n = _formula(body, v), body.sizes.number(dim)
+    if found is None or not found[0].is_Integer or not 0 <= int(found[0]) < (n or 1):  # no dim is ever empty
+        return None
+    return int(found[0])
+
+
 def _progression(body: Body, v: Val) -> tuple[str, Src] | None:
     """(dim, start) of an index that is i_dim + start."""
     found = _formula(body, v)
@@ -158,17 +186,34 @@ def _progression(body: Body, v: Val) -> tuple[str, Src] | None:
     return dim, body.sizes.spelled(start, body, names)
 
 
-def _bounds(body: Body, e: sp.Expr) -> tuple[int, int] | None:
-    """The least and largest value of a formula of coordinates; coordinates of small frozen dims are tried one by one."""
-    free = sorted(e.free_symbols, key=str)
-    if len(free) == 1 and free[0].name.startswith("i_"):
-        n = body.sizes.limit(free[0].name[2:])
-        if n is not None and e == free[0]:
-            return 0, n - 1
-        if n is not None and n <= 1024 and body.sizes.number(free[0].name[2:]) is not None:
-            values = [int(e.xreplace({free[0]: sp.Integer(i)})) for i in range(n)]
-            return min(values), max(values)
-    return (int(e), int(e)) if e.is_Integer else None
+def bounds(sizes: Sizes, e: sp.Expr) -> tuple[int, int] | None:
+    """An interval that holds every value of a formula of coordinates and sizes, or None."""
+    if e.is_Integer:
+        return int(e), int(e)
+    if e.is_Symbol:
+        n = sizes.limit(e.name[2:])
+        return None if n is None or e.name[:2] not in ("i_", "n_") else (0, n - 1) if e.name[0] == "i" else (1, n)
+    if e.is_Rational:
+        return math.floor(e), math.ceil(e)
+    inner = [bounds(sizes, a) for a in e.args if not isinstance(a, Boolean)]
+    if isinstance(e, sp.Mod) and e.args[1].is_Integer:
+        return 0, int(e.args[1]) - 1
+    if isinstance(e, sp.floor):
+        top, below = e.args[0].as_numer_denom()
+        have = bounds(sizes, top)
+        return None if have is None or not below.is_Integer else (have[0] // int(below), have[1] // int(below))
+    if any(x is None for x in inner):
+        return None
+    known = [x for x in inner if x is not None]
+    if e.is_Add:
+        return sum(x[0] for x in known), sum(x[1] for x in known)
+    if e.is_Mul:
+        low, high = known[0]
+        for x in known[1:]:
+            ends = [a * b for a in (low, high) for b in x]
+            low, high = min(ends), max(ends)
+        return low, high
+    return None
 
 
 def _in_range(body: Body, v: Val, dim: str) -> bool:
@@ -179,9 +224,9 @@ def _in_range(body: Body, v: Val, dim: str) -> bool:
     if found is None:
         return False
     if n is None:
-        return found[0] == symbol(f"i_{found[1][0]}") and body.sizes.alias(found[1][0]) == body.sizes.alias(dim)
-    bounds = _bounds(body, found[0])
-    return bounds is not None and 0 <= bounds[0] <= bounds[1] < n
+        return len(found[1]) == 1 and found[0] == symbol(f"i_{found[1][0]}") and body.sizes.alias(found[1][0]) == body.sizes.alias(dim)
+    have = bounds(body.sizes, found[0])
+    return have is not None and 0 <= have[0] <= have[1] < n
 
 
 def _slice(body: Body, table: Val, at: str, dim: str, start: Src) -> Src:

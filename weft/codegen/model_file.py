@@ -10,7 +10,7 @@ from weft.ir.primitives import Call, Loop, Map
 from weft.ir.program import Program
 from weft.ir.types import Node, Val
 
-from .block_file import header, initial
+from .block_file import header, initial, rows_of
 from .blocks import Block, key, label, scalar
 from .body import Body, File, floats
 from .function import TABLE
@@ -147,14 +147,13 @@ class _Writer:
         if not root:
             lines.add("PARAMETERS = ()")
             return
-        lines.add("PARAMETERS = (")
+        said: list[str] = []
         for p in root:
             kind, value = initial(program, p)
             shape = tuple_of(str(self.sizes.number(d)) for d in p.dims) if p.dims else "()"
             rows = range(self.sizes.number(p.stack) or 0) if p.stack else (0,)
-            for i in rows:
-                lines.lines.append(f'    ("{label(p.logical(i))}", {shape}, "{p.dtype}", "{kind}", {value!r}),')
-        lines.add(")")
+            said += [f'("{label(p.logical(i))}", {shape}, "{p.dtype}", "{kind}", {value!r})' for i in rows]
+        lines.lines += rows_of("PARAMETERS", said)
 
     def output(self, code: Lines) -> None:
         names = self.sizes.names

@@ -51,16 +51,26 @@ def _map(body: Body, node: Node) -> None:
         src = body.loose(v)
         if not src.number and not plain(src.text) and sum(e.count(operand(i)) for e in everything) > 1:
             src = body.bind(v.name, src)
-        env[operand(i)] = _cast(body, src, acc).aligned(op.to)
-    used = {s.name for e in everything for s in e.free_symbols}
-    for name in sorted(used):
+        env[operand(i)] = _cast(body, src, acc)
+    for name in sorted({s.name for e in everything for s in e.free_symbols}):
         if name.startswith("i_"):
-            env[symbol(name)] = body.coordinate(name[2:]).aligned(op.to)
+            env[symbol(name)] = body.coordinate(name[2:])
         elif name.startswith("n_"):
             env[symbol(name)] = body.size(name[2:])
-    formulas = Formulas(body, op.to, acc, node.outs[0].name)
+    varies = union(*(s.dims for s in env.values() if s.dims is not None))
+    space = tuple(d for d in op.to if d in varies)  # the map is constant along the rest, which broadcasting adds later
+    env = {k: s.aligned(space) for k, s in env.items()}
+    formulas = Formulas(body, space, acc, node.outs[0].name)
     for v, src in zip(node.outs, evaluate(op.exprs, env, formulas.table, op.lets)):
-        body.put(v, _result(body, src, op.dtype), node)
+        body.put(v, _whole(body, _result(body, src, op.dtype), space), node)
+
+
+def _whole(body: Body, src: Src, space: Dims) -> Src:
+    """A result that varies along some dims of `space` only: leading dims may be missing, others are spread out."""
+    if not src.dims or src.dims == space[len(space) - len(src.dims) :]:
+        return src
+    dims = space[min(space.index(d) for d in src.dims) :]
+    return Src(f"{src.at(ATOM)}.expand({body.shape(dims)})", ATOM, dims, src.dtype)
 
 
 def _cast(body: Body, src: Src, dtype: str) -> Src:

@@ -50,7 +50,8 @@ class Src:
             return self
         if align("x", self.dims, to) == "x":
             return self
-        return replace(self, text=align(self.at(ATOM), self.dims, to), rank=ATOM, product=None)
+        dims = tuple(d for d in to if d in self.dims)
+        return replace(self, text=align(self.at(ATOM), self.dims, to), rank=ATOM, product=None, dims=dims)
 
 
 class Host(Protocol):

@@ -1,0 +1,165 @@
+"""A plan as tables for people. Everything is read from the plan document, so a saved `plan.json` shows the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from weft.units import show_bytes, show_count
+
+Document = Mapping[str, Any]
+HEADERS = ("block", "op", "kernel", "params", "FLOPs", "bytes", "density", "kept", "recompute")
+
+
+def rows(plan: Document) -> list[dict[str, Any]]:
+    """One row per region of each block's forward, as numbers: what `--json` holds.
+
+    density: of an attention's pattern. kept: bytes kept for the backward by the mode most layers use. recompute: the
+    modes of the block's layers and how many layers each has."""
+    out: list[dict[str, Any]] = []
+    for block in plan["blocks"]:
+        seen = {a["node"]: a for a in block.get("attention", ())}
+        modes = {m["mode"]: m["layers"] for m in block.get("recompute", ()) if m["layers"]}
+        most = max(block.get("recompute", ()), key=lambda m: m["layers"], default={})
+        kept = dict(most.get("keeps", {}))
+        for region in block["forward"]["regions"]:
+            attention = next((seen[n] for n in region["nodes"] if n in seen), {})
+            out.append(
+                {
+                    "block": block["name"],
+                    "calls": block["calls"],
+                    "op": list(region["nodes"]),
+                    "kernel": region["kernel"],
+                    "skeleton": region.get("skeleton", ""),
+                    "why": region.get("why", ""),
+                    "parameters": region.get("parameters", 0),
+                    "flops": region["flops"],
+                    "bytes": region["bytes"],
+                    "density": attention.get("density"),
+                    "kept": sum(kept.get(n, 0) for n in region["nodes"]),
+                    "recompute": modes,
+                    "src": region.get("src", ""),
+                }
+            )
+    return out
+
+
+def table(plan: Document) -> str:
+    """The rows as a table, counts of one call of each block, and a line of totals."""
+    from tabulate import tabulate
+
+    lines: list[Sequence[str]] = []
+    last = ""
+    for r in rows(plan):
+        title = f"{r['block']} x{r['calls']}" if r["calls"] > 1 else r["block"]
+        modes = ", ".join(f"{m} x{n}" if r["calls"] > 1 else m for m, n in r["recompute"].items())
+        lines.append(
+            (
+                "" if title == last else title,
+                " + ".join(r["op"]),
+                _kernel(r),
+                show_count(r["parameters"]) if r["parameters"] else "",
+                show_count(r["flops"]),
+                show_bytes(r["bytes"]),
+                "" if r["density"] is None else _percent(r["density"]),
+                show_bytes(r["kept"]) if r["kept"] else "",
+                "" if title == last else modes,
+            )
+        )
+        last = title
+    return f"{tabulate(lines, HEADERS, disable_numparse=True)}\n\n{summary(plan)}"
+
+
+def summary(plan: Document) -> str:
+    """Parameters, work of a step, peak memory and where it is reached."""
+    totals, memory = plan["totals"], plan["memory"]
+    lines = [f"{plan['name']}: {plan['parameters']:,} parameters, {_sizes(plan)}, target {plan['target']['name']}"]
+    for side, t in totals.items():
+        lines.append(
+            f"{side}: {show_count(t['flops'])}FLOP, {show_bytes(t['bytes'])} moved, {t['kernels']} regions, "
+            f"modelled {_time(t['microseconds'])}"
+        )
+    peak = f"peak: {show_bytes(memory['peak'])} ({memory['profile']})"
+    if "at" in memory:
+        at = memory["at"]
+        peak += f", in the {at['side']} of {at['block']}; at least {show_bytes(memory['smallest'])} is needed"
+    lines.append(peak)
+    return "\n".join(lines)
+
+
+def memory(plan: Document) -> str:
+    """What the peak is made of."""
+    from tabulate import tabulate
+
+    names = {
+        "parameters_and_inputs": "parameters and inputs",
+        "kept_by_earlier_blocks": "kept by earlier blocks",
+        "gradients_of_later_blocks": "gradients of later blocks",
+        "working": "the block itself",
+        "peak": "peak",
+        "budget": "budget",
+    }
+    found = plan["memory"]
+    shown = [(text, f"{found[key]:,}") for key, text in names.items() if found.get(key) is not None]
+    return tabulate(shown, ("bytes", ""), colalign=("left", "right"), disable_numparse=True)
+
+
+def layers(plan: Document) -> str:
+    """The recompute mode of each stretch of equal layers, with why not another."""
+    from tabulate import tabulate
+
+    shown: list[Sequence[str]] = []
+    for d in plan["decisions"]:
+        if d["pass"] == "recompute":
+            numbers = d.get("numbers", {})
+            others = ", ".join(f"{r['choice']}: {r['reason']}" for r in d.get("rejected", ()))
+            shown.append(
+                (d["subject"], d["choice"], show_bytes(numbers.get("bytes", 0)), _time(numbers["microseconds"]), others)
+            )
+    return tabulate(shown, ("layers", "mode", "kept", "extra time", "instead"), disable_numparse=True)
+
+
+def verdicts(plan: Document) -> str:
+    """Every adjacent pair of every block, forward and backward, with its one verdict."""
+    from tabulate import tabulate
+
+    shown: list[Sequence[str]] = []
+    for block in plan["blocks"]:
+        halves = {"forward": block["forward"]} | {f"backward, {m}": h for m, h in block.get("backward", {}).items()}
+        for where, half in halves.items():
+            shown += [
+                (f"{block['name']} {where}", f"{p['producer']} + {p['consumer']}", _verdict(p)) for p in half["pairs"]
+            ]
+    return tabulate(_once(shown), ("half", "pair", "verdict"), disable_numparse=True)
+
+
+def _verdict(pair: Document) -> str:
+    if pair["verdict"] == "fused":
+        return f"fused, saves {pair['microseconds']:.2f} us"
+    if pair["verdict"] == "slower":
+        return f"legal, but {pair['microseconds']:.2f} us slower"
+    numbers = ", ".join(f"{k} {v}" for k, v in pair.get("numbers", {}).items())
+    return f"{pair['verdict']} ({numbers})" if numbers else pair["verdict"]
+
+
+def _once(shown: Iterable[Sequence[str]]) -> list[Sequence[str]]:
+    """First cells only where they change."""
+    out, last = list[Sequence[str]](), ""
+    for first, *rest in shown:
+        out.append(("" if first == last else first, *rest))
+        last = first
+    return out
+
+
+def _kernel(row: Document) -> str:
+    return row["kernel"] if row["kernel"] != "torch" else f"torch ({row['skeleton'] or 'no skeleton'})"
+
+
+def _percent(x: float) -> str:
+    return f"{100 * x:.3g} %"
+
+
+def _time(microseconds: float) -> str:
+    return f"{microseconds / 1e3:.3g} ms" if microseconds >= 1e3 else f"{microseconds:.3g} us"
+
+
+def _sizes(plan: Document) -> str:
+    return ", ".join(f"{d} {plan['dims'][d]:,}" for d in plan["runtime"])

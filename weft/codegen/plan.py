@@ -1,0 +1,334 @@
+"""`plan.json`: one document with every decision, its numbers, its rejected alternatives, and the spec line it is about.
+
+Tables, DOT and `weft diff` are views of it. It holds no absolute path and no time of day: the same spec, versions and
+options give the same bytes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from typing import Any
+
+from weft.ir.library import Attend
+from weft.ir.pattern import solve
+from weft.ir.program import Program
+from weft.ir.types import Decision, Graph, Node
+from weft.passes.chain import Choice
+from weft.passes.fusion import Fusion, Region
+from weft.passes.legality import Reason
+from weft.passes.price import density
+from weft.passes.skeletons import SKELETONS
+from weft.passes.targets import Target
+
+from .planner import BlockPlan, Half, Planned, recompute_decisions
+from .structure import Given
+
+SCHEMA = "weft.plan/1"
+BLOCK = 128  # of queries and of keys, in the block counts of a pattern
+WHY_TORCH = (
+    "the target runs torch ops",
+    "no kernel is shipped for this skeleton",
+    str(Reason.NO_SKELETON),
+)
+"""Why a region runs as torch ops: the closed list."""
+Document = dict[str, Any]
+
+
+def document(planned: Planned) -> Document:
+    """The plan as data for JSON, in a fixed order."""
+    program = planned.program
+    return {
+        "schema": SCHEMA,
+        "spec": program.source,
+        "name": program.name,
+        "versions": {name: _version(name) for name in ("weft", "torch", "sympy")},
+        "train": program.train,
+        "dims": {d: planned.sizes[d] for d in sorted(planned.sizes)},
+        "runtime": {d: {"max": r.max, "align": r.align} for d, r in sorted(program.runtime.items())},
+        "policy": {k: getattr(program.policy, k) for k in ("params", "compute", "accumulate")},
+        "target": _target(planned.target),
+        "parameters": sum(_parameters(program, planned.sizes).values()),
+        "totals": totals(planned),
+        "memory": _memory(planned),
+        "blocks": [_block(planned, b) for b in planned.blocks],
+        "layers": [
+            _drop({"block": planned.blocks[x.block].name, "row": x.row, "mode": x.mode}) for x in planned.layers
+        ],
+        "decisions": [decision(d) for d in decisions(planned)],
+    }
+
+
+def decisions(planned: Planned) -> tuple[Decision, ...]:
+    """Those about the model as a whole, then each block's, forward and backward."""
+    out = list(planned.program.graph.decisions)
+    if planned.choice:
+        out += recompute_decisions(planned)
+    for b in planned.blocks:
+        for where, half in _halves(b):
+            out += [_within(d, where) for d in half.graph.decisions]
+    return tuple(out)
+
+
+def decision(d: Decision) -> Document:
+    """One decision as data."""
+    rejected = [{"choice": c, "reason": why, "numbers": dict(numbers)} for c, why, numbers in d.rejected]
+    return _drop(
+        {
+            "pass": d.pass_,
+            "subject": d.subject,
+            "choice": d.choice,
+            "kind": d.kind,
+            "numbers": dict(d.numbers),
+            "rejected": rejected,
+            "src": d.src,
+        }
+    )
+
+
+def totals(planned: Planned) -> Document:
+    """FLOPs, bytes and modelled seconds of one forward and, when training, of one backward."""
+    out: Document = {"forward": _zero(), "backward": _zero()} if planned.program.train else {"forward": _zero()}
+    for layer in planned.layers:
+        b = planned.blocks[layer.block]
+        _add(out["forward"], b.forward.fusion)
+        if layer.mode in b.backward:
+            _add(out["backward"], b.backward[layer.mode].fusion)
+    return out
+
+
+def attentions(graph: Graph, sizes: Mapping[str, int]) -> list[tuple[Node, Document]]:
+    """Every attention of a block with what is known of its pattern."""
+    return [(n, _attention(n, n.op, sizes)) for n in graph.nodes if isinstance(n.op, Attend)]
+
+
+def _attention(n: Node, op: Attend, sizes: Mapping[str, int]) -> Document:
+    heads = prod(sizes[d] for d in op.heads) if op.heads else 1
+    nq, nk = sizes[op.query], sizes[op.over]
+    full = partial = nnz = 0
+    exact, relaxed = True, set[str]()
+    groups = op.pattern.at(max(nq, nk)).groups(heads)
+    for first, end, _ in groups:
+        found = solve(op.pattern, nq, nk, BLOCK, BLOCK, first if op.pattern.per_head else None)
+        full, partial = full + (end - first) * found.full, partial + (end - first) * found.partial
+        nnz, exact = nnz + (end - first) * found.nnz, exact and found.exact
+        relaxed |= set(found.stats.relaxed)
+    return _drop(
+        {
+            "node": n.outs[0].name,
+            "src": n.src,
+            "pattern": op.pattern.source or op.pattern.text,
+            "density": nnz / (heads * nq * nk),
+            "touched": density(op, sizes),
+            "blocks": {
+                "size": BLOCK,
+                "full": full,
+                "partial": partial,
+                "of": heads * -(-nq // BLOCK) * -(-nk // BLOCK),
+            },
+            "exact": exact,
+            "unknown": sorted(relaxed),
+            "layout": str(op.layout) if op.layout is not None else "",
+        }
+    )
+
+
+def _block(planned: Planned, b: BlockPlan) -> Document:
+    sizes, prices = planned.sizes, planned.prices
+    own = _parameters(planned.program, sizes)
+    modes = {m.name: m for m in b.profile.modes}
+    made = {v.name: v for n in (b.joint.nodes if b.joint else ()) for v in n.outs}
+    rows = [
+        {
+            "mode": m.name,
+            "keeps": {name: prices.size(made[name]) for name in m.saved if name in made},
+            "bytes": modes[m.name].saved,
+            "forward_peak": modes[m.name].forward_peak,
+            "backward_peak": modes[m.name].backward_peak,
+            "extra_microseconds": _micro(modes[m.name].time),
+            "layers": sum(planned.blocks[x.block] is b and x.mode == m.name for x in planned.layers),
+        }
+        for m in b.block.modes
+        if m.name in modes
+    ]
+    return _drop(
+        {
+            "name": b.name,
+            "src": src(b.block.graph.nodes),
+            "calls": b.calls,
+            "parameters": sum(own[s.param.value] // _rows(s.param, sizes) for s in b.block.site.own),
+            "inputs": {v.name: str(v.type) for v in b.block.graph.inputs},
+            "outputs": {v.name: str(v.type) for v in b.block.graph.outputs},
+            "flops": sum(map(prices.flops, b.block.graph.nodes)),
+            "bytes": sum(map(prices.bytes, b.block.graph.nodes)),
+            "boundary_bytes": b.profile.boundary,
+            "gradient_bytes": b.profile.grads,
+            "attention": [found for _, found in attentions(b.block.graph, sizes)],
+            "forward": _half(b.forward, planned, b),
+            "backward": {mode: _half(half, planned, b) for mode, half in b.backward.items()},
+            "recompute": rows,
+        }
+    )
+
+
+def _half(half: Half, planned: Planned, b: BlockPlan) -> Document:
+    found, read = half.fusion, _reads(half.graph, b, planned)
+    return {
+        "microseconds": _micro(found.seconds),
+        "unfused_microseconds": _micro(found.unfused),
+        "search": "exact" if found.exact else "greedy",
+        "regions": [_region(r, planned.target, read) for r in found.regions],
+        "pairs": [
+            _drop(
+                {
+                    "producer": v.producer,
+                    "consumer": v.consumer,
+                    "verdict": "fused" if v.fused else str(v.reason),
+                    "microseconds": round(v.microseconds, 3),
+                    "numbers": dict(v.numbers),
+                }
+            )
+            for v in found.verdicts
+        ],
+    }
+
+
+def _reads(graph: Graph, b: BlockPlan, planned: Planned) -> dict[str, dict[str, int]]:
+    """Node, by its first result -> the parameters it reads and how many numbers each has."""
+    shapes = {
+        v.name: s.param.dims for v, s in zip(b.block.site.body.inputs, b.block.site.sources) if not isinstance(s, Given)
+    }
+    return {
+        n.outs[0].name: {v.name: planned.prices.points(shapes[v.name]) for v in n.ins if v.name in shapes}
+        for n in graph.nodes
+    }
+
+
+def _region(r: Region, target: Target, read: Mapping[str, Mapping[str, int]]) -> Document:
+    own = {name: count for node in r.nodes for name, count in read[node].items()}
+    return _drop(
+        {
+            "id": r.id,
+            "nodes": list(r.nodes),
+            "skeleton": r.skeleton,
+            "core": list(r.core),
+            "prologue": list(r.before),
+            "epilogue": list(r.after),
+            "kernel": kernel(r, target),
+            "why": why_torch(r, target),
+            "parameters": sum(own.values()),
+            "bytes": r.bytes,
+            "flops": r.flops,
+            "microseconds": _micro(r.seconds),
+            "src": r.src,
+        }
+    )
+
+
+def kernel(region: Region, target: Target) -> str:
+    """What runs a region: its skeleton's kernel, or torch ops."""
+    return "torch" if why_torch(region, target) else region.skeleton
+
+
+def why_torch(region: Region, target: Target) -> str:
+    """Why a region runs as torch ops, of WHY_TORCH; empty when a kernel runs it."""
+    if not region.skeleton:
+        return WHY_TORCH[2]
+    if target.kind == "cpu":
+        return WHY_TORCH[0]
+    shipped = any(s.kernel for s in SKELETONS if s.name == region.skeleton)
+    return "" if shipped else WHY_TORCH[1]
+
+
+def _memory(planned: Planned) -> Document:
+    out: Document = {
+        "budget": planned.budget,
+        "peak": planned.peak,
+        "smallest": planned.smallest,
+        "profile": "measured" if planned.measured else "estimated",
+        "parameters_and_inputs": planned.chain.base,
+    }
+    if planned.choice:
+        out |= _at_peak(planned, planned.choice)
+    return out
+
+
+def _at_peak(planned: Planned, choice: Choice) -> Document:
+    """What is alive when the peak is reached."""
+    chain, (at, side) = planned.chain, choice.where
+    kept = sum(b.modes[m].saved for b, m in zip(chain.blocks[:at], choice.modes[:at]))
+    flags = [b.modes[m] for b, m in zip(chain.blocks, choice.modes)]
+    bounds = sum(
+        b.boundary for i, b in enumerate(chain.blocks[:at]) if flags[i].keeps_input or (i and flags[i - 1].keeps_output)
+    )
+    gradients = chain.after()[at] if side == "backward" else 0
+    return {
+        "extra_microseconds": _micro(choice.time),
+        "at": {"layer": at, "block": chain.blocks[at].name, "side": side},
+        "kept_by_earlier_blocks": kept + bounds,
+        "gradients_of_later_blocks": gradients,
+        "working": planned.peak - chain.base - kept - bounds - gradients,
+    }
+
+
+def _target(t: Target) -> Document:
+    return {
+        "name": t.name,
+        "part": t.part,
+        "bandwidth": t.bandwidth,
+        "matrix_flops": dict(sorted(t.matrix.items())),
+        "vector_flops": dict(sorted(t.vector.items())),
+        "launch_seconds": t.launch,
+        "memory": t.memory,
+        "reach": t.reach,
+    }
+
+
+def _parameters(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Graph input -> how many numbers it holds, all rows of a stack."""
+    return {p.value: prod(sizes[d] for d in p.dims) * _rows(p, sizes) for p in program.params}
+
+
+def _rows(param: Any, sizes: Mapping[str, int]) -> int:
+    return sizes[param.stack] if param.stack else 1
+
+
+def _halves(b: BlockPlan) -> Iterable[tuple[str, Half]]:
+    yield f"{b.name}.forward", b.forward
+    for mode, half in b.backward.items():
+        yield f"{b.name}.backward.{mode}", half
+
+
+def _within(d: Decision, where: str) -> Decision:
+    return Decision(d.pass_, f"{where}: {d.subject}", d.choice, d.kind, d.numbers, d.rejected, d.src)
+
+
+def src(nodes: Sequence[Node]) -> str:
+    """The first spec line among the nodes."""
+    return next((n.src for n in nodes if n.src), "")
+
+
+def _zero() -> Document:
+    return {"flops": 0, "bytes": 0, "microseconds": 0.0, "kernels": 0}
+
+
+def _add(total: Document, fusion: Fusion) -> None:
+    total["flops"] += sum(r.flops for r in fusion.regions)
+    total["bytes"] += sum(r.bytes for r in fusion.regions)
+    total["microseconds"] = round(total["microseconds"] + _micro(fusion.seconds), 3)
+    total["kernels"] += len(fusion.regions)
+
+
+def _micro(seconds: float) -> float:
+    return round(seconds * 1e6, 3)
+
+
+def _drop(found: Document) -> Document:
+    """Without what is empty."""
+    return {k: v for k, v in found.items() if v not in ("", None, [], {}, ())}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,221 @@
+"""Program -> everything decided about it: layouts, regions, recompute modes per layer, peak bytes. Imports no torch.
+
+Equal blocks are worked on once, whatever the number of layers. The recompute choice is made on profiles that the caller
+may have measured (`Profiler`); without any they are estimated from the graphs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from weft.ir.program import Program
+from weft.ir.types import Decision, Graph
+from weft.passes import FUSION, Options, Watch, run
+from weft.passes.chain import BlockProfile, Chain, Choice, inference_peak, smallest_budget, solve
+from weft.passes.fusion import Fusion, fuse
+from weft.passes.liveness import estimate
+from weft.passes.price import Prices
+from weft.passes.recompute import modes, split
+from weft.passes.targets import Target
+
+from .blocks import Block, Mode, distinct, joint_of, key
+from .structure import Given, Site, Stack, Structure, structure
+
+Profiler = Callable[[Program, Mapping[str, int], Sequence[Block]], Sequence[BlockProfile]]
+"""Measures each block in each of its modes at given sizes."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """One function of a block: its graph, and how its nodes are grouped."""
+
+    graph: Graph
+    fusion: Fusion
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One distinct block. calls: how often it runs in a forward. backward: by mode, those that some layer uses."""
+
+    block: Block
+    calls: int
+    joint: Graph | None
+    profile: BlockProfile
+    forward: Half
+    backward: Mapping[str, Half]
+
+    @property
+    def name(self) -> str:
+        return self.block.name
+
+    @property
+    def held(self) -> frozenset[str]:
+        return held(self.block.site)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One run of a block: its index in `Planned.blocks`, the row of its stack (None outside one), its mode."""
+
+    block: int
+    row: int | None
+    mode: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan as values. sizes: of every dim, at which it was made; budget: bytes, None for no limit."""
+
+    program: Program
+    sizes: Mapping[str, int]
+    target: Target
+    budget: int | None
+    blocks: tuple[BlockPlan, ...]
+    layers: tuple[Layer, ...]
+    chain: Chain
+    choice: Choice | None
+    peak: int
+    smallest: int
+    measured: bool
+
+    @cached_property
+    def prices(self) -> Prices:
+        return Prices(self.sizes, self.target)
+
+    @property
+    def modes(self) -> dict[str, list[Mode]]:
+        """Block -> the modes that some layer uses, the one that keeps most first: what emission prints."""
+        used = {(self.blocks[layer.block].name, layer.mode) for layer in self.layers}
+        return {b.name: [m for m in b.block.modes if (b.name, m.name) in used] for b in self.blocks}
+
+
+def held(site: Site) -> frozenset[str]:
+    """Inputs of a block that live anyway: parameters, and integers that the caller gave."""
+    inputs = zip(site.body.inputs, site.sources)
+    return frozenset(v.name for v, s in inputs if not isinstance(s, Given) or not v.type.floating)
+
+
+def plan(
+    program: Program,
+    sizes: Mapping[str, int],
+    target: Target,
+    budget: int | None = None,
+    profiler: Profiler | None = None,
+    watch: Watch | None = None,
+) -> Planned:
+    """Decide everything about a program whose layouts are chosen.
+
+    sizes: of every dim. budget: most bytes alive at once. Raises InfeasibleError with the smallest budget that a plan
+    fits in."""
+    model = structure(program)
+    found = list(distinct(model, {}).values())
+    options = Options(sizes, target, program.train)
+    joints = [joint_of(b) if program.train else None for b in found]
+    found = [_with_modes(b, j, options.prices) for b, j in zip(found, joints)]
+    if profiler is None:
+        profiles = [_estimated(b, j, options.prices) for b, j in zip(found, joints)]
+    else:
+        profiles = list(profiler(program, sizes, found))
+    runs = _runs(model, found, sizes)
+    chain = Chain(tuple(profiles[i] for i, _ in runs), _base(program, options.prices))
+    choice = solve(chain, budget) if program.train else None
+    peak = choice.peak if choice else inference_peak(chain)
+    names = choice.names(chain) if choice else ("",) * len(runs)
+    layers = tuple(Layer(i, row, mode) for (i, row), mode in zip(runs, names, strict=True))
+    blocks = tuple(
+        _block(b, j, p, [x for x in layers if x.block == i], options, watch)
+        for i, (b, j, p) in enumerate(zip(found, joints, profiles))
+    )
+    smallest = smallest_budget(chain) if choice else peak
+    return Planned(program, sizes, target, budget, blocks, layers, chain, choice, peak, smallest, profiler is not None)
+
+
+def _with_modes(block: Block, joint: Graph | None, prices: Prices) -> Block:
+    if joint is None:
+        return block
+    kept = modes(joint, len(block.graph.outputs), prices, held(block.site))
+    return replace(block, modes=tuple(Mode(name, saved) for name, saved in kept.items()))
+
+
+def _estimated(block: Block, joint: Graph | None, prices: Prices) -> BlockProfile:
+    site = block.site
+    entering = [v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and v.type.floating]
+    graph = joint or block.graph
+    kept = {m.name: m.saved for m in block.modes} if joint else {"forward": ()}
+    return estimate(block.name, graph, len(block.graph.outputs), kept, prices, entering, held(site))
+
+
+def _runs(model: Structure, found: Sequence[Block], sizes: Mapping[str, int]) -> list[tuple[int, int | None]]:
+    """(block, row) of every call in the order they run."""
+    index = {key(b.site): i for i, b in enumerate(found)}
+    out: list[tuple[int, int | None]] = []
+    for step in model.steps:
+        if isinstance(step, Site):
+            out.append((index[key(step)], None))
+        elif isinstance(step, Stack):
+            rows = range(sizes[step.loop.dim])
+            out += [(index[key(s)], s.start + s.step * row) for row in rows for s in step.sites]
+    return out
+
+
+def _base(program: Program, prices: Prices) -> int:
+    """Bytes that live throughout: parameters and the model's inputs."""
+    wanted = {p.value for p in program.params} | set(program.inputs)
+    return sum(prices.size(v) for v in program.graph.inputs if v.name in wanted)
+
+
+def _block(
+    block: Block,
+    joint: Graph | None,
+    profile: BlockProfile,
+    layers: Sequence[Layer],
+    options: Options,
+    watch: Watch | None,
+) -> BlockPlan:
+    backward: dict[str, Half] = {}
+    forward = block.graph
+    if joint is not None:
+        used = dict.fromkeys(m.name for m in block.modes if any(x.mode == m.name for x in layers))
+        kept = {m.name: m.saved for m in block.modes}
+        for name in used:
+            backward[name] = _half(split(joint, len(block.graph.outputs), kept[name]).backward, options, watch)
+    return BlockPlan(block, len(layers), joint, profile, _half(forward, options, watch), backward)
+
+
+def _half(graph: Graph, options: Options, watch: Watch | None) -> Half:
+    """One half with its regions, in the graph's decisions too."""
+    return Half(run(graph, options, (FUSION,), watch), fuse(graph, options.prices, options.skeletons))
+
+
+def recompute_decisions(planned: Planned) -> tuple[Decision, ...]:
+    """Why each run of equal layers recomputes what it does."""
+    out: list[Decision] = []
+    for first, last, block, mode in stretches(planned.layers):
+        b = planned.blocks[block]
+        own = next(m for m in b.profile.modes if m.name == mode)
+        rejected: list[tuple[str, str, tuple[tuple[str, float | int | str], ...]]] = []
+        for m in b.profile.modes:
+            if m.name == mode:
+                continue
+            if m.time > own.time:
+                rejected.append((m.name, "slower", (("microseconds", round((m.time - own.time) * 1e6, 3)),)))
+            else:
+                rejected.append((m.name, "over budget" if m.time < own.time else "more bytes", (("bytes", m.saved),)))
+        subject = f"{b.name} {first}" if first == last else f"{b.name} {first} to {last}"
+        numbers = (("bytes", own.saved), ("microseconds", round(own.time * 1e6, 3)))
+        src = next((n.src for n in b.block.graph.nodes if n.src), "")
+        out.append(Decision("recompute", subject, mode, "exact", numbers, tuple(rejected), src))
+    return tuple(out)
+
+
+def stretches(layers: Sequence[Layer]) -> list[tuple[int, int, int, str]]:
+    """(first, last, block, mode) of neighbouring runs of one block in one mode; positions in the chain."""
+    out: list[tuple[int, int, int, str]] = []
+    for block in dict.fromkeys(x.block for x in layers):
+        places = [i for i, x in enumerate(layers) if x.block == block]
+        start = places[0]
+        for a, b in zip(places, [*places[1:], -1]):
+            if b < 0 or layers[b].mode != layers[a].mode:
+                out.append((start, a, block, layers[a].mode))
+                start = b
+    return sorted(out)
