@@ -221,7 +221,7 @@ class _Search:
     def _region(self, k: int, group: int) -> Region:
         w = self.work
         nbytes, flops, seconds = self._cost(group)
-        s, cores = w.skeleton(group), w.cores(group)
+        s, cores = w.skeleton(group), w.cores(group) or list(bits(group))
         ahead = [i for i in bits(group) if i not in cores and any(w.dag.above[c] >> i & 1 for c in cores)]
         after = [i for i in bits(group) if i not in cores and i not in ahead]
 

@@ -239,7 +239,25 @@ def _kind(n: Node) -> str:
     kind = cost.kind(n)
     if kind == "contraction":
         return _contraction(n)
+    if kind == "composite" and _rearranges(n):
+        return "rowwise"
     return "scatter" if isinstance(n.op, Scatter) else kind
+
+
+def _rearranges(n: Node) -> bool:
+    """Is a composite made of maps, reductions, and gathers at places that do not depend on its operands? A program that
+    holds whole rows of the gathered dims can do it: a rotation of pairs."""
+    if not isinstance(n.op, Composite):
+        return False
+    body = expansion(n.op, n.types)
+    moving = set(body.inputs)
+    for m in body.nodes:
+        fixed = isinstance(m.op, Gather) and moving.isdisjoint(m.ins[1:])
+        if not fixed and cost.kind(m) not in ("view", "pointwise", "rowwise"):
+            return False
+        if not moving.isdisjoint(m.ins):
+            moving.update(m.outs)
+    return True
 
 
 def _contraction(n: Node) -> str:

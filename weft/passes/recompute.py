@@ -171,7 +171,7 @@ def _from_held(parts: Parts, held: Collection[str]) -> set[Val]:
     """What pointwise nodes and views make of parameters and constants alone."""
     known = {v for v in parts.inputs if v.name in held}
     for n in parts.joint.nodes:
-        if cost.kind(n) in ("view", "pointwise", "memory") and known.issuperset(n.ins):
+        if cost.kind(n) in ("view", "pointwise") and known.issuperset(n.ins):
             known.update(n.outs)
     return known
 
