@@ -13,7 +13,8 @@ from weft.passes.recompute import split
 
 from .composites import known
 from .fast import fast, statistics
-from .prepare import merge, prepare, unlet
+from .prepare import prepare
+from .rewrite import merge, unlet
 from .sizes import identifier
 from .structure import Own, Site, Structure
 

@@ -1,6 +1,7 @@
 """One function under construction: names, sizes, statements, and the `del` that follows each value's last use."""
 
 import builtins
+import copy
 import keyword
 import re
 from collections import Counter
@@ -102,6 +103,16 @@ class Body:
             self.env[v.name] = Src(name, ATOM, v.dims, v.dtype)
             if not self.anchor or (v.dtype in FLOATS and self._anchor_type not in FLOATS):
                 self.anchor, self._anchor_type = name, v.dtype
+
+    def child(self, graph: Graph, env: dict[str, Src]) -> "Body":
+        """The same function inside a loop: values of `graph`, with what its inputs stand for; statements go on here."""
+        inner = copy.copy(self)
+        inner.env, inner.outputs = dict(env), {v.name for v in graph.outputs}
+        inner.uses = Counter(v.name for n in graph.nodes for v in n.ins)
+        inner.uses.update(v.name for v in graph.outputs)
+        inner.made = {v.name: n for n in graph.nodes for v in n.outs}
+        inner.holders, inner.big, inner.trusted = {}, set(), frozenset()
+        return inner
 
     def mint(self, hint: str) -> str:
         name = identifier(hint, self.taken)
@@ -302,6 +313,12 @@ class Body:
         for word in set(_WORD.findall(text)):
             if word in self.holders:
                 self.holders[word].add(value)
+
+    def own(self, name: str, v: Val) -> None:
+        """A variable that a statement made holds this value."""
+        self.holders.setdefault(name, set()).add(v.name)
+        if self.large(v.dims):
+            self.big.add(name)
 
     def release(self, names: Iterable[str]) -> None:
         """These values are not read again: `del` what only they held."""

@@ -21,7 +21,7 @@ from weft.ir.op import Composite, expansion
 from weft.ir.primitives import Grad, Loop
 from weft.ir.types import Graph, Node, Type, Val
 
-from .prepare import merge
+from .rewrite import merge
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
 """One graph as one Python function."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from weft.ir.op import Op
+from weft.ir.primitives import Loop
 from weft.ir.types import Graph
 
 from .body import Body, File
 from .composites import COMPOSITES
 from .lines import Lines
+from .loops import loop_speller
 from .memory import MEMORY
 from .printer import PRIMITIVES, Speller, print_nodes
 
-TABLE: Mapping[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **COMPOSITES}
+TABLE: dict[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **COMPOSITES}
+TABLE[Loop] = loop_speller(TABLE)
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,12 @@ def totals(planned: Planned) -> Document:
     return out
 
 
-def attentions(graph: Graph, sizes: Mapping[str, int]) -> list[tuple[Node, Document]]:
-    """Every attention of a block with what is known of its pattern."""
-    return [(n, _attention(n, n.op, sizes)) for n in graph.nodes if isinstance(n.op, Attend)]
+def attentions(graph: Graph, sizes: Mapping[str, int], longest: Mapping[str, int]) -> list[tuple[Node, Document]]:
+    """Every attention of a block with what is known of its pattern. longest: the sizes its layout was chosen at."""
+    return [(n, _attention(n, n.op, sizes, longest)) for n in graph.nodes if isinstance(n.op, Attend)]
 
 
-def _attention(n: Node, op: Attend, sizes: Mapping[str, int]) -> Document:
+def _attention(n: Node, op: Attend, sizes: Mapping[str, int], longest: Mapping[str, int]) -> Document:
     heads = prod(sizes[d] for d in op.heads) if op.heads else 1
     nq, nk = sizes[op.query], sizes[op.over]
     full = partial = nnz = 0
@@ -118,7 +118,7 @@ def _attention(n: Node, op: Attend, sizes: Mapping[str, int]) -> Document:
             "src": n.src,
             "pattern": op.pattern.source or op.pattern.text,
             "density": nnz / (heads * nq * nk),
-            "touched": density(op, sizes),
+            "touched": density(op, longest),
             "blocks": {
                 "size": BLOCK,
                 "full": full,
@@ -162,7 +162,7 @@ def _block(planned: Planned, b: BlockPlan) -> Document:
             "bytes": sum(map(prices.bytes, b.block.graph.nodes)),
             "boundary_bytes": b.profile.boundary,
             "gradient_bytes": b.profile.grads,
-            "attention": [found for _, found in attentions(b.block.graph, sizes)],
+            "attention": [found for _, found in attentions(b.block.graph, sizes, planned.longest)],
             "forward": _half(b.forward, planned, b),
             "backward": {mode: _half(half, planned, b) for mode, half in b.backward.items()},
             "recompute": rows,

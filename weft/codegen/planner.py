@@ -10,7 +10,7 @@ from functools import cached_property
 
 from weft.ir.program import Program
 from weft.ir.types import Decision, Graph
-from weft.passes import FUSION, Options, Watch, run
+from weft.passes import FUSION, PATTERN, Options, Watch, run
 from weft.passes.chain import BlockProfile, Chain, Choice, inference_peak, smallest_budget, solve
 from weft.passes.fusion import Fusion, fuse
 from weft.passes.liveness import estimate
@@ -79,8 +79,13 @@ class Planned:
     measured: bool
 
     @cached_property
+    def longest(self) -> Mapping[str, int]:
+        """Sizes with run-time dims at their largest: those that layouts were chosen at."""
+        return self.program.resolve(**{d: r.max for d, r in self.program.runtime.items()})
+
+    @cached_property
     def prices(self) -> Prices:
-        return Prices(self.sizes, self.target)
+        return Prices(self.sizes, self.target, self.longest)
 
     @property
     def modes(self) -> dict[str, list[Mode]]:
@@ -103,13 +108,15 @@ def plan(
     profiler: Profiler | None = None,
     watch: Watch | None = None,
 ) -> Planned:
-    """Decide everything about a program whose layouts are chosen.
+    """Decide everything about a program.
 
     sizes: of every dim. budget: most bytes alive at once. Raises InfeasibleError with the smallest budget that a plan
     fits in."""
+    longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
+    options = Options(sizes, target, program.train, longest)
+    program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
     model = structure(program)
     found = list(distinct(model, {}).values())
-    options = Options(sizes, target, program.train)
     joints = [joint_of(b) if program.train else None for b in found]
     found = [_with_modes(b, j, options.prices) for b, j in zip(found, joints)]
     if profiler is None:

@@ -44,7 +44,8 @@ def print_nodes(body: Body, graph: Graph, table: Mapping[type[Op], Speller]) -> 
 def _map(body: Body, node: Node) -> None:
     op = node.op
     assert isinstance(op, Map)
-    everything = (*op.lets, *op.exprs)
+    read = [(v, e) for v, e in zip(node.outs, op.exprs) if body.uses[v.name]]
+    everything = (*op.lets, *(e for _, e in read))
     acc = body.compute(op.dtype, *(v.dtype for v in node.ins))
     env: dict[sp.Basic, Src] = {}
     for i, v in enumerate(node.ins):
@@ -61,7 +62,7 @@ def _map(body: Body, node: Node) -> None:
     space = tuple(d for d in op.to if d in varies)  # the map is constant along the rest, which broadcasting adds later
     env = {k: s.aligned(space) for k, s in env.items()}
     formulas = Formulas(body, space, acc, node.outs[0].name)
-    for v, src in zip(node.outs, evaluate(op.exprs, env, formulas.table, op.lets)):
+    for (v, _), src in zip(read, evaluate([e for _, e in read], env, formulas.table, op.lets)):
         body.put(v, _whole(body, _result(body, src, op.dtype), space), node)
 
 

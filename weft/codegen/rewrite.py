@@ -1,0 +1,61 @@
+"""Small rewrites that printing needs: maps taken apart, equal nodes computed once."""
+
+from dataclasses import replace
+from typing import Any
+
+from sympy.logic.boolalg import Boolean
+
+from weft.ir.builder import Builder, dce
+from weft.ir.formula import local, operand, symbol
+from weft.ir.op import Op
+from weft.ir.primitives import Map
+from weft.ir.types import FLOATS, Graph, Val, promote
+
+
+def unlet(graph: Graph) -> Graph:
+    """Every let and every result of a map a map of its own, so that a forward and its derivative share them.
+
+    A let keeps the dtype that maps are computed in, so the numbers are those of the one map. Not inside loops."""
+    g = Builder()
+    env = {v: g.input(v.name, v.type) for v in graph.inputs}
+    for n in graph.nodes:
+        ins = [env[v] for v in n.ins]
+        with g.at(n.src):
+            if isinstance(n.op, Map) and (n.op.lets or len(n.op.exprs) > 1) and n.op.dtype in FLOATS:
+                outs = _unlet(g, n.op, ins, [v.name for v in n.outs])
+            else:
+                outs = g.many(n.op, *ins, names=[v.name for v in n.outs])
+        env.update(zip(n.outs, outs, strict=True))
+    return g.graph(*(env[v] for v in graph.outputs), decisions=graph.decisions)
+
+
+def _unlet(g: Builder, op: Map, ins: list[Val], names: list[str]) -> tuple[Val, ...]:
+    known = {operand(i): v for i, v in enumerate(ins)}
+    wide = promote("f32", op.dtype, *(v.dtype for v in ins))
+
+    def one(e: Any, name: str, dtype: str) -> Val:
+        used = sorted((s for s in e.free_symbols if s in known), key=str)
+        place = {s: symbol(f"x{s.name}") for s in used}
+        condition = isinstance(e, Boolean) and not e.is_Symbol
+        given = {place[s].name: known[s] for s in used}
+        return g.map(e.xreplace(place), to=op.to, dtype="bool" if condition else dtype, names=[name], **given)
+
+    for i, e in enumerate(op.lets):
+        known[local(i)] = one(e, names[0], wide)
+    return tuple(one(e, name, op.dtype) for e, name in zip(op.exprs, names))
+
+
+def merge(graph: Graph) -> Graph:
+    """Equal ops on equal operands computed once. Every op is pure, random numbers included, so this is always right."""
+    env: dict[Val, Val] = {v: v for v in graph.inputs}
+    seen: dict[tuple[Op, tuple[Val, ...]], tuple[Val, ...]] = {}
+    nodes = []
+    for n in graph.nodes:
+        ins = tuple(env[v] for v in n.ins)
+        if (n.op, ins) in seen:
+            env.update(zip(n.outs, seen[n.op, ins]))
+            continue
+        seen[n.op, ins] = n.outs
+        env.update((v, v) for v in n.outs)
+        nodes.append(replace(n, ins=ins))
+    return dce(replace(graph, nodes=tuple(nodes), outputs=tuple(env[v] for v in graph.outputs)))
