@@ -38,54 +38,33 @@ def functions(torch: Any, real: Any, device: Any) -> dict[str, Callable[..., Any
     def binary(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         return lambda a, b: f(*like(a, b))
 
-    F, aten = torch.nn.functional, torch.ops.aten
-
-    def derivative(f: Callable[..., Any], **options: Any) -> Callable[[Any], Any]:
-        return unary(lambda a: f(torch.ones_like(a), a, **options))
-
+    gelu, gelu_backward = torch.nn.functional.gelu, torch.ops.aten.gelu_backward
+    names = ("sqrt", "rsqrt", "exp", "log", "tanh", "erf", "sin", "cos", "sigmoid", "relu")
+    pairs = {k: k for k in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul")}
+    pairs |= {"mod": "remainder", "max": "maximum", "min": "minimum"}
     return {
+        **{k: unary(getattr(torch, k)) for k in names},
+        **{k: binary(getattr(torch, name)) for k, name in pairs.items()},
         "const": lambda v: v,
-        "add": binary(lambda a, b: a + b),
-        "sub": binary(lambda a, b: a - b),
-        "mul": binary(lambda a, b: a * b),
         "div": lambda a, b: number(a) / number(b),
         "neg": lambda a: -tensor(a),
         "pow": lambda a, k: tensor(a) ** k,
-        "sqrt": unary(torch.sqrt),
-        "rsqrt": unary(torch.rsqrt),
         "floordiv": binary(lambda a, b: torch.div(a, b, rounding_mode="floor")),
-        "mod": binary(torch.remainder),
         "floor": lambda a: torch.floor(tensor(a)) if tensor(a).is_floating_point() else a,
         "where": lambda c, a, b: torch.where(tensor(c), *like(a, b)),
-        "max": binary(torch.maximum),
-        "min": binary(torch.minimum),
-        "lt": binary(torch.lt),
-        "le": binary(torch.le),
-        "gt": binary(torch.gt),
-        "ge": binary(torch.ge),
-        "eq": binary(torch.eq),
-        "ne": binary(torch.ne),
         "and": lambda a, b: torch.logical_and(tensor(a), tensor(b)),
         "or": lambda a, b: torch.logical_or(tensor(a), tensor(b)),
         "not": lambda a: torch.logical_not(tensor(a)),
         "abs": lambda a: torch.abs(tensor(a)),
         "sign": lambda a: torch.sign(tensor(a)),
-        "exp": unary(torch.exp),
-        "log": unary(torch.log),
-        "tanh": unary(torch.tanh),
-        "erf": unary(torch.erf),
-        "sin": unary(torch.sin),
-        "cos": unary(torch.cos),
-        "sigmoid": unary(torch.sigmoid),
         "softplus": unary(lambda a: torch.logaddexp(a, torch.zeros_like(a))),
         "logaddexp": lambda a, b: torch.logaddexp(*torch.broadcast_tensors(number(a), number(b))),
-        "relu": unary(torch.relu),
-        "silu": unary(F.silu),
-        "gelu": unary(F.gelu),
-        "gelu_tanh": unary(lambda a: F.gelu(a, approximate="tanh")),
+        "silu": unary(torch.nn.functional.silu),
         "silu_grad": unary(lambda a: a.sigmoid() * (1 + a * (-a).sigmoid())),
-        "gelu_grad": derivative(aten.gelu_backward),
-        "gelu_tanh_grad": derivative(aten.gelu_backward, approximate="tanh"),
+        "gelu": unary(gelu),
+        "gelu_grad": unary(lambda a: gelu_backward(torch.ones_like(a), a)),
+        "gelu_tanh": unary(lambda a: gelu(a, approximate="tanh")),
+        "gelu_tanh_grad": unary(lambda a: gelu_backward(torch.ones_like(a), a, approximate="tanh")),
         "uniform": lambda *a: philox.uniform(*(tensor(v).long() for v in a)).to(real) * 2.0**-24,
     }
 
