@@ -22,7 +22,7 @@ from .attention_core import by_rows
 from .attention_pieces import Gradient, Output, Piece, Span, run_pieces, run_pieces_backward
 
 Gradients = tuple[Gradient, Gradient, Gradient]
-ROWS_AT_ONCE = 8192  # of a band's backward: bounds the gradients of overlapping keys before they are added up
+ROWS_AT_ONCE = 16384  # of a band's backward: bounds the gradients of overlapping keys before they are added up
 
 
 class Layout:
