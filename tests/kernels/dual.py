@@ -1,0 +1,114 @@
+"""Interpret @triton.jit kernels on CPU in a process that also compiles them.
+
+    interp(kernel)[grid](...)         interpret one launch
+    with interpreting(): run(...)     interpret every launch below: of a skeleton's launch helper, of an emitted package
+
+Import this before any module with kernels, and leave TRITON_INTERPRET unset: then every kernel, and tl.sum, tl.max ...,
+is a JITFunction, which compiles; Triton 3.6 and 3.9 lack two things to interpret one:
+
+1. A helper called by an interpreted kernel is a JITFunction too and refuses to be called. Here it is interpreted.
+2. Calling an interpreted helper patches triton.language and leaves it so, and the next compilation fails. Here every
+   patch is undone; where nothing is left to patch, nothing is patched again (that is most of an interpreter's time).
+
+One launch at a time: the interpreter keeps its state in module globals. Inside `interpreting` os.environ says
+TRITON_INTERPRET=1, as code that asks whether kernels run on CPU expects, but @triton.jit still gives JITFunctions.
+"""
+
+import contextlib
+import inspect
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import triton
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import JITFunction
+
+from tests.kernels import bf16shim
+
+_lock = threading.RLock()
+_patched: list[set[int]] = []  # the language modules patched by each interpreted call under way, outermost first
+_redirect = 0
+_compiled_call, _compiled_run = JITFunction.__call__, JITFunction.run
+
+bf16shim.install()
+triton.knobs.runtime.interpret = False  # stands above the environment variable
+
+
+def _interpreted(kernel: Any) -> Any:
+    if isinstance(kernel, InterpretedFunction):
+        return kernel
+    if not hasattr(kernel, "_interpreted"):  # on the kernel: a table would need its hash, which walks its dependencies
+        kernel._interpreted = InterpretedFunction(kernel.fn)
+    return kernel._interpreted
+
+
+def _languages(function: Any) -> set[int]:
+    return {id(x) for x in function.__globals__.values() if inspect.ismodule(x) and x in (tl, tl.core)}
+
+
+def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A call of a JITFunction: by an interpreted kernel, interpreted."""
+    if not _patched:
+        return _compiled_call(self, *args, **kwargs)
+    helper, wanted = _interpreted(self), _languages(self.fn)
+    if wanted <= _patched[-1]:
+        return helper.rewrite()(*args, **kwargs)
+    scope = interpreter._patch_lang(self.fn)
+    _patched.append(_patched[-1] | wanted)
+    try:
+        return helper.rewrite()(*args, **kwargs)
+    finally:
+        _patched.pop()
+        scope.restore()
+
+
+def _run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+    """A launch of a JITFunction: inside `interpreting`, interpreted."""
+    if not _redirect:
+        return _compiled_run(self, *args, grid=grid, warmup=warmup, **kwargs)
+    return interp(self)[grid](*args, **kwargs)
+
+
+JITFunction.__call__ = _call  # type: ignore[method-assign]
+JITFunction.run = _run  # type: ignore[method-assign]
+
+
+class interp:
+    """A kernel, to be launched in the interpreter: interp(kernel)[grid](*args, **constexprs)."""
+
+    def __init__(self, kernel: Any):
+        self.kernel = _interpreted(kernel)
+
+    def __getitem__(self, grid: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with _lock, np.errstate(all="ignore"):
+                _patched.append(_languages(self.kernel.fn))
+                try:
+                    return self.kernel[grid](*args, **kwargs)
+                finally:
+                    _patched.pop()
+
+        return run
+
+
+@contextlib.contextmanager
+def interpreting() -> Iterator[None]:
+    """Every kernel launch in this block is interpreted."""
+    global _redirect
+    before = os.environ.get("TRITON_INTERPRET")
+    with _lock:
+        _redirect += 1
+        os.environ["TRITON_INTERPRET"] = "1"
+        try:
+            yield
+        finally:
+            _redirect -= 1
+            if before is None:
+                del os.environ["TRITON_INTERPRET"]
+            else:
+                os.environ["TRITON_INTERPRET"] = before
