@@ -5,16 +5,17 @@ import torch
 
 from tests.models import SIZES, f32, fill, gpt_block, gpt_stack, i64
 from weft.ir.builder import Builder
-from weft.ir.formula import parse
+from weft.ir.formula import parse, symbol
 from weft.ir.library import Attend, AttendGrad
 from weft.ir.pattern import Layout, Pattern
+from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
 from weft.ir.text import parse as read
 from weft.ir.text import show
 from weft.ir.types import Graph
 from weft.ir.verify import verify
 from weft.passes.derivative import joint
-from weft.passes.pattern import pattern
+from weft.passes.pattern import lay_out, pattern
 
 LONG = SIZES | {"seq": 512, "key": 512, "heads": 4}
 
@@ -125,3 +126,15 @@ def test_a_block_without_attention_is_unchanged():
     graph = g.graph(g.map("2 * x", x=x))
 
     assert pattern(graph, SIZES) == graph
+
+
+def test_a_program_is_laid_out_for_its_longest_sequences():
+    graph = attention("causal and (window(16) or strided(16))")
+    sizes = {d: n for d, n in SIZES.items() if d in ("heads", "head")} | {"key": symbol("n_seq")}
+    runtime = {"batch": Runtime(8), "seq": Runtime(1 << 20)}
+    program = Program("one", graph, sizes, runtime, (), ("q", "k", "v"), ("out", "lse"))
+
+    after = lay_out(program)
+
+    assert dict(after.graph.decisions[0].numbers)["queries"] == 1 << 20
+    assert lay_out(program, seq=64).graph.decisions[0].choice == after.graph.decisions[0].choice

@@ -10,18 +10,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from weft.ir.pattern.expression import K, Q, const, sub
-from weft.ir.pattern.formula import Formula, Listed, all_of, compare, opaque, relax
+from weft.ir.pattern.formula import Formula, Listed, all_of, compare, negate, opaque, relax
+from weft.ir.pattern.meaning import holds_formula
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.plan import Group, Piece, Shape
 from weft.ir.pattern.shapes import numbers_in
 from weft.ir.pattern.solver import solve_formula
 
 if TYPE_CHECKING:
-    from weft.ir.pattern.table import Ints
+    from weft.ir.pattern.table import Bools, Ints
 
 PROVED = 1 << 20
 """Guarantees are shown for sequences up to this length; for a static table, up to its own."""
-BLOCK = 128
+BLOCK, FEW = 128, 64
 
 
 def _formulas(pattern: Pattern, n: int, heads: int) -> tuple[tuple[Formula, ...], int]:
@@ -78,31 +79,63 @@ def _empty(f: Formula, n: int) -> bool:
     """Surely no pair at all, at any length up to n."""
     if f is False:
         return True
-    size = min([BLOCK, n, *(leaf.table.block for leaf in opaque(f) if isinstance(leaf, Listed))])
+    size = _side(f, n)
     return solve_formula(f, Shape(n, n, size, size)).nnz == 0
 
 
+def _side(f: Formula, n: int) -> int:
+    """Of blocks to solve in: a static table is exact in its own."""
+    return min([BLOCK, n, *(leaf.table.block for leaf in opaque(f) if isinstance(leaf, Listed))])
+
+
+@lru_cache(maxsize=256)
 def rows_seeing_nothing(pattern: Pattern, n: int, heads: int = 1, nk: int | None = None) -> tuple[tuple[int, int], ...]:
     """Ranges (first, end) of queries that, on some head, see no key at all. Metadata may hide more."""
     import numpy as np
 
-    none = np.zeros(n, bool)
-    keys = nk or n
+    none, keys = np.zeros(n, bool), nk or n
     for f in _formulas(pattern, max(n, keys), heads)[0]:
-        seeing = np.zeros(n + 1, np.int64)
-        plan = solve_formula(f, Shape(n, keys, 1, min(BLOCK, keys)))
-        if plan.listing is not None:
-            seeing[:n] += np.diff(plan.listing.start)
-        for group in plan.groups:
-            for piece in group.pieces:
-                _mark(seeing, group, piece)
-        none |= seeing[:n] == 0
+        if n > keys or not _empty(all_of(negate(f), compare("==", Q, K)), n):  # else every query sees its own key
+            none |= ~_seeing(f, n, keys)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], none, [False]]).astype(np.int8)))
     return tuple((int(a), int(b)) for a, b in zip(edges[::2], edges[1::2]))
 
 
+def _seeing(f: Formula, n: int, keys: int) -> "Bools":
+    """Which queries see any key. Blocks with a full block of keys are done at once, a few others row by row."""
+    import numpy as np
+
+    side, side_k = _side(f, n), _side(f, keys)
+    blocks = np.zeros(-(-n // side), np.int64)
+    plan = solve_formula(f, Shape(n, keys, side, side_k))
+    if plan.listing is not None:
+        rows = np.repeat(np.arange(len(blocks)), np.diff(plan.listing.start))
+        np.add.at(blocks, rows, plan.listing.full)
+    for group in plan.groups:
+        for piece in group.pieces:
+            if piece.full:
+                _mark(blocks, group, piece)
+    seeing = np.repeat(blocks > 0, side)[:n]
+    left = np.flatnonzero(blocks == 0)
+    if len(left) <= FEW or plan.listing is not None:
+        for i in left.tolist():
+            rows = slice(i * side, min(n, (i + 1) * side))
+            for j, _, _ in plan.blocks(i):
+                q, k = np.arange(rows.start, rows.stop)[:, None], np.arange(j * side_k, min(keys, (j + 1) * side_k))
+                seeing[rows] |= np.asarray(holds_formula(f, q, k)).any(1)
+                if seeing[rows].all():
+                    break
+        return seeing
+    counts = np.zeros(n, np.int64)
+    plan = solve_formula(f, Shape(n, keys, 1, side_k))
+    for group in plan.groups:
+        for piece in group.pieces:
+            _mark(counts, group, piece)
+    return counts > 0
+
+
 def _mark(seeing: "Ints", group: Group, p: Piece) -> None:
-    """Add to every row of the group how many key blocks of a piece it has."""
+    """Add to every block of rows of the group how many key blocks of a piece it has."""
     import numpy as np
 
     t = np.arange(group.rows)

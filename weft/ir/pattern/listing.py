@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from weft.ir.pattern.expression import Box, coarse_bounds
 from weft.ir.pattern.formula import Atom, Formula, Junction, Listed, all_of, opaque, relax
@@ -11,10 +11,7 @@ from weft.ir.pattern.rows import Rows
 from weft.ir.pattern.table import AnyTable
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Ints = np.ndarray[Any, np.dtype[np.int64]]
-    Bools = np.ndarray[Any, np.dtype[np.bool_]]
+    from weft.ir.pattern.table import Bools, Ints
 
 
 @dataclass(frozen=True, eq=False)

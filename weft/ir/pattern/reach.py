@@ -6,7 +6,7 @@ recurrent layer reaches every earlier position, but through a state of fixed siz
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from weft.ir.pattern.bounds import is_causal
 from weft.ir.pattern.formula import Formula, Meta, leaves, relax
@@ -16,9 +16,7 @@ from weft.ir.pattern.plan import Shape
 from weft.ir.pattern.solver import solve_formula
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Bools = np.ndarray[Any, np.dtype[np.bool_]]
+    from weft.ir.pattern.table import Bools
 
 BLOCKS, TOKENS = 256, 8192
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     Ints = np.ndarray[Any, np.dtype[np.int64]]
+    Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 Row = tuple[int, ...] | None
 """Key blocks, sorted, with repeats; None: every block once."""
