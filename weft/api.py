@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from weft.errors import FormulaError, Problem, SpecError, VerifyError
+from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
+    from weft.codegen.planner import Planned
     from weft.frontends.load import Loaded
     from weft.ir.program import Program
 
@@ -67,3 +68,137 @@ def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: boo
         "outputs": list(made.outputs),
         "notes": meaning.notes(spec.model),
     }
+
+
+def planned(
+    spec: Loaded,
+    train: bool = True,
+    target: str | None = None,
+    memory: str | int | None = None,
+    print_after: Collection[str] = (),
+) -> Planned:
+    """Everything decided about a spec, at the sizes of its dims.
+
+    target: a target's name, default the machine's own. memory: most bytes alive at once, as a number or like "60GB".
+    Raises InfeasibleError when no plan fits. Graphs between passes go to the folder in WEFT_DUMP, if it is set; those
+    after the passes `print_after` to stderr.
+    """
+    import sys
+
+    from weft.codegen.machine import own_target, watcher
+    from weft.codegen.planner import plan as decide
+    from weft.passes import PIPELINE
+    from weft.passes.targets import find
+    from weft.units import bytes_of
+
+    if unknown := set(print_after) - {p.name for p in PIPELINE}:
+        known = ", ".join(p.name for p in PIPELINE)
+        raise UsageError(f"no pass is called {', '.join(sorted(unknown))}; the passes are {known}")
+    aim = find(target or own_target())
+    budget = bytes_of(memory) if isinstance(memory, str) else memory
+    made = program(spec, train)
+    sizes = made.resolve(**{d: spec.dims.values[d] for d in made.runtime if d in spec.dims.values})
+    watch = watcher(os.environ.get("WEFT_DUMP"), print_after, lambda text: print(text, file=sys.stderr))
+    return decide(made, sizes, aim, budget, _profiler(), watch)
+
+
+def _profiler() -> Any:
+    """Measures blocks on torch's meta device; None leaves the estimate."""
+    return None
+
+
+def plan(
+    source: Any,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    memory: str | int | None = None,
+    mesh: str | None = None,
+    print_after: Collection[str] = (),
+) -> dict[str, Any]:
+    """The plan document of a spec; see `planned`. mesh: axes and sizes like "dp=2,tp=4", adds the collectives."""
+    from weft.codegen.mesh import parse, sharded
+    from weft.codegen.plan import document
+
+    axes = parse(mesh) if mesh else None
+    found = planned(open_spec(source, sets, small), train, target, memory, print_after)
+    made = document(found)
+    return made | {"mesh": sharded(found.program, axes, found.prices)} if axes else made
+
+
+def explain(
+    source: Any,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    resolved: bool = False,
+) -> dict[str, Any]:
+    """The plan's table as data: `rows`, and with `resolved` every value of the spec with its origin instead."""
+    from dataclasses import asdict
+
+    spec = open_spec(source, sets, small)
+    if resolved:
+        from weft.frontends.resolved import resolved as values
+
+        return {"spec": spec.name, "values": [asdict(v) for v in values(spec)]}
+    from weft.codegen.explain import rows
+    from weft.codegen.plan import document
+
+    made = document(planned(spec, train, target))
+    return {"spec": spec.name, "rows": rows(made), "plan": made}
+
+
+FORMATS = ("onnx", "plan", "dot")
+
+
+def export(
+    source: Any,
+    format: str,
+    out: str,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    memory: str | int | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Write a spec, or a package's saved plan, in one of FORMATS; gives the paths written.
+
+    plan and dot are files; onnx is a folder that gets portable.onnx and semantic.onnx, of the model without training.
+    """
+    from pathlib import Path
+
+    if format not in FORMATS:
+        raise UsageError(f"no format is called {format!r}; known: {', '.join(FORMATS)}")
+    path = Path(out)
+    if path.exists() and not force and not (format == "onnx" and path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{out} exists; --force overwrites it")
+    if format == "onnx":
+        from weft.codegen.onnx import export as write
+
+        return [str(p) for p in write(program(open_spec(source, sets, small), False), path).values()]
+    from weft.codegen.dot import dot
+    from weft.codegen.package import as_json
+
+    made = saved_plan(source) or plan(source, sets, small, train, target, memory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dot(made) if format == "dot" else as_json(made), encoding="utf-8")
+    return [str(path)]
+
+
+def saved_plan(source: Any) -> dict[str, Any] | None:
+    """The plan of a package on disk; None when `source` is no folder. Raises UsageError for a folder without one."""
+    import json
+    from pathlib import Path
+
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+        return None
+    try:
+        found = json.loads((Path(source) / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"{source} is a folder without a plan.json that can be read") from None
+    if not isinstance(found, dict) or found.get("schema") != "weft.plan/1" or "blocks" not in found:
+        raise UsageError(f"{source}/plan.json is not a plan that weft wrote")
+    return found

@@ -42,12 +42,16 @@ def SPEC(function: Any) -> Any:
     return _all(options)(function)
 
 
+def TARGET(function: Any) -> Any:
+    """The machine whose prices count."""
+    text = "cpu, sm_80, sm_90, sm_100, sm_120 or gfx942; default: this machine."
+    return click.option("--target", metavar="T", help=text)(function)
+
+
 def PLAN(function: Any) -> Any:
     """What a plan is made for."""
     options = (
-        click.option(
-            "--target", metavar="T", help="cpu, sm_80, sm_90, sm_100, sm_120 or gfx942; default: this machine."
-        ),
+        TARGET,
         click.option("--memory", metavar="BYTES", help="Peak memory allowed, such as 60GB or 24GiB."),
     )
     return _all(options)(function)
@@ -195,7 +199,62 @@ def doctor() -> Report:
     return Report({"rows": [r.as_json() for r in rows]}, machine.table(rows), ok=all(r.state != "fail" for r in rows))
 
 
-VERBS = (check, schema, new, doctor)
+@verb(
+    SPEC,
+    PLAN,
+    click.option("--mesh", metavar="AXES", help="Device mesh such as dp=2,tp=4: the collectives it takes."),
+    click.option("--verdicts", is_flag=True, help="Show why each pair of operations is fused or not."),
+    click.option("--print-after", multiple=True, metavar="PASS", help="Show the graph after a pass; may be repeated."),
+    OUT(),
+    FORCE,
+)
+def plan(out: str | None, force: bool, verdicts: bool, **given: Any) -> Report:
+    """Decide everything about SPEC and say why: layouts, regions, what the backward recomputes, peak memory."""
+    from weft import api
+    from weft.codegen import explain as views
+    from weft.codegen.package import as_json
+
+    found = api.plan(given.pop("spec"), **given)
+    parts = [views.summary(found), views.memory(found), views.layers(found)]
+    parts += [views.verdicts(found)] if verdicts else []
+    parts += [views.collectives(found)] if "mesh" in found else []
+    if out is not None:
+        _write(out, as_json(found), force)
+        parts.append(f"wrote {out}")
+    return Report(found, "\n\n".join(p for p in parts if p))
+
+
+@verb(SPEC, TARGET, click.option("--resolved", is_flag=True, help="Every value of the spec and where it comes from."))
+def explain(spec: str, resolved: bool, **given: Any) -> Report:
+    """Table of SPEC: block, operation, kernel, parameters, FLOPs, bytes, pattern density, what is kept."""
+    from weft import api
+    from weft.codegen import explain as views
+
+    found = api.explain(spec, resolved=resolved, **given)
+    if resolved:
+        from tabulate import tabulate
+
+        rows = [(v["path"], v["value"], v["origin"]) for v in found["values"]]
+        return Report(found, tabulate(rows, ("value", "is", "from"), disable_numparse=True))
+    return Report(found, views.table(found["plan"]))
+
+
+@verb(
+    SPEC,
+    PLAN,
+    click.option("--format", required=True, type=click.Choice(["onnx", "plan", "dot"]), help="What to write."),
+    OUT(required=True, what="file, or folder for onnx,"),
+    FORCE,
+)
+def export(out: str, **given: Any) -> Report:
+    """Write SPEC, or the package in a folder, as ONNX graphs, as a plan or as a DOT drawing of the plan."""
+    from weft import api
+
+    paths = api.export(given.pop("spec"), given.pop("format"), out, **given)
+    return Report({"paths": paths}, "\n".join(f"wrote {p}" for p in paths))
+
+
+VERBS = (check, explain, plan, export, schema, new, doctor)
 
 
 def _write(path: str, text: str, force: bool) -> None:

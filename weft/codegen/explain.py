@@ -131,6 +131,17 @@ def verdicts(plan: Document) -> str:
     return tabulate(_once(shown), ("half", "pair", "verdict"), disable_numparse=True)
 
 
+def collectives(plan: Document) -> str:
+    """How many collectives a mesh takes in a step, and of how many bytes."""
+    from tabulate import tabulate
+
+    found = plan["mesh"]["totals"].items()
+    shown = [(name, f"{t['places']:,}", f"{t['times']:,}", show_bytes(t["bytes"])) for name, t in found]
+    return (
+        tabulate(shown, ("collective", "places", "times", "bytes"), disable_numparse=True) if shown else "no collective"
+    )
+
+
 def _verdict(pair: Document) -> str:
     if pair["verdict"] == "fused":
         return f"fused, saves {pair['microseconds']:.2f} us"

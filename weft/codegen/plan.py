@@ -47,10 +47,10 @@ def document(planned: Planned) -> Document:
         "runtime": {d: {"max": r.max, "align": r.align} for d, r in sorted(program.runtime.items())},
         "policy": {k: getattr(program.policy, k) for k in ("params", "compute", "accumulate")},
         "target": _target(planned.target),
-        "parameters": sum(_parameters(program, planned.sizes).values()),
+        "parameters": sum(prod(planned.sizes[d] for d in p.dims) * _rows(p, planned.sizes) for p in program.params),
         "totals": totals(planned),
         "memory": _memory(planned),
-        "blocks": [_block(planned, b) for b in planned.blocks],
+        "blocks": [_block(planned, b, own) for b, own in zip(planned.blocks, _owned(planned))],
         "layers": [
             _drop({"block": planned.blocks[x.block].name, "row": x.row, "mode": x.mode}) for x in planned.layers
         ],
@@ -132,9 +132,18 @@ def _attention(n: Node, op: Attend, sizes: Mapping[str, int], longest: Mapping[s
     )
 
 
-def _block(planned: Planned, b: BlockPlan) -> Document:
+def _owned(planned: Planned) -> list[int]:
+    """Per block, how many parameters one call of it reads that no earlier block does: a tied one counts once."""
+    seen, out = set[str](), list[int]()
+    for b in planned.blocks:
+        mine = {s.param.value: s.param for s in b.block.site.sources if not isinstance(s, Given)}
+        out.append(sum(planned.prices.points(p.dims) for value, p in mine.items() if value not in seen))
+        seen |= set(mine)
+    return out
+
+
+def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
     sizes, prices = planned.sizes, planned.prices
-    own = _parameters(planned.program, sizes)
     modes = {m.name: m for m in b.profile.modes}
     made = {v.name: v for n in (b.joint.nodes if b.joint else ()) for v in n.outs}
     rows = [
@@ -155,7 +164,7 @@ def _block(planned: Planned, b: BlockPlan) -> Document:
             "name": b.name,
             "src": src(b.block.graph.nodes),
             "calls": b.calls,
-            "parameters": sum(own[s.param.value] // _rows(s.param, sizes) for s in b.block.site.own),
+            "parameters": parameters,
             "inputs": {v.name: str(v.type) for v in b.block.graph.inputs},
             "outputs": {v.name: str(v.type) for v in b.block.graph.outputs},
             "flops": sum(map(prices.flops, b.block.graph.nodes)),
@@ -281,11 +290,6 @@ def _target(t: Target) -> Document:
         "memory": t.memory,
         "reach": t.reach,
     }
-
-
-def _parameters(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Graph input -> how many numbers it holds, all rows of a stack."""
-    return {p.value: prod(sizes[d] for d in p.dims) * _rows(p, sizes) for p in program.params}
 
 
 def _rows(param: Any, sizes: Mapping[str, int]) -> int:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from weft.errors import InfeasibleError
 from weft.ir.program import Program
 from weft.ir.types import Decision, Graph
 from weft.passes import FUSION, PATTERN, Options, Watch, run
 from weft.passes.chain import BlockProfile, Chain, Choice, inference_peak, smallest_budget, solve
+from weft.passes.chain import Mode as ChainMode
 from weft.passes.fusion import Fusion, fuse
-from weft.passes.liveness import estimate
+from weft.passes.liveness import estimate, peak
 from weft.passes.price import Prices
 from weft.passes.recompute import modes, split
 from weft.passes.targets import Target
@@ -113,7 +115,7 @@ def plan(
     sizes: of every dim. budget: most bytes alive at once. Raises InfeasibleError with the smallest budget that a plan
     fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-    options = Options(sizes, target, program.train, longest)
+    options = Options(sizes, target, program.train, longest=longest)
     program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
     model = structure(program)
     found = list(distinct(model, {}).values())
@@ -126,15 +128,18 @@ def plan(
     runs = _runs(model, found, sizes)
     chain = Chain(tuple(profiles[i] for i, _ in runs), _base(program, options.prices))
     choice = solve(chain, budget) if program.train else None
-    peak = choice.peak if choice else inference_peak(chain)
+    most = choice.peak if choice else inference_peak(chain)
     names = choice.names(chain) if choice else ("",) * len(runs)
     layers = tuple(Layer(i, row, mode) for (i, row), mode in zip(runs, names, strict=True))
     blocks = tuple(
         _block(b, j, p, [x for x in layers if x.block == i], options, watch)
         for i, (b, j, p) in enumerate(zip(found, joints, profiles))
     )
-    smallest = smallest_budget(chain) if choice else peak
-    return Planned(program, sizes, target, budget, blocks, layers, chain, choice, peak, smallest, profiler is not None)
+    smallest = smallest_budget(chain) if choice else most
+    if budget is not None and most > budget:
+        raise InfeasibleError(f"running forward takes {most:,} bytes, more than {budget:,}: --memory {most}B", most)
+    measured = profiler is not None
+    return Planned(program, sizes, target, budget, blocks, layers, chain, choice, most, smallest, measured)
 
 
 def _with_modes(block: Block, joint: Graph | None, prices: Prices) -> Block:
@@ -147,9 +152,11 @@ def _with_modes(block: Block, joint: Graph | None, prices: Prices) -> Block:
 def _estimated(block: Block, joint: Graph | None, prices: Prices) -> BlockProfile:
     site = block.site
     entering = [v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and v.type.floating]
-    graph = joint or block.graph
-    kept = {m.name: m.saved for m in block.modes} if joint else {"forward": ()}
-    return estimate(block.name, graph, len(block.graph.outputs), kept, prices, entering, held(site))
+    if joint is None:
+        boundary = sum(prices.size(v) for v in block.graph.inputs if v.name in entering)
+        return BlockProfile(block.name, (ChainMode("forward", 0, peak(block.graph, prices), 0),), boundary)
+    kept = {m.name: m.saved for m in block.modes}
+    return estimate(block.name, joint, len(block.graph.outputs), kept, prices, entering, held(site))
 
 
 def _runs(model: Structure, found: Sequence[Block], sizes: Mapping[str, int]) -> list[tuple[int, int | None]]:

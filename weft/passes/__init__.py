@@ -7,7 +7,7 @@ from weft.errors import PassError, WeftError
 from weft.ir.text import show
 from weft.ir.types import Decision, Graph
 from weft.ir.verify import verify
-from weft.passes import derivative, fusion, recompute
+from weft.passes import derivative, fusion, pattern, recompute
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 from weft.passes.targets import TARGETS, Target
@@ -17,17 +17,19 @@ Watch = Callable[[int, str, Graph], None]  # number and name of a pass, and the 
 
 @dataclass(frozen=True)
 class Options:
-    """What the passes may know besides the graph. held: inputs that live anyway (parameters), by name."""
+    """What the passes may know besides the graph. sizes: of every dim. longest: with run-time dims at their largest,
+    when those are others. held: inputs that live anyway (parameters), by name."""
 
     sizes: Mapping[str, int]
     target: Target = TARGETS[0]
     train: bool = True
     held: frozenset[str] = frozenset()
     skeletons: tuple[Skeleton, ...] = SKELETONS
+    longest: Mapping[str, int] | None = None
 
     @property
     def prices(self) -> Prices:
-        return Prices(self.sizes, self.target)
+        return Prices(self.sizes, self.target, self.longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class Pass:
 
     name: str
     run: Callable[[Graph, Options], Graph] = field(repr=False)
+
+
+def _pattern(graph: Graph, options: Options) -> Graph:
+    """Layouts hold for every length; which is cheapest is asked at the longest."""
+    return pattern.pattern(graph, options.longest or options.sizes)
 
 
 def _derivative(graph: Graph, options: Options) -> Graph:
@@ -61,8 +68,9 @@ def _fusion(graph: Graph, options: Options) -> Graph:
     return fusion.fusion(graph, options.prices, options.skeletons)
 
 
-DERIVATIVE, RECOMPUTE, FUSION = Pass("derivative", _derivative), Pass("recompute", _recompute), Pass("fusion", _fusion)
-PIPELINE: tuple[Pass, ...] = (DERIVATIVE, RECOMPUTE, FUSION)
+PATTERN, DERIVATIVE = Pass("pattern", _pattern), Pass("derivative", _derivative)
+RECOMPUTE, FUSION = Pass("recompute", _recompute), Pass("fusion", _fusion)
+PIPELINE: tuple[Pass, ...] = (PATTERN, DERIVATIVE, RECOMPUTE, FUSION)
 """The order. Fusion comes last, as it groups what will run: each half of a block by itself."""
 
 

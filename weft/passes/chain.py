@@ -105,7 +105,9 @@ def solve(chain: Chain, budget: int | None = None) -> Choice:
     q = _quantum(work)
     smallest = _smallest(work, q)
     if budget is not None and budget < smallest:
-        message = f"no plan fits in {budget} bytes; the smallest budget that has one is {smallest} bytes"
+        message = (
+            f"no plan fits in {budget:,} bytes; the smallest budget that has one is {smallest:,}: --memory {smallest}B"
+        )
         raise InfeasibleError(message, smallest)
     found = _fastest(work, inf if budget is None else budget, q)
     assert found is not None

@@ -16,10 +16,13 @@ MATRIX = ("contraction", "attention")
 
 @dataclass(frozen=True)
 class Prices:
-    """Costs of nodes with every dim's size known. Equal ops on equal types are worked out once."""
+    """Costs of nodes with every dim's size known. Equal ops on equal types are worked out once.
+
+    longest: the sizes that layouts were chosen at, when those are others."""
 
     sizes: Mapping[str, int]
     target: Target
+    longest: Mapping[str, int] | None = None
     _cache: dict[tuple[Op, tuple[Type, ...]], tuple[int, int]] = field(
         default_factory=dict[tuple[Op, tuple[Type, ...]], tuple[int, int]], repr=False
     )
@@ -47,7 +50,7 @@ class Prices:
     def _costs(self, node: Node) -> tuple[int, int]:
         key = node.op, node.types
         if key not in self._cache:
-            share = density(node.op, self.sizes)
+            share = density(node.op, self.longest or self.sizes)
             self._cache[key] = int(self.number(node.op.flops(node)) * share), self.number(node.op.bytes(node))
         return self._cache[key]
 

@@ -1,0 +1,197 @@
+"""The plan: what stands in it, that it is the same every time, its budgets, its size, and its views."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from weft import api, cli
+from weft.codegen import explain
+from weft.codegen.dot import dot
+from weft.codegen.package import as_json
+from weft.codegen.plan import WHY_TORCH, document
+from weft.errors import InfeasibleError, UsageError
+from weft.passes.chain import evaluate
+from weft.passes.legality import Reason
+from weft.passes.targets import TARGETS
+
+SPECS = Path(__file__).parents[2] / "examples" / "specs"
+NAMES = sorted(p.stem for p in SPECS.glob("*.yaml"))
+SPARSE = str(SPECS / "sparse_transformer_enwik8.yaml")
+
+
+def planned(name: str = "sparse_transformer_enwik8", memory: int | None = None, sets: tuple[str, ...] = (), **options):
+    return api.planned(api.open_spec(SPECS / f"{name}.yaml", sets), target="sm_90", memory=memory, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_spec_has_a_whole_plan(name: str):
+    plan = api.plan(SPECS / f"{name}.yaml", target="sm_90")
+    assert plan["schema"] == "weft.plan/1"
+    assert plan["spec"] == f"{name}.yaml"
+    assert plan["parameters"] == api.check(SPECS / f"{name}.yaml")["parameters"]
+    assert plan["parameters"] == sum(b.get("parameters", 0) * b["calls"] for b in plan["blocks"])
+    assert len(plan["layers"]) == sum(b["calls"] for b in plan["blocks"])
+    for block in plan["blocks"]:
+        halves = [block["forward"], *block["backward"].values()]
+        for half in halves:
+            assert half["search"] == "exact"
+            nodes = [n for r in half["regions"] for n in r["nodes"]]
+            assert len(nodes) == len(set(nodes))
+            pairs = [(p["producer"], p["consumer"]) for p in half["pairs"]]
+            assert len(pairs) == len(set(pairs))
+            assert {p["verdict"] for p in half["pairs"]} <= {"fused", *map(str, Reason)}
+            assert {r.get("why", WHY_TORCH[0]) for r in half["regions"]} <= set(WHY_TORCH)
+            traced = [r for r in half["regions"] if re.fullmatch(rf"{name}\.yaml:\d+", r.get("src", ""))]
+            assert len(traced) == len(half["regions"])
+
+
+def test_decisions_are_labelled_and_every_rejection_has_a_reason():
+    plan = document(planned(memory=8 * 10**9))
+    reasons = {*map(str, Reason), "over budget", "more bytes", "dearer"}
+    for d in plan["decisions"]:
+        assert d["kind"] in ("exact", "numerics", "function", "cost")
+        assert {r["reason"] for r in d.get("rejected", ())} <= reasons
+    assert {d["pass"] for d in plan["decisions"]} == {"pattern", "recompute", "fusion"}
+    (pattern,) = (d for d in plan["decisions"] if d["pass"] == "pattern")
+    assert pattern["kind"] == "numerics"
+    assert pattern["src"] == "sparse_transformer_enwik8.yaml:19"
+
+
+def test_the_same_plan_is_the_same_bytes_in_another_process():
+    command = "import sys; from weft import api; from weft.codegen.package import as_json\n"
+    command += f"print(as_json(api.plan({SPARSE!r}, target='sm_90', memory='6GB')), end='')"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1] == as_json(api.plan(SPARSE, target="sm_90", memory="6GB"))
+    assert str(SPECS.parent) not in runs[0]
+
+
+@pytest.mark.parametrize("name", ["sparse_transformer_enwik8", "gpt2_345m", "bert_base"])
+def test_budgets_are_kept_and_monotone(name: str):
+    free = planned(name)
+    last = None
+    for k in range(11):
+        budget = free.smallest + (free.peak - free.smallest) * k // 10
+        got = planned(name, budget)
+        assert got.peak <= budget
+        assert got.choice is not None
+        assert evaluate(got.chain, got.choice.modes).peak == got.peak
+        if last is not None:
+            assert got.peak >= last.peak
+            assert got.choice.time <= last.choice.time
+        last = got
+    with pytest.raises(InfeasibleError) as e:
+        planned(name, free.smallest - 1)
+    assert e.value.smallest == free.smallest
+
+
+def test_without_training_nothing_is_kept():
+    plan = document(planned(train=False))
+    assert "backward" not in plan["totals"]
+    assert all("recompute" not in b for b in plan["blocks"])
+    assert plan["memory"]["peak"] < document(planned())["memory"]["smallest"]
+
+
+def test_a_million_tokens_plan_in_seconds_and_little_memory():
+    code = f"from weft import api; api.plan({SPARSE!r}, ['seq=1048576'], target='sm_90')\n"
+    code += "import resource; u = resource.getrusage(resource.RUSAGE_SELF)\n"
+    code += "print(u.ru_utime + u.ru_stime, u.ru_maxrss)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert float(out[0]) <= 10
+    assert int(out[1]) <= 1.5 * 2**20
+
+
+def test_many_layers_cost_nothing_more():
+    start = time.process_time()
+    got = planned("gpt2_345m", 4 * 10**9 + 10**9, ("layers=128", "width=512", "vocab=256"))
+    assert time.process_time() - start <= 5
+    assert len(got.layers) == 130
+
+
+def test_planning_imports_no_torch():
+    code = f"import sys; from weft import api; api.plan({SPARSE!r}, target='cpu'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_mesh_lists_its_collectives():
+    plan = api.plan(SPECS / "gpt2_345m.yaml", ["batch=4"], target="sm_90", mesh="dp=2,tp=4")
+    rows = [c for c in plan["mesh"]["collectives"] if c["axis"] == "tp" and c["times"] == plan["dims"]["layers"]]
+    assert len(rows) >= 4  # two all-reduces forward, two backward
+    assert {c["kind"] for c in rows} == {"all_reduce"}
+    assert "tp all_reduce" in explain.collectives(plan)
+    for wrong, said in (("xp=2", "no mesh axis"), ("dp=x", "dp=2,tp=4"), ("dp=3", "batch 4")):
+        with pytest.raises(UsageError, match=said):
+            api.plan(SPECS / "gpt2_345m.yaml", ["batch=4"], target="sm_90", mesh=wrong)
+
+
+def test_tables_and_drawing_read_the_saved_document():
+    plan = json.loads(as_json(api.plan(SPARSE, target="sm_90", memory="6GB")))
+    table = explain.table(plan)
+    assert "12.9 %" in table
+    assert "94,949,376 parameters" in table
+    assert "fused, saves" in explain.verdicts(plan)
+    assert "over budget" in explain.layers(plan)
+    assert "peak" in explain.memory(plan)
+    text = dot(plan)
+    assert text.count("{") == text.count("}")
+    assert text.count("subgraph cluster_b") == sum(1 + len(b["forward"]["regions"]) for b in plan["blocks"])
+    assert "12.9 % visible" in text
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = cli.run(arguments)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spec = str(SPECS / "gpt2_345m.yaml")
+    out = tmp_path / "plan.json"
+    code, text, _ = run("plan", spec, "--small", "--target", "sm_90", "--verdicts", "-o", str(out), capsys=capsys)
+    assert code == 0
+    assert "peak:" in text
+    assert json.loads(out.read_text())["schema"] == "weft.plan/1"
+    code, text, _ = run("plan", spec, "--small", "--json", capsys=capsys)
+    assert json.loads(text)["schema"] == "weft.plan/1"
+    code, text, err = run("plan", spec, "--small", "--memory", "1KB", "--json", capsys=capsys)
+    assert code == 4
+    assert json.loads(text)["error"]["smallest_bytes"] > 1000
+    assert f"--memory {json.loads(text)['error']['smallest_bytes']}B" in err
+    assert run("plan", spec, "--target", "sm_1", capsys=capsys)[0] == 2
+    assert run("plan", spec, "--print-after", "nothing", capsys=capsys)[0] == 2
+    code, text, _ = run("explain", spec, "--small", capsys=capsys)
+    assert code == 0
+    assert "layer x2" in text
+    code, text, _ = run("explain", spec, "--resolved", capsys=capsys)
+    assert "default" in text
+    code, text, _ = run("explain", spec, "--small", "--json", capsys=capsys)
+    assert json.loads(text)["rows"]
+    drawing = tmp_path / "plan.dot"
+    assert run("export", spec, "--small", "--format", "dot", "-o", str(drawing), capsys=capsys)[0] == 0
+    assert drawing.read_text().startswith("digraph")
+    assert run("export", spec, "--small", "--format", "dot", "-o", str(drawing), capsys=capsys)[0] == 2
+    assert run("export", str(tmp_path), "--format", "dot", "-o", str(tmp_path / "x.dot"), capsys=capsys)[0] == 0
+
+
+def test_graphs_between_passes_can_be_written_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("WEFT_DUMP", str(tmp_path / "dump"))
+    api.plan(SPECS / "gpt2_345m.yaml", small=True, print_after=["pattern"])
+    names = sorted(p.name for p in (tmp_path / "dump").iterdir())
+    assert names[0] == "01_pattern.txt"
+    assert "02_fusion.txt" in names
+    assert 'layout="causal"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", [t.name for t in TARGETS])
+def test_every_target_plans(target: str):
+    plan = api.plan(SPECS / "switch_base.yaml", small=True, target=target)
+    assert plan["target"]["name"] == target

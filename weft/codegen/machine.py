@@ -1,0 +1,47 @@
+"""What the passes look like from outside: the machine's own target, and files of graphs between passes."""
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from weft.ir.text import show
+from weft.ir.types import Graph
+from weft.passes import Watch
+from weft.passes.targets import BY_NAME
+
+DEVICES = ("/dev/nvidia0", "/dev/kfd")
+
+
+def own_target() -> str:
+    """The target of this machine. torch is imported only where a GPU's device file exists."""
+    if not any(os.path.exists(d) for d in DEVICES):
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    if torch.version.hip:
+        name = torch.cuda.get_device_properties(0).gcnArchName.split(":")[0]
+    else:
+        major, minor = torch.cuda.get_device_capability(0)
+        name = f"sm_{major}{minor}"
+    return name if name in BY_NAME else "cpu"
+
+
+def watcher(folder: str | None, names: Collection[str], say: Callable[[str], object]) -> Watch | None:
+    """Writes every graph to `folder` as NN_pass.txt, numbered in the order passes end, and says those after `names`."""
+    if not folder and not names:
+        return None
+    count = 0
+
+    def watch(_: int, name: str, graph: Graph) -> None:
+        nonlocal count
+        count += 1
+        text = f"# after pass {name}\n{show(graph)}\n"
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / f"{count:02d}_{name}.txt").write_text(text)
+        if name in names:
+            say(text)
+
+    return watch
