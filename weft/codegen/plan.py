@@ -11,7 +11,6 @@ from typing import Any
 
 from weft.ir.library import Attend
 from weft.ir.pattern import solve
-from weft.ir.program import Program
 from weft.ir.types import Decision, Graph, Node
 from weft.passes.chain import Choice
 from weft.passes.fusion import Fusion, Region
