@@ -11,17 +11,23 @@ from weft.ir.types import Graph, Val
 from .blocks import Block, Pair, halves, joint_of, label
 from .body import File, floats
 from .composites import known
+from .decode_file import decode_functions, decode_methods
 from .function import Function, print_function
 from .lines import Lines, fit, tuple_of
 from .prepare import prepare
 from .sizes import Sizes, identifier
+from .stepping import Stepping
 
-RUNTIME = ("attention", "drop", "entropy", "norms", "philox", "rotary", "rows", "tables")
+RUNTIME = ("attention", "decode", "drop", "entropy", "norms", "philox", "rotary", "rows", "tables")
 
 
-def block_file(program: Program, block: Block, trusted: Iterable[str] = ()) -> str:
-    """The file's source. trusted: index inputs of the block that come straight from the model's caller."""
-    return _Writer(program, block, frozenset(trusted)).source()
+def block_file(
+    program: Program, block: Block, trusted: Iterable[str] = (), stepping: Stepping | None = None
+) -> str:
+    """The file's source.
+
+    trusted: index inputs of the block that come straight from the model's caller. stepping: its decode functions."""
+    return _Writer(program, block, frozenset(trusted), stepping).source()
 
 
 def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
@@ -59,8 +65,8 @@ def _outside(text: str) -> str:
 
 
 class _Writer:
-    def __init__(self, program: Program, block: Block, trusted: frozenset[str]) -> None:
-        self.program, self.block = program, block
+    def __init__(self, program: Program, block: Block, trusted: frozenset[str], stepping: Stepping | None) -> None:
+        self.program, self.block, self.stepping = program, block, stepping
         self.file = File(Sizes.of(program), trusted=trusted)
         self.code = Lines()
         self.owned = {s.param.value for s in block.site.own}
@@ -75,6 +81,9 @@ class _Writer:
             graph = prepare(self.block.graph, known)
             self.file.floats = frozenset(floats(graph))
             self.put(print_function(self.file, "forward", graph, self.describe(graph)))
+        if self.stepping is not None:
+            for function in decode_functions(self.file, self.stepping):
+                self.put(function)
         self.module()
         table = self.table()
         body = [*self.file.header(), *table, "", "", *self.code.lines]
@@ -196,6 +205,8 @@ class _Writer:
             code.add()
             with code.indent(f"def forward(self, {', '.join(given)}):" if given else "def forward(self):"):
                 code.add(f"return {self.running(many)}({', '.join(self.passed(names))})")
+            if self.stepping is not None:
+                decode_methods(code, block, self.stepping, bool(block.site.own))
 
     def running(self, many: bool) -> str:
         if not self.program.train:

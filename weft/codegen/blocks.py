@@ -61,7 +61,7 @@ def order(site: Site) -> list[int]:
 
 
 def distinct(model: Structure, modes: Mapping[str, Sequence[Mode]]) -> dict[object, Block]:
-    """Every distinct block by `key`, in order of first use. modes: by the name of the call."""
+    """Every distinct block by `key`, in order of first use. modes: by the name of the block."""
     found: dict[object, Block] = {}
     read = {v for n in model.program.graph.nodes for v in n.ins}
     for site in model.sites:
@@ -71,7 +71,7 @@ def distinct(model: Structure, modes: Mapping[str, Sequence[Mode]]) -> dict[obje
         inputs = tuple(site.body.inputs[i] for i in order(site))
         floats = [v for v, o in zip(site.node.outs, site.body.outputs) if o.type.floating]
         alone = site.rows is None and len(floats) > 1 and not any(v in read for v in floats[1:])
-        kept = tuple(modes.get(site.call.name, ())) or (Mode("save"),)
+        kept = tuple(modes.get(name, ())) or (Mode("save"),)
         found[key(site)] = Block(name, site, replace(site.body, inputs=inputs), kept, alone)
     return found
 

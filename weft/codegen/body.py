@@ -95,6 +95,7 @@ class Body:
         self.coordinates: dict[tuple[str, str], str] = {}
         self.head: list[str] = []
         self.anchor = self._anchor_type = ""
+        self.given: frozenset[str] = frozenset()  # run-time dims that are arguments of their own
         self.src = self.noted = ""
         self.next_reads: frozenset[str] = frozenset()
         self.taken |= {n for d, n in file.sizes.names.items() if file.sizes.number(d) is None}
@@ -157,7 +158,8 @@ class Body:
                     by_source.setdefault(self.env[v.name].text, []).append((at, name))
                     break
             else:
-                raise ValueError(f"no input of the function has the run-time dim {dim}")
+                if dim not in self.given:
+                    raise ValueError(f"no input of the function has the run-time dim {dim}")
         out: list[str] = []
         for source, found in by_source.items():
             found.sort()
@@ -207,10 +209,10 @@ class Body:
 
     def large(self, dims: Iterable[str]) -> bool:
         """Does it grow with a run-time size? Only such values are freed by hand."""
-        return any(self.sizes.number(d) is None for d in dims)
+        return any(d not in self.sizes.names or self.sizes.number(d) is None for d in dims)
 
     def comment(self, dims: Dims) -> str:
-        return f"[{' '.join(self.sizes.names[d] for d in dims)}]"
+        return f"[{' '.join(self.sizes.names.get(d, d) for d in dims)}]"
 
     def loose(self, v: Val) -> Src:
         """The value's source; it may lack dims along which it is constant, or be a number."""

@@ -68,7 +68,8 @@ def align(name: str, dims: Dims, to: Dims) -> str:
 def _permute(name: str, move: Sequence[int]) -> str:
     moved = [i for i, j in enumerate(move) if i != j]
     if len(moved) == 2:
-        return f"{name}.transpose({moved[0]}, {moved[1]})"
+        swap = f".transpose({moved[0]}, {moved[1]})"
+        return name.removesuffix(swap) if name.endswith(swap) else name + swap
     return f"{name}.permute({', '.join(map(str, move))})"
 
 

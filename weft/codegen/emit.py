@@ -8,6 +8,7 @@ from weft.ir.text import show
 
 from .block_file import block_file
 from .blocks import Block, Mode, distinct, key
+from .decode_model import decoding
 from .model_file import model_file
 from .package import as_json
 from .structure import Given, Structure, structure
@@ -23,6 +24,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         "attention_pieces",
         "attention_tiles",
     ),
+    "decode": ("decode", "attention_core"),
     "drop": ("drop", "philox"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""
@@ -41,9 +43,12 @@ def emit(
     """
     model = structure(program)
     blocks = distinct(model, modes or {})
-    files = {f"blocks/{b.name}.py": block_file(program, b, trusted(model, b)) for b in blocks.values()}
+    found = decoding(model, blocks)
+    files = {
+        f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k)) for k, b in blocks.items()
+    }
     files["blocks/__init__.py"] = '"""One file for each distinct block of the model."""\n'
-    files["model.py"] = model_file(model, blocks)
+    files["model.py"] = model_file(model, blocks, found)
     files["__init__.py"] = package_init(program)
     files |= runtime("\n".join(files.values()))
     files["graph.weft"] = show(program.graph) + "\n"

@@ -1,5 +1,6 @@
 """One graph as one Python function."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from weft.ir.op import Op
@@ -26,13 +27,19 @@ class Function:
     arguments: dict[str, str]
 
 
-def print_function(file: File, name: str, graph: Graph, doc: str = "") -> Function:
-    """`def name(inputs): ... return outputs` of a prepared graph; one output is returned bare, several as a tuple."""
+def print_function(
+    file: File, name: str, graph: Graph, doc: str = "", given: Sequence[str] = (), last: Mapping[int, str] | None = None
+) -> Function:
+    """`def name(inputs): ... return outputs` of a prepared graph; one output is returned bare, several as a tuple.
+
+    given: run-time dims whose sizes are further arguments. last: what is appended to the source of an output."""
     body = Body(file, graph.inputs, graph.outputs, graph.nodes)
+    body.given = frozenset(given)
     print_nodes(body, graph, TABLE)
-    results = [body.full(v) for v in graph.outputs]
+    results = [body.full(v) + (last or {}).get(i, "") for i, v in enumerate(graph.outputs)]
     lines = Lines()
-    with lines.indent(f"def {name}({', '.join(body.arguments())}):"):
+    sizes = [file.sizes.names[d] for d in given]
+    with lines.indent(f"def {name}({', '.join([*body.arguments(), *sizes])}):"):
         if doc:
             lines.text(f'"""{doc}"""')
         for statement in body.opening(*results):

@@ -52,6 +52,8 @@ def fit(statement: str, depth: int = 0, width: int = WIDTH) -> list[str]:
     pad = " " * 4 * depth
     if len(pad) + len(statement) <= width:
         return [pad + statement]
+    if statement.startswith("return ") and len(split(statement[7:])) > 1:
+        return _wrapped(statement, depth, width)
     start, end = _last_brackets(statement)
     if start < 0:
         return _wrapped(statement, depth, width)

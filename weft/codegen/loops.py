@@ -39,7 +39,10 @@ def _loop(body: Body, node: Node, table: Mapping[type[Op], Speller]) -> None:
                 body.lines.add(f"{stacks[k + i]}.append({carries[i]})")
         print_nodes(child, op.body, table)
         after = [child.full(v) for v in op.body.outputs]
-        if carries:
+        last = body.lines.lines[-1].strip()
+        if c == 1 and last.startswith(f"{after[0]} = ") and child.uses[op.body.outputs[0].name] == len(op.body.outputs):
+            body.lines.lines[-1] = body.lines.lines[-1].replace(f"{after[0]} = ", f"{carries[0]} = ", 1)
+        elif carries:
             body.lines.add(f"{', '.join(carries)} = {', '.join(after[:c])}")
         for j, name in stacks.items():
             if j < k:

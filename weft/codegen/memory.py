@@ -76,9 +76,11 @@ def _scatter(body: Body, node: Node) -> None:
     index, inside = _index(body, out, idx, op.at, shared, space, expand=True)
     count = " * ".join(body.size(d).text for d in shared + op.at)
     body.file.imports.add("rows")
-    text = f"rows.add({rows}, {index}, {count}{inside})"
-    text += f".view({body.shape(shared + op.at + rest)})"
-    body.put(out, Src(text, ATOM, shared + op.at + rest, out.dtype).aligned(out.dims), node)
+    src = Src(f"rows.add({rows}, {index}, {count}{inside})", ATOM, ("rows", *rest), out.dtype)
+    if len(shared + op.at) > 1 or len(rest) != 1:
+        src = body.bind("added", src) if len(src.text) > 60 else src
+        src = Src(f"{src.text}.view({body.shape(shared + op.at + rest)})", ATOM, (), out.dtype)
+    body.put(out, Src(src.text, ATOM, shared + op.at + rest, out.dtype).aligned(out.dims), node)
 
 
 def _flattened(body: Body, table: Val, lead: Dims, rest: Dims) -> str:
@@ -130,10 +132,14 @@ def _index(
             src = body.coordinate(d).aligned(space)
         row = src if row is None else add(mul(row, body.size(d)), src)
     assert row is not None
+    row = spell.named(row) if len(row.text) > 40 else row
     text = _spread(body, row, space) if expand else row.text
     if row.number:
         text = f"torch.tensor({row.text}, device={body.device()})"
-    return text, "" if inside is None else f", {_spread(body, inside, space) if expand else inside.text}"
+    if inside is None:
+        return text, ""
+    inside = body.bind("inside", inside) if len(inside.text) > 40 else inside
+    return text, f", {_spread(body, inside, space) if expand else inside.text}"
 
 
 def _spread(body: Body, src: Src, space: Dims) -> str:

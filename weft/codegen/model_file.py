@@ -13,6 +13,7 @@ from weft.ir.types import Node, Val
 from .block_file import header, initial, rows_of
 from .blocks import Block, key, label, scalar
 from .body import Body, File, floats
+from .decode_model import Decoding, DecodeWriter
 from .function import TABLE
 from .lines import Lines, tuple_of
 from .printer import Speller, print_nodes
@@ -47,19 +48,21 @@ def simple(mount: str) -> bool:
     return bool(_SIMPLE.fullmatch(stem)) and stem not in TAKEN
 
 
-def model_file(model: Structure, blocks: Mapping[object, Block], extra: Lines | None = None) -> str:
-    """The source. extra: further methods of the Model, ready lines at depth 1."""
-    return _Writer(model, blocks, extra).source()
+def model_file(model: Structure, blocks: Mapping[object, Block], found: Decoding) -> str:
+    """The source. found: how the model decodes."""
+    return _Writer(model, blocks, found).source()
 
 
 class _Writer:
-    def __init__(self, model: Structure, blocks: Mapping[object, Block], extra: Lines | None) -> None:
+    def __init__(self, model: Structure, blocks: Mapping[object, Block], found: Decoding) -> None:
         self.model, self.program, self.blocks = model, model.program, blocks
-        self.extra = extra
+        self.decoding = DecodeWriter(self, found)
         self.sizes = Sizes.of(self.program)
         self.file = File(self.sizes)
         self.file.floats = frozenset(floats(self.program.graph)) or frozenset({"f32"})
         self.modes = any(len(b.modes) > 1 for b in blocks.values()) and self.program.train
+        stacks = [s for s in self.model.steps if isinstance(s, Stack)]
+        self.carried = {s.node.ins[i].name: s.loop.body.inputs[i].name for s in stacks for i in range(s.loop.carries)}
         self.homes = self._homes()
         self.lists = self._lists()
 
@@ -117,12 +120,14 @@ class _Writer:
     def source(self) -> str:
         code = Lines()
         self.output(code)
+        if not self.decoding.found.why:
+            self.decoding.classes(code)
         self.klass(code)
         tables = Lines()
         self.tables(tables)
         body = [*self.file.header(), *tables.lines, "", "", *code.lines]
         text = "\n".join(body)
-        helpers = [h for h in ("Block", "check", "draw_seed", "found", "initialise", "place", "refuse_autocast", "weight") if re.search(rf"\b{h}\b", text)]
+        helpers = [h for h in ("Block", "check", "draw_seed", "found", "initialise", "place", "position", "refuse_autocast", "weight") if re.search(rf"\b{h}\b", text)]
         own = [f"from .blocks.{b.name} import {b.title}" for b in sorted(self.blocks.values(), key=lambda b: b.name)]
         own.append(f"from .runtime.module import {', '.join(helpers)}")
         source = f", from {self.program.source}" if re.fullmatch(r"[\w.\-]+", self.program.source) else ""
@@ -178,8 +183,7 @@ class _Writer:
                 code.add("initialise(self, generator)")
             code.add()
             self.forward(code)
-            if self.extra is not None:
-                code.lines += ["", *("    " + line if line else "" for line in self.extra.lines)]
+            self.decoding.methods(code)
 
     def construct(self, code: Lines) -> None:
         started: set[str] = set()
@@ -235,7 +239,6 @@ class _Writer:
             Loop: lambda b, n: self.stack(b, steps[id(n)], n),
             Map: lambda b, n: None if self.rows_only(n) else TABLE[Map](b, n),
         }
-        self.carried = {s.node.ins[i].name: s.loop.body.inputs[i].name for s in self.model.steps if isinstance(s, Stack) for i in range(s.loop.carries)}
         print_nodes(body, program.graph, table)
         results = ", ".join(body.full(v) for v in program.graph.outputs)
         names = body.arguments()

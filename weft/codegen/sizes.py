@@ -44,6 +44,10 @@ class Sizes:
     def of(cls, program: Program) -> "Sizes":
         return cls(program.sizes, program.runtime)
 
+    def equal(self, same: Mapping[str, str]) -> "Sizes":
+        """The same sizes, but some dims have the size of another one."""
+        return Sizes({**self.table, **{d: symbol(f"n_{other}") for d, other in same.items()}}, self.runtime)
+
     def number(self, dim: str) -> int | None:
         """The frozen size, or None for a dim that depends on a run-time one."""
         if dim not in self._numbers:

@@ -1,0 +1,101 @@
+"""Tensors of any strides over one iteration space, loaded and stored as tuples of tiles.
+
+The dims of the space are, in order: scalars (one coordinate a program), rows, columns. NS counts the scalars, NR the
+scalars and rows. c is the tuple of coordinates, one per dim: of rows [BM, 1], of columns [1, BN] (or a scalar and [B] in
+a kernel of one axis); sides of several dims are walked in row-major order.
+
+    P        pointers
+    strides  one tuple of strides per pointer, one stride per dim of the space
+    DIMS     constexpr; one tuple of 0 and 1 per pointer: which dims it has. Without rows its tile is [1, BN], and so on
+    ok_r     which rows exist; ok_c: which columns
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.constexpr_function
+def has(DIMS, k, first, last):
+    """Does operand k have one of the dims first .. last - 1?"""
+    return any(DIMS[k][first:last])
+
+
+@triton.jit
+def product(SIZES, first: tl.constexpr, last: tl.constexpr, IDX: tl.constexpr):
+    """How many coordinates the dims first .. last - 1 have together."""
+    n = tl.full([], 1, IDX)
+    for d in tl.static_range(first, last):
+        n = n * SIZES[d]
+    return n
+
+
+@triton.jit
+def coordinates(i, SIZES, first: tl.constexpr, last: tl.constexpr):
+    """Row-major place -> a coordinate of each of the dims first .. last - 1."""
+    out = ()
+    for k in tl.static_range(last - first):
+        if k < last - first - 1:
+            out = (i % SIZES[last - 1 - k],) + out  # noqa: RUF005 (Triton unpacks no tuples)
+            i = i // SIZES[last - 1 - k]
+        else:
+            out = (i,) + out  # noqa: RUF005
+    return out
+
+
+@triton.jit
+def address(P, strides, c, DIMS: tl.constexpr, k: tl.constexpr):
+    """Of operand k: as many axes as it has sides."""
+    for d in tl.static_range(len(c)):
+        if DIMS[k][d]:
+            P = P + c[d] * strides[d]
+    return P
+
+
+@triton.jit
+def load_one(P, strides, c, ok_r, ok_c, DIMS: tl.constexpr, k: tl.constexpr, NS: tl.constexpr, NR: tl.constexpr):
+    """Operand k in its own dtype; what does not exist reads 0."""
+    p = address(P, strides, c, DIMS, k)
+    if has(DIMS, k, NS, NR) and has(DIMS, k, NR, len(c)):
+        return tl.load(p, mask=ok_r & ok_c, other=0)
+    elif has(DIMS, k, NS, NR):
+        return tl.load(p, mask=ok_r, other=0)
+    elif has(DIMS, k, NR, len(c)):
+        return tl.load(p, mask=ok_c, other=0)
+    else:
+        return tl.load(p)
+
+
+@triton.jit
+def load(P, strides, c, ok_r, ok_c, DIMS: tl.constexpr, NS: tl.constexpr, NR: tl.constexpr, ACC: tl.constexpr):
+    """A tuple of tiles; floats as ACC."""
+    out = ()
+    for k in tl.static_range(len(P)):
+        x = load_one(P[k], strides[k], c, ok_r, ok_c, DIMS, k, NS, NR)
+        if x.dtype.is_floating():
+            x = x.to(ACC)
+        out = out + (x,)  # noqa: RUF005
+    return out
+
+
+@triton.jit
+def store(P, strides, y, c, ok_r, ok_c, DIMS: tl.constexpr, NS: tl.constexpr, NR: tl.constexpr):
+    """The first len(P) values of y, each broadcast to its operand's tile and cast to its dtype."""
+    for k in tl.static_range(len(P)):
+        p = address(P[k], strides[k], c, DIMS, k)
+        if has(DIMS, k, NS, NR) and has(DIMS, k, NR, len(c)):
+            tl.store(p, y[k].to(P[k].dtype.element_ty), mask=ok_r & ok_c)
+        elif has(DIMS, k, NS, NR):
+            tl.store(p, y[k].to(P[k].dtype.element_ty), mask=ok_r)
+        else:
+            tl.store(p, y[k].to(P[k].dtype.element_ty), mask=ok_c)
+
+
+@triton.jit
+def identity(like, KIND: tl.constexpr):
+    """What a reduction of this kind starts from."""
+    if KIND == "sum":
+        return like * 0
+    elif KIND == "max":
+        return like * 0 - float("inf")
+    else:
+        return like * 0 + float("inf")

@@ -1,0 +1,131 @@
+"""A block's decode functions as graphs: `step` over what earlier positions left, `prefill` from nothing, and the start."""
+
+from dataclasses import dataclass, replace
+
+import sympy as sp
+
+from weft.errors import DecodeError
+from weft.ir.builder import Builder, dce
+from weft.ir.formula import symbol
+from weft.ir.library.attention import Attend
+from weft.ir.primitives import Concat
+from weft.ir.program import Program, Runtime
+from weft.ir.types import Graph, Node, Val
+from weft.passes.decode import State, StepGraph, decode
+
+from .blocks import Block
+from .sizes import Sizes
+
+TIME = "seq"
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """The decode functions of one block.
+
+    step: the block's inputs that it reads, `pos` if read, each state's value; to the outputs that a step has, then each
+    state's next value. prefill: likewise without pos and states. start: first values of the carries. `outputs`: which of
+    the block's outputs those are. sizes: with past rows and the longest sequence's derived sizes."""
+
+    step: Graph
+    prefill: Graph
+    start: Graph
+    outputs: tuple[int, ...]
+    states: tuple[State, ...]
+    sizes: Sizes
+
+    def window(self, i: int) -> int | None:
+        """How many past rows state i keeps; None: all."""
+        w = self.states[i].window
+        return None if w is None or self.states[i].kind == "carry" else w - 1
+
+
+def stepping(program: Program, block: Block, missing: frozenset[str] = frozenset()) -> Stepping:
+    """The decode functions of a block. Raises DecodeError where its results depend on later positions.
+
+    missing: inputs of the block that no step has; outputs that read them are left out."""
+    longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
+    found = decode(block.graph, longest, TIME)
+    graph, count = found.graph, len(found.outputs)
+    joined = {n.ins[0]: n.outs[0] for n in graph.nodes if isinstance(n.op, Concat)}
+    after = [joined.get(s.value, v) if s.kind != "carry" else v for s, v in zip(found.states, graph.outputs[count:])]
+    lost = _below(graph, missing)
+    if bad := [v.name for v in after if v in lost]:
+        raise DecodeError(f"{bad[0]} = state reads what no step has")
+    kept = [(i, v) for i, v in zip(found.outputs, graph.outputs) if v not in lost]
+    whole = replace(graph, outputs=(*(v for _, v in kept), *after))
+    own = {v.name for v in block.graph.inputs} - {v.name for v in block.given}
+    keep = own | {s.value.name for s in found.states} | {"pos"}
+    first = _read_only(_prefill(whole, found), keep)
+    start = _read_only(found.start, own)
+    outputs = tuple(i for i, _ in kept)
+    return Stepping(_read_only(whole, keep), first, start, outputs, found.states, _sizes(program, found))
+
+
+def _below(graph: Graph, names: frozenset[str]) -> set[Val]:
+    """The values that are computed from inputs of these names."""
+    out = {v for v in graph.inputs if v.name in names}
+    for n in graph.nodes:
+        if not out.isdisjoint(n.ins):
+            out.update(n.outs)
+    return out
+
+
+def _read_only(graph: Graph, keep: set[str]) -> Graph:
+    """Without the inputs that nothing reads, those in `keep` apart."""
+    graph = dce(graph)
+    read = {v for n in graph.nodes for v in n.ins} | set(graph.outputs)
+    return replace(graph, inputs=tuple(v for v in graph.inputs if v in read or v.name in keep))
+
+
+def _sizes(program: Program, found: StepGraph) -> Sizes:
+    """Sizes in a step: keys are past and new rows; what else depends on the length has its size at the longest one."""
+    table, limit = dict(program.sizes), program.runtime.get(TIME)
+    most = limit.max if limit is not None else program.resolve()[TIME]
+    time = symbol(f"n_{TIME}")
+    runtime = dict(program.runtime) | {TIME: limit or Runtime(most)}
+    table.pop(TIME, None)
+    for dim, size in table.items():
+        if isinstance(size, sp.Expr) and time in size.free_symbols and size != time:
+            table[dim] = size.xreplace({time: sp.Integer(most)})
+    for n in found.graph.nodes:
+        if isinstance(n.op, Concat) and n.op.dims[0].startswith("past_"):
+            past = n.op.dims[0]
+            table[n.op.new] = symbol(f"n_{past}") + time
+            runtime[past] = Runtime(most)
+    return Sizes(table, runtime)
+
+
+def _prefill(step: Graph, found: StepGraph) -> Graph:
+    """The step with nothing before it: position 0, keys that are the new rows, carries at their start."""
+    g = Builder()
+    given = {s.value for s in found.states}
+    env: dict[Val, Val] = {v: g.input(v.name, v.type) for v in step.inputs if v not in given and v.name != "pos"}
+    inputs = [env[v] for v in step.inputs if v in env]
+    own = [next(v for v in inputs if v.name == w.name) for w in found.start.inputs]
+    starts = iter(g.inline(found.start, own))
+    for v in step.inputs:
+        if v.name == "pos":
+            env[v] = g.map(0, to="", dtype="i64", names=["pos"])
+    for s in found.states:
+        if s.kind == "carry":
+            env[s.value] = next(starts)
+    for n in step.nodes:
+        with g.at(n.src):
+            env.update(zip(n.outs, _first(g, n, env, given), strict=True))
+    return g.graph(*(env[v] for v in step.outputs))
+
+
+def _first(g: Builder, n: Node, env: dict[Val, Val], given: set[Val]) -> tuple[Val, ...]:
+    """One node of the step, at the start."""
+    op, names = n.op, [v.name for v in n.outs]
+    if isinstance(op, Concat) and n.ins[0] in given:
+        return (g.rename(env[n.ins[1]], op.dims[1], op.new),)
+    ins = [env[v] for v in n.ins]
+    if isinstance(op, Attend) and {"query_at", "key_at"} & set(op.meta):
+        kept = [(m, v) for m, v in zip(op.meta, ins[3:]) if m not in ("query_at", "key_at")]
+        op = replace(op, meta=tuple(m for m, _ in kept))
+        ins = [*ins[:3], *(v for _, v in kept)]
+    return g.many(op, *ins, names=names)
+
+
