@@ -1,10 +1,15 @@
 """Stepping a block position by position equals running it at once, in fp64; and what cannot be stepped says so."""
 
+from pathlib import Path
+
 import pytest
 import sympy as sp
 import torch
 
 from tests.passes.blocks import EPS, SIZES, floats, gpt
+from weft import api
+from weft.codegen.blocks import distinct
+from weft.codegen.structure import structure
 from weft.errors import DecodeError
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
@@ -202,3 +207,32 @@ def test_what_mixes_positions_is_refused_with_its_place():
 
 def total(g: Builder, x: Val) -> dict[str, Val]:
     return g.scan("seq", {"c": ("c + x", g.map(0, to="batch width"))}, {"h": "c"}, reverse=True, x=x)
+
+
+SPECS = Path(__file__).parents[2] / "examples" / "specs"
+CAUSAL = (
+    "gpt2_345m", "megatron_8b", "mistral_7b", "sparse_transformer_cifar10", "sparse_transformer_enwik8",
+    "sparse_transformer_imagenet64", "sru_pp_enwik8", "switch_base",
+)  # fmt: skip
+
+
+def blocks_of(name: str):
+    """(block, sizes) of every distinct block of a shipped spec, small, as it runs without training."""
+    spec = api.open_spec(SPECS / f"{name}.yaml", small=True)
+    program = api.program(spec, train=False)
+    sizes = program.resolve(**{d: spec.dims.values[d] for d in program.runtime})
+    return [(b, sizes) for b in distinct(structure(program), {}).values()]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_block_of_a_causal_spec_steps_as_it_runs(name: str):
+    for block, sizes in blocks_of(name):
+        n = sizes["seq"]
+        agree(block.graph, sizes, [n // 2, 1, n - n // 2 - 1])
+
+
+@pytest.mark.parametrize("name", ["bert_base", "bigbird_base", "longformer_base"])
+def test_a_bidirectional_spec_has_no_step(name: str):
+    block, sizes = next((b, s) for b, s in blocks_of(name) if b.name not in ("embed", "head"))
+    with pytest.raises(DecodeError, match=rf"{name}\.yaml:\d+"):
+        decode(block.graph, sizes)

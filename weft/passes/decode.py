@@ -18,6 +18,7 @@ Source: incremental evaluation as in key-value caches (Shazeer 2019, 1911.02150)
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from math import prod
 from typing import Any
 
 import sympy as sp
@@ -248,7 +249,7 @@ class _Step:
             raise self.fail(n, f"attends from {op.query} to all positions along {self.time}")
         names, meta = ("query_at",), [self.positions()]
         if moving:
-            if not is_causal(op.pattern, self.sizes[self.time]):
+            if not is_causal(op.pattern, self.sizes[self.time], _heads(op, self.sizes)):
                 raise self.fail(n, f"sees later positions under {op.pattern.source or op.pattern}")
             names, meta = ("query_at", "key_at"), [*meta, self.keys(_Keys(self.positions(), op.over), n)]
         given = [*(self.keys(x, n) if isinstance(x, _Keys) else self.value(x) for x in ins), *meta]
@@ -390,6 +391,10 @@ def _windows(graph: Graph, sizes: Mapping[str, int], time: str) -> dict[str, int
     far: dict[str, list[int | None]] = {}
     for n in graph.nodes:
         if isinstance(n.op, Attend) and n.op.query == time:
-            reach = max_distance(n.op.pattern, sizes[time])
-            far.setdefault(n.op.over, []).append(None if reach is None else reach + 1)
+            reach = max_distance(n.op.pattern, sizes[time], _heads(n.op, sizes))
+            far.setdefault(n.op.over, []).append(None if reach is None else max(1, reach + 1))
     return {key: max(w for w in ws if w is not None) for key, ws in far.items() if None not in ws}
+
+
+def _heads(op: Attend, sizes: Mapping[str, int]) -> int:
+    return prod(sizes[d] for d in op.heads)
