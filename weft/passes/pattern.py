@@ -76,7 +76,7 @@ def attend_layout(op: Attend, node: Node, sizes: Mapping[str, int], block: int) 
     decision = Decision(
         "pattern",
         node.outs[0].name,
-        str(chosen),
+        chosen.summary(),
         "numerics",
         numbers(fixed, chosen, n, nk, heads, block),
         tuple((text, why, (("pairs", cost),)) for text, why, cost in chosen.rejected),

@@ -169,3 +169,10 @@ def test_more_keys_than_queries():
 def test_a_text_that_is_no_layout_is_refused(text):
     with pytest.raises(FormulaError):
         Layout.parse(text)
+
+
+def test_a_summary_is_short():
+    table = layout(Pattern.parse("blocks(4, [" + ", ".join(["[0, 1]"] * 50) + "])"), 200)
+
+    assert len(table.summary()) < 100
+    assert len(str(table)) > 300

@@ -85,7 +85,7 @@ def _spans(some: list[int], heads: int) -> list[tuple[int, int, int] | None]:
 def _best(f: Formula, text: str, n: int, nk: int, block: int) -> Layout:
     """The cheapest split for one head, and the others."""
     (cost, parts), *others = sorted(_options(f, text, n, nk, block), key=lambda x: x[0])
-    return Layout(parts, cost, tuple((str(Layout(p)), "dearer", price) for price, p in others))
+    return Layout(parts, cost, tuple((Layout(p).summary(), "dearer", price) for price, p in others))
 
 
 def _options(f: Formula, text: str, n: int, nk: int, block: int) -> Iterator[tuple[int, tuple[Part, ...]]]:
@@ -200,5 +200,6 @@ def _repeated(inner: Formula, classes: int, n: int, nk: int, block: int) -> int:
 def _touched_by(f: Formula, n: int, nk: int, block: int) -> int:
     if n <= 0 or nk <= 0:
         return 0
-    plan = solve_formula(f, Shape(n, nk, min(block, n), min(block, nk)))
-    return plan.touched
+    if isinstance(f, Listed):
+        block = min(block, f.table.block)
+    return solve_formula(f, Shape(n, nk, min(block, n), min(block, nk))).touched

@@ -68,8 +68,13 @@ class Part:
         return dict(self.args).get(name, 0) if name == "start" else dict(self.args)[name]
 
     def __str__(self) -> str:
+        return self.said()
+
+    def said(self, longest: int | None = None) -> str:
+        """The part as text; a term of more than `longest` characters cut short."""
         given = [f"{name}={value}" for name, value in self.args] + ([f"inner={self.inner}"] if self.inner else [])
         body = self.term.text if self.layout in ("tiles", "blocks") else ", ".join(given)
+        body = body if longest is None or len(body) <= longest else f"{body[: longest - 4]} ..."
         where = f"heads {':'.join(map(str, self.heads))}: " if self.heads else ""
         return where + (f"{self.layout}({body})" if body else self.layout)
 
@@ -87,6 +92,10 @@ class Layout:
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.parts)) or "nothing"
+
+    def summary(self, longest: int = 80) -> str:
+        """For people: terms of more than `longest` characters cut short."""
+        return " | ".join(p.said(longest) for p in self.parts) or "nothing"
 
     @staticmethod
     def parse(text: str) -> "Layout":
