@@ -94,6 +94,15 @@ def test_budgets_are_kept_and_monotone(name: str):
     assert e.value.smallest == free.smallest
 
 
+def test_what_emission_needs():
+    free = planned()
+    got = planned(memory=(free.peak + free.smallest) // 2)
+    assert [m.name for m in got.modes["layer"]] == ["pointwise", "block"]
+    assert got.choices["layer"] == sorted(got.choices["layer"], key=["block", "pointwise"].index)
+    assert len(got.choices["layer"]) == 30
+    assert got.choices["head"] == ["save"]
+
+
 def test_without_training_nothing_is_kept():
     plan = document(planned(train=False))
     assert "backward" not in plan["totals"]

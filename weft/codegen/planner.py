@@ -91,9 +91,16 @@ class Planned:
 
     @property
     def modes(self) -> dict[str, list[Mode]]:
-        """Block -> the modes that some layer uses, the one that keeps most first: what emission prints."""
-        used = {(self.blocks[layer.block].name, layer.mode) for layer in self.layers}
-        return {b.name: [m for m in b.block.modes if (b.name, m.name) in used] for b in self.blocks}
+        """Name of a block's call -> the modes that some layer uses, the one that keeps most first: what is printed."""
+        used = {(layer.block, layer.mode) for layer in self.layers}
+        return {
+            b.block.site.call.name: [m for m in b.block.modes if (i, m.name) in used] for i, b in enumerate(self.blocks)
+        }
+
+    @property
+    def choices(self) -> dict[str, list[str]]:
+        """Name of a block -> the mode of each of its runs, in order."""
+        return {b.name: [x.mode for x in self.layers if x.block == i] for i, b in enumerate(self.blocks)}
 
 
 def held(site: Site) -> frozenset[str]:
