@@ -68,11 +68,16 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Stats:
-    """What solving took. relaxed: atoms given up as unknown, in words; then the plan is conservative, not exact."""
+    """What solving took.
+
+    single_rows: rows with a group of their own. surprises: parts whose last row was not the one foretold, so solved row
+    by row. relaxed: atoms given up as unknown, in words; then the plan is conservative, not exact.
+    """
 
     rows_solved: int = 0
     leaves: int = 0
     single_rows: int = 0
+    surprises: int = 0
     relaxed: tuple[str, ...] = ()
 
 

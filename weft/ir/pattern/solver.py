@@ -51,7 +51,8 @@ def solve_formula(f: Formula, shape: Shape) -> Plan:
     while True:
         try:
             rows = Rows(given, shape, WORK >> 2 * len(relaxed))
-            groups = _Solver(rows).groups()
+            solver = _Solver(rows)
+            groups = solver.groups()
             break
         except Irregular:
             worst = _worst(given)
@@ -59,7 +60,7 @@ def solve_formula(f: Formula, shape: Shape) -> Plan:
             given = _give_up(given, worst)
     full, partial, nnz = totals(groups)
     singles = sum(g.rows for g in groups if g.rows == 1)
-    stats = Stats(rows.rows_solved, rows.leaves, singles, tuple(relaxed))
+    stats = Stats(rows.rows_solved, rows.leaves, singles, solver.surprises, tuple(relaxed))
     exact = len(leaves(given)) == len(atoms(given))
     return Plan(shape, groups, None, full, partial, nnz, exact, stats, lambda: solve_formula(swapped(f), shape.swapped))
 
@@ -96,6 +97,7 @@ class _Solver:
     def __init__(self, rows: Rows):
         self.rows, self.count = rows, rows.shape.rows
         self.known: dict[int, list[Track]] = {}
+        self.surprises = 0
 
     def row(self, i: int) -> list[Track]:
         if i not in self.known:
@@ -134,7 +136,9 @@ class _Solver:
             pieces = moving(self.row(i)[track], period)
             last = (end - i - 1) // period
             if i == start and not alike(at(pieces, last), self.row(i + last * period)[track].runs):
-                raise AssertionError(f"rows {i} and {i + last * period} of {self.rows.root.formula} do not repeat")
+                self.surprises += 1  # never seen; every row by itself is right in any case
+                single += [(j, self.row(j)[track].runs) for j in range(start, end, step)]
+                return
             if pieces:
                 groups.append(Group(i, end, period, pieces))
 
