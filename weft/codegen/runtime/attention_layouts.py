@@ -13,7 +13,6 @@ of a merge, backward gives that layout's share of the gradients. Nothing of size
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import ceil, log
 
 import torch
 from torch import Tensor
@@ -217,7 +216,7 @@ class Columns(Layout):
     """k % modulus in start..start+width-1, and k in a block of `modulus` positions before the query's.
 
     The summary columns of fixed attention (Child et al. 2019). With these keys packed, block b of queries sees the
-    first b * width of them: a staircase, run as a tree of rectangles.
+    first b * width of them: a staircase, run as rectangles.
     """
 
     modulus: int
@@ -253,27 +252,20 @@ class Columns(Layout):
     def staircase(self, n: int, columns: int) -> Iterator[Piece]:
         """Block b of queries against the first b * width columns.
 
-        Blocks form a tree of some radix: in each node, child i sees the columns of children 0..i-1, all nodes of a
-        level in one call. About radix * log(n / modulus) / log(radix) calls, nothing wasted.
+        Halve the blocks: the second half sees every column of the first, and each half is a smaller staircase. All
+        halves of one size are one call, so there are log2(n / modulus) calls, and nothing is wasted.
         """
-        whole = columns // self.width  # blocks of columns; later query blocks see all of them
-        blocks = min(-(-n // self.modulus), whole + 1)
-        levels = max(1, ceil(log(max(blocks, 2)) / log(16)))
-        radix = next(r for r in range(2, 18) if r**levels >= blocks)
+        blocks = min(-(-n // self.modulus), columns // self.width + 1)  # later blocks see every column
         rows = min(n, blocks * self.modulus)
+        levels = (blocks - 1).bit_length()
         for level in reversed(range(levels)):
-            fresh = level == levels - 1
-            for child in range(1, radix):
-                yield from self._children(child, radix, radix**level, rows, fresh)
-        later = Span(rows, n - rows)
-        yield Piece(later, Span(0, columns), fresh=True)
+            yield from self._second_halves(1 << level, rows, fresh=level == levels - 1)
+        yield Piece(Span(rows, n - rows), Span(0, columns), fresh=True)
 
-    def _children(self, child: int, radix: int, size: int, rows: int, fresh: bool) -> Iterator[Piece]:
-        """Child number `child` (of `size` blocks) of every node: all the complete ones, then the cut one if any."""
-        length, step = size * self.modulus, radix * size * self.modulus
-        first = child * length
-        whole = max(0, (rows - first - length) // step + 1) if rows >= first + length else 0
-        cut = min(length, rows - first - whole * step)
-        seen, key_step = child * size * self.width, radix * size * self.width
-        yield Piece(Span(first, length, whole, step), Span(0, seen, whole, key_step), fresh=fresh)
-        yield Piece(Span(first + whole * step, cut), Span(whole * key_step, seen), fresh=fresh)
+    def _second_halves(self, size: int, rows: int, fresh: bool) -> Iterator[Piece]:
+        """Every second `size` blocks against the columns of the `size` before: complete ones, then one cut short."""
+        length, seen = size * self.modulus, size * self.width
+        whole = rows // (2 * length)
+        cut = min(length, rows - length - whole * 2 * length)
+        yield Piece(Span(length, length, whole, 2 * length), Span(0, seen, whole, 2 * seen), fresh=fresh)
+        yield Piece(Span(length + whole * 2 * length, cut), Span(whole * 2 * seen, seen), fresh=fresh)
