@@ -195,6 +195,11 @@ class _Writer:
         given = [identifier(v.name) for v in block.given]
         names = dict(zip((v.name for v in block.given), given))
         many = len(block.modes) > 1 and self.program.train
+        if many:
+            code.add("FUNCTIONS = {")
+            code.lines += [f'    "{m.name}": {block.title}Function{m.name.capitalize()},' for m in block.modes]
+            code.add("}")
+            code.lines += ["", ""]
         with code.indent(f"class {block.title}(Block):"):
             code.text(f'"""{self.describe(replace(block.graph, inputs=tuple(block.given)))}"""')
             code.add()

@@ -98,7 +98,7 @@ def label(name: str) -> str:
 class Pair:
     """The two halves of one mode, ready to print. Inputs of backward: kept, tensors, cotangents, scalars.
 
-    first: the backward where only the first float output has a cotangent, if such a one is wanted."""
+    names: what is kept, by name in the joint graph. first: the backward where only the first float output has a cotangent, if such a one is wanted."""
 
     forward: Graph
     backward: Graph
@@ -106,6 +106,7 @@ class Pair:
     tensors: tuple[Val, ...]
     cotangents: tuple[Val, ...]
     scalars: tuple[Val, ...]
+    names: frozenset[str]
     first: Graph | None
 
 
@@ -134,14 +135,15 @@ def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
     """Split the joint graph as the mode says; statistics of norms and losses are always kept."""
     outputs = len(block.graph.outputs)
     made = {v.name for n in joint.nodes for v in n.outs}
-    two = split(joint, outputs, {*(further(joint, s) for s in mode.saved if s in made), *statistics(joint)})
+    names = frozenset({*(further(joint, s) for s in mode.saved if s in made), *statistics(joint)})
+    two = split(joint, outputs, names)
     kept, floats = len(two.saved), sum(v.type.floating for v in block.graph.outputs)
     rest = two.backward.inputs[kept : len(two.backward.inputs) - floats]
     cotangents = two.backward.inputs[len(two.backward.inputs) - floats :]
     tensors, scalars = tuple(v for v in rest if not scalar(v)), tuple(v for v in rest if scalar(v))
     back = replace(two.backward, inputs=(*two.saved, *tensors, *cotangents, *scalars))
     first = prepare(without(back, cotangents[1:]), known) if block.alone else None
-    return Pair(prepare(two.forward, known), prepare(back, known), kept, tensors, cotangents, scalars, first)
+    return Pair(prepare(two.forward, known), prepare(back, known), kept, tensors, cotangents, scalars, names, first)
 
 
 def further(joint: Graph, name: str) -> str:

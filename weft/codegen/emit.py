@@ -34,12 +34,13 @@ RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
 def emit(
     program: Program,
     modes: Mapping[str, Sequence[Mode]] | None = None,
+    layers: Mapping[str, Sequence[str]] | None = None,
     plan: Mapping[str, object] | None = None,
 ) -> dict[str, str]:
     """The package's files: path below its folder -> text.
 
-    modes: recompute modes of each block by the name of its call (default: keep everything that is not a view).
-    plan: what stands in plan.json.
+    modes: recompute modes of each block by its name (default: keep nothing but statistics). layers: by block, the mode
+    of each of its runs, in order (needed where it has several). plan: what stands in plan.json.
     """
     model = structure(program)
     blocks = distinct(model, modes or {})
@@ -48,7 +49,7 @@ def emit(
         f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k)) for k, b in blocks.items()
     }
     files["blocks/__init__.py"] = '"""One file for each distinct block of the model."""\n'
-    files["model.py"] = model_file(model, blocks, found)
+    files["model.py"] = model_file(model, blocks, found, layers)
     files["__init__.py"] = package_init(program)
     files |= runtime("\n".join(files.values()))
     files["graph.weft"] = show(program.graph) + "\n"

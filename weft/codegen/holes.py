@@ -15,9 +15,9 @@ from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, operand, symbol
 from weft.ir.library import Dropout
 from weft.ir.library.index import row_major
-from weft.ir.primitives import Map
+from weft.ir.primitives import Detach, Einsum, Map, Rename
 from weft.ir.text import show
-from weft.ir.types import FLOATS, Graph, Node, Val
+from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .lines import WIDTH, Lines
 from .sizes import identifier
@@ -80,7 +80,8 @@ class Body:
     """The values of a graph's nodes inside a hole.
 
     env: values that are there, by name. load(v): the source that reads an operand, called when first needed.
-    coordinates: dim -> its coordinate; sizes(dim) -> its size.
+    coordinates: dim -> its coordinate; sizes(dim) -> its size. seeds: source of each seed's pointer, by name. place(node):
+    the logical index of a dropout's elements where it is at hand, else None and it is made of coordinates.
     """
 
     def __init__(
@@ -91,8 +92,9 @@ class Body:
         load: Callable[[Val], Tri],
         env: Mapping[str, Tri] | None = None,
         seeds: Mapping[str, str] | None = None,
+        place: Callable[[Node], Tri | None] = lambda node: None,
     ) -> None:
-        self.hole, self.coordinates, self.sizes, self.load = hole, coordinates, sizes, load
+        self.hole, self.coordinates, self.sizes, self.load, self.place = hole, coordinates, sizes, load, place
         self.env: dict[str, Tri] = dict(env or {})
         self.seeds = dict(seeds or {})
 
@@ -110,6 +112,10 @@ class Body:
             self.map(node, node.op)
         elif isinstance(node.op, Dropout):
             self.dropout(node, node.op)
+        elif isinstance(node.op, Einsum):
+            self.product(node)
+        elif isinstance(node.op, Rename | Detach):
+            self.env[node.outs[0].name] = self.value(node.ins[0])
         else:
             raise NotImplementedError(f"{type(node.op).__name__} is not pointwise")
 
@@ -142,15 +148,27 @@ class Body:
         """x, seed, layer -> x * 1 / (1 - rate) or 0, by the element's 24 random bits."""
         x, seed, layer = node.ins
         value, number = self.value(x), self.value(layer)
-        index = row_major(tuple(d for d in x.dims if d not in op.shared))
-        env = {symbol(f"i_{d}"): self.coordinates[d] for d in x.dims}
-        env |= {symbol(f"n_{d}"): self.sizes(d) for d in x.dims}
         self.hole.note(ir_line(node))
-        (at,) = self.hole.formula([index], env, hint="index")
-        at = self.hole.bind("index", at)
+        at = self.place(node) or self.index(tuple(d for d in x.dims if d not in op.shared))
         threshold, scale = math.ceil(op.rate * _TOP24), float(1 / (1 - op.rate))
         said = f"elementwise.dropout({value.text}, {threshold}, {scale!r}, {self.seeds[seed.name]}, {op.op_id}, "
         self.put(node.outs[0], Tri(f"{said}{number.text}, {at.text})"))
+
+    def index(self, dims: Dims) -> Tri:
+        """The row-major logical index over dims."""
+        env = {symbol(f"i_{d}"): self.coordinates[d] for d in dims}
+        env |= {symbol(f"n_{d}"): self.sizes(d) for d in dims}
+        (at,) = self.hole.formula([row_major(dims)], env, hint="index")
+        return self.hole.bind("index", at)
+
+    def product(self, node: Node) -> None:
+        """An einsum that sums nothing."""
+        table = Formulas(self.hole, "t")
+        self.hole.note(ir_line(node))
+        out = self.value(node.ins[0])
+        for v in node.ins[1:]:
+            out = table.mul(out, self.value(v))
+        self.put(node.outs[0], out)
 
     def nodes(self, nodes: Iterable[Node]) -> None:
         for n in nodes:

@@ -58,6 +58,9 @@ def fit(statement: str, depth: int = 0, width: int = WIDTH) -> list[str]:
     if start < 0:
         return _wrapped(statement, depth, width)
     head, body, tail = statement[: start + 1], statement[start + 1 : end], statement[end:]
+    if len(pad) + len(head) > width and " = " in head:
+        left, right = statement.split(" = ", 1)
+        return [f"{pad}{left} = (", *fit(right, depth + 1, width), pad + ")"]
     items = split(body)
     call = start > 0 and (statement[start - 1].isalnum() or statement[start - 1] in "_)]") and statement[start] == "("
     inner = pad + "    "

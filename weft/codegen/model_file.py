@@ -1,8 +1,8 @@
 """The text of `model.py`: the Model, its inputs' signature, its blocks in order, its outputs by name."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import symbol
@@ -15,7 +15,7 @@ from .blocks import Block, key, label, scalar
 from .body import Body, File, floats
 from .decode_model import Decoding, DecodeWriter
 from .function import TABLE
-from .lines import Lines, tuple_of
+from .lines import Lines, fit, tuple_of
 from .printer import Speller, print_nodes
 from .sizes import Sizes, identifier
 from .spelling import ATOM, TORCH_DTYPE, Formulas, Src
@@ -35,27 +35,27 @@ TAKEN = frozenset(
 """Attributes of nn.Module and of the emitted modules: no block is mounted under such a name as an attribute."""
 
 
-@dataclass(frozen=True)
-class Mounts:
-    """Where each block's module is found, as source."""
-
-    modules: Mapping[str, str]  # mount -> source of the module (of a stack: of the list)
-
-
 def simple(mount: str) -> bool:
     """Can the mount be an attribute of the model, or of a stack a list that is one?"""
     stem = mount.removesuffix(".{}")
     return bool(_SIMPLE.fullmatch(stem)) and stem not in TAKEN
 
 
-def model_file(model: Structure, blocks: Mapping[object, Block], found: Decoding) -> str:
-    """The source. found: how the model decodes."""
-    return _Writer(model, blocks, found).source()
+def model_file(
+    model: Structure,
+    blocks: Mapping[object, Block],
+    found: Decoding,
+    layers: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The source. found: how the model decodes. layers: by block, the recompute mode of each of its runs, in order."""
+    return _Writer(model, blocks, found, layers or {}).source()
 
 
 class _Writer:
-    def __init__(self, model: Structure, blocks: Mapping[object, Block], found: Decoding) -> None:
-        self.model, self.program, self.blocks = model, model.program, blocks
+    def __init__(
+        self, model: Structure, blocks: Mapping[object, Block], found: Decoding, layers: Mapping[str, Sequence[str]]
+    ) -> None:
+        self.model, self.program, self.blocks, self.layers = model, model.program, blocks, layers
         self.decoding = DecodeWriter(self, found)
         self.sizes = Sizes.of(self.program)
         self.file = File(self.sizes)
@@ -148,6 +148,12 @@ class _Writer:
         limits = {names[d]: (r.max, r.align) for d, r in program.runtime.items() if d in dims}
         lines.add(f"FIXED = {_dict(fixed)}")
         lines.add(f"LIMITS = {_dict(limits)}")
+        if self.modes:
+            lines.add("MODES = {")
+            for b in (b for b in self.blocks.values() if len(b.modes) > 1):
+                runs = [f'("{mode}",) * {len(list(same))}' for mode, same in groupby(self.layers.get(b.name, ()))]
+                lines.lines += [f"    {line}" for line in fit(f'"{b.name}": {" + ".join(runs)},')]
+            lines.add("}")
         root = [p for p in self.model.root]
         if not root:
             lines.add("PARAMETERS = ()")
@@ -187,20 +193,17 @@ class _Writer:
 
     def construct(self, code: Lines) -> None:
         started: set[str] = set()
-        place = 0
         for step in self.model.steps:
             if isinstance(step, Site):
-                made = f"{self.title(step)}({self.mode(step, str(place))}device=device)"
+                made = f"{self.title(step)}({self.mode(step)}device=device)"
                 if not step.mount or simple(step.mount):
                     code.add(f"{self.place(step)} = {made}")
                 else:
                     code.add(f'place(self, "{label(step.mount)}", {made})')
-                place += 1
             elif isinstance(step, Stack):
-                self.stacked(code, step, started, place)
-                place += len(step.sites)
+                self.stacked(code, step, started)
 
-    def stacked(self, code: Lines, stack: Stack, started: set[str], place: int) -> None:
+    def stacked(self, code: Lines, stack: Stack, started: set[str]) -> None:
         n = self.file.constant(stack.loop.dim)
         for site in stack.sites:
             home = self.place(site, "i").split("[")[0]
@@ -208,19 +211,29 @@ class _Writer:
                 code.add(f"{home} = nn.ModuleList()")
                 started.add(home)
         with code.indent(f"for i in range({n}):" if self.modes or not all(self.lists.get(s.mount, True) for s in stack.sites) else f"for _ in range({n}):"):
-            for j, site in enumerate(stack.sites):
-                made = f"{self.title(site)}({self.mode(site, str(place + j), 'i')}device=device)"
+            for site in stack.sites:
+                made = f"{self.title(site)}({self.mode(site)}device=device)"
                 if not site.mount or self.lists[site.mount]:
                     code.add(f"{self.place(site, 'i').split('[')[0]}.append({made})")
                 else:
                     row = self.place(site, "i").split(".format(")[1].removesuffix("))")
                     code.add(f'place(self, "{site.mount}".format({row}), {made})')
 
-    def mode(self, site: Site, place: str, i: str = "") -> str:
+    def mode(self, site: Site) -> str:
+        """The recompute mode that a run of a block is made with, as an argument."""
         block = self.blocks[key(site)]
         if len(block.modes) < 2 or not self.program.train:
             return ""
-        return f'modes["{block.name}"][{i or 0}], '
+        first = 0
+        for step in self.model.steps:
+            sites = step.sites if isinstance(step, Stack) else [step] if isinstance(step, Site) else []
+            mine = [s for s in sites if self.blocks[key(s)] is block]
+            if any(s is site for s in mine):
+                j = first + next(j for j, s in enumerate(mine) if s is site)
+                row = "" if site.rows is None else "i" if len(mine) == 1 else f"{len(mine)} * i"
+                return f'modes["{block.name}"][{" + ".join(x for x in (row, str(j) if j or not row else "") if x)}], '
+            first += len(mine) * ((self.sizes.number(step.loop.dim) or 0) if isinstance(step, Stack) else 1)
+        raise AssertionError("a site of another model")
 
     def title(self, site: Site) -> str:
         return self.blocks[key(site)].title

@@ -180,9 +180,13 @@ def _runs(model: Structure, found: Sequence[Block], sizes: Mapping[str, int]) ->
 
 
 def _base(program: Program, prices: Prices) -> int:
-    """Bytes that live throughout: parameters and the model's inputs."""
+    """Bytes that live throughout: parameters, the model's inputs, and what it returns, which its caller holds.
+
+    With training also the gradient that a backward starts from: one of the size of the first output."""
     wanted = {p.value for p in program.params} | set(program.inputs)
-    return sum(prices.size(v) for v in program.graph.inputs if v.name in wanted)
+    held = [v for v in program.graph.inputs if v.name in wanted]
+    seed = program.graph.outputs[:1] if program.train else ()
+    return sum(map(prices.size, (*held, *program.graph.outputs, *seed)))
 
 
 def _block(

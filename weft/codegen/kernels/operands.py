@@ -91,11 +91,47 @@ def store(P, strides, y, c, ok_r, ok_c, DIMS: tl.constexpr, NS: tl.constexpr, NR
 
 
 @triton.jit
-def identity(like, KIND: tl.constexpr):
+def nothing(shape: tl.constexpr, KIND: tl.constexpr, ACC: tl.constexpr):
     """What a reduction of this kind starts from."""
     if KIND == "sum":
-        return like * 0
+        return tl.full(shape, 0.0, ACC)
     elif KIND == "max":
-        return like * 0 - float("inf")
+        return tl.full(shape, float("-inf"), ACC)
     else:
-        return like * 0 + float("inf")
+        return tl.full(shape, float("inf"), ACC)
+
+
+@triton.jit
+def nothings(shape: tl.constexpr, KINDS: tl.constexpr, ACC: tl.constexpr):
+    out = ()
+    for k in tl.static_range(len(KINDS)):
+        out = out + (nothing(shape, KINDS[k], ACC),)  # noqa: RUF005
+    return out
+
+
+@triton.jit
+def gather_in(so_far, y, first: tl.constexpr, ok, KINDS: tl.constexpr):
+    """Running tiles with the values y[first:] taken in where they exist."""
+    out = ()
+    for k in tl.static_range(len(KINDS)):
+        if KINDS[k] == "sum":
+            out = out + (so_far[k] + tl.where(ok, y[first + k], 0.0),)  # noqa: RUF005
+        elif KINDS[k] == "max":
+            out = out + (tl.maximum(so_far[k], tl.where(ok, y[first + k], float("-inf"))),)  # noqa: RUF005
+        else:
+            out = out + (tl.minimum(so_far[k], tl.where(ok, y[first + k], float("inf"))),)  # noqa: RUF005
+    return out
+
+
+@triton.jit
+def along(x, axis: tl.constexpr, KINDS: tl.constexpr):
+    """Each running tile reduced along an axis, which stays with size 1."""
+    out = ()
+    for k in tl.static_range(len(KINDS)):
+        if KINDS[k] == "sum":
+            out = out + (tl.sum(x[k], axis, keep_dims=True),)  # noqa: RUF005
+        elif KINDS[k] == "max":
+            out = out + (tl.max(x[k], axis, keep_dims=True),)  # noqa: RUF005
+        else:
+            out = out + (tl.min(x[k], axis, keep_dims=True),)  # noqa: RUF005
+    return out

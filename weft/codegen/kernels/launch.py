@@ -1,0 +1,86 @@
+"""What the launch wrappers of region files share: configurations, and operands as kernels take them."""
+
+import functools
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .ops import CONFIGS
+
+NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f32"}
+Operand = tuple[Tensor, tuple[int, ...]]
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """configs.json: kernel -> arch -> dtype -> configuration."""
+    return json.loads(CONFIGS.read_text())["kernels"]
+
+
+@functools.cache
+def arch(device: torch.device) -> str:
+    """The GPU's architecture; interpreted on a CPU, kernels run as on sm_90."""
+    if device.type != "cuda":
+        return "sm_90"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+@functools.cache
+def _config(name: str, on: str, dtype: torch.dtype) -> dict[str, Any]:
+    known = table()[name]
+    older = [a for a in known if int(a[3:]) <= int(on[3:])] or sorted(known)[:1]
+    return known[max(older, key=lambda a: int(a[3:]))][NAMES[dtype]]
+
+
+def config(name: str, like: Tensor) -> dict[str, Any]:
+    """The configuration of a kernel for the GPU and dtype of a tensor: that of its arch, or of the next older one."""
+    return _config(name, arch(like.device), like.dtype)
+
+
+def options(found: dict[str, Any], **defaults: int) -> dict[str, Any]:
+    """What a launch takes besides a kernel's own arguments. FP fusion is said, not left to Triton's default."""
+    return {k: found.get(k, v) for k, v in {"num_warps": 4, "num_stages": 2, **defaults}.items()} | {
+        "enable_fp_fusion": True
+    }
+
+
+def acc(*x: Tensor) -> tl.dtype:
+    """What a kernel computes in."""
+    return tl.float64 if any(t.dtype == torch.float64 for t in x) else tl.float32
+
+
+def index(sizes: Sequence[int], *operands: Operand) -> tl.dtype:
+    """int64 where a place or an offset can pass 2^31, else int32."""
+    most = functools.reduce(lambda a, b: a * b, sizes, 1)
+    for x, _ in operands:
+        most = max(most, sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride()) if n) + 1)
+    return tl.int64 if most + (1 << 20) >= 1 << 31 else tl.int32
+
+
+def laid(x: Tensor, *groups: tuple[int, ...]) -> Operand:
+    """A tensor and its stride along each group of neighbouring axes; 0 for (), which it does not have.
+
+    Axes of a group that no one stride walks are copied into order first."""
+    if not all(
+        x.stride(a) == x.stride(b) * x.shape[b] or x.shape[a] == 1 for g in groups for a, b in itertools.pairwise(g)
+    ):
+        x = x.contiguous()
+    return x, tuple(x.stride(g[-1]) if g else 0 for g in groups)
+
+
+def tensors(operands: Sequence[Operand]) -> tuple[tuple[Tensor, ...], tuple[tuple[int, ...], ...]]:
+    """Pointers, then strides."""
+    return tuple(x for x, _ in operands), tuple(s for _, s in operands)
+
+
+def tile(rows: int, columns: int, block: int) -> tuple[int, int]:
+    """Rows and columns of a tile of about `block` elements: whole rows where they fit."""
+    n = min(triton.next_power_of_2(columns), block)
+    return min(triton.next_power_of_2(rows), block // n), n

@@ -1,0 +1,201 @@
+"""What each block holds in memory, measured: its emitted functions run on torch's meta device, where nothing is computed.
+
+A dispatch mode sees every tensor that an operation makes and counts the bytes of storages still alive. Meta tensors have
+the sizes and views of real ones, so the numbers are those of a real run; what a fused operator needs inside itself is
+not seen on either. Imports torch.
+"""
+
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from weft.ir.program import Program
+from weft.ir.types import ITEMSIZE, Val
+from weft.passes.chain import BlockProfile
+from weft.passes.chain import Mode as Cost
+from weft.passes.price import Prices
+from weft.passes.recompute import extra_time, split
+from weft.passes.targets import Target
+
+from .block_file import block_file
+from .blocks import Block, Mode, Pair, halves, joint_of
+from .structure import Given
+
+DTYPES = {
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f32": torch.float32,
+    "f64": torch.float64,
+    "i64": torch.int64,
+    "bool": torch.bool,
+}
+
+
+@dataclass
+class _Count:
+    """Bytes of live storages."""
+
+    now: int = 0
+    most: int = 0
+    made: int = 0
+    known: dict[int, int] = field(default_factory=dict)  # place of a live storage -> how many were made before it
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages made while the mode is on and still alive; `most` is the peak so far.
+
+    Storages that were there before (of the tensors given) are not counted, nor are those whose number, in order of
+    making, is in `skip`."""
+
+    def __init__(self, given: Iterable[Tensor] = (), skip: Collection[int] = ()) -> None:
+        super().__init__()
+        self.skip = skip
+        self.count = _Count()
+        self.given = {x.untyped_storage()._cdata for x in given}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor):
+                self.see(x)
+        return out
+
+    def see(self, x: Tensor) -> None:
+        storage, count = x.untyped_storage(), self.count
+        place = storage._cdata
+        if place in count.known or place in self.given:
+            return
+        size = 0 if count.made in self.skip else storage.nbytes()
+        count.known[place] = count.made
+        count.made += 1
+        count.now += size
+        count.most = max(count.most, count.now)
+
+        def gone() -> None:
+            count.known.pop(place, None)
+            count.now -= size
+
+        weakref.finalize(storage, gone)
+
+    @property
+    def now(self) -> int:
+        return self.count.now
+
+    @property
+    def most(self) -> int:
+        return self.count.most
+
+    def number(self, x: Tensor) -> int:
+        """How many storages were made before this tensor's; -1 for one that was there."""
+        return self.count.known.get(x.untyped_storage()._cdata, -1)
+
+    def restart(self) -> None:
+        """Forget the peak: `most` counts from what is alive now."""
+        self.count.most = self.count.now
+
+
+def profiler(target: Target) -> Callable[[Program, Mapping[str, int], Sequence[Block]], list[BlockProfile]]:
+    """Measures each block in each of its modes at given sizes; extra times are the target's prices."""
+
+    def measure(program: Program, sizes: Mapping[str, int], blocks: Sequence[Block]) -> list[BlockProfile]:
+        return [profile(program, sizes, block, target) for block in blocks]
+
+    return measure
+
+
+def profile(program: Program, sizes: Mapping[str, int], block: Block, target: Target) -> BlockProfile:
+    """One block in each of its modes."""
+    run = _Run(program, sizes, block)
+    if not program.train:
+        modes = (Cost("forward", 0, run.forward_peak(), 0),)
+        return BlockProfile(block.name, modes, run.boundary, 0)
+    joint, prices = joint_of(block), Prices(sizes, target)
+    costs: list[Cost] = []
+    for mode in block.modes:
+        pair = halves(block, mode, joint)
+        suffix = f"_{mode.name}" if len(block.modes) > 1 else ""
+        time = extra_time(split(joint, len(block.graph.outputs), pair.names), prices)
+        costs.append(run.cost(mode, pair, suffix, time))
+    return BlockProfile(block.name, tuple(costs), run.boundary, run.grads)
+
+
+class _Run:
+    """The emitted functions of one block, and meta tensors to call them with."""
+
+    def __init__(self, program: Program, sizes: Mapping[str, int], block: Block) -> None:
+        self.block, self.sizes = block, sizes
+        # The package part makes `from ..runtime` mean weft.codegen.runtime, whose files packages copy.
+        self.names: dict[str, Any] = {"__name__": f"weft.codegen.blocks.{block.name}", "__package__": "weft.codegen.blocks"}
+        source = block_file(program, block)
+        exec(compile(source, f"<block {block.name}>", "exec"), self.names)  # noqa: S102 - weft's own source
+        by_input = dict(zip(block.site.body.inputs, block.site.sources))
+        self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
+        shown = set(program.graph.outputs)
+        self.shown = [i for i, v in enumerate(block.site.node.outs) if v in shown]
+        self.boundary = sum(map(self.bytes, self.entering))
+        self.grads = sum(self.bytes(v) for v in block.graph.inputs if v.type.floating and v not in self.entering)
+
+    def bytes(self, v: Val) -> int:
+        return prod(self.sizes[d] for d in v.dims) * ITEMSIZE[v.dtype]
+
+    def tensor(self, v: Val) -> Tensor:
+        return torch.empty([self.sizes[d] for d in v.dims], dtype=DTYPES[v.dtype], device="meta")
+
+    def forward_peak(self) -> int:
+        args = [self.tensor(v) for v in self.block.graph.inputs]
+        skip = self.returned("forward", args)
+        with torch.no_grad(), LiveBytes(args, skip) as live:
+            self.names["forward"](*args)
+        return live.most
+
+    def returned(self, name: str, args: Sequence[Tensor]) -> set[int]:
+        """Numbers of the storages that hold results which the model returns: its caller holds them, so others count them."""
+        if not self.shown:
+            return set()
+        with torch.no_grad(), LiveBytes(args) as live:
+            got = self.names[name](*args)
+            got = got if isinstance(got, tuple) else (got,)
+            return {live.number(got[i]) for i in self.shown}
+
+    def cost(self, mode: Mode, pair: Pair, suffix: str, time: float) -> Cost:
+        """Run forward, then backward with only what is kept from it."""
+        args = {v.name: self.tensor(v) for v in self.block.graph.inputs}
+        outputs = len(self.block.graph.outputs)
+        skip = self.returned(f"forward{suffix}", list(args.values()))
+        with torch.no_grad(), LiveBytes(args.values(), skip) as live:
+            got = self.names[f"forward{suffix}"](*args.values())
+            got = got if isinstance(got, tuple) else (got,)
+            forward_peak = live.most
+            out, saved = got[:outputs], list(got[outputs:])
+            del got
+            first = out[0].untyped_storage()._cdata
+            inside = {args[v.name].untyped_storage()._cdata for v in self.entering}
+            places = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in saved}
+            given = {x.untyped_storage()._cdata for x in args.values()}
+            given |= {out[i].untyped_storage()._cdata for i in self.shown}
+            own = sum(n for place, n in places.items() if place not in given and place != first)
+            keeps_output = first in places and 0 not in self.shown
+            keeps_input = any(v in pair.tensors for v in self.entering) or bool(inside & places.keys())
+            leaving = out[0].untyped_storage().nbytes() if keeps_output else 0
+            alone = pair.first is not None
+            floats = [v for v in self.block.graph.outputs if v.type.floating]
+            cotangents = [self.tensor(v) for v in (floats[:1] if alone else floats)]
+            live.given |= {x.untyped_storage()._cdata for x in cotangents}
+            tensors = [args[v.name] for v in pair.tensors]
+            scalars = [args[v.name] for v in pair.scalars]
+            del out
+            before = live.now
+            live.restart()
+            name = f"backward_of_first{suffix}" if alone else f"backward{suffix}"
+            grads = self.names[name](*saved, *tensors, *cotangents, *scalars)
+            made = live.most - before
+            del grads
+        held = own + self.boundary * keeps_input + leaving + sum(x.nbytes for x in cotangents)
+        return Cost(mode.name, own, forward_peak, held + made, time, keeps_input, keeps_output)

@@ -1,0 +1,152 @@
+"""The launch wrapper of a region file: its arguments, the sizes read off them, its results, and the op's schema."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from weft.ir.library import Dropout
+from weft.ir.types import FLOATS, Dims, Graph, Val
+
+from .lines import tuple_of
+from .sizes import Sizes, identifier
+from .spelling import TORCH_DTYPE, Src
+from .triton_spelling import ATOM, Tri, literal
+
+_RESERVED = frozenset(
+    """and as assert async await break class continue def del elif else except finally for from global if import in is
+    lambda nonlocal not or pass raise return try while with torch triton tl launch ops elementwise body run empty ins
+    outs sizes grid config X ACC NAME laid tile tensors index acc options len min max sum range tuple print rows columns
+    q k v b h s d t i j m n o score keep part""".split()
+)
+
+
+class Refused(Exception):
+    """Why a region gets no kernel: its one argument, in words."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An input of the region as an argument. role: tensor | seed (a tensor or None) | layer (an integer)."""
+
+    name: str
+    val: Val
+    role: str
+
+    @property
+    def schema(self) -> str:
+        return {"tensor": "Tensor", "seed": "Tensor?", "layer": "SymInt"}[self.role] + f" {self.name}"
+
+
+class Wrapper:
+    """Names, sizes and shapes of one region's wrapper. mixed: does the package hold floats of several dtypes?"""
+
+    def __init__(self, body: Graph, sizes: Sizes, mixed: bool) -> None:
+        self.body, self.sizes, self.mixed = body, sizes, mixed
+        self.taken = set(_RESERVED)
+        seeds = {n.ins[1].name for n in body.nodes if isinstance(n.op, Dropout)}
+        layers = {n.ins[2].name for n in body.nodes if isinstance(n.op, Dropout)}
+        self.variables: dict[str, str] = {}  # run-time dim -> variable
+        self.constants: dict[str, int] = {}
+        for d in sorted({d for v in (*body.inputs, *body.outputs) for d in v.dims}):
+            if sizes.number(d) is None:
+                self.variables[d] = self.mint(sizes.names[d])
+        role = lambda v: "seed" if v.name in seeds else "layer" if v.name in layers else "tensor"
+        self.arguments = tuple(Argument(self.mint(v.name), v, role(v)) for v in body.inputs)
+        self.results = tuple(self.mint(v.name) for v in body.outputs)
+        if not self.tensors:
+            raise Refused("it reads no tensor")
+
+    def mint(self, hint: str) -> str:
+        name = identifier(hint, self.taken)
+        self.taken.add(name)
+        return name
+
+    @property
+    def tensors(self) -> tuple[Argument, ...]:
+        return tuple(a for a in self.arguments if a.role == "tensor")
+
+    def argument(self, v: Val) -> Argument:
+        return next(a for a in self.arguments if a.val == v)
+
+    def result(self, v: Val) -> str:
+        return self.results[self.body.outputs.index(v)]
+
+    @property
+    def anchor(self) -> Argument:
+        """The operand whose dtype and device the results take: the first float one."""
+        floats = [a for a in self.tensors if a.val.dtype in FLOATS]
+        return (floats or list(self.tensors))[0]
+
+    # -- sizes ---------------------------------------------------------------------------------------------------------
+
+    def size(self, dim: str) -> str:
+        """A dim's size as source of the wrapper."""
+        number = self.sizes.number(dim)
+        if number is None:
+            return self.variables[dim]
+        name = self.sizes.names[dim].upper()
+        self.constants[name] = number
+        return name
+
+    def points(self, dims: Sequence[str]) -> str:
+        """The product of sizes as source."""
+        return " * ".join(self.size(d) for d in dims) or "1"
+
+    def frozen(self, dim: str) -> Tri | None:
+        """The size as a literal of a hole, None for a run-time one."""
+        number = self.sizes.number(dim)
+        return None if number is None else literal(number)
+
+    def shape(self, dims: Dims) -> str:
+        return tuple_of(self.size(d) for d in dims) if dims else "()"
+
+    def opening(self) -> list[str]:
+        """Statements that read run-time sizes off the operands."""
+        out: list[str] = []
+        left = dict(self.variables)
+        for a in self.tensors:
+            own = [(i, d) for i, d in enumerate(a.val.dims) if d in left]
+            if [i for i, _ in own] == list(range(len(own))) and len(own) > 1:
+                out.append(f"{', '.join(left[d] for _, d in own)} = {a.name}.shape[:{len(own)}]")
+            else:
+                out += [f"{left[d]} = {a.name}.shape[{i}]" for i, d in own]
+            for _, d in own:
+                del left[d]
+        for d in list(left):
+            out.append(f"{left[d]} = {self.derived(d)}")
+        return out
+
+    def derived(self, dim: str) -> str:
+        """The size of a dim that no operand has, from those that one has."""
+        known: dict[str, Src] = {}
+        for base in self.sizes.base(dim):
+            twin = next((d for d in self.variables if self.sizes.alias(d) == base and d != dim), None)
+            if twin is None:
+                raise Refused(f"no operand tells the size of {dim}")
+            known[base] = Src(self.variables[twin], ATOM, None, "int")
+        return self.sizes.spelled(self.sizes.expression(dim), None, known).text
+
+    # -- results ---------------------------------------------------------------------------------------------------------
+
+    def made(self, v: Val) -> str:
+        """Source of an uninitialised tensor for a result."""
+        like, dtype = self.anchor, ""
+        if v.dtype not in FLOATS or self.mixed or like.val.dtype not in FLOATS:
+            dtype = f", dtype={TORCH_DTYPE[v.dtype]}"
+        return f"{like.name}.new_empty({self.shape(v.dims)}{dtype})"
+
+    @property
+    def given(self) -> str:
+        return ", ".join(a.name for a in self.arguments)
+
+    @property
+    def schema(self) -> str:
+        out = ["Tensor"] * len(self.results)
+        result = out[0] if len(out) == 1 else f"({', '.join(out)})"
+        return f"({', '.join(a.schema for a in self.arguments)}) -> {result}"
+
+    def described(self) -> str:
+        """What goes in and comes out, with dims."""
+        names = self.sizes.names
+        show = lambda name, v: f"{name} [{' '.join(names[d] for d in v.dims)}]" if v.dims else name
+        ins = ", ".join(show(a.name, a.val) for a in self.arguments)
+        return f"{ins} -> {', '.join(show(n, v) for n, v in zip(self.results, self.body.outputs))}"
