@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
-    from weft.codegen.planner import Planned
+    from weft.codegen.verify import Verified
+    from weft.codegen.planner import Planned, Profiler
     from weft.frontends.load import Loaded
     from weft.ir.program import Program
+    from weft.passes.targets import Target
 
 
 MOST_ELEMENTS = 1 << 62
@@ -99,12 +101,87 @@ def planned(
     made = program(spec, train)
     sizes = made.resolve(**{d: spec.dims.values[d] for d in made.runtime if d in spec.dims.values})
     watch = watcher(os.environ.get("WEFT_DUMP"), print_after, lambda text: print(text, file=sys.stderr))
-    return decide(made, sizes, aim, budget, _profiler(), watch)
+    return decide(made, sizes, aim, budget, _profiler(aim), watch)
 
 
-def _profiler() -> Any:
-    """Measures blocks on torch's meta device; None leaves the estimate."""
-    return None
+def _profiler(target: Target) -> Profiler | None:
+    """Measures blocks on torch's meta device. Without torch the plan's peaks are estimates, and it says so."""
+    try:
+        from weft.codegen.profile import profiler
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return None
+    return profiler(target)
+
+
+def compile(
+    source: Any,
+    target: str | None = None,
+    memory: str | int | None = None,
+    train: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    set: Mapping[str, int] | None = None,
+    small: bool = False,
+    force: bool = False,
+    device: Any = None,
+) -> Any:
+    """Compile a spec (a path or a `weft.Model`) to a torch.nn.Module with .plan, .step(), .prefill() and .state().
+
+    out: the folder to write the package to; without one it lives in a temporary folder until the process ends. memory:
+    most bytes alive at once, as a number or like "60GB". set: sizes of dims. device: where the parameters are drawn;
+    "meta" allocates nothing. Raises SpecError, InfeasibleError, or UsageError where `out` holds edited files (`force`).
+    """
+    from weft.codegen.build import module_of, temporary
+    from weft.codegen.package import write
+
+    files = package(source, [f"{d}={n}" for d, n in (set or {}).items()], small, train, target, memory)
+    folder = temporary(files) if out is None else write(files, out, force)
+    return module_of(folder, device)
+
+
+def package(
+    source: Any,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    memory: str | int | None = None,
+) -> dict[str, str]:
+    """The files of the package of a spec: path below its folder -> text. Allocates no parameters."""
+    from weft.codegen.build import files_of
+
+    return files_of(planned(open_spec(source, sets, small), train, target, memory))
+
+
+def load(folder: str | os.PathLike[str], device: Any = None) -> Any:
+    """The torch.nn.Module of a package that `weft compile` wrote. Raises UsageError where there is none."""
+    from weft.codegen.build import module_of
+
+    return module_of(folder, device)
+
+
+def verify(
+    source: Any,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    memory: str | int | None = None,
+) -> Verified:
+    """Compare the module of a spec, or of a package's folder, with the fp64 reference.
+
+    A package is checked against the graph saved in it."""
+    from pathlib import Path
+
+    from weft.codegen.build import files_of, temporary, verified
+
+    if isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        from weft.codegen.saved import read
+
+        return verified(read(source), source)
+    found = planned(open_spec(source, sets, small), train, target, memory)
+    return verified(found.program, temporary(files_of(found)))
 
 
 def plan(
