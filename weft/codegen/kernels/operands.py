@@ -1,8 +1,9 @@
+# ruff: noqa: RET505, RUF005 -- Triton compiles no starred tuples and needs both arms of a constant branch
 """Tensors of any strides over one iteration space, loaded and stored as tuples of tiles.
 
 The dims of the space are, in order: scalars (one coordinate a program), rows, columns. NS counts the scalars, NR the
-scalars and rows. c is the tuple of coordinates, one per dim: of rows [BM, 1], of columns [1, BN] (or a scalar and [B] in
-a kernel of one axis); sides of several dims are walked in row-major order.
+scalars and rows. c is the tuple of coordinates, one per dim: of rows [BM, 1], of columns [1, BN] (or a scalar and [B]
+in a kernel of one axis); sides of several dims are walked in row-major order.
 
     P        pointers
     strides  one tuple of strides per pointer, one stride per dim of the space
@@ -35,10 +36,10 @@ def coordinates(i, SIZES, first: tl.constexpr, last: tl.constexpr):
     out = ()
     for k in tl.static_range(last - first):
         if k < last - first - 1:
-            out = (i % SIZES[last - 1 - k],) + out  # noqa: RUF005 (Triton unpacks no tuples)
+            out = (i % SIZES[last - 1 - k],) + out
             i = i // SIZES[last - 1 - k]
         else:
-            out = (i,) + out  # noqa: RUF005
+            out = (i,) + out
     return out
 
 
@@ -73,7 +74,7 @@ def load(P, strides, c, ok_r, ok_c, DIMS: tl.constexpr, NS: tl.constexpr, NR: tl
         x = load_one(P[k], strides[k], c, ok_r, ok_c, DIMS, k, NS, NR)
         if x.dtype.is_floating():
             x = x.to(ACC)
-        out = out + (x,)  # noqa: RUF005
+        out = out + (x,)
     return out
 
 
@@ -105,7 +106,7 @@ def nothing(shape: tl.constexpr, KIND: tl.constexpr, ACC: tl.constexpr):
 def nothings(shape: tl.constexpr, KINDS: tl.constexpr, ACC: tl.constexpr):
     out = ()
     for k in tl.static_range(len(KINDS)):
-        out = out + (nothing(shape, KINDS[k], ACC),)  # noqa: RUF005
+        out = out + (nothing(shape, KINDS[k], ACC),)
     return out
 
 
@@ -115,11 +116,11 @@ def gather_in(so_far, y, first: tl.constexpr, ok, KINDS: tl.constexpr):
     out = ()
     for k in tl.static_range(len(KINDS)):
         if KINDS[k] == "sum":
-            out = out + (so_far[k] + tl.where(ok, y[first + k], 0.0),)  # noqa: RUF005
+            out = out + (so_far[k] + tl.where(ok, y[first + k], 0.0),)
         elif KINDS[k] == "max":
-            out = out + (tl.maximum(so_far[k], tl.where(ok, y[first + k], float("-inf"))),)  # noqa: RUF005
+            out = out + (tl.maximum(so_far[k], tl.where(ok, y[first + k], float("-inf"))),)
         else:
-            out = out + (tl.minimum(so_far[k], tl.where(ok, y[first + k], float("inf"))),)  # noqa: RUF005
+            out = out + (tl.minimum(so_far[k], tl.where(ok, y[first + k], float("inf"))),)
     return out
 
 
@@ -129,9 +130,9 @@ def along(x, axis: tl.constexpr, KINDS: tl.constexpr):
     out = ()
     for k in tl.static_range(len(KINDS)):
         if KINDS[k] == "sum":
-            out = out + (tl.sum(x[k], axis, keep_dims=True),)  # noqa: RUF005
+            out = out + (tl.sum(x[k], axis, keep_dims=True),)
         elif KINDS[k] == "max":
-            out = out + (tl.max(x[k], axis, keep_dims=True),)  # noqa: RUF005
+            out = out + (tl.max(x[k], axis, keep_dims=True),)
         else:
-            out = out + (tl.min(x[k], axis, keep_dims=True),)  # noqa: RUF005
+            out = out + (tl.min(x[k], axis, keep_dims=True),)
     return out

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF005 -- Triton compiles no starred tuples
 """Maps over one iteration space: every output element from the elements of its place, in one pass over memory.
 
     y[p] = body(x[p], ...)            pointwise
@@ -7,9 +8,9 @@ reduce_rows sums without atomics, in an order that depends on nothing but its co
 rows of slab j over the columns of block b and writes row j of a partial result; a second launch with one slab, whose
 input is the partial results, ends it.
 
-    body(x, i, c, X) -> values        x: loaded operands (floats as ACC); i: row-major place in the space; c: coordinates
-                                      per dim; X: what else it reads. Outputs first, then what is reduced.
-    after(s, c, X) -> values          of reduced values, before they are stored; None: as they are
+    body(x, i, c, X) -> values    x: loaded operands (floats as ACC); i: row-major place in the space; c: coordinates, one
+                                  per dim; X: what else it reads. Outputs first, then what is reduced
+    after(s, c, X) -> values      of reduced values, before they are stored; None: as they are
 
 | argument | meaning |
 |---|---|
@@ -95,4 +96,4 @@ def reduce_rows(
     s = along(s, 0, KINDS)
     if after is not None:
         s = after(s, ck, X)
-    store(SUM, sum_strides, s, (slab,) + ck, True, k < nc, SUM_DIMS, 1, 1)  # noqa: RUF005
+    store(SUM, sum_strides, s, (slab,) + ck, True, k < nc, SUM_DIMS, 1, 1)
