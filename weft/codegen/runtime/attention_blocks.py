@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attention_core import attend, attend_backward
 from .attention_layouts import Layout
-from .attention_pieces import Span
+from .attention_pieces import Gradients, Operands, Output, Saved, Span
 
 GATHERED_AT_ONCE = 1 << 22  # elements of gathered keys of one call
 
@@ -25,34 +25,32 @@ class Blocks(Layout):
     block: int
     table: tuple[tuple[tuple[int, ...], ...], ...]
 
-    def run(self, into, q, k, v, scale, *metadata):
-        batch, heads, n, _ = q.shape
-        tiles = self._tiles(q)
-        out = q.new_zeros(batch, tiles.shape[1], self.block, v.shape[-1])
+    def run(self, into: Output, x: Operands) -> None:
+        batch, heads, n, _ = x.q.shape
+        tiles, keys, values = (self._tiles(y) for y in (x.q, x.k, x.v))
+        out = x.q.new_zeros(batch, tiles.shape[1], self.block, x.v.shape[-1])
         lse = into.buffers()[1].new_full((batch, tiles.shape[1], self.block), -torch.inf)
-        keys, values = self._tiles(k), self._tiles(v)
-        for rows, columns, mask in self._calls(q, k):
-            gathered = (_pick(x, columns) for x in (keys, values))
-            out[:, rows], lse[:, rows] = attend(tiles[:, rows], *gathered, scale, mask=mask)
+        for rows, columns, mask in self._calls(x.q, x.k):
+            q, k, v = tiles[:, rows], _pick(keys, columns), _pick(values, columns)
+            out[:, rows], lse[:, rows] = attend(q, k, v, x.scale, mask=mask)
         out, lse = (y.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, None, :n] for y in (out, lse))
         into.put(Span(0, n), out, lse, False, slice(None))
 
-    def run_backward(self, into, do, q, k, v, out, lse, scale, *metadata):
-        tiles = [self._tiles(x) for x in (do, q, out)]
-        row_lse = self._tiles(lse[..., None])[..., 0]
-        keys, values = self._tiles(k), self._tiles(v)
-        dq, dk, dv = (torch.zeros_like(x, dtype=lse.dtype) for x in (tiles[1], keys, values))
-        for rows, columns, mask in self._calls(q, k):
-            do_, q_, out_ = (x[:, rows] for x in tiles)
-            gathered = (_pick(x, columns) for x in (keys, values))
-            part = attend_backward(do_, q_, *gathered, out_, row_lse[:, rows], scale, mask=mask)
+    def run_backward(self, into: Gradients, x: Saved) -> None:
+        tiles, keys, values = [self._tiles(y) for y in (x.do, x.of.q, x.out)], self._tiles(x.of.k), self._tiles(x.of.v)
+        row_lse = self._tiles(x.lse[..., None])[..., 0]
+        dq, dk, dv = (torch.zeros_like(y, dtype=x.lse.dtype) for y in (tiles[1], keys, values))
+        for rows, columns, mask in self._calls(x.of.q, x.of.k):
+            do, q, out = (y[:, rows] for y in tiles)
+            k, v = _pick(keys, columns), _pick(values, columns)
+            part = attend_backward(do, q, k, v, out, row_lse[:, rows], x.of.scale, mask=mask)
             dq[:, rows] = part[0].to(dq.dtype)
             for total, y in zip((dk, dv), part[1:]):
                 y = y.unflatten(2, (columns.shape[1], -1)).flatten(1, 2)
                 total.index_add_(1, columns.flatten(), y.to(total.dtype))
-        for total, y, x in zip(into, (dq, dk, dv), (q, k, v)):
-            n = x.shape[2]
-            total.add(Span(0, n), y.unflatten(1, (x.shape[1], -1)).flatten(2, 3)[:, :, None, :n])
+        for total, y, operand in zip(into, (dq, dk, dv), (x.of.q, x.of.k, x.of.v)):
+            n = operand.shape[2]
+            total.add(Span(0, n), y.unflatten(1, (operand.shape[1], -1)).flatten(2, 3)[:, :, None, :n])
 
     def _tiles(self, x: Tensor) -> Tensor:
         """[B, H, N, D] -> [B, H blocks, block, D], the last block filled up with zeros."""

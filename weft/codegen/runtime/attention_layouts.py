@@ -18,9 +18,18 @@ import torch
 from torch import Tensor
 
 from .attention_core import by_rows
-from .attention_pieces import Gradient, Output, Piece, Span, run_pieces, run_pieces_backward
+from .attention_pieces import (
+    Gradient,
+    Gradients,
+    Operands,
+    Output,
+    Piece,
+    Saved,
+    Span,
+    run_pieces,
+    run_pieces_backward,
+)
 
-Gradients = tuple[Gradient, Gradient, Gradient]
 ROWS_AT_ONCE = 16384  # of a band's backward: bounds the gradients of overlapping keys before they are added up
 
 
@@ -34,7 +43,7 @@ class Layout:
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = map(by_rows, (q, k, v))
         into = Output(q, v)
-        self.run(into, q, k, v, scale, *metadata)
+        self.run(into, Operands(q, k, v, scale, metadata))
         return into.result()
 
     def backward(
@@ -42,16 +51,16 @@ class Layout:
     ) -> tuple[Tensor, Tensor, Tensor]:
         do, q, k, v, out = map(by_rows, (do, q, k, v, out))
         into = (Gradient(q), Gradient(k), Gradient(v))
-        self.run_backward(into, do, q, k, v, out, lse, scale, *metadata)
+        self.run_backward(into, Saved(do, Operands(q, k, v, scale, metadata), out, lse))
         return into[0].result(), into[1].result(), into[2].result()
 
-    def run(self, into: Output, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> None:
+    def run(self, into: Output, x: Operands) -> None:
         """Merge this layout's share into `into`."""
-        run_pieces(self.pieces(q.shape[2], k.shape[2]), into, q, k, v, scale)
+        run_pieces(self.pieces(*x.lengths), into, x)
 
-    def run_backward(self, into: Gradients, do, q, k, v, out, lse, scale: float, *metadata: Tensor) -> None:
+    def run_backward(self, into: Gradients, x: Saved) -> None:
         """Add this layout's share of the gradients to `into`."""
-        run_pieces_backward(self.pieces(q.shape[2], k.shape[2], backward=True), into, do, q, k, v, out, lse, scale)
+        run_pieces_backward(self.pieces(*x.of.lengths, backward=True), into, x)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Rectangle(Layout):
     first: int = 0
     last: int | None = None
 
-    def pieces(self, n, m, backward=False):
+    def pieces(self, n: int, m: int, backward: bool = False) -> Iterator[Piece]:
         rows, keys = range(n)[self.start : self.stop], range(m)[self.first : self.last]
         yield Piece(Span(rows.start, len(rows)), Span(keys.start, len(keys)), fresh=True)
 
@@ -89,7 +98,7 @@ class Causal(Layout):
 
     offset: int = 0
 
-    def pieces(self, n, m, backward=False):
+    def pieces(self, n: int, m: int, backward: bool = False) -> Iterator[Piece]:
         if self.offset <= 0:
             first = -self.offset
             yield Piece(Span(first, n - first), Span(0, min(m, n - first)), causal=True, fresh=True)
@@ -115,7 +124,7 @@ class Band(Layout):
     left: int
     right: int = 0
 
-    def pieces(self, n, m, backward=False):
+    def pieces(self, n: int, m: int, backward: bool = False) -> Iterator[Piece]:
         skip_rows, skip_keys = max(0, -self.right), max(0, -self.left)  # shift so that the band holds its diagonal
         band = Band(self.left - skip_rows + skip_keys, self.right + skip_rows - skip_keys)
         for piece in band._around_diagonal(n - skip_rows, m - skip_keys, backward):
@@ -166,7 +175,7 @@ class Diagonal(Layout):
     block: int
     inner: Layout = Dense()
 
-    def pieces(self, n, m, backward=False):
+    def pieces(self, n: int, m: int, backward: bool = False) -> Iterator[Piece]:
         whole = min(n, m) // self.block
         rest = whole * self.block
         rest_n, rest_m = (max(0, min(x - rest, self.block)) for x in (n, m))
@@ -186,7 +195,7 @@ class Residues(Layout):
     modulus: int
     inner: Layout = Causal()
 
-    def pieces(self, n, m, backward=False):
+    def pieces(self, n: int, m: int, backward: bool = False) -> Iterator[Piece]:
         cuts = sorted({0, n % self.modulus, m % self.modulus, self.modulus})
         for residue, end in pairwise(cuts):
             rows, keys = (max(0, -(-(x - residue) // self.modulus)) for x in (n, m))
@@ -237,15 +246,15 @@ class Columns(Layout):
         into.add(Span(self.start, self.width, whole, self.modulus), body.unflatten(2, (whole, self.width)))
         into.add(Span(whole * self.modulus + self.start, tail.shape[2]), tail[:, :, None])
 
-    def run(self, into, q, k, v, scale, *metadata):
-        k, v = self.packed(k), self.packed(v)
-        run_pieces(self.staircase(q.shape[2], k.shape[2]), into, q, k, v, scale)
+    def run(self, into: Output, x: Operands) -> None:
+        x = replace(x, k=self.packed(x.k), v=self.packed(x.v))
+        run_pieces(self.staircase(*x.lengths), into, x)
 
-    def run_backward(self, into, do, q, k, v, out, lse, scale, *metadata):
-        k, v = self.packed(k), self.packed(v)
+    def run_backward(self, into: Gradients, x: Saved) -> None:
+        k, v = self.packed(x.of.k), self.packed(x.of.v)
         dk, dv = Gradient(k), Gradient(v)
-        pieces = self.staircase(q.shape[2], k.shape[2])
-        run_pieces_backward(pieces, (into[0], dk, dv), do, q, k, v, out, lse, scale)
+        x = replace(x, of=replace(x.of, k=k, v=v))
+        run_pieces_backward(self.staircase(*x.of.lengths), (into[0], dk, dv), x)
         self._unpack(into[1], dk.result())
         self._unpack(into[2], dv.result())
 

@@ -1,12 +1,12 @@
 """Layouts made of layouts: a union of disjoint (or repeated) parts, and a choice for each head."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .attention_layouts import Layout
-from .attention_pieces import Gradient
+from .attention_pieces import Gradient, Gradients, Operands, Output, Saved
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Merge(Layout):
 
     parts: tuple[Layout, ...]
 
-    def run(self, into, q, k, v, scale, *metadata):
+    def run(self, into: Output, x: Operands) -> None:
         for part in self.parts:
-            part.run(into, q, k, v, scale, *metadata)
+            part.run(into, x)
 
-    def run_backward(self, into, do, q, k, v, out, lse, scale, *metadata):
+    def run_backward(self, into: Gradients, x: Saved) -> None:
         for part in self.parts:
-            part.run_backward(into, do, q, k, v, out, lse, scale, *metadata)
+            part.run_backward(into, x)
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,31 @@ class PerHead(Layout):
 
     parts: tuple[tuple[int, int, Layout], ...]
 
-    def run(self, into, q, k, v, scale, *metadata):
+    def run(self, into: Output, x: Operands) -> None:
         for first, end, layout in self.parts:
-            heads = _key_heads(first, end, q, k)
-            part = into.of_heads(first, end)
-            layout.run(part, q[:, first:end], _take(k, heads), _take(v, heads), scale, *metadata)
+            layout.run(into.of_heads(first, end), _of_heads(x, first, end))
 
-    def run_backward(self, into, do, q, k, v, out, lse, scale, *metadata):
+    def run_backward(self, into: Gradients, x: Saved) -> None:
         for first, end, layout in self.parts:
-            heads = _key_heads(first, end, q, k)
-            keys, values = _take(k, heads), _take(v, heads)
-            part = (into[0].of_heads(first, end), _shared(into[1], keys, heads), _shared(into[2], values, heads))
-            do_, q_, out_, lse_ = (x[:, first:end] for x in (do, q, out, lse))
-            layout.run_backward(part, do_, q_, keys, values, out_, lse_, scale, *metadata)
+            of, heads = _of_heads(x.of, first, end), _key_heads(first, end, x.of)
+            dq, dk, dv = into[0].of_heads(first, end), _shared(into[1], of.k, heads), _shared(into[2], of.v, heads)
+            do, out, lse = (y[:, first:end] for y in (x.do, x.out, x.lse))
+            layout.run_backward((dq, dk, dv), Saved(do, of, out, lse))
             if isinstance(heads, Tensor):
-                for whole, gathered in zip(into[1:], part[1:]):
+                for whole, gathered in ((into[1], dk), (into[2], dv)):
                     whole.buffer().index_add_(1, heads, gathered.result().to(whole.buffer().dtype))
 
 
-def _key_heads(first: int, end: int, q: Tensor, k: Tensor) -> slice | Tensor:
+def _of_heads(x: Operands, first: int, end: int) -> Operands:
+    heads = _key_heads(first, end, x)
+    return replace(x, q=x.q[:, first:end], k=_take(x.k, heads), v=_take(x.v, heads))
+
+
+def _key_heads(first: int, end: int, x: Operands) -> slice | Tensor:
     """The key heads of query heads first..end-1: a slice if these are whole groups, else one index a query head."""
-    group = q.shape[1] // k.shape[1]
+    group = x.q.shape[1] // x.k.shape[1]
     if first % group or end % group:
-        return torch.arange(first, end, device=k.device) // group
+        return torch.arange(first, end, device=x.k.device) // group
     return slice(first // group, end // group)
 
 

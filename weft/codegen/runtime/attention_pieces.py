@@ -208,47 +208,70 @@ class Gradient:
         return (self.buffer() if self.sum is None else self.sum).to(self.like.dtype)
 
 
-def run_pieces(pieces: Iterable[Piece], into: Output, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+Gradients = tuple[Gradient, Gradient, Gradient]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """q [B, H, N, D], k [B, Hkv, M, D], v [B, Hkv, M, Dv], the scale of scores, and metadata [B, L] of predicates."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    metadata: tuple[Tensor, ...] = ()
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return self.q.shape[2], self.k.shape[2]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a backward starts from: the gradient of out, the operands, and the merged out and lse of whole rows."""
+
+    do: Tensor
+    of: Operands
+    out: Tensor
+    lse: Tensor
+
+
+def run_pieces(pieces: Iterable[Piece], into: Output, x: Operands) -> None:
     """Forward of a list of pieces, merged into `into`."""
     first, pieces = into.untouched, [piece for piece in pieces if not piece.empty]
-    if first and len(pieces) > 1 and sum(p.rows.size for p in pieces if p.fresh) == q.shape[2]:
+    if first and _written_once(pieces, x):
         into.allocate()
     for piece in pieces:
-        operands = (piece.of_rows(q), piece.of_keys(k), piece.of_keys(v))
-        mask = piece.mask(q)
+        operands = (piece.of_rows(x.q), piece.of_keys(x.k), piece.of_keys(x.v))
+        mask = piece.mask(x.q)
         for fold, batch in foldings(operands):
-            out, lse = attend(*map(fold.fold, (x[batch] for x in operands)), scale, piece.causal, mask)
+            q, k, v = (fold.fold(y[batch]) for y in operands)
+            out, lse = attend(q, k, v, x.scale, piece.causal, mask)
             out, lse = piece.turned_back(fold.unfold(out), fold.unfold(lse))
             into.put(piece.rows, out, lse, first and piece.fresh, batch)
 
 
-def run_pieces_backward(
-    pieces: Iterable[Piece],
-    into: tuple[Gradient, Gradient, Gradient],
-    do: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-) -> None:
-    """Backward of a list of pieces from the merged out and lse, added to `into` = (dq, dk, dv)."""
-    pieces = [piece for piece in pieces if not piece.empty]
-    first = into[0].sum is None
-    if first and len(pieces) > 1 and sum(p.rows.size for p in pieces if p.fresh) == q.shape[2]:
+def run_pieces_backward(pieces: Iterable[Piece], into: Gradients, x: Saved) -> None:
+    """Backward of a list of pieces from the merged out and lse, added to `into`."""
+    first, pieces = into[0].sum is None, [piece for piece in pieces if not piece.empty]
+    if first and _written_once(pieces, x.of):
         into[0].allocate()
     for piece in pieces:
-        of_rows, of_keys = piece.of_rows, piece.of_keys
-        operands = (of_rows(do), of_rows(q), of_keys(k), of_keys(v), of_rows(out))
-        row_lse, mask = of_rows(lse), piece.mask(q)
-        for fold, batch in foldings(operands):
-            folded = [fold.fold(x[batch]) for x in operands]
-            grads = attend_backward(*folded, fold.fold(row_lse[batch]), scale, piece.causal, mask)
+        rows, keys = [piece.of_rows(y) for y in (x.do, x.of.q, x.out)], [piece.of_keys(y) for y in (x.of.k, x.of.v)]
+        row_lse, mask = piece.of_rows(x.lse), piece.mask(x.of.q)
+        for fold, batch in foldings((*rows, *keys)):
+            (do, q, out), (k, v) = ([fold.fold(y[batch]) for y in side] for side in (rows, keys))
+            lse = fold.fold(row_lse[batch])
+            grads = attend_backward(do, q, k, v, out, lse, x.of.scale, piece.causal, mask)
             dq, dk, dv = piece.turned_back(*map(fold.unfold, grads))
             into[0].add(piece.rows, dq, batch, first and piece.fresh)
             into[1].add(piece.keys, dk, batch)
             into[2].add(piece.keys, dv, batch)
+
+
+def _written_once(pieces: list[Piece], x: Operands) -> bool:
+    """Whether fresh pieces write every row, so that buffers need no clearing (a single piece needs no buffer)."""
+    return len(pieces) > 1 and sum(piece.rows.size for piece in pieces if piece.fresh) == x.q.shape[2]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .attention_core import accumulate_dtype, attend, attend_backward, by_kv_head
 from .attention_layouts import Layout
-from .attention_pieces import Span
+from .attention_pieces import Gradients, Operands, Output, Saved, Span
 
 PAIRS_AT_ONCE = 1 << 20  # (query, key) pairs of one group of tiles; bounds the masks that exist at a time
 
@@ -45,6 +45,23 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Gathered:
+    """A group ready to run: q [B G, H, count, D], k and v [B G, Hkv, L, .], additive mask [B G, 1 or H, count, L].
+
+    index [G, L] says where the keys came from; places are q, k, h and the metadata, as predicates want them.
+    """
+
+    rows: Span
+    index: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor
+    places: tuple[Tensor, ...]
+    scale: float
+
+
+@dataclass(frozen=True)
 class Tiles(Layout):
     """Query q of head h sees key k when keep(q, k, h, *metadata) holds; an integer result is a multiplicity.
 
@@ -58,28 +75,24 @@ class Tiles(Layout):
     ranges: Ranges | None = None
     head: int = 0
 
-    def run(self, into, q, k, v, scale, *metadata):
+    def run(self, into: Output, x: Operands) -> None:
         first = into.untouched
-        for group in self.groups(q, k):
-            rows = Span(group.start, group.count, group.tiles, group.count)
-            index, mask = self._keys_and_mask(group, q, k, metadata)
-            operands = (_tiles(rows, q), _gathered(k, index), _gathered(v, index))
-            out, lse = self._attend(*operands, scale, mask, group, index, metadata)
-            out, lse = (y.unflatten(0, (q.shape[0], -1)).transpose(1, 2) for y in (out, lse))
-            into.put(rows, out, lse, first, slice(None))
+        for group in self.groups(x.q, x.k):
+            part = self._gather(group, x)
+            out, lse = (_apart(y, x.q.shape[0]) for y in self._attend(part))
+            into.put(part.rows, out, lse, first, slice(None))
 
-    def run_backward(self, into, do, q, k, v, out, lse, scale, *metadata):
-        for group in self.groups(q, k):
-            rows = Span(group.start, group.count, group.tiles, group.count)
-            index, mask = self._keys_and_mask(group, q, k, metadata)
-            do_, q_, out_, lse_ = (_tiles(rows, x) for x in (do, q, out, lse))
-            operands = (do_, q_, _gathered(k, index), _gathered(v, index), out_, lse_)
-            dq, dk, dv = self._backward(*operands, scale, mask, group, index, metadata)
-            into[0].add(rows, dq.unflatten(0, (q.shape[0], -1)).transpose(1, 2))
-            for total, part in zip(into[1:], (dk, dv)):  # part [B G, Hkv, L, D]
+    def run_backward(self, into: Gradients, x: Saved) -> None:
+        batch = x.of.q.shape[0]
+        for group in self.groups(x.of.q, x.of.k):
+            part = self._gather(group, x.of)
+            do, out, lse = (_tiles(part.rows, y) for y in (x.do, x.out, x.lse))
+            dq, dk, dv = self._backward(part, do, out, lse)
+            into[0].add(part.rows, _apart(dq, batch))
+            for total, y in ((into[1], dk), (into[2], dv)):
                 buffer = total.buffer().transpose(1, 2)
-                part = part.transpose(1, 2).unflatten(0, (q.shape[0], -1)).flatten(1, 2)
-                buffer.index_add_(1, index.flatten(), part.to(buffer.dtype))
+                y = y.transpose(1, 2).unflatten(0, (batch, -1)).flatten(1, 2)  # [B, G L, Hkv, D]
+                buffer.index_add_(1, part.index.flatten(), y.to(buffer.dtype))
 
     def groups(self, q: Tensor, k: Tensor) -> Iterator[Group]:
         """Neighbouring tiles that see about as many keys, as many as PAIRS_AT_ONCE allows."""
@@ -108,29 +121,26 @@ class Tiles(Layout):
             return ((0, m),) if m else ()
         return tuple((max(lo, 0), min(hi, m)) for lo, hi in self.ranges(start, stop) if max(lo, 0) < min(hi, m))
 
-    def _positions(self, group: Group, index: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Index tensors q [1, 1, G, count, 1], k [1, 1, G, 1, L], h [1, H, 1, 1, 1]."""
-        row = torch.arange(group.tiles * group.count, device=index.device) + group.start
-        head = torch.arange(self.head, self.head + heads, device=index.device)
-        q, k = row.view(1, 1, group.tiles, group.count, 1), index[None, None, :, None]
-        return q, k, head.view(1, heads, 1, 1, 1)
+    def _gather(self, group: Group, x: Operands) -> Gathered:
+        (batch, heads), device = x.q.shape[:2], x.q.device
+        rows = Span(group.start, group.count, group.tiles, group.count)
+        index, length = group.keys(device)
+        row = torch.arange(group.start, group.start + rows.size, device=device).view(1, 1, group.tiles, group.count, 1)
+        head = torch.arange(self.head, self.head + heads, device=device).view(1, heads, 1, 1, 1)
+        places = (row, index[None, None, :, None], head, *x.metadata)
+        filled = torch.arange(index.shape[1], device=device) < length
+        keep = filled[None, None, :, None] * torch.as_tensor(self.keep(*places), device=device)
+        mask = torch.where(keep, 0.0, -torch.inf) if keep.dtype == torch.bool else keep.to(accumulate_dtype(x.q)).log()
+        mask = mask.to(x.q.dtype).transpose(1, 2)
+        mask = mask.expand(batch, group.tiles, mask.shape[2], group.count, index.shape[1]).flatten(0, 1)
+        q, k, v = _tiles(rows, x.q), _gathered(x.k, index), _gathered(x.v, index)
+        return Gathered(rows, index, q, k, v, mask, places, x.scale)
 
-    def _keys_and_mask(self, group: Group, q: Tensor, k: Tensor, metadata: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """(key index [G, L], additive mask [B G, 1 or H, count, L])."""
-        index, length = group.keys(q.device)
-        filled = torch.arange(index.shape[1], device=q.device) < length
-        positions = self._positions(group, index, q.shape[1])
-        keep = filled[None, None, :, None] * torch.as_tensor(self.keep(*positions, *metadata), device=q.device)
-        mask = torch.where(keep, 0.0, -torch.inf) if keep.dtype == torch.bool else keep.to(accumulate_dtype(q)).log()
-        mask = mask.to(q.dtype).transpose(1, 2)
-        full = (q.shape[0], group.tiles, mask.shape[2], group.count, index.shape[1])
-        return index, mask.expand(full).flatten(0, 1)
+    def _attend(self, x: Gathered) -> tuple[Tensor, Tensor]:
+        return attend(x.q, x.k, x.v, x.scale, mask=x.mask)
 
-    def _attend(self, q, k, v, scale, mask, group, index, metadata):
-        return attend(q, k, v, scale, mask=mask)
-
-    def _backward(self, do, q, k, v, out, lse, scale, mask, group, index, metadata):
-        return attend_backward(do, q, k, v, out, lse, scale, mask=mask)
+    def _backward(self, x: Gathered, do: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return attend_backward(do, x.q, x.k, x.v, out, lse, x.scale, mask=x.mask)
 
 
 def _tiles(rows: Span, x: Tensor) -> Tensor:
@@ -138,10 +148,23 @@ def _tiles(rows: Span, x: Tensor) -> Tensor:
     return rows.view(x).transpose(1, 2).flatten(0, 1)
 
 
+def _apart(y: Tensor, batch: int) -> Tensor:
+    """Tiles [B G, H, count, ...] -> [B, H, G, count, ...]."""
+    return y.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
     """x [B, Hkv, M, D] at index [G, L] -> [B G, Hkv, L, D]."""
     y = x.transpose(1, 2).index_select(1, index.flatten())
     return y.unflatten(1, index.shape).flatten(0, 1).transpose(1, 2)
+
+
+def _unchanged(s: Tensor, *_: Tensor) -> Tensor:
+    return s
+
+
+def _one(s: Tensor, *_: Tensor) -> Tensor:
+    return torch.ones_like(s)
 
 
 @dataclass(frozen=True)
@@ -152,34 +175,29 @@ class Scored(Tiles):
     tiles at a time, in the accumulation dtype.
     """
 
-    score: Callable[..., Tensor] = lambda s, *_: s
-    slope: Callable[..., Tensor] = lambda s, *_: torch.ones_like(s)
+    score: Callable[..., Tensor] = _unchanged
+    slope: Callable[..., Tensor] = _one
 
-    def _arguments(self, q: Tensor, group: Group, index: Tensor, metadata: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (*self._positions(group, index, q.shape[1]), *metadata)
+    def _scores(self, x: Gathered) -> tuple[Tensor, Tensor]:
+        """Plain scores [B, H, G, count, L], and scores after `score` and mask [B G, H, count, L]."""
+        dtype, tiles = accumulate_dtype(x.q), x.index.shape[0]
+        s = by_kv_head(x.q, x.k.shape[1]).to(dtype) @ x.k[:, :, None].to(dtype).mT * x.scale
+        plain = s.flatten(1, 2).unflatten(0, (-1, tiles)).transpose(1, 2)
+        return plain, self.score(plain, *x.places).transpose(1, 2).flatten(0, 1) + x.mask
 
-    def _scores(self, q, k, scale, mask, arguments):
-        """(plain scores [B, H, G, count, L], scores after `score` and mask [B G, H, count, L])."""
-        dtype, kv = accumulate_dtype(q), k.shape[1]
-        tiles = arguments[0].shape[2]
-        s = (by_kv_head(q, kv).to(dtype) @ k[:, :, None].to(dtype).mT * scale).flatten(1, 2)
-        plain = s.unflatten(0, (-1, tiles)).transpose(1, 2)
-        return plain, self.score(plain, *arguments).transpose(1, 2).flatten(0, 1) + mask
-
-    def _attend(self, q, k, v, scale, mask, group, index, metadata):
-        _, s = self._scores(q, k, scale, mask, self._arguments(q, group, index, metadata))
+    def _attend(self, x: Gathered) -> tuple[Tensor, Tensor]:
+        s = self._scores(x)[1]
         lse = s.logsumexp(-1)
         p = torch.exp(s - lse.masked_fill(lse == -torch.inf, torch.inf)[..., None])
-        out = by_kv_head(p, k.shape[1]) @ v[:, :, None].to(p.dtype)
-        return out.flatten(1, 2).to(q.dtype), lse
+        out = by_kv_head(p, x.k.shape[1]) @ x.v[:, :, None].to(p.dtype)
+        return out.flatten(1, 2).to(x.q.dtype), lse
 
-    def _backward(self, do, q, k, v, out, lse, scale, mask, group, index, metadata):
-        arguments, kv, dtype = self._arguments(q, group, index, metadata), k.shape[1], accumulate_dtype(q)
-        plain, s = self._scores(q, k, scale, mask, arguments)
+    def _backward(self, x: Gathered, do: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        plain, s = self._scores(x)
+        dtype, kv = s.dtype, x.k.shape[1]
         p = by_kv_head(torch.exp(s - lse[..., None]), kv)
-        slope = self.slope(plain, *arguments).expand_as(plain).transpose(1, 2).flatten(0, 1)
-        g, o, q = (by_kv_head(x, kv).to(dtype) for x in (do, out, q))
-        dp = g @ v[:, :, None].to(dtype).mT
-        ds = p * (dp - (g * o).sum(-1, keepdim=True)) * by_kv_head(slope, kv) * scale
-        dq, dk, dv = (ds @ k[:, :, None].to(dtype)).flatten(1, 2), (ds.mT @ q).sum(2), (p.mT @ g).sum(2)
-        return dq, dk, dv
+        slope = self.slope(plain, *x.places).expand_as(plain).transpose(1, 2).flatten(0, 1)
+        do, out, q = (by_kv_head(y, kv).to(dtype) for y in (do, out, x.q))
+        dp = do @ x.v[:, :, None].to(dtype).mT
+        ds = p * (dp - (do * out).sum(-1, keepdim=True)) * by_kv_head(slope, kv) * x.scale
+        return (ds @ x.k[:, :, None].to(dtype)).flatten(1, 2), (ds.mT @ q).sum(2), (p.mT @ do).sum(2)

@@ -7,6 +7,7 @@ change a bit. All arithmetic is int64, where products of 32-bit words wrap: bits
 
 from collections.abc import Iterator
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 CHUNK = 1 << 17  # counters at a time: bounds temporaries to some 15 MB
 UNIT = 2.0**-24
 
-Integer = Tensor | int
+Integer = Any  # an int64 tensor or an int, freely mixed
 
 
 def philox(counter: tuple[Integer, ...], key: tuple[Integer, Integer]) -> tuple[Tensor, ...]:
