@@ -254,7 +254,39 @@ def export(out: str, **given: Any) -> Report:
     return Report({"paths": paths}, "\n".join(f"wrote {p}" for p in paths))
 
 
-VERBS = (check, explain, plan, export, schema, new, doctor)
+@verb(
+    SPEC,
+    PLAN,
+    OUT(required=True, what="folder"),
+    click.option("--verify", "check_it", is_flag=True, help="Then compare it with the fp64 reference."),
+    FORCE,
+)
+def compile(out: str, check_it: bool, force: bool, **given: Any) -> Report:
+    """Write SPEC as a package: plain PyTorch that needs nothing of weft."""
+    from weft import api
+    from weft.codegen.package import write
+
+    files = api.package(given.pop("spec"), **given)
+    folder = write(files, out, force)
+    lines = sum(text.count("\n") for name, text in files.items() if name.endswith(".py"))
+    text = f"wrote {out}: {len(files)} files, {lines:,} lines of Python"
+    data = {"path": str(folder), "files": sorted(files)}
+    if not check_it:
+        return Report(data, f"{text}; next: weft verify {out}")
+    found = api.verify(folder)
+    return Report(data | {"verify": found.data()}, f"{text}\n{found.text()}", found.ok)
+
+
+@verb(SPEC, PLAN)
+def verify(spec: str, **given: Any) -> Report:
+    """Compare SPEC's module, or the package in a folder, with the fp64 reference: outputs, gradients, decoding."""
+    from weft import api
+
+    found = api.verify(spec, **given)
+    return Report(found.data(), f"{found.text()}\n{'ok' if found.ok else 'FAILED'}", found.ok)
+
+
+VERBS = (check, explain, plan, compile, verify, export, schema, new, doctor)
 
 
 def _write(path: str, text: str, force: bool) -> None:

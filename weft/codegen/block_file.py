@@ -22,12 +22,17 @@ RUNTIME = ("attention", "decode", "drop", "entropy", "norms", "philox", "rotary"
 
 
 def block_file(
-    program: Program, block: Block, trusted: Iterable[str] = (), stepping: Stepping | None = None
+    program: Program,
+    block: Block,
+    trusted: Iterable[str] = (),
+    stepping: Stepping | None = None,
+    fused: bool = False,
 ) -> str:
     """The file's source.
 
-    trusted: index inputs of the block that come straight from the model's caller. stepping: its decode functions."""
-    return _Writer(program, block, frozenset(trusted), stepping).source()
+    trusted: index inputs of the block that come straight from the model's caller. stepping: its decode functions.
+    fused: is there a kernel path beside it?"""
+    return _Writer(program, block, frozenset(trusted), stepping, fused).source()
 
 
 def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
@@ -36,12 +41,11 @@ def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
     lines = Lines()
     lines.text(f'"""{doc}"""')
     lines.add()
-    plain = [m for m in ("math",) if used(m)]
-    for m in plain:
-        lines.add(f"import {m}")
-    if "NamedTuple" in text:
-        lines.add("from typing import NamedTuple")
-    if plain or "NamedTuple" in text:
+    named = [(n, m) for n, m in (("Path", "pathlib"), ("NamedTuple", "typing")) if re.search(rf"\b{n}\b", text)]
+    standard = [f"import {m}" for m in ("json", "math") if used(m)] + [f"from {m} import {n}" for n, m in named]
+    for line in standard:
+        lines.add(line)
+    if standard:
         lines.add()
     if used("torch"):
         lines.add("import torch")
@@ -65,8 +69,10 @@ def _outside(text: str) -> str:
 
 
 class _Writer:
-    def __init__(self, program: Program, block: Block, trusted: frozenset[str], stepping: Stepping | None) -> None:
-        self.program, self.block, self.stepping = program, block, stepping
+    def __init__(
+        self, program: Program, block: Block, trusted: frozenset[str], stepping: Stepping | None, fused: bool
+    ) -> None:
+        self.program, self.block, self.stepping, self.fused = program, block, stepping, fused
         self.file = File(Sizes.of(program), trusted=trusted)
         self.code = Lines()
         self.owned = {s.param.value for s in block.site.own}
@@ -88,9 +94,16 @@ class _Writer:
         table = self.table()
         body = [*self.file.header(), *table, "", "", *self.code.lines]
         own = [f"from ..runtime.module import {', '.join(h for h in ('Block', 'filled', 'weights') if any(h in line for line in body))}"]
+        if self.fused:
+            own = [f"from ..fused import {self.block.name} as fused", "from ..kernels.ops import wanted", *own]
         out = Lines()
         out.lines = [*header(self.title(), "\n".join(body), own), "", *body]
         return out.source()
+
+    def chosen(self, name: str, args: Sequence[str], vals: Sequence[Val]) -> str:
+        """The function to call: the one with kernels where they run for the first float argument."""
+        first = next((a for a, v in zip(args, vals) if v.type.floating and v.dims), None)
+        return name if not self.fused or first is None else f"(fused.{name} if wanted({first}) else {name})"
 
     def title(self) -> str:
         where = next((n.src for n in self.block.site.body.nodes if n.src), "")
@@ -135,7 +148,11 @@ class _Writer:
         outs = self.results(args)
         code.add("@staticmethod")
         with code.indent(f"def forward(ctx, {', '.join(args)}):"):
-            code.add(f"{', '.join(outs)}{', *saved' if pair.kept else ''} = forward{suffix}({', '.join(args)})")
+            run = self.chosen(f"forward{suffix}", args, list(pair.forward.inputs))
+            if run != f"forward{suffix}":
+                code.add(f"run = {run[1:-1]}")
+                run = "run"
+            code.add(f"{', '.join(outs)}{', *saved' if pair.kept else ''} = {run}({', '.join(args)})")
             saved = ["*saved"] if pair.kept else []
             code.add(f"ctx.save_for_backward({', '.join([*saved, *(forward.arguments[v.name] for v in pair.tensors)])})")
             for v in pair.scalars:
@@ -158,7 +175,7 @@ class _Writer:
         many = len(inputs) - len(none) != 1
 
         def result(name: str, cotangents: list[str]) -> str:
-            call = f"{name}{suffix}({', '.join(['*ctx.saved_tensors', *cotangents, *scalars])})"
+            call = f"{name}({', '.join(['*ctx.saved_tensors', *cotangents, *scalars])})"
             return f"return {', '.join([('*' if many and none else '') + call, *none])}"
 
         code.add("@staticmethod")
@@ -166,10 +183,14 @@ class _Writer:
         with code.indent(f"def backward(ctx, {', '.join(grads)}):"):
             given = [g for g in grads if g != "_"]
             if pair.first is not None:
-                with code.indent(f"if {' is None and '.join(given[1:])} is None:"):
-                    code.add(result("backward_of_first", given[:1]))
+                torch_path = f" and not wanted({given[0]})" if self.fused else ""
+                with code.indent(f"if {' is None and '.join(given[1:])} is None{torch_path}:"):
+                    code.add(result(f"backward_of_first{suffix}", given[:1]))
                 code.add(f"{', '.join(given)} = filled(({', '.join(given)}), ctx.shapes)")
-            code.add(result("backward", given))
+            name = f"backward{suffix}"
+            if self.fused:
+                code.add(f"run = fused.{name} if wanted({given[0]}) else {name}")
+            code.add(result("run" if self.fused else name, given))
 
     def results(self, taken: Sequence[str]) -> list[str]:
         """Names of the block's results that do not clash with its arguments."""
@@ -215,7 +236,7 @@ class _Writer:
 
     def running(self, many: bool) -> str:
         if not self.program.train:
-            return "forward"
+            return self.chosen("forward", [identifier(v.name) for v in self.block.given], self.block.given)
         return "FUNCTIONS[self.mode].apply" if many else f"{self.block.title}Function.apply"
 
     def passed(self, names: dict[str, str]) -> list[str]:

@@ -98,7 +98,8 @@ def label(name: str) -> str:
 class Pair:
     """The two halves of one mode, ready to print. Inputs of backward: kept, tensors, cotangents, scalars.
 
-    names: what is kept, by name in the joint graph. first: the backward where only the first float output has a cotangent, if such a one is wanted."""
+    names: what is kept, by name in the joint graph. first: the backward where only the first float output has a
+    cotangent, if such a one is wanted. whole: forward and backward with their composites unopened."""
 
     forward: Graph
     backward: Graph
@@ -108,6 +109,7 @@ class Pair:
     scalars: tuple[Val, ...]
     names: frozenset[str]
     first: Graph | None
+    whole: tuple[Graph, Graph]
 
 
 def joint_of(block: Block) -> Graph:
@@ -143,7 +145,8 @@ def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
     tensors, scalars = tuple(v for v in rest if not scalar(v)), tuple(v for v in rest if scalar(v))
     back = replace(two.backward, inputs=(*two.saved, *tensors, *cotangents, *scalars))
     first = prepare(without(back, cotangents[1:]), known) if block.alone else None
-    return Pair(prepare(two.forward, known), prepare(back, known), kept, tensors, cotangents, scalars, names, first)
+    own = prepare(two.forward, known), prepare(back, known)
+    return Pair(*own, kept, tensors, cotangents, scalars, names, first, (two.forward, back))
 
 
 def further(joint: Graph, name: str) -> str:

@@ -5,12 +5,15 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
+from weft.passes.price import Prices
 
 from .block_file import block_file
 from .blocks import Block, Mode, distinct, key
 from .decode_model import decoding
+from .kernel_package import annotated, kernel_package
 from .model_file import model_file
 from .package import as_json
+from .saved import to_data
 from .structure import Given, Structure, structure
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -36,26 +39,30 @@ def emit(
     modes: Mapping[str, Sequence[Mode]] | None = None,
     layers: Mapping[str, Sequence[str]] | None = None,
     plan: Mapping[str, object] | None = None,
+    prices: Prices | None = None,
 ) -> dict[str, str]:
     """The package's files: path below its folder -> text.
 
     modes: recompute modes of each block by its name (default: keep nothing but statistics). layers: by block, the mode
-    of each of its runs, in order (needed where it has several). plan: what stands in plan.json.
+    of each of its runs, in order (needed where it has several). plan: what stands in plan.json. prices: by which nodes
+    are grouped into kernels.
     """
     model = structure(program)
     blocks = distinct(model, modes or {})
     found = decoding(model, blocks)
+    kernels = kernel_package(program, blocks.values(), prices)
     files = {
-        f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k)) for k, b in blocks.items()
+        f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k), b.name in kernels.fused)
+        for k, b in blocks.items()
     }
     files["blocks/__init__.py"] = '"""One file for each distinct block of the model."""\n'
     files["model.py"] = model_file(model, blocks, found, layers)
     files["__init__.py"] = package_init(program)
+    files |= kernels.files
     files |= runtime("\n".join(files.values()))
     files["graph.weft"] = show(program.graph) + "\n"
-    files["program.json"] = "{}\n"
-    files["plan.json"] = as_json(plan or {"schema": "weft.plan/1"})
-    files["configs.json"] = "{}\n"
+    files["program.json"] = as_json(to_data(program))
+    files["plan.json"] = as_json(annotated(plan, kernels.rows) if plan else {"schema": "weft.plan/1"})
     files["ruff.toml"] = RUFF
     return dict(sorted(files.items()))
 

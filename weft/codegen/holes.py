@@ -80,8 +80,8 @@ class Body:
     """The values of a graph's nodes inside a hole.
 
     env: values that are there, by name. load(v): the source that reads an operand, called when first needed.
-    coordinates: dim -> its coordinate; sizes(dim) -> its size. seeds: source of each seed's pointer, by name. place(node):
-    the logical index of a dropout's elements where it is at hand, else None and it is made of coordinates.
+    coordinates: dim -> its coordinate; sizes(dim) -> its size. seeds: source of each seed's pointer, by name.
+    place(node): the logical index of a dropout's elements where it is at hand, else None: it is made of coordinates.
     """
 
     def __init__(

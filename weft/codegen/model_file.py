@@ -188,6 +188,11 @@ class _Writer:
                 code.text('"""Draw all parameters as the spec says, from a seed or the seed of a torch.Generator."""')
                 code.add("initialise(self, generator)")
             code.add()
+            code.add("@property")
+            with code.indent("def plan(self):"):
+                code.text('"""What was decided when this package was compiled: plan.json."""')
+                code.add('return json.loads((Path(__file__).parent / "plan.json").read_text(encoding="utf-8"))')
+            code.add()
             self.forward(code)
             self.decoding.methods(code)
 

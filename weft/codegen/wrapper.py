@@ -1,5 +1,6 @@
 """The launch wrapper of a region file: its arguments, the sizes read off them, its results, and the op's schema."""
 
+import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,12 +12,11 @@ from .sizes import Sizes, identifier
 from .spelling import TORCH_DTYPE, Src
 from .triton_spelling import ATOM, Tri, literal
 
-_RESERVED = frozenset(
-    """and as assert async await break class continue def del elif else except finally for from global if import in is
-    lambda nonlocal not or pass raise return try while with torch triton tl launch ops elementwise body run empty ins
-    outs sizes grid config X ACC NAME laid tile tensors index acc options len min max sum range tuple print rows columns
-    q k v b h s d t i j m n o score keep part""".split()
+_WORDS = "torch triton tl launch ops elementwise body after run empty ins outs sizes grid config X ACC NAME laid tile "
+_MORE = (
+    "tensors index acc options len min max sum range tuple print rows columns part parts x c q k v b h s d t i j m n o"
 )
+_RESERVED = frozenset([*keyword.kwlist, *_WORDS.split(), *_MORE.split()])
 
 
 class Refused(Exception):
@@ -49,8 +49,8 @@ class Wrapper:
         for d in sorted({d for v in (*body.inputs, *body.outputs) for d in v.dims}):
             if sizes.number(d) is None:
                 self.variables[d] = self.mint(sizes.names[d])
-        role = lambda v: "seed" if v.name in seeds else "layer" if v.name in layers else "tensor"
-        self.arguments = tuple(Argument(self.mint(v.name), v, role(v)) for v in body.inputs)
+        roles = {**dict.fromkeys(seeds, "seed"), **dict.fromkeys(layers, "layer")}
+        self.arguments = tuple(Argument(self.mint(v.name), v, roles.get(v.name, "tensor")) for v in body.inputs)
         self.results = tuple(self.mint(v.name) for v in body.outputs)
         if not self.tensors:
             raise Refused("it reads no tensor")
@@ -76,7 +76,7 @@ class Wrapper:
         floats = [a for a in self.tensors if a.val.dtype in FLOATS]
         return (floats or list(self.tensors))[0]
 
-    # -- sizes ---------------------------------------------------------------------------------------------------------
+    # -- sizes -------------------------------------------------------------------------------------------------------
 
     def size(self, dim: str) -> str:
         """A dim's size as source of the wrapper."""
@@ -125,7 +125,7 @@ class Wrapper:
             known[base] = Src(self.variables[twin], ATOM, None, "int")
         return self.sizes.spelled(self.sizes.expression(dim), None, known).text
 
-    # -- results ---------------------------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------------------------
 
     def made(self, v: Val) -> str:
         """Source of an uninitialised tensor for a result."""
@@ -146,7 +146,8 @@ class Wrapper:
 
     def described(self) -> str:
         """What goes in and comes out, with dims."""
-        names = self.sizes.names
-        show = lambda name, v: f"{name} [{' '.join(names[d] for d in v.dims)}]" if v.dims else name
-        ins = ", ".join(show(a.name, a.val) for a in self.arguments)
-        return f"{ins} -> {', '.join(show(n, v) for n, v in zip(self.results, self.body.outputs))}"
+        ins = ", ".join(self._shown(a.name, a.val) for a in self.arguments)
+        return f"{ins} -> {', '.join(self._shown(n, v) for n, v in zip(self.results, self.body.outputs))}"
+
+    def _shown(self, name: str, v: Val) -> str:
+        return f"{name} [{' '.join(self.sizes.names[d] for d in v.dims)}]" if v.dims else name

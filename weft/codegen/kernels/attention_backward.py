@@ -1,3 +1,4 @@
+# ruff: noqa: RUF005 -- Triton compiles no starred tuples
 """Softmax attention over blocks of keys, backward: delta, dk and dv, dq.
 
 With p from the log-sum-exp as in attention_forward and do = d(o):
@@ -6,23 +7,23 @@ With p from the log-sum-exp as in attention_forward and do = d(o):
     ds[t, u] = p[t, u] (do[t] . v[u] - delta[t]) score'(t, u)
     dq[t] = scale sum_u ds[t, u] k[u]             dk[u] = scale sum_t ds[t, u] q[t]
 
-Algorithm: FlashAttention-2 (Dao, 2023, algorithm 2), with dq in a kernel of its own: no atomics, the same bits every time.
-dk, dv compute S^T = K Q^T, as the transpose of a product of two dots is miscompiled on some (see hazards). Grids:
+Algorithm: FlashAttention-2 (Dao, 2023, algorithm 2), with dq in a kernel of its own: no atomics, always the same bits.
+dk, dv form S^T = K Q^T directly: the transpose of a dot's result is miscompiled on some machines. Grids:
 
-    delta: (query blocks, query heads, sequences)               dq: (query blocks, query heads, sequences * classes)
+    delta: (query blocks, query heads, sequences)      dq: (query blocks, query heads, sequences * classes)
     dkdv:  (key blocks, key heads, sequences * classes)
 
 Arguments as in attention_forward. DO: d(o), what `delta` wrote if there is an epilogue. OLDQ, OLDK, OLDV: the gradients
 that other parts of the pattern have left, added to this one's, or None; they may be DQ, DK_, DV_ themselves. Every part
-gets the o, lse and delta of the whole pattern. More constexpr:
+gets the out, lse and delta of the whole pattern. Walks of dkdv: over the query blocks of a key block. More:
 
-| HEADS         | dkdv: (first, step, count) of the query heads served, or None for all                                  |
-| PACKED        | dkdv: block gives (head in the group << 24) + query block, pieces being those of all heads of the group |
-| WANT_K/WANT_V | dkdv: which gradients; for wide heads one launch each (S twice, half the accumulators)                  |
+| HEADS          | dkdv: (first, step, count) of the query heads served, None: all. With G = 1 also those of the grid |
+| PACKED         | dkdv: block gives (head in its group << 24) + query block, pieces those of all heads of the group  |
+| WANT_K, WANT_V | dkdv: which gradients; wide heads take one launch each (S twice, half the accumulators)            |
 
 More holes: dscore(s, q, k, b, h, X), the derivative of score by s, and
 
-    vjp(dy, o, b, h, t, d, ok, X) -> (do, (dg, ...))     dy: a tuple, one per output of the epilogue; dg are stored to DG
+    vjp(dy, o, b, h, t, d, ok, X) -> (do, (dg, ...))   dy: tuple, one per output of the epilogue; dg are stored to DG
 """
 
 import triton
@@ -53,13 +54,13 @@ HEAD_SHIFT = tl.constexpr(24)
 
 
 @triton.jit
-def pull(DY, DO, DG, O, sdy, sdo, sdg, so, q0, nq, i, b, h, X, DV: tl.constexpr, BM: tl.constexpr, AT: tl.constexpr,
+def pull(DY, DO, DG, OUT, sdy, sdo, sdg, so, q0, nq, i, b, h, X, DV: tl.constexpr, BM: tl.constexpr, AT: tl.constexpr,
          vjp: tl.constexpr, ACC: tl.constexpr, IDX: tl.constexpr):  # fmt: skip
     """Through the epilogue, a tile at a time: stores do and what vjp gives besides; returns do . o [BM]."""
     x = tl.zeros([BM], ACC)
     ok = i * BM + tl.arange(0, BM) < nq
     t = (q0 + place(i * BM + tl.arange(0, BM), AT).to(tl.int64))[:, None]
-    po = row_pointers(base(O, so, b, h, q0), so[2], i * BM, BM, AT, IDX)
+    po = row_pointers(base(OUT, so, b, h, q0), so[2], i * BM, BM, AT, IDX)
     for k in tl.static_range(len(DV)):
         o = load_tile(po, ok, DV[k][1], DV[k][2], DV[k][3], True).to(ACC)
         dy = ()
@@ -80,18 +81,18 @@ def pull(DY, DO, DG, O, sdy, sdo, sdg, so, q0, nq, i, b, h, X, DV: tl.constexpr,
 
 @triton.jit
 def delta(
-    O, DY, DO, DG, DLSE, DELTA, so, sdy, sdo, sdg, sdl, sl, NQ, CUQ, X,
+    OUT, DY, DO, DG, DLSE, DELTA, so, sdy, sdo, sdg, sdl, sl, NQ, CUQ, X,
     DV: tl.constexpr, BM: tl.constexpr, vjp: tl.constexpr, ACC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
-    """delta[t] = do . o - dlse. DY: tuple of d(outputs); without an epilogue DY[0] is do, and DO, DG are not touched."""
+    """delta[t] = do . o - dlse. DY: tuple of d(outputs), without an epilogue (do,); then DO and DG are not touched."""
     AT: tl.constexpr = (1, 1, 0)
     i, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     q0, nq, _ = problem(CUQ, NQ, b, 0, AT)
     if i * BM < nq:
         if vjp is not None:
-            x = pull(DY, DO, DG, O, sdy, sdo, sdg, so, q0, nq, i, b, h, X, DV, BM, AT, vjp, ACC, IDX)
+            x = pull(DY, DO, DG, OUT, sdy, sdo, sdg, so, q0, nq, i, b, h, X, DV, BM, AT, vjp, ACC, IDX)
         else:
-            o = load(base(O, so, b, h, q0), so[2], i * BM, nq, BM, DV, True, AT, IDX)
+            o = load(base(OUT, so, b, h, q0), so[2], i * BM, nq, BM, DV, True, AT, IDX)
             do = load(base(DY[0], sdy[0], b, h, q0), sdy[0][2], i * BM, nq, BM, DV, True, AT, IDX)
             x = tl.sum(do[0].to(ACC) * o[0].to(ACC), 1)
             for k in tl.static_range(1, len(DV)):
@@ -112,7 +113,7 @@ def heads_of(hk, G: tl.constexpr, HEADS: tl.constexpr):
     """First query head of key head hk that a launch serves, and how many."""
     first = hk * G
     n = G
-    if HEADS is not None:
+    if G > 1 and HEADS is not None:
         skip = (tl.maximum(first - HEADS[0], 0) + HEADS[1] - 1) // HEADS[1]
         first = HEADS[0] + skip * HEADS[1]
         last = tl.minimum(hk * G + G, HEADS[0] + HEADS[1] * (HEADS[2] - 1) + 1)
@@ -122,7 +123,8 @@ def heads_of(hk, G: tl.constexpr, HEADS: tl.constexpr):
 
 @triton.jit
 def dkdv(
-    Q, K, V, DO, LSE, DELTA, DK_, DV_, OLDK, OLDV, sq, sk, sv, sdo, sl, sdk, sdv, soldk, soldv, NQ, NK, CUQ, CUK, TAB, X,
+    Q, K, V, DO, LSE, DELTA, DK_, DV_, OLDK, OLDV, sq, sk, sv, sdo, sl, sdk, sdv, soldk, soldv,
+    NQ, NK, CUQ, CUK, TAB, X,
     scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
     K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SLOTS: tl.constexpr,
     PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, PACKED: tl.constexpr, keep: tl.constexpr,
@@ -131,6 +133,8 @@ def dkdv(
 ):  # fmt: skip
     """One block of keys against the queries that see it, of all heads that share it, in one flat loop a slot."""
     j, hk = tl.program_id(0), tl.program_id(1)
+    if G == 1 and HEADS is not None:
+        hk = HEADS[0] + hk * HEADS[1]
     b, r = tl.program_id(2) // CLASSES, tl.program_id(2) % CLASSES
     q0, nq, origin_q = problem(CUQ, NQ, b, r, Q_AT)
     k0, nk, origin_k = problem(CUK, NK, b, r, K_AT)

@@ -1,3 +1,4 @@
+# ruff: noqa: RET505, RUF005, SIM108 -- Triton compiles no starred tuples and needs both arms of a constant branch
 """What the attention kernels share: where rows lie, tiles of head dims, loads, stores, products.
 
 Rows. A kernel sees the rows t = 0, 1, ... of one class r of one sequence b. Row t has the position
@@ -94,7 +95,9 @@ def load_tile(p, ok, first: tl.constexpr, w: tl.constexpr, real: tl.constexpr, C
 
 
 @triton.jit
-def load(P, stride, t0, n, B: tl.constexpr, TILES: tl.constexpr, CHECK: tl.constexpr, AT: tl.constexpr, IDX: tl.constexpr):
+def load(
+    P, stride, t0, n, B: tl.constexpr, TILES: tl.constexpr, CHECK: tl.constexpr, AT: tl.constexpr, IDX: tl.constexpr
+):
     """Rows t0 .. t0+B-1 as one [B, w] per tile; rows from n on read 0 (CHECK=False: there are none)."""
     p = row_pointers(P, stride, t0, B, AT, IDX)
     ok = t0 + tl.arange(0, B) < n
@@ -105,7 +108,9 @@ def load(P, stride, t0, n, B: tl.constexpr, TILES: tl.constexpr, CHECK: tl.const
 
 
 @triton.jit
-def load_row(P, stride, t0, n, B: tl.constexpr, other: tl.constexpr, ACC: tl.constexpr, AT: tl.constexpr, IDX: tl.constexpr):
+def load_row(
+    P, stride, t0, n, B: tl.constexpr, other: tl.constexpr, ACC: tl.constexpr, AT: tl.constexpr, IDX: tl.constexpr
+):
     """One number for each of rows t0 .. t0+B-1; `other` from n on."""
     return tl.load(row_pointers(P, stride, t0, B, AT, IDX), mask=t0 + tl.arange(0, B) < n, other=other).to(ACC)
 

@@ -1,13 +1,16 @@
+# ruff: noqa: RUF005 -- Triton compiles no starred tuples
 """Softmax attention over blocks of keys, forward.
 
-    o[t] = sum_u p[t, u] v[u],   p[t, u] = exp(s[t, u] - lse[t]) where keep(t, u), else 0,   s = score(scale * q[t] . k[u])
+    o[t] = sum_u p[t, u] v[u],   p[t, u] = exp(s[t, u] - lse[t]) where keep(t, u), else 0
+    s[t, u] = score(scale * q[t] . k[u])
 
-A row that sees nothing has o = 0 and lse = +inf. Algorithm: FlashAttention-2 (Dao, 2023, algorithm 1): one pass over the
-key blocks with a running maximum and sum, in base 2. Grid: (query blocks, query heads, sequences * classes).
+A row that sees nothing has o = 0 and lse = +inf. Algorithm: FlashAttention-2 (Dao, 2023, algorithm 1): one pass over
+the key blocks with a running maximum and sum, in base 2. Grid: (query blocks, query heads, sequences * classes).
 
-Tensors: Q [sequence, head, row, dk], K [.., key head, .., dk], V [.., dv], O, and LSE [sequence, head, row], each with its
-strides (batch, head, row) as one tuple; columns contiguous. TAB, X: tuples of what `pieces` and the other holes read, or
-None. OLD: O of other, disjoint parts of the pattern, whose log-sum-exp LSE holds; both are merged in. OLD may be O.
+Tensors: Q [sequence, head, row, dk], K [.., key head, .., dk], V [.., dv], OUT, and LSE [sequence, head, row], each
+with its strides (batch, head, row) as one tuple; columns contiguous. TAB, X: tuples of what `pieces`, `block` and what
+the other holes read, or None. OLD: the output of other, disjoint parts of the pattern, of which LSE then holds the
+log-sum-exp; both are merged in. OLD may be OUT. Y: tuple of the epilogue's outputs, sy of their strides.
 
 | constexpr    |                                                                                                     |
 |--------------|-----------------------------------------------------------------------------------------------------|
@@ -25,7 +28,7 @@ None. OLD: O of other, disjoint parts of the pattern, whose log-sum-exp LSE hold
 | IDX          | int32, or int64 where BM or BN rows span 2**31 elements                                             |
 | MULTI        | keep gives how often a key counts, not only whether                                                 |
 
-Holes, @triton.jit functions or None; q, k are positions (broadcastable int32 tensors), b the sequence, h the query head:
+Holes, @triton.jit functions or None; q, k: positions (broadcastable int32 tensors), b: sequence, h: query head:
 
     pieces(i, s, nq, nk, b, h, BM, BN, PLAN, TAB) -> start, stop, step     what loop s of query block i runs over
     block(z, i, s, nq, nk, b, h, BM, BN, PLAN, TAB) -> key block           None: the loop's variable itself
@@ -74,7 +77,7 @@ def merge(o, lse, before, old, DV: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def forward(
-    Q, K, V, O, OLD, LSE, Y, sq, sk, sv, so, sold, sl, sy, NQ, NK, CUQ, CUK, TAB, X,
+    Q, K, V, OUT, OLD, LSE, Y, sq, sk, sv, so, sold, sl, sy, NQ, NK, CUQ, CUK, TAB, X,
     scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
     K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, REVERSE: tl.constexpr,
     SLOTS: tl.constexpr, PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, keep: tl.constexpr,
@@ -90,7 +93,7 @@ def forward(
         Kb, Vb = base(K, sk, b, h // G, k0), base(V, sv, b, h // G, k0)
         q = load(base(Q, sq, b, h, q0), sq[2], i * BM, nq, BM, DK, True, Q_AT, IDX)  # [BM, dk]
         m = tl.full([BM], -INF, ACC)  # running maximum, base 2
-        l = tl.zeros([BM], ACC)
+        den = tl.zeros([BM], ACC)
         acc = zeros(BM, DV, ACC)  # [BM, dv]
         qi = positions(i * BM, origin_q, BM, Q_AT)[:, None]
         c = tl.full([], LOG2E if score is not None else scale * LOG2E, ACC)
@@ -110,19 +113,19 @@ def forward(
                 top = new if SLOTS[s] and score is None else tl.where(new == -INF, 0.0, new)
                 p = tl.exp2(x * c - top[:, None])
                 a = tl.exp2(m - top)
-                l = l * a + tl.sum(p, 1)
+                den = den * a + tl.sum(p, 1)
                 v = load(Vb, sv[2], j * BN, nk, BN, DV, not SLOTS[s], K_AT, IDX)  # [BN, dv]
                 acc = dot_acc(p.to(V.dtype.element_ty), v, times(acc, a[:, None], DV), DV, ACC, PREC)
                 m = new
-        o = times(acc, (1.0 / tl.where(l == 0, 1.0, l))[:, None], DV)
-        lse = (m + tl.log2(l)) / tl.full([], LOG2E, ACC)
+        o = times(acc, (1.0 / tl.where(den == 0, 1.0, den))[:, None], DV)
+        lse = (m + tl.log2(den)) / tl.full([], LOG2E, ACC)
         Lb = base(LSE, sl, b, h, q0)
         if OLD is not None:
             old = load_row(Lb, sl[2], i * BM, nq, BM, -INF, ACC, Q_AT, IDX)
             before = load(base(OLD, sold, b, h, q0), sold[2], i * BM, nq, BM, DV, True, Q_AT, IDX)
             o, lse = merge(o, lse, before, tl.where(old == INF, -INF, old), DV, ACC)
             tl.debug_barrier()  # all threads have read before one writes
-        store(base(O, so, b, h, q0), o, so[2], None, 0, i * BM, nq, BM, DV, Q_AT, IDX)
+        store(base(OUT, so, b, h, q0), o, so[2], None, 0, i * BM, nq, BM, DV, Q_AT, IDX)
         store_row(Lb, tl.where(lse == -INF, INF, lse), sl[2], i * BM, nq, BM, Q_AT, IDX)
         if epilogue is not None:
             ok = i * BM + tl.arange(0, BM) < nq

@@ -1,12 +1,14 @@
+# ruff: noqa: RET505, RUF059 -- Triton needs both arms of a constant branch
 """Which blocks a kernel visits: the `pieces` and `block` holes of the attention skeleton.
 
-Forward and dq run over key blocks j of a query block i. dk, dv run over query blocks of a key block: there the same holes
-are called with the key block as i, the numbers of queries and keys exchanged, and a plan of the transposed pattern.
+Forward and dq run over key blocks j of a query block i. dk, dv run over query blocks of a key block: there the same
+holes get the key block as i, the numbers of queries and keys exchanged, and a plan of the transposed pattern.
 
  * `dense_`, `causal_`: closed forms for any lengths.
- * `plan_`: a solver's closed form, folded into constants. PLAN = (entries of slot 0, entries of slot 1, CUT), an entry as
-   in `members`. It holds for every length up to the one it was made for: blocks past the end are dropped, and with CUT
-   (patterns that look ahead) a full block that the end cuts is visited by the partial slot, which is the last.
+ * `plan_`: a solver's closed form, folded into constants. PLAN = (entries of each slot, whether no row has two entries
+   of that slot, CUT), an entry as in `members`. It holds for every length up to the one it was made for: blocks past
+   the end are dropped, and with CUT (patterns that look ahead) a full block that the end cuts is visited by the partial
+   slot; the slots then are full, partial.
  * `table_`: int32 lists, TAB = (first, blocks): block list entries first[(h * rows + i) * slots + s] to the next one's.
    PLAN = (heads, rows, slots) as the table was made; heads = 1: for all. A block listed m times counts m times.
 """
@@ -76,21 +78,23 @@ def rank(x, anchor, step: tl.constexpr, width: tl.constexpr):
 def members(i, E: tl.constexpr, end):
     """(rank of the first, how many, anchor) of the blocks below `end` that entry E lists for row i.
 
-    E = (first, last, every, low, low_move, high, high_move, step, anchor, anchor_move, width): rows first, first + every,
-    ... below last; number t of them has the j in [low + t low_move, high + t high_move) with
-    (j - anchor - t anchor_move) mod step < width.
+    E = (first, last, every, span, low, low_move, high, high_move, step, anchor, anchor_move, width): rows of
+    [first, last) with (i - first) mod every < span. With t = (i - first) // every, the blocks of
+    [low + t low_move, high + t high_move) with (j - anchor - t anchor_move) mod step < width.
     """
-    t = (i - E[0]) // E[2]
     there = (i >= E[0]) & (i < E[1])
+    t = tl.maximum(i - E[0], 0)
     if E[2] > 1:
-        there = there & ((i - E[0]) % E[2] == 0)
-    low = tl.minimum(tl.maximum(E[3] + t * E[4], 0), end)
-    high = tl.minimum(E[5] + t * E[6], end)
+        if E[3] < E[2]:
+            there = there & (t % E[2] < E[3])
+        t = t // E[2]
+    low = tl.minimum(tl.maximum(E[4] + t * E[5], 0), end)
+    high = tl.minimum(E[6] + t * E[7], end)
     anchor = t * 0
-    if E[7] > 1:
-        anchor = ((E[8] + t * E[9]) % E[7] + E[7]) % E[7]
-    first = rank(low, anchor, E[7], E[10])
-    n = tl.where(there & (high > low), rank(tl.maximum(high, low), anchor, E[7], E[10]) - first, 0)
+    if E[8] > 1:
+        anchor = ((E[9] + t * E[10]) % E[8] + E[8]) % E[8]
+    first = rank(low, anchor, E[8], E[11])
+    n = tl.where(there & (high > low), rank(tl.maximum(high, low), anchor, E[8], E[11]) - first, 0)
     return first, n, anchor
 
 
@@ -107,45 +111,41 @@ def member(rank, anchor, step: tl.constexpr, width: tl.constexpr):
 def cut(i, PLAN: tl.constexpr, m, B: tl.constexpr):
     """1 if the end of the keys cuts a block that the plan has as full for row i, else 0."""
     n = i * 0
-    for e in tl.static_range(len(PLAN[0])):
-        n += members(i, PLAN[0][e], up(m, B))[1] - members(i, PLAN[0][e], m // B)[1]
+    for e in tl.static_range(len(PLAN[0][0])):
+        n += members(i, PLAN[0][0][e], up(m, B))[1] - members(i, PLAN[0][0][e], m // B)[1]
     return n
 
 
 @triton.jit
 def plan_pieces(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
-    """All entries of a slot in a row, one after the other; with CUT, full ones are slot 0 and partial ones slot 1."""
-    total = i * 0
+    """A slot's blocks in row i: the run itself where there is one, else numbers for `plan_block`."""
+    start, total = i * 0, i * 0
     end = m // B if PLAN[2] and s == 0 else up(m, B)
-    for e in tl.static_range(len(PLAN[s])):
-        total += members(i, PLAN[s][e], end)[1]
+    for e in tl.static_range(len(PLAN[0][s])):
+        first, count, anchor = members(i, PLAN[0][s][e], end)
+        if PLAN[1][s]:
+            start = tl.where(count > 0, first, start)
+        total += count
     if PLAN[2] and s == 1:
         total += cut(i, PLAN, m, B)
-    return 0, total, 1
+    return start, start + total, 1
 
 
 @triton.jit
 def plan_block(z, i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
-    """The z-th block of a slot; past the entries, the block that the end cuts."""
-    j = m // B + i * 0
-    end = m // B if PLAN[2] and s == 0 else up(m, B)
-    past = i * 0
-    for e in tl.static_range(len(PLAN[s])):
-        first, count, anchor = members(i, PLAN[s][e], end)
-        here = (z >= past) & (z < past + count)
-        j = tl.where(here, member(first + z - past, anchor, PLAN[s][e][7], PLAN[s][e][10]), j)
-        past += count
+    """The z-th block of a slot, entry after entry; past them, the block that the end cuts."""
+    if PLAN[1][s]:
+        j = z
+    else:
+        j = m // B + i * 0
+        past = i * 0
+        end = m // B if PLAN[2] and s == 0 else up(m, B)
+        for e in tl.static_range(len(PLAN[0][s])):
+            first, count, anchor = members(i, PLAN[0][s][e], end)
+            here = (z >= past) & (z < past + count)
+            j = tl.where(here, member(first + z - past, anchor, PLAN[0][s][e][8], PLAN[0][s][e][11]), j)
+            past += count
     return j
-
-
-@triton.jit
-def run_pieces(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
-    """As plan_pieces where a row has at most one entry a slot, all of step 1, and no CUT: then `block` is None."""
-    start, stop = i * 0, i * 0
-    for e in tl.static_range(len(PLAN[s])):
-        first, count, anchor = members(i, PLAN[s][e], up(m, B))
-        start, stop = tl.where(count > 0, first, start), tl.where(count > 0, first + count, stop)
-    return start, stop, 1
 
 
 # A table
@@ -160,3 +160,8 @@ def table_pieces(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexp
 @triton.jit
 def table_block(z, i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
     return tl.load(TAB[1] + z)
+
+
+@triton.jit
+def nothing(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
+    return 0, 0, 1

@@ -11,17 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.ir.pattern import Pattern, is_causal, solve
+from weft.ir.pattern import Part, Pattern, Plan, is_causal, solve
 from weft.ir.pattern.formula import Listed, leaves
-from weft.ir.pattern.layout import Part, core_text
-from weft.ir.pattern.plan import Piece, Plan
+from weft.ir.pattern.layout import core_text
+from weft.ir.pattern.plan import Piece
+from weft.ir.pattern.table import AnyTable
 
 if TYPE_CHECKING:
     import numpy as np
 
     Ints = np.ndarray[Any, np.dtype[np.int32]]
 
-ENTRIES = 12
+ENTRIES = 8
 """Entries of a slot up to which a plan is constants; each costs some scalar instructions a program."""
 TABLE = 1 << 22
 """Blocks up to which a table is written (16 MiB)."""
@@ -54,7 +55,8 @@ class Geometry:
 class Walk:
     """What a kernel takes for one part: names of its `pieces` and `block` holes in attention_pieces, and their data.
 
-    exact: the kernel computes only blocks the pattern touches. table: TAB's arrays (first, blocks), int32.
+    slots: the kernels' SLOTS. table: TAB's arrays (first, blocks), int32. keep: whether a keep hole is needed at all; a
+    block listed several times counts so often. exact: no block is computed that the pattern does not touch.
     """
 
     pieces: str
@@ -63,11 +65,12 @@ class Walk:
     plan: Any = None
     table: "tuple[Ints, Ints] | None" = None
     packed: bool = False
+    keep: bool = True
     exact: bool = True
 
 
-DENSE = Walk("dense_pieces", None, (True, False))
-DENSE_BACK = Walk("dense_back", None, (True,))
+DENSE = Walk("dense_pieces", None, (True, False), keep=False)
+DENSE_BACK = Walk("dense_back", None, (True,), keep=False)
 CAUSAL = Walk("causal_pieces", None, (True, False))
 CAUSAL_BACK = Walk("causal_back", None, (False, True))
 MASKED = Walk("dense_back", None, (False,), exact=False)
@@ -91,76 +94,101 @@ def geometry(part: Part) -> Geometry:
 def walk(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool = False, head: int | None = None) -> Walk:
     """How a kernel with blocks of bm queries and bn keys walks a pattern of up to nq rows and nk keys.
 
-    back: over the query blocks of key blocks. head: of a pattern that differs by head; heads that share their walk can
-    share a launch. Holds for every shorter length too, if the pattern does (static block sets are for their length).
+    back: over the query blocks of key blocks. head: of a pattern that differs by head. Holds for every shorter length
+    too, if the pattern does (a static block set is for its own length).
     """
     if pattern.text == "all":
         return DENSE_BACK if back else DENSE
     if pattern.text in ("causal", "k <= q"):
         return CAUSAL_BACK if back else CAUSAL
     if any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula)):
-        return tabulate([pattern], nq, nk, bm, bn, back)
+        return tabulate(pattern, nq, nk, bm, bn, back, (head,))
     whole = math.lcm(bm, bn)
-    plan = _solved(pattern, -(-nq // whole) * whole, -(-nk // whole) * whole, bm, bn, back)
-    causal = nq == nk and is_causal(pattern, max(nq, 2))
-    rows, columns = (nk, bn) if back else (nq, bm), plan.shape.columns
-    slots = [fold(plan, full, -(-rows[0] // rows[1])) for full in (True, False)]
-    if any(len(s) > ENTRIES for s in slots):
-        return tabulate([pattern], nq, nk, bm, bn, back) if _blocks(plan) <= TABLE else MASKED
-    cut = not (back or causal) and bool(slots[0])
-    kept = tuple((full, s) for full, s in zip((True, False), slots) if s or (cut and not full))
-    kept = kept or ((False, ()),)
-    runs = tuple(_run(s, columns) and not (cut and not full) for full, s in kept)
-    entries = tuple(s for _, s in kept)
-    return Walk("plan_pieces", "plan_block", tuple(full for full, _ in kept), (entries, runs, cut))
+    plan = _solved(pattern, -(-nq // whole) * whole, -(-nk // whole) * whole, bm, bn, back, head)
+    rows = -(-nk // bn) if back else -(-nq // bm)
+    folded = [fold(plan, full, rows) for full in (True, False)]
+    if any(len(entries) > ENTRIES for entries, _ in folded):
+        listable = plan.full + plan.partial <= TABLE
+        return tabulate(pattern, nq, nk, bm, bn, back, (head,)) if listable else MASKED
+    cut = bool(folded[0][0]) and not (back or _causal(pattern, nq, nk, head))
+    kept = [(full, *f) for full, f in zip((True, False), folded) if f[0] or (cut and not full)] or [(False, (), True)]
+    slots, entries, single = zip(*kept)
+    entries = tuple(tuple(map(tuple, e)) for e in entries)  # plain, as they become literals
+    runs = tuple(one and not (cut and not full) for full, one in zip(slots, single))
+    return Walk("plan_pieces", "plan_block", slots, (entries, runs, cut), keep=False in slots)
 
 
 def tabulate(
-    heads: Sequence[Pattern], nq: int, nk: int, bm: int, bn: int, back: bool = False, group: int = 1
+    pattern: Pattern,
+    nq: int,
+    nk: int,
+    bm: int,
+    bn: int,
+    back: bool = False,
+    heads: Sequence[int | None] = (None,),
+    group: int = 1,
 ) -> Walk:
-    """A walk by table, one list of blocks for each of `heads` patterns (one: for all heads).
+    """A walk by table: one list of blocks for each of `heads` (of a pattern that differs by head), or one for all.
 
-    A multiset whose blocks the kernel's divide lists a block as often as it counts, and needs no keep. With back,
+    The blocks of a static set that the kernel's divide are listed as often as they count, and need no keep. With back,
     `group` heads share a key head and one packed list.
     """
     import numpy as np
 
-    rows, first, blocks = -(-(nk if back else nq) // (bn if back else bm)), [0], list[Any]()
-    lists = [_lists(p, nq, nk, bm, bn, back) for p in heads]
-    causal = nq == nk and all(is_causal(p, max(nq, 2)) for p in heads)
-    split = causal or back
-    groups = [lists[z : z + group] for z in range(0, len(lists), group)] if back and group > 1 else [[x] for x in lists]
-    for members in groups:
-        for i in range(rows):
-            for kinds in ((True,), (False,)) if split else ((True, False),):
-                row = [
-                    [(g << PACK) + j for g, x in enumerate(members) for full in kinds for j in sorted(x.get((i, full), []))]
-                ]
-                blocks += row
-                first.append(first[-1] + len(row[0]))
-    flat = np.fromiter(itertools.chain.from_iterable(blocks), np.int32)
-    plan = (len(groups), rows, 2 if split else 1)
-    table = np.array(first, np.int32), flat if len(flat) else np.zeros(1, np.int32)
-    return Walk("table_pieces", "table_block", (True, False) if split else (False,), plan, table, back and group > 1)
+    rows = -(-(nk if back else nq) // (bn if back else bm))
+    found = [_lists(pattern, nq, nk, bm, bn, back, h) for h in heads]
+    split = back or all(_causal(pattern, nq, nk, h) for h in heads)  # else the end may cut a full block
+    kinds = ((True,), (False,)) if split else ((True, False),)
+    packed = back and group > 1
+    first, blocks = [0], list[int]()
+    for members in (
+        found[z : z + group] if packed else [found[z]] for z in range(0, len(found), group if packed else 1)
+    ):
+        for i, kind in itertools.product(range(rows), kinds):
+            for g, lists in enumerate(members):
+                blocks += [(g << PACK) + j for full in kind for j in lists.get((i, full), ())]
+            first.append(len(blocks))
+    table = np.array(first, np.int32), np.array(blocks or [0], np.int32)
+    plan = (len(found) // (group if packed else 1), rows, len(kinds))
+    keep = any(not full for lists in found for _, full in lists)
+    return Walk("table_pieces", "table_block", (True, False) if split else (False,), plan, table, packed, keep)
 
 
-def _lists(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool) -> dict[tuple[int, bool], list[int]]:
+Lists = dict[tuple[int, bool], list[int]]
+
+
+def _lists(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool, head: int | None) -> Lists:
     """(row, full) -> blocks, listed as often as they count."""
-    out: dict[tuple[int, bool], list[int]] = {}
-    plan = _solved(pattern, nq, nk, bm, bn, back)
+    out: Lists = {}
+    f = pattern.groups((head or 0) + 1)[-1][2]
+    if isinstance(f, Listed) and not f.negated and f.table.block % bm == f.table.block % bn == 0:
+        return _whole(f.table.at(max(nq, nk)), -(-nq // bm), -(-nk // bn), bm, bn, back, head or 0)
+    plan = _solved(pattern, nq, nk, bm, bn, back, head)
     for i in range(plan.shape.rows):
         for j, full, _ in plan.blocks(i):
             out.setdefault((i, full), []).append(j)
     return out
 
 
-def _solved(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool) -> Plan:
-    plan = solve(pattern, nq, nk, bm, bn)
+def _whole(table: AnyTable, rows: int, columns: int, bm: int, bn: int, back: bool, head: int) -> Lists:
+    """The blocks of a static set, each cut into the kernel's."""
+    out: Lists = {}
+    for a, b in zip(*(x.tolist() for x in table.entries(head))):
+        for i in range(a * table.block // bm, min(rows, (a + 1) * table.block // bm)):
+            for j in range(b * table.block // bn, min(columns, (b + 1) * table.block // bn)):
+                row, column = (j, i) if back else (i, j)
+                out.setdefault((row, True), []).append(column)
+    return out
+
+
+def _solved(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool, head: int | None) -> Plan:
+    plan = solve(pattern, nq, nk, bm, bn, head if pattern.per_head else None)
     return plan.transposed() if back else plan
 
 
-def _blocks(plan: Plan) -> int:
-    return plan.full + plan.partial
+def _causal(pattern: Pattern, nq: int, nk: int, head: int | None) -> bool:
+    """Is no full block ever cut by the end of the keys?"""
+    return nq == nk and is_causal(pattern, max(nq, 2), (head or 0) + 1)
 
 
 # Folding
@@ -176,20 +204,38 @@ class Run(NamedTuple):
     width: int = 1
 
 
-Entry = tuple[int, ...]
+class Entry(NamedTuple):
+    """Rows i of [first, end) with (i - first) mod every < span, and their run, moved (i - first) // every times."""
+
+    first: int
+    end: int
+    every: int
+    span: int
+    low: int
+    low_move: int
+    high: int
+    high_move: int
+    step: int
+    anchor: int
+    anchor_move: int
+    width: int
+
+    @property
+    def run(self) -> tuple[int, ...]:
+        return self[4:]
 
 
-def fold(plan: Plan, full: bool, rows: int) -> tuple[Entry, ...]:
-    """The full, or the partial, blocks of the first `rows` rows, as entries of `attention_pieces.members`."""
-    lists = _rows(plan, full, rows)
-    best: tuple[Entry, ...] | None = None
+def fold(plan: Plan, full: bool, rows: int) -> tuple[tuple[Entry, ...], bool]:
+    """The full, or the partial, blocks of the first `rows` rows, as entries; and whether no row has two."""
+    lists, best = _rows(plan, full, rows), None
     for every in sorted({1, math.lcm(*[g.every for g in plan.groups])}):
         if every > max(1, rows // 2):
             continue
-        found = tuple(e for c in range(every) for e in _segments(lists[c::every], c, every, plan.shape.columns))
-        if best is None or len(found) < len(best):
-            best = found
-    return best or ()
+        segments = [s for c in range(every) for s in _segments(lists[c::every], c, every, plan.shape.columns)]
+        found = _joined([e for s in segments for e in s])
+        if best is None or len(found) < len(best[0]):
+            best = found, all(len(s) <= 1 and all(e.step == 1 for e in s) for s in segments)
+    return best or ((), True)
 
 
 def _rows(plan: Plan, full: bool, rows: int) -> list[tuple[Run, ...]]:
@@ -220,17 +266,18 @@ def canonical(runs: Sequence[Run], end: int) -> tuple[Run, ...]:
 
 def _shrunk(r: Run, end: int) -> Run | None:
     low, high = max(r.low, 0), min(r.high, end)
-    if r.step > 1 and r.width < r.step:
+    if r.width < r.step:
         anchor = r.anchor % r.step
-        low = next((j for j in range(low, min(high, low + r.step)) if (j - anchor) % r.step < r.width), high)
-        high = next((j + 1 for j in range(high - 1, max(low, high - r.step) - 1, -1) if (j - anchor) % r.step < r.width), low)
+        members = [j for j in range(low, min(high, low + r.step)) if (j - anchor) % r.step < r.width]
+        last = [j for j in range(max(low, high - r.step), high) if (j - anchor) % r.step < r.width]
+        low, high = (members[0], last[-1] + 1) if members else (0, 0)
         if high - low > r.width:
             return Run(low, high, r.step, anchor, r.width)
     return Run(low, high) if low < high else None
 
 
-def _segments(lists: Sequence[tuple[Run, ...]], first: int, every: int, end: int) -> Iterator[Entry]:
-    """Entries for rows first, first + every, ...: the longest affine stretch through the middle, then the rest."""
+def _segments(lists: Sequence[tuple[Run, ...]], first: int, every: int, end: int) -> Iterator[list[Entry]]:
+    """Rows first, first + every, ... as stretches: one that moves evenly through the middle row, then the rest."""
     todo = [(0, len(lists))]
     while todo:
         low, high = todo.pop()
@@ -238,17 +285,27 @@ def _segments(lists: Sequence[tuple[Run, ...]], first: int, every: int, end: int
             continue
         z = (low + high) // 2
         moves = _moves(lists[z], lists[z + 1]) if z + 1 < high else None
-        if moves is None:
-            moves = tuple((r, (0, 0, 0)) for r in lists[z])
+        moves = moves or tuple((r, (0, 0, 0)) for r in lists[z])
         start = stop = z
         while start > low and canonical(_moved(moves, start - 1 - z), end) == lists[start - 1]:
             start -= 1
         while stop < high and canonical(_moved(moves, stop - z), end) == lists[stop]:
             stop += 1
-        rows = (first + start * every, first + (stop - 1) * every + 1, every)
-        for r, (by_low, by_high, by_anchor) in zip(_moved(moves, start - z), (m for _, m in moves)):
-            high_now = END if r.high == end and by_high == 0 else r.high
-            yield (*rows, r.low, by_low, high_now, by_high, r.step, r.anchor, by_anchor, r.width)
+        rows = first + start * every, END if stop == len(lists) else first + (stop - 1) * every + 1, every, 1
+        yield [
+            Entry(
+                *rows,
+                r.low,
+                by[0],
+                END if r.high == end and by[1] == 0 else r.high,
+                by[1],
+                r.step,
+                r.anchor,
+                by[2],
+                r.width,
+            )
+            for r, by in zip(_moved(moves, start - z), (m for _, m in moves))
+        ]
         todo += [(low, start), (stop, high)]
 
 
@@ -269,10 +326,19 @@ def _moved(moves: Moves, t: int) -> tuple[Run, ...]:
     )
 
 
-def _run(entries: tuple[Entry, ...], end: int) -> bool:
-    """Has every row at most one entry, and that of step 1?"""
-    apart = all(
-        a[1] <= b[0] or b[1] <= a[0] or (a[0] - b[0]) % math.gcd(a[2], b[2]) != 0
-        for a, b in itertools.combinations(entries, 2)
-    )
-    return apart and all(e[7] == 1 for e in entries)
+def _joined(entries: list[Entry]) -> tuple[Entry, ...]:
+    """Entries of neighbouring rows with the same run as one that spans them."""
+    out: list[Entry] = []
+    for e in sorted(entries, key=lambda e: (e.run, e.every, e.first)):
+        last = out[-1] if out else None
+        if last and _continues(last, e):
+            out[-1] = last._replace(span=last.span + 1, end=e.end)
+        else:
+            out.append(e)
+    return tuple(sorted(out))
+
+
+def _continues(a: Entry, b: Entry) -> bool:
+    """Are the rows of b those after the rows of a, with the same run?"""
+    ends = a.end == b.end == END or b.end == a.end + 1 < END
+    return (a.run, a.every) == (b.run, b.every) and b.first == a.first + a.span < a.first + a.every and ends

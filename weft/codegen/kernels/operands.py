@@ -92,21 +92,16 @@ def store(P, strides, y, c, ok_r, ok_c, DIMS: tl.constexpr, NS: tl.constexpr, NR
 
 
 @triton.jit
-def nothing(shape: tl.constexpr, KIND: tl.constexpr, ACC: tl.constexpr):
-    """What a reduction of this kind starts from."""
-    if KIND == "sum":
-        return tl.full(shape, 0.0, ACC)
-    elif KIND == "max":
-        return tl.full(shape, float("-inf"), ACC)
-    else:
-        return tl.full(shape, float("inf"), ACC)
-
-
-@triton.jit
 def nothings(shape: tl.constexpr, KINDS: tl.constexpr, ACC: tl.constexpr):
+    """What reductions of these kinds, "sum", "max" or "min", start from."""
     out = ()
     for k in tl.static_range(len(KINDS)):
-        out = out + (nothing(shape, KINDS[k], ACC),)
+        if KINDS[k] == "sum":
+            out = out + (tl.full(shape, 0.0, ACC),)
+        elif KINDS[k] == "max":
+            out = out + (tl.full(shape, float("-inf"), ACC),)
+        else:
+            out = out + (tl.full(shape, float("inf"), ACC),)
     return out
 
 

@@ -8,8 +8,8 @@ reduce_rows sums without atomics, in an order that depends on nothing but its co
 rows of slab j over the columns of block b and writes row j of a partial result; a second launch with one slab, whose
 input is the partial results, ends it.
 
-    body(x, i, c, X) -> values    x: loaded operands (floats as ACC); i: row-major place in the space; c: coordinates, one
-                                  per dim; X: what else it reads. Outputs first, then what is reduced
+    body(x, i, c, X) -> values    x: loaded operands (floats as ACC); i: row-major place in the space; c: coordinates,
+                                  one per dim; X: what else it reads. Outputs first, then what is reduced
     after(s, c, X) -> values      of reduced values, before they are stored; None: as they are
 
 | argument | meaning |

@@ -1,0 +1,60 @@
+"""From a plan to a package: its files, its module, and its verification."""
+
+import atexit
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weft.ir.program import Program
+
+from .emit import emit
+from .package import load, write
+from .plan import document
+from .planner import Planned
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .verify import Verified
+
+
+def files_of(planned: Planned) -> dict[str, str]:
+    """The files of the package that a plan describes."""
+    layers: dict[str, list[str]] = {}
+    for layer in planned.layers:
+        layers.setdefault(planned.blocks[layer.block].name, []).append(layer.mode)
+    return emit(planned.program, planned.modes, layers, document(planned))
+
+
+def temporary(files: Mapping[str, str]) -> Path:
+    """The files in a folder that lives as long as the process."""
+    folder = tempfile.TemporaryDirectory(prefix="weft-")
+    atexit.register(folder.cleanup)
+    return write(files, Path(folder.name) / "package")
+
+
+def module_of(folder: str | Path, device: Any = None, generator: Any = 0) -> "nn.Module":
+    """The model of a package, its parameters drawn on `device` (on "meta" nothing is allocated)."""
+    return load(folder).Model(device=device, generator=generator)
+
+
+def uniform(program: Program) -> bool:
+    """Are all floats f32? Such a package runs in any one float dtype."""
+    from .body import floats
+
+    found = floats(program.graph) | {p.dtype for p in program.params}
+    for n in program.graph.nodes:
+        body = getattr(n.op, "body", None)
+        found |= floats(body) if body is not None else set()
+    return found <= {"f32"}
+
+
+def verified(program: Program, folder: str | Path) -> "Verified":
+    """Compare the package in `folder` with the reference interpreter on `program`."""
+    from .verify import retyped, verify
+
+    if uniform(program):
+        return verify(program, lambda dtype: module_of(folder))
+    own = module_of(folder)
+    return verify(program, lambda dtype: module_of(temporary(emit(retyped(program, dtype)))), own)

@@ -1,0 +1,122 @@
+"""The kernel path of a block: its functions once more, each fused region a call of its kernel's op, the rest torch.
+
+`fused/layer.py` stands beside `blocks/layer.py`; the block's autograd function takes the one or the other by where its
+input lives. Regions that are equal but for names share one kernel file.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from weft.ir.program import Program
+from weft.ir.types import Decision, Graph, Node
+from weft.passes.fusion import Fusion, Region, decisions, fuse
+from weft.passes.price import Prices
+from weft.passes.skeletons import SKELETONS, Skeleton
+
+from .blocks import Block, halves, joint_of
+from .body import Body, File, floats
+from .composites import known
+from .function import TABLE, print_function
+from .fused import Fused, bodies, collapse
+from .prepare import prepare
+from .regions import Job, RegionFile, Written, anonymous, region_file, stem
+from .sizes import Sizes
+from .wrapper import Refused
+
+Writers = Mapping[str, Callable[[Job], Written]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one region: its kernel, or why it is torch ops."""
+
+    block: str
+    half: str
+    region: Region
+    kernel: str
+    why: str = ""
+
+
+@dataclass
+class Kernels:
+    """The kernels of a package as its blocks ask for them."""
+
+    program: Program
+    prices: Prices
+    writers: Writers
+    skeletons: tuple[Skeleton, ...] = SKELETONS
+    files: dict[object, RegionFile] = field(default_factory=dict[object, RegionFile])
+    rows: list[Row] = field(default_factory=list[Row])
+
+    def collapsed(self, graph: Graph, block: str, half: str, mixed: bool) -> Graph:
+        """A half with every region that a kernel can hold as one node."""
+        found = fuse(graph, self.prices, self.skeletons)
+        shown = bodies(graph, found.regions)
+        kernels: dict[str, tuple[str, Graph]] = {}
+        for r in found.regions:
+            try:
+                kernels[r.id] = self.kernel(r, shown[r.id], f"block {block}, {half}", found, graph, mixed), shown[r.id]
+                self.rows.append(Row(block, half, r, kernels[r.id][0]))
+            except Refused as no:
+                self.rows.append(Row(block, half, r, "torch", str(no)))
+        return collapse(graph, found.regions, kernels)
+
+    def kernel(self, region: Region, body: Graph, where: str, found: Fusion, graph: Graph, mixed: bool) -> str:
+        """The name of the kernel of a region, written if there is none like it yet."""
+        like = region.skeleton, anonymous(body), mixed
+        if like not in self.files:
+            name = stem(len(self.files), region)
+            mine = about(region, decisions(found, graph))
+            job = Job(name, where, region, body, Sizes.of(self.program), mixed, mine)
+            self.files[like] = region_file(job, self.writers)
+        return self.files[like].kernel
+
+
+def about(region: Region, every: Sequence[Decision]) -> tuple[Decision, ...]:
+    """The decisions about a region: its own, and each pair in it."""
+    pairs = {f"{a}+{b}" for a in region.nodes for b in region.nodes}
+    whole = "+".join(region.nodes)
+    return tuple(d for d in every if d.subject == whole or (d.subject in pairs and d.choice == "fused"))
+
+
+def fused_file(block: Block, kernels: Kernels) -> str:
+    """The source of a block's kernel path; "" where no region has a kernel."""
+    file = File(Sizes.of(kernels.program))
+    texts: list[str] = []
+    if kernels.program.train:
+        joint = joint_of(block)
+        file.floats = frozenset(floats(joint))
+        for mode in block.modes:
+            pair = halves(block, mode, joint)
+            suffix = f"_{mode.name}" if len(block.modes) > 1 else ""
+            for name, graph in zip(("forward", "backward"), pair.whole):
+                half = name if not suffix else f"{name}, {mode.name}"
+                graph = kernels.collapsed(graph, block.name, half, file.mixed)
+                texts += _function(file, f"{name}{suffix}", graph)
+    else:
+        file.floats = frozenset(floats(block.graph))
+        texts = _function(file, "forward", kernels.collapsed(block.graph, block.name, "forward", file.mixed))
+    if "OPS." not in "\n".join(texts):
+        return ""
+    from .block_file import header
+    from .lines import Lines
+
+    body = [*file.header(), "", "", *texts]
+    out = Lines()
+    doc = f"Block `{block.name}` with kernels: the functions of blocks/{block.name}.py, fused regions as one op each."
+    out.lines = [*header(doc, "\n".join(body), ["from ..kernels.ops import OPS"]), "", *body]
+    return out.source()
+
+
+def _function(file: File, name: str, graph: Graph) -> list[str]:
+    return [*print_function(file, name, prepare(graph, known)).lines, "", ""]
+
+
+def spell_fused(body: Body, node: Node) -> None:
+    """A region as a call of its op."""
+    assert isinstance(node.op, Fused)
+    args = ", ".join(body.full(v) for v in node.ins)
+    body.assign(node.outs, f"OPS.{node.op.kernel}({args})")
+
+
+TABLE[Fused] = spell_fused

@@ -1,0 +1,101 @@
+"""What kernels add to a package: `kernels/` (skeletons, region files), `fused/` (the blocks' kernel paths), configs.json."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+from weft.ir.program import Program
+from weft.passes.price import Prices
+from weft.passes.skeletons import SKELETONS, Skeleton
+from weft.passes.targets import find
+
+from .blocks import Block
+from .fused_file import Kernels, Row, Writers, fused_file
+from .package import as_json
+from .region_pointwise import write_pointwise
+
+WRITERS: Writers = {"pointwise": write_pointwise}
+SCHEMA = "weft.configs/1"
+_IMPORT = re.compile(r"^from \.(\w*) import (.*)$", re.M)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """files: path -> text. fused: names of the blocks that have a kernel path. rows: what became of each region."""
+
+    files: Mapping[str, str]
+    fused: frozenset[str]
+    rows: tuple[Row, ...]
+
+
+def shipped(writers: Writers = WRITERS, skeletons: Iterable[Skeleton] = SKELETONS) -> tuple[Skeleton, ...]:
+    """The skeletons that have kernels: those that fusion may count on."""
+    return tuple(replace(s, kernel=True) for s in skeletons if s.name in writers)
+
+
+def kernel_package(program: Program, blocks: Iterable[Block], prices: Prices | None = None) -> Emitted:
+    """The kernels of a package's blocks. prices: of the plan; without a GPU target those of sm_90 at its sizes."""
+    if prices is None:
+        sizes = program.resolve(**{d: r.max for d, r in program.runtime.items()})
+        prices = Prices(sizes, find("sm_90"))
+    elif prices.target.kind != "gpu":
+        prices = Prices(prices.sizes, find("sm_90"), prices.longest)
+    kernels = Kernels(program, prices, WRITERS, shipped())
+    paths = {b.name: fused_file(b, kernels) for b in blocks}
+    files = {f"fused/{name}.py": text for name, text in paths.items() if text}
+    regions = list(kernels.files.values())
+    if files:
+        files["fused/__init__.py"] = '"""The blocks once more, their fused regions as kernels."""\n'
+        files |= {f"kernels/{r.kernel}.py": r.text for r in regions}
+        files |= {f"kernels/{n}.py": text for n, text in skeletons({m for r in regions for m in r.modules}).items()}
+        files["kernels/__init__.py"] = (
+            '"""One file a fused region, the skeletons they fill, and what launches them."""\n'
+        )
+    files["configs.json"] = as_json({"schema": SCHEMA, "kernels": {r.kernel: r.configs for r in regions}})
+    return Emitted(files, frozenset(n for n, text in paths.items() if text), tuple(kernels.rows))
+
+
+def skeletons(wanted: Iterable[str]) -> dict[str, str]:
+    """The hand-written files that region files import, and those that these import; as they are."""
+    home = resources.files("weft.codegen.kernels")
+    out: dict[str, str] = {}
+    todo = ["ops", "launch", "elementwise", *sorted(wanted)]
+    while todo:
+        name = todo.pop()
+        if name in out:
+            continue
+        out[name] = (home / f"{name}.py").read_text()
+        for module, names in _IMPORT.findall(out[name]):
+            todo += [module] if module else [n.strip() for n in names.split(",")]
+    return out
+
+
+def annotated(plan: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
+    """The plan document with the kernel of every region, or why it has none."""
+    known = {(r.block, r.half, *r.region.nodes): r for r in rows}
+
+    def half(block: str, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        regions: list[dict[str, Any]] = []
+        for region in found["regions"]:
+            row = known.get((block, name, *region["nodes"]))
+            more = {} if row is None else {"kernel": row.kernel} | ({"why": row.why} if row.why else {})
+            regions.append({k: v for k, v in region.items() if k != "why" or not more} | more)
+        return {**found, "regions": regions}
+
+    blocks: list[dict[str, Any]] = []
+    for b in plan["blocks"]:
+        back = b.get("backward", {})
+        name = b["name"]
+        single = len(back) < 2
+        blocks.append(
+            {
+                **b,
+                "forward": half(name, "forward" if single else f"forward, {next(iter(back))}", b["forward"]),
+                "backward": {
+                    m: half(name, "backward" if single else f"backward, {m}", found) for m, found in back.items()
+                },
+            }
+        )
+    return {**plan, "blocks": blocks}

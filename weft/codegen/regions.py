@@ -1,0 +1,222 @@
+"""Regions as files: a kernel's holes, its launch wrapper and its registration, below a header that says what it is.
+
+    region (graph, skeleton) -> kernels/k03_rowwise_norm.py
+
+Each skeleton has a writer that fills its holes from the region's nodes, or refuses with the reason (`Refused`); then the
+region runs as torch ops. A file is complete: it is imported, read, edited and run again like one written by hand. All
+text in it is weft's own: names are minted, formulas printed from their parsed form.
+"""
+
+import hashlib
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from weft.ir.library import Dropout
+from weft.ir.text import show
+from weft.ir.types import FLOATS, Decision, Graph, Node, Val
+from weft.passes.fusion import Region
+
+from .holes import Hole
+from .lines import WIDTH, Lines, tuple_of
+from .prepare import prepare
+from .sizes import Sizes, identifier
+from .wrapper import Refused, Wrapper
+
+Configs = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""arch -> dtype -> configuration."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A region to write. where: block and half; decisions: those about it; mixed: floats of several dtypes."""
+
+    kernel: str
+    where: str
+    region: Region
+    shown: Graph
+    sizes: Sizes
+    mixed: bool
+    decisions: tuple[Decision, ...] = ()
+
+    def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
+        """The region's graph with composites other than `keep` opened."""
+        return prepare(self.shown, lambda op, types: isinstance(op, keep))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a skeleton's writer gives: holes and other module-level text, and the statements that launch."""
+
+    wrapper: Wrapper
+    modules: tuple[str, ...]
+    holes: tuple[Hole, ...]
+    launch: tuple[str, ...]
+    configs: Configs
+    constants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegionFile:
+    """A region's file: its name (and its op's), its text, its default configurations, the skeleton modules it needs."""
+
+    kernel: str
+    key: str
+    text: str
+    configs: Configs
+    modules: tuple[str, ...]
+    skeleton: str
+
+
+def region_key(job: Job) -> str:
+    """What the kernel computes, as a hash: skeleton, region, frozen sizes."""
+    graph = anonymous(job.shown)
+    dims = sorted({d for n in graph.nodes for d in n.space})
+    sizes = [f"{d}={job.sizes.number(d)}" for d in dims]
+    return hashlib.sha256("\n".join([job.region.skeleton, show(graph), *sizes, str(job.mixed)]).encode()).hexdigest()[
+        :16
+    ]
+
+
+def anonymous(graph: Graph) -> Graph:
+    """The graph with its values numbered and its sources gone: equal regions of different blocks have equal texts."""
+    names: dict[Val, Val] = {}
+    for v in (*graph.inputs, *(v for n in graph.nodes for v in n.outs)):
+        names[v] = Val(f"x{len(names)}", v.type)
+    nodes = tuple(Node(n.op, tuple(names[v] for v in n.ins), tuple(names[v] for v in n.outs)) for n in graph.nodes)
+    return Graph(tuple(names[v] for v in graph.inputs), nodes, tuple(names[v] for v in graph.outputs))
+
+
+def stem(number: int, region: Region) -> str:
+    """The name of a region's file and op."""
+    label = identifier((region.core or region.nodes)[0])
+    return f"k{number:02d}_{region.skeleton}_{label}"
+
+
+def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> RegionFile:
+    """The file of a region. Raises Refused with the reason where no kernel can hold it."""
+    if job.region.skeleton not in writers:
+        raise Refused("no kernel is shipped for this skeleton")
+    written = writers[job.region.skeleton](job)
+    key = region_key(job)
+    return RegionFile(job.kernel, key, text(job, written, key), written.configs, written.modules, job.region.skeleton)
+
+
+def text(job: Job, written: Written, key: str) -> str:
+    w, lines = written.wrapper, Lines()
+    lines.lines += header(job, key)
+    lines.add()
+    for name in ("triton", "triton.language as tl") if written.holes else ("triton",):
+        lines.add(f"import {name}")
+    lines.add()
+    body = _body(job, written)
+    own = [m for m in ("elementwise", "launch", "ops") if any(f"{m}." in line for line in body)]
+    lines.add(f"from . import {', '.join(sorted({*own, *written.modules}))}")
+    lines.add()
+    lines.add(f'NAME = "{job.kernel}"')
+    for name, n in sorted(w.constants.items()):
+        lines.add(f"{name} = {n}")
+    for constant in written.constants:
+        lines.add(constant)
+    lines.lines += body
+    return lines.source()
+
+
+def _body(job: Job, written: Written) -> list[str]:
+    w, lines = written.wrapper, Lines()
+    for hole in written.holes:
+        lines.lines += ["", "", *hole.text()]
+    lines.lines += ["", ""]
+    with lines.indent(f"def empty({w.given}):"):
+        lines.text('"""The results, not computed yet: all that a fake tensor wants."""')
+        made = [w.made(v) for v in w.body.outputs]
+        for statement in needed(w.opening(), made):
+            lines.add(statement)
+        lines.add(f"return {', '.join(made)}")
+    lines.lines += ["", ""]
+    with lines.indent(f"def run({w.given}):"):
+        lines.lines += wrapped_doc(w.described(), 1)
+        for statement in needed(w.opening(), written.launch):
+            lines.add(statement)
+        lines.add(f"{', '.join(w.results)} = empty({w.given})")
+        for statement in written.launch:
+            lines.add(statement)
+        lines.add(f"return {', '.join(w.results)}")
+    lines.lines += ["", ""]
+    lines.add(f'ops.register(NAME, "{w.schema}", run, empty)')
+    return lines.lines
+
+
+def needed(statements: Iterable[str], text: Sequence[str]) -> list[str]:
+    """The assignments among `statements` whose names are read by `text` or by a later one that is needed."""
+    import re
+
+    kept: list[str] = []
+    said = set(re.findall(r"[A-Za-z_]\w*", "\n".join(text)))
+    for s in reversed(list(statements)):
+        names = re.findall(r"\w+", s.split(" = ")[0])
+        if said & set(names):
+            left = ", ".join(n if n in said else "_" for n in names)
+            kept.append(f"{left} = {s.split(' = ', 1)[1]}")
+            said |= set(re.findall(r"[A-Za-z_]\w*", s.split(" = ", 1)[1]))
+    return kept[::-1]
+
+
+def wrapped_doc(said: str, depth: int) -> list[str]:
+    """A docstring, over several lines where it is long."""
+    pad = " " * 4 * depth
+    if len(said) + len(pad) + 6 <= WIDTH:
+        return [f'{pad}"""{said}"""']
+    parts = textwrap.wrap(said, WIDTH - len(pad) - 4)
+    return [f'{pad}"""{parts[0]}', *(pad + p for p in parts[1:]), f'{pad}"""']
+
+
+def header(job: Job, key: str) -> list[str]:
+    """The docstring: what the kernel is, the region in IR text, who decided it, how to change it."""
+    r = job.region
+    src = f", from {r.src}" if r.src else ""
+    out = [f'"""{job.kernel}: {job.where}{src}.', ""]
+    for line in show(job.shown).split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        out += textwrap.wrap(
+            line.strip(), WIDTH - 4 - len(indent), initial_indent=f"    {indent}", subsequent_indent=f"    {indent}    ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    out += ["", "Decided by"]
+    for d in job.decisions:
+        numbers = ", ".join(f"{k} {v}" for k, v in d.numbers)
+        said = f"{d.pass_}: {d.subject}: {d.choice} ({d.kind}{'; ' + numbers if numbers else ''})"
+        out += textwrap.wrap(said, WIDTH - 6, initial_indent="    ", subsequent_indent="        ")
+    said = (
+        f"Runs the {r.skeleton} skeleton beside this file, with the configuration that configs.json holds under its name. "
+        f"Edit it freely: the next import uses the edit, and `weft compile` keeps it (--force overwrites). Key {key}."
+    )
+    return [line.replace("\\", "/") for line in [*out, "", *textwrap.wrap(said, WIDTH), '"""']]
+
+
+def floats(graph: Graph) -> set[str]:
+    vals = [*graph.inputs, *(v for n in graph.nodes for v in n.outs)]
+    return {v.dtype for v in vals if v.dtype in FLOATS}
+
+
+def pair(values: Iterable[str]) -> str:
+    """A tuple display of sources."""
+    return tuple_of(values) if (values := list(values)) else "()"
+
+
+@dataclass
+class Reads:
+    """X, the tuple of what holes read besides their arguments, as it fills up: source in the wrapper -> place."""
+
+    items: list[str] = field(default_factory=list)
+
+    def at(self, source: str) -> str:
+        """The item as source of a hole."""
+        if source not in self.items:
+            self.items.append(source)
+        return f"X[{self.items.index(source)}]"
+
+    @property
+    def text(self) -> str:
+        return pair(self.items) if self.items else "None"

@@ -1,0 +1,77 @@
+"""A program as data: `graph.weft` holds its graph, `program.json` what stands beside it, so that a package can be checked."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weft.errors import UsageError, WeftError
+from weft.ir.formula import parse as formula
+from weft.ir.formula import show as formula_text
+from weft.ir.program import Init, Param, Policy, Program, Runtime
+from weft.ir.text import parse
+from weft.ir.verify import verify
+
+SCHEMA = "weft.program/1"
+
+
+def to_data(program: Program) -> dict[str, Any]:
+    """Everything of a program but its graph, for JSON."""
+    return {
+        "schema": SCHEMA,
+        "name": program.name,
+        "source": program.source,
+        "train": program.train,
+        "inputs": list(program.inputs),
+        "outputs": list(program.outputs),
+        "sizes": {d: n if isinstance(n, int) else formula_text(n) for d, n in program.sizes.items()},
+        "runtime": {d: [r.max, r.align] for d, r in program.runtime.items()},
+        "policy": [program.policy.params, program.policy.compute, program.policy.accumulate],
+        "params": [_param(p) for p in program.params],
+    }
+
+
+def _param(p: Param) -> dict[str, Any]:
+    init = [p.init.kind, p.init.value, list(p.init.fan_in)]
+    stack = None if p.stack is None else [p.stack, p.start, p.step]
+    return {"value": p.value, "name": p.name, "dims": list(p.dims), "dtype": p.dtype, "init": init, "stack": stack}
+
+
+def from_data(data: Mapping[str, Any], graph: str) -> Program:
+    """The program of such data and its graph's text. Raises UsageError when they are not what weft wrote."""
+    try:
+        return Program(
+            name=str(data["name"]),
+            graph=verify(parse(graph)),
+            sizes={str(d): n if isinstance(n, int) else formula(n) for d, n in data["sizes"].items()},
+            runtime={str(d): Runtime(*map(int, r)) for d, r in data["runtime"].items()},
+            params=tuple(map(_read_param, data["params"])),
+            inputs=tuple(map(str, data["inputs"])),
+            outputs=tuple(map(str, data["outputs"])),
+            train=bool(data["train"]),
+            source=str(data["source"]),
+            policy=Policy(*map(str, data["policy"])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"graph.weft and program.json are not what weft wrote: {error}") from error
+
+
+def _read_param(data: Mapping[str, Any]) -> Param:
+    kind, value, fan_in = data["init"]
+    stack, start, step = data["stack"] or (None, 0, 1)
+    init = Init(kind, float(value), tuple(fan_in))
+    return Param(data["value"], data["name"], tuple(data["dims"]), init, data["dtype"], stack, int(start), int(step))
+
+
+def read(folder: str | Path) -> Program:
+    """The program that the package in `folder` was emitted from."""
+    folder = Path(folder)
+    try:
+        data = json.loads((folder / "program.json").read_text(encoding="utf-8"))
+        return from_data(data, (folder / "graph.weft").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{folder} holds no package that weft wrote: {error.strerror}") from None
+    except WeftError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{folder}/program.json is no JSON: {error}") from None

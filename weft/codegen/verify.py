@@ -1,0 +1,353 @@
+"""An emitted module against the reference interpreter: outputs, gradients, decoding, causality. Imports torch.
+
+The truth is the interpreter in float64, differentiated by torch's autograd, which shares nothing with the emitted
+backward. Differences are normwise per tensor: ||a - b|| <= tol * max(||b||, 1e-3 * median RMS * sqrt(numel)), where the
+median is over the gradients (or outputs), so that a tensor that should be zero has a scale too.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.ir.library.loss import CrossEntropy
+from weft.ir.library.routing import Route
+from weft.ir.primitives import Gather, Rename
+from weft.ir.program import Program
+from weft.ir.reference_model import initial, reference
+from weft.ir.types import FLOATS, Graph, Val
+
+TOLERANCE = {"f64": 1e-10, "f32": 1e-5, "bf16": 4e-2, "f16": 1e-2}
+TORCH = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+NEAR_TIE = 1e-6  # a routing decision closer than this share of the logits' size may fall either way in float32
+DRAWS = 8  # inputs are drawn anew, at most so often, until no routing decision is a near tie
+NOISE = 0.01  # added to initial parameters, so that those that start at 0 or 1 count too
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: what was compared, in which dtype, the worst tensor, its error relative to its scale."""
+
+    check: str
+    dtype: str
+    worst: str
+    error: float
+    tolerance: float
+    tensors: int
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance
+
+
+@dataclass
+class Verified:
+    """All comparisons of one verification, and what is to be said about them."""
+
+    rows: list[Row] = field(default_factory=list)
+    near_ties: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return all(r.ok for r in self.rows)
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "rows": [asdict(r) | {"ok": r.ok} for r in self.rows],
+            "near_ties": self.near_ties,
+            "notes": self.notes,
+            "ok": self.ok,
+        }
+
+    def text(self) -> str:
+        """The table for people."""
+        head = f"{'check':22} {'dtype':5} {'error':>9} {'tol':>7}  {'worst of':>8}  tensor"
+        lines = [
+            f"{r.check:22} {r.dtype:5} {r.error:9.1e} {r.tolerance:7.0e}  {r.tensors:8}  {r.worst}{'' if r.ok else '  FAILED'}"
+            for r in self.rows
+        ]
+        return "\n".join([head, *lines, *self.notes])
+
+
+Build = Callable[[str], nn.Module]
+"""The emitted module whose float dtypes are all this one."""
+
+
+def verify(program: Program, build: Build, own: nn.Module | None = None, seed: int = 0) -> Verified:
+    """Compare.
+
+    build: gives the module emitted in one dtype throughout. own: the module in the spec's own dtypes, where those are
+    more than one; it is compared in its outputs alone. seed: of inputs and parameters.
+    """
+    sizes = program.resolve(**_batch(program))
+    found = Verified()
+    params = _parameters(program, seed, sizes)
+    inputs, found.near_ties = _inputs(program, params, sizes, seed)
+    truth = _Truth(program, params, inputs, sizes)
+    for dtype in ("f32", "f64"):
+        module = _loaded(build(dtype), params, TORCH[dtype])
+        found.rows += _compare(truth, module, dtype)
+        if dtype == "f64":
+            found.rows += _decoding(program, module, inputs, found.notes)
+    if own is not None:
+        dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
+        found.rows += _outputs(truth, _loaded(own, params, None), dtype)
+    if found.near_ties:
+        found.notes.append(f"{found.near_ties} routing decisions are near ties (within {NEAR_TIE:g} of the logits' size)")
+    return found
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def _batch(program: Program) -> dict[str, int]:
+    """Two rows: enough to see rows mixed, except where the spec allows only one."""
+    limit = program.runtime.get("batch")
+    return {"batch": limit.near(2)} if limit is not None else {}
+
+
+def _parameters(program: Program, seed: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed + 1)
+    start = initial(program, torch, seed, **{d: sizes[d] for d in program.runtime})
+    noise = lambda p: NOISE * torch.randn(p.shape, generator=draw, dtype=torch.float64)
+    return {name: p.double() + noise(p) for name, p in start.items()}
+
+
+def _inputs(
+    program: Program, params: Mapping[str, Tensor], sizes: Mapping[str, int], seed: int
+) -> tuple[dict[str, Tensor], int]:
+    """Random inputs, drawn again while a routing decision is a near tie; and how many near ties are left."""
+    ties, given = 0, dict[str, Tensor]()
+    for draw in range(DRAWS):
+        generator = torch.Generator().manual_seed(seed + 100 * draw)
+        given = {name: _input(program, program.input(name), sizes, generator) for name in program.inputs}
+        if not _routes(program.graph):
+            return given, 0
+        with torch.no_grad(), counting_ties() as margins:
+            reference(program, torch, params, given, sizes, torch.float64)
+        ties = sum(margins)
+        if not ties:
+            break
+    return given, ties
+
+
+def _input(program: Program, v: Val, sizes: Mapping[str, int], generator: torch.Generator) -> Tensor:
+    shape = [sizes[d] for d in v.dims]
+    if v.dtype in FLOATS:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+    if v.dtype == "bool":
+        keep = torch.rand(shape, generator=generator) > 0.2
+        return keep.index_fill(-1, torch.tensor([0]), True) if v.dims else keep
+    if v.name == "segments":
+        return (torch.rand(shape, generator=generator) > 0.9).long().cumsum(-1)
+    if not v.dims:
+        return torch.randint(0, 2**31, shape, generator=generator)
+    return torch.randint(0, index_range(program.graph, v, sizes), shape, generator=generator)
+
+
+def index_range(graph: Graph, v: Val, sizes: Mapping[str, int]) -> int:
+    """How many values an index input may have: the size of what it indexes; 2 where that is nothing known."""
+    found: list[int] = []
+    same = {v}
+    for n in graph.nodes:
+        body = getattr(n.op, "body", None)
+        for i, x in enumerate(n.ins):
+            if x not in same:
+                continue
+            if isinstance(n.op, Gather) and i:
+                found.append(sizes[n.op.at[i - 1]])
+            elif isinstance(n.op, CrossEntropy) and i == 1:
+                found.append(sizes[n.op.over])
+            elif isinstance(n.op, Rename):
+                same.add(n.outs[0])
+            elif isinstance(body, Graph):
+                found.append(index_range(body, body.inputs[i], sizes))
+    return min((n for n in found if n > 2), default=min(found, default=2))
+
+
+def _routes(graph: Graph) -> bool:
+    bodies = [b for n in graph.nodes if isinstance(b := getattr(n.op, "body", None), Graph)]
+    return any(isinstance(n.op, Route) for n in graph.nodes) or any(map(_routes, bodies))
+
+
+@contextmanager
+def counting_ties() -> Iterator[list[int]]:
+    """Inside, every Route that the interpreter runs appends how many of its choices are near ties."""
+    found: list[int] = []
+    plain = Route.torch
+
+    def counted(self: Route, s: Any, torch_: Any, logits: Any, *count: Any) -> Any:
+        axis = s.types[0].dims.index(self.over)
+        top = logits.topk(min(self.k + 1, logits.shape[axis]), axis).values
+        gap = -top.diff(dim=axis)
+        found.append(int((gap < NEAR_TIE * logits.abs().max()).sum()))
+        return plain(self, s, torch_, logits, *count)
+
+    Route.torch = counted  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Route.torch = plain  # type: ignore[method-assign]
+
+
+# -- the truth and what is compared with it ----------------------------------------------------------------------------
+
+
+class _Truth:
+    """Outputs and gradients of the interpreter in float64."""
+
+    def __init__(
+        self, program: Program, params: Mapping[str, Tensor], inputs: Mapping[str, Tensor], sizes: Mapping[str, int]
+    ) -> None:
+        self.program, self.inputs = program, inputs
+        leaves = {name: p.clone().requires_grad_(program.train) for name, p in params.items()}
+        self.outputs = reference(program, torch, leaves, inputs, sizes, torch.float64)
+        draw = torch.Generator().manual_seed(7)
+        floats = {n: y for n, y in self.outputs.items() if y.is_floating_point()}
+        self.weights = {n: torch.randn(y.shape, generator=draw, dtype=torch.float64) for n, y in floats.items()}
+        self.first = next(iter(floats))
+        self.grads: dict[str, dict[str, Tensor]] = {}
+        if program.train:
+            for what, names in self.objectives().items():
+                total = self.objective(self.outputs, names)
+                got = torch.autograd.grad(total, list(leaves.values()), retain_graph=True, materialize_grads=True)
+                self.grads[what] = dict(zip(leaves, got))
+        self.outputs = {n: y.detach() for n, y in self.outputs.items()}
+
+    def objectives(self) -> dict[str, list[str]]:
+        """What is differentiated: a random combination of all outputs, and the first one alone."""
+        every = list(self.weights)
+        both = {"gradients": every, f"gradients of {self.first}": [self.first]}
+        return both if len(every) > 1 else {"gradients": every}
+
+    def objective(self, outputs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+        return sum((outputs[n].double() * self.weights[n]).sum() for n in names)  # type: ignore[return-value]
+
+
+def _loaded(module: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:
+    module = module if dtype is None else module.to(dtype)
+    module.load_state_dict({name: p.to(module.state_dict()[name].dtype) for name, p in params.items()})
+    return module.train()
+
+
+def _run(truth: _Truth, module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    cast = lambda x: x.to(dtype) if x.is_floating_point() and dtype is not None else x
+    out = module(**{name: cast(x) for name, x in truth.inputs.items()})
+    return dict(zip(truth.program.outputs, out))
+
+
+def _outputs(truth: _Truth, module: nn.Module, dtype: str) -> list[Row]:
+    with torch.no_grad():
+        got = _run(truth, module, None)
+    return [compare("outputs", dtype, got, truth.outputs)]
+
+
+def _compare(truth: _Truth, module: nn.Module, dtype: str) -> list[Row]:
+    rows: list[Row] = []
+    for i, (what, names) in enumerate(truth.objectives().items()):
+        out = _run(truth, module, TORCH[dtype])
+        if i == 0:
+            rows.append(compare("outputs", dtype, out, truth.outputs))
+        if truth.program.train:
+            parameters = dict(module.named_parameters())
+            total = truth.objective(out, names)
+            got = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
+            rows.append(compare(what, dtype, dict(zip(parameters, got)), truth.grads[what]))
+    return rows
+
+
+def compare(check: str, dtype: str, got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> Row:
+    """The worst tensor by ||a - b|| / max(||b||, 1e-3 * median RMS * sqrt(numel)); integers must be equal."""
+    floats = [b.double() for b in want.values() if b.is_floating_point() and b.numel()]
+    rms = sorted(float(b.norm()) / b.numel() ** 0.5 for b in floats)
+    median = rms[len(rms) // 2] if rms else 0.0
+    worst, most = "", -1.0
+    for name, b in want.items():
+        a = got[name].detach()
+        if a.shape != b.shape:
+            error = float("inf")
+        elif not b.is_floating_point():
+            error = float((a != b).sum())
+        else:
+            scale = max(float(b.norm()), 1e-3 * median * b.numel() ** 0.5) or 1.0
+            error = float((a.double() - b).norm()) / scale
+        error = error if error == error else float("inf")
+        if error > most:
+            worst, most = name, error
+    return Row(check, dtype, worst, most, TOLERANCE[dtype], len(want))
+
+
+# -- decoding and causality ----------------------------------------------------------------------------------------------
+
+
+def _decoding(program: Program, module: nn.Module, inputs: Mapping[str, Tensor], notes: list[str]) -> list[Row]:
+    """prefill and step against the whole sequence at once, and whether later positions leak into earlier results."""
+    module = module.eval()
+    tokens = next((n for n in program.inputs if n == "tokens"), None)
+    if tokens is None or not hasattr(module, "step"):
+        return []
+    try:
+        module.state(1)  # type: ignore[operator]
+    except NotImplementedError as error:
+        notes.append(str(error))
+        return []
+    with torch.no_grad():
+        whole = dict(zip(program.outputs, module(**inputs)))
+        return [*_steps(module, inputs[tokens], whole), _leak(program, module, inputs, whole)]
+
+
+def _steps(module: Any, tokens: Tensor, whole: Mapping[str, Tensor]) -> list[Row]:
+    n = tokens.shape[1]
+    first, state = module.prefill(tokens[:, : n // 2])
+    parts = {name: [y] for name, y in first._asdict().items()}
+    for t in range(n // 2, n):
+        out, state = module.step(tokens[:, t], state)
+        for name, y in out._asdict().items():
+            parts[name].append(y[:, None])
+    got = {name: torch.cat(ys, 1) for name, ys in parts.items()}
+    return [compare("decode = parallel", "f64", got, {name: whole[name] for name in got})]
+
+
+def _leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Row:
+    """Tokens from the middle on are changed: results before it must not move."""
+    tokens = inputs["tokens"]
+    n = tokens.shape[1]
+    changed = tokens.clone()
+    changed[:, n // 2 :] = (changed[:, n // 2 :] + 1) % max(2, int(tokens.max()) + 1)
+    after = dict(zip(program.outputs, module(**{**inputs, "tokens": changed})))
+    graph = dict(zip(program.outputs, program.graph.outputs))
+    before = lambda y: {k: v[:, : n // 2] for k, v in y.items() if graph[k].dims[:2] == ("batch", "seq")}
+    return compare("no leak from later", "f64", before(after), before(whole))
+
+
+def retyped(program: Program, dtype: str) -> Program:
+    """The program with every float dtype replaced."""
+    return replace(
+        program,
+        graph=_retyped(program.graph, dtype),
+        params=tuple(replace(p, dtype=dtype) for p in program.params),
+        policy=replace(program.policy, params=dtype, compute=dtype, accumulate=dtype),
+    )
+
+
+def _retyped(graph: Graph, dtype: str) -> Graph:
+    """A graph with every float dtype replaced, in types and in ops."""
+
+    def val(v: Val) -> Val:
+        return replace(v, type=replace(v.type, dtype=dtype)) if v.type.floating else v
+
+    def op(o: Any) -> Any:
+        if isinstance(getattr(o, "body", None), Graph):
+            o = replace(o, body=_retyped(o.body, dtype))
+        return replace(o, dtype=dtype) if getattr(o, "dtype", None) in FLOATS else o
+
+    nodes = tuple(
+        replace(n, op=op(n.op), ins=tuple(map(val, n.ins)), outs=tuple(map(val, n.outs))) for n in graph.nodes
+    )
+    return replace(graph, inputs=tuple(map(val, graph.inputs)), nodes=nodes, outputs=tuple(map(val, graph.outputs)))
+
+
