@@ -1,4 +1,4 @@
-"""What kernels add to a package: `kernels/` (skeletons, region files), `fused/` (the blocks' kernel paths), configs.json."""
+"""What kernels add to a package: `kernels/` (skeletons, region files), `fused/` (the blocks' kernel paths), configs."""
 
 import re
 from collections.abc import Iterable, Mapping

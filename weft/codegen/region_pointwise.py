@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from weft.ir.primitives import Detach, Einsum, Map, Reduce, Rename
 from weft.ir.library import Dropout
+from weft.ir.primitives import Detach, Einsum, Map, Reduce, Rename
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .holes import Body, Hole

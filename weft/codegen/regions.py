@@ -2,9 +2,9 @@
 
     region (graph, skeleton) -> kernels/k03_rowwise_norm.py
 
-Each skeleton has a writer that fills its holes from the region's nodes, or refuses with the reason (`Refused`); then the
-region runs as torch ops. A file is complete: it is imported, read, edited and run again like one written by hand. All
-text in it is weft's own: names are minted, formulas printed from their parsed form.
+Each skeleton has a writer that fills its holes from the region's nodes, or refuses with the reason (`Refused`); then
+the region runs as torch ops. A file is complete: it is imported, read, edited and run again like one written by hand.
+All text in it is weft's own: names are minted, formulas printed from their parsed form.
 """
 
 import hashlib
@@ -179,18 +179,23 @@ def header(job: Job, key: str) -> list[str]:
     out = [f'"""{job.kernel}: {job.where}{src}.', ""]
     for line in show(job.shown).split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))
+        first, rest = f"    {indent}", f"    {indent}    "
         out += textwrap.wrap(
-            line.strip(), WIDTH - 4 - len(indent), initial_indent=f"    {indent}", subsequent_indent=f"    {indent}    ",
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
+            line.strip(),
+            WIDTH - 2,
+            initial_indent=first,
+            subsequent_indent=rest,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     out += ["", "Decided by"]
     for d in job.decisions:
         numbers = ", ".join(f"{k} {v}" for k, v in d.numbers)
         said = f"{d.pass_}: {d.subject}: {d.choice} ({d.kind}{'; ' + numbers if numbers else ''})"
         out += textwrap.wrap(said, WIDTH - 6, initial_indent="    ", subsequent_indent="        ")
     said = (
-        f"Runs the {r.skeleton} skeleton beside this file, with the configuration that configs.json holds under its name. "
-        f"Edit it freely: the next import uses the edit, and `weft compile` keeps it (--force overwrites). Key {key}."
+        f"Runs the {r.skeleton} skeleton beside this file, with the configuration that configs.json holds under its "
+        f"name. Edit it freely: the next import uses it, and `weft compile` keeps it (--force overwrites). Key {key}."
     )
     return [line.replace("\\", "/") for line in [*out, "", *textwrap.wrap(said, WIDTH), '"""']]
 
