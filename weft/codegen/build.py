@@ -24,7 +24,7 @@ def files_of(planned: Planned) -> dict[str, str]:
     layers: dict[str, list[str]] = {}
     for layer in planned.layers:
         layers.setdefault(planned.blocks[layer.block].name, []).append(layer.mode)
-    return emit(planned.program, planned.modes, layers, document(planned))
+    return emit(planned.program, planned.modes, layers, document(planned), planned.kernels)
 
 
 def temporary(files: Mapping[str, str]) -> Path:

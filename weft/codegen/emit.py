@@ -5,12 +5,11 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
-from weft.passes.price import Prices
 
 from .block_file import block_file
 from .blocks import Block, Mode, distinct, key
 from .decode_model import decoding
-from .kernel_package import annotated, kernel_package
+from .kernel_package import Emitted, kernel_package
 from .model_file import model_file
 from .package import as_json
 from .saved import to_data
@@ -39,18 +38,17 @@ def emit(
     modes: Mapping[str, Sequence[Mode]] | None = None,
     layers: Mapping[str, Sequence[str]] | None = None,
     plan: Mapping[str, object] | None = None,
-    prices: Prices | None = None,
+    kernels: Emitted | None = None,
 ) -> dict[str, str]:
     """The package's files: path below its folder -> text.
 
     modes: recompute modes of each block by its name (default: keep nothing but statistics). layers: by block, the mode
-    of each of its runs, in order (needed where it has several). plan: what stands in plan.json. prices: by which nodes
-    are grouped into kernels.
+    of each of its runs, in order (needed where it has several). plan: what stands in plan.json. kernels: the plan's.
     """
     model = structure(program)
     blocks = distinct(model, modes or {})
     found = decoding(model, blocks)
-    kernels = kernel_package(program, blocks.values(), prices)
+    kernels = kernels or kernel_package(program, blocks.values())
     files = {
         f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k), b.name in kernels.fused)
         for k, b in blocks.items()
@@ -62,7 +60,7 @@ def emit(
     files |= runtime("\n".join(files.values()))
     files["graph.weft"] = show(program.graph) + "\n"
     files["program.json"] = as_json(to_data(program))
-    files["plan.json"] = as_json(annotated(plan, kernels.rows) if plan else {"schema": "weft.plan/1"})
+    files["plan.json"] = as_json(plan or {"schema": "weft.plan/1"})
     files["ruff.toml"] = RUFF
     return dict(sorted(files.items()))
 

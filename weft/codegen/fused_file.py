@@ -79,6 +79,11 @@ def about(region: Region, every: Sequence[Decision]) -> tuple[Decision, ...]:
     return tuple(d for d in every if d.subject == whole or (d.subject in pairs and d.choice == "fused"))
 
 
+def half_name(side: str, mode: str, modes: int) -> str:
+    """What a half of a block is called: "forward", or of a block in several modes "forward, pointwise"."""
+    return side if modes < 2 else f"{side}, {mode}"
+
+
 def fused_file(block: Block, kernels: Kernels) -> str:
     """The source of a block's kernel path; "" where no region has a kernel."""
     file = File(Sizes.of(kernels.program))
@@ -90,7 +95,7 @@ def fused_file(block: Block, kernels: Kernels) -> str:
             pair = halves(block, mode, joint)
             suffix = f"_{mode.name}" if len(block.modes) > 1 else ""
             for name, graph in zip(("forward", "backward"), pair.whole):
-                half = name if not suffix else f"{name}, {mode.name}"
+                half = half_name(name, mode.name, len(block.modes))
                 graph = kernels.collapsed(graph, block.name, half, file.mixed)
                 texts += _function(file, f"{name}{suffix}", graph)
     else:

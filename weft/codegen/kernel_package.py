@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
 
 from weft.ir.program import Program
+from weft.passes.fusion import Region
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 from weft.passes.targets import find
@@ -15,8 +15,9 @@ from .blocks import Block
 from .fused_file import Kernels, Row, Writers, fused_file
 from .package import as_json
 from .region_pointwise import write_pointwise
+from .region_rowwise import write_rowwise
 
-WRITERS: Writers = {"pointwise": write_pointwise}
+WRITERS: Writers = {"pointwise": write_pointwise, "rowwise": write_rowwise}
 SCHEMA = "weft.configs/1"
 _IMPORT = re.compile(r"^from \.(\w*) import (.*)$", re.M)
 
@@ -28,6 +29,10 @@ class Emitted:
     files: Mapping[str, str]
     fused: frozenset[str]
     rows: tuple[Row, ...]
+
+    def row(self, block: str, half: str, region: Region) -> Row | None:
+        """What became of a region."""
+        return next((r for r in self.rows if (r.block, r.half, r.region.nodes) == (block, half, region.nodes)), None)
 
 
 def shipped(writers: Writers = WRITERS, skeletons: Iterable[Skeleton] = SKELETONS) -> tuple[Skeleton, ...]:
@@ -70,32 +75,3 @@ def skeletons(wanted: Iterable[str]) -> dict[str, str]:
         for module, names in _IMPORT.findall(out[name]):
             todo += [module] if module else [n.strip() for n in names.split(",")]
     return out
-
-
-def annotated(plan: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
-    """The plan document with the kernel of every region, or why it has none."""
-    known = {(r.block, r.half, *r.region.nodes): r for r in rows}
-
-    def half(block: str, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        regions: list[dict[str, Any]] = []
-        for region in found["regions"]:
-            row = known.get((block, name, *region["nodes"]))
-            more = {} if row is None else {"kernel": row.kernel} | ({"why": row.why} if row.why else {})
-            regions.append({k: v for k, v in region.items() if k != "why" or not more} | more)
-        return {**found, "regions": regions}
-
-    blocks: list[dict[str, Any]] = []
-    for b in plan["blocks"]:
-        back = b.get("backward", {})
-        name = b["name"]
-        single = len(back) < 2
-        blocks.append(
-            {
-                **b,
-                "forward": half(name, "forward" if single else f"forward, {next(iter(back))}", b["forward"]),
-                "backward": {
-                    m: half(name, "backward" if single else f"backward, {m}", found) for m, found in back.items()
-                },
-            }
-        )
-    return {**plan, "blocks": blocks}

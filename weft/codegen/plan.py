@@ -14,21 +14,17 @@ from weft.ir.pattern import solve
 from weft.ir.types import Decision, Graph, Node
 from weft.passes.chain import Choice
 from weft.passes.fusion import Fusion, Region
-from weft.passes.legality import Reason
 from weft.passes.price import density
-from weft.passes.skeletons import SKELETONS
 from weft.passes.targets import Target
 
+from .fused_file import half_name
 from .planner import BlockPlan, Half, Planned, recompute_decisions
 from .structure import Given
+from .wrapper import Why
 
 SCHEMA = "weft.plan/1"
 BLOCK = 128  # of queries and of keys, in the block counts of a pattern
-WHY_TORCH = (
-    "the target runs torch ops",
-    "no kernel is shipped for this skeleton",
-    str(Reason.NO_SKELETON),
-)
+WHY_TORCH = ("the target runs torch ops", *map(str, Why))
 """Why a region runs as torch ops: the closed list."""
 Document = dict[str, Any]
 
@@ -171,20 +167,21 @@ def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
             "boundary_bytes": b.profile.boundary,
             "gradient_bytes": b.profile.grads,
             "attention": [found for _, found in attentions(b.block.graph, sizes, planned.longest)],
-            "forward": _half(b.forward, planned, b),
-            "backward": {mode: _half(half, planned, b) for mode, half in b.backward.items()},
+            "forward": _half(b.forward, planned, b, "forward", next(iter(b.backward), "")),
+            "backward": {mode: _half(half, planned, b, "backward", mode) for mode, half in b.backward.items()},
             "recompute": rows,
         }
     )
 
 
-def _half(half: Half, planned: Planned, b: BlockPlan) -> Document:
+def _half(half: Half, planned: Planned, b: BlockPlan, side: str, mode: str) -> Document:
     found, read = half.fusion, _reads(half.graph, b, planned)
+    where = b.name, half_name(side, mode, len(b.backward))
     return {
         "microseconds": _micro(found.seconds),
         "unfused_microseconds": _micro(found.unfused),
         "search": "exact" if found.exact else "greedy",
-        "regions": [_region(r, planned.target, read) for r in found.regions],
+        "regions": [_region(r, planned, where, read) for r in found.regions],
         "pairs": [
             _drop(
                 {
@@ -211,8 +208,9 @@ def _reads(graph: Graph, b: BlockPlan, planned: Planned) -> dict[str, dict[str, 
     }
 
 
-def _region(r: Region, target: Target, read: Mapping[str, Mapping[str, int]]) -> Document:
+def _region(r: Region, planned: Planned, where: tuple[str, str], read: Mapping[str, Mapping[str, int]]) -> Document:
     own = {name: count for node in r.nodes for name, count in read[node].items()}
+    kernel, why = _kernel(r, planned, where)
     return _drop(
         {
             "id": r.id,
@@ -221,8 +219,8 @@ def _region(r: Region, target: Target, read: Mapping[str, Mapping[str, int]]) ->
             "core": list(r.core),
             "prologue": list(r.before),
             "epilogue": list(r.after),
-            "kernel": kernel(r, target),
-            "why": why_torch(r, target),
+            "kernel": kernel,
+            "why": why,
             "parameters": sum(own.values()),
             "bytes": r.bytes,
             "flops": r.flops,
@@ -232,19 +230,12 @@ def _region(r: Region, target: Target, read: Mapping[str, Mapping[str, int]]) ->
     )
 
 
-def kernel(region: Region, target: Target) -> str:
-    """What runs a region: its skeleton's kernel, or torch ops."""
-    return "torch" if why_torch(region, target) else region.skeleton
-
-
-def why_torch(region: Region, target: Target) -> str:
-    """Why a region runs as torch ops, of WHY_TORCH; empty when a kernel runs it."""
-    if not region.skeleton:
-        return WHY_TORCH[2]
-    if target.kind == "cpu":
-        return WHY_TORCH[0]
-    shipped = any(s.kernel for s in SKELETONS if s.name == region.skeleton)
-    return "" if shipped else WHY_TORCH[1]
+def _kernel(region: Region, planned: Planned, where: tuple[str, str]) -> tuple[str, str]:
+    """The kernel of a region, or "torch" and why, one of WHY_TORCH."""
+    if planned.target.kind == "cpu":
+        return "torch", WHY_TORCH[0]
+    row = planned.kernels.row(*where, region)
+    return (row.kernel, row.why) if row else ("torch", str(Why.NO_SKELETON))
 
 
 def _memory(planned: Planned) -> Document:

@@ -17,10 +17,11 @@ from weft.passes.chain import Mode as ChainMode
 from weft.passes.fusion import Fusion, fuse
 from weft.passes.liveness import estimate, peak
 from weft.passes.price import Prices
-from weft.passes.recompute import modes, split
+from weft.passes.recompute import modes
 from weft.passes.targets import Target
 
-from .blocks import Block, Mode, distinct, joint_of, key
+from .blocks import Block, Mode, distinct, halves, joint_of, key
+from .kernel_package import Emitted, kernel_package, shipped
 from .structure import Given, Site, Stack, Structure, structure
 
 Profiler = Callable[[Program, Mapping[str, int], Sequence[Block]], Sequence[BlockProfile]]
@@ -89,6 +90,13 @@ class Planned:
     def prices(self) -> Prices:
         return Prices(self.sizes, self.target, self.longest)
 
+    @cached_property
+    def kernels(self) -> Emitted:
+        """The kernels of the package, and what became of each region."""
+        modes = self.modes
+        blocks = [replace(b.block, modes=tuple(modes[b.block.site.call.name]) or b.block.modes) for b in self.blocks]
+        return kernel_package(self.program, blocks, self.prices)
+
     @property
     def modes(self) -> dict[str, list[Mode]]:
         """Name of a block's call -> the modes that some layer uses, the one that keeps most first: what is printed."""
@@ -122,7 +130,7 @@ def plan(
     sizes: of every dim. budget: most bytes alive at once. Raises InfeasibleError with the smallest budget that a plan
     fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-    options = Options(sizes, target, program.train, longest=longest)
+    options = Options(sizes, target, program.train, longest=longest, skeletons=shipped())
     program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
     model = structure(program)
     found = list(distinct(model, {}).values())
@@ -200,10 +208,10 @@ def _block(
     backward: dict[str, Half] = {}
     forward = block.graph
     if joint is not None:
-        used = dict.fromkeys(m.name for m in block.modes if any(x.mode == m.name for x in layers))
-        kept = {m.name: m.saved for m in block.modes}
-        for name in used:
-            backward[name] = _half(split(joint, len(block.graph.outputs), kept[name]).backward, options, watch)
+        used = [m for m in block.modes if any(x.mode == m.name for x in layers)]
+        for mode in reversed(used):
+            forward, back = halves(block, mode, joint).whole
+            backward = {mode.name: _half(back, options, watch), **backward}
     return BlockPlan(block, len(layers), joint, profile, _half(forward, options, watch), backward)
 
 

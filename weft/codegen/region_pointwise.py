@@ -6,11 +6,11 @@ from weft.ir.library import Dropout
 from weft.ir.primitives import Detach, Einsum, Map, Reduce, Rename
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
-from .holes import Body, Hole
+from .holes import Body, Hole, ir_line
 from .regions import Configs, Job, Reads, Written, pair
 from .space import Space, by_place, coordinated, merged, renamings
 from .triton_spelling import ATOM, Tri
-from .wrapper import Refused, Wrapper
+from .wrapper import Refused, Why, Wrapper
 
 POINTWISE = (Map, Dropout, Einsum, Rename, Detach)
 ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120")
@@ -32,7 +32,7 @@ def write_pointwise(job: Job) -> Written:
     if any(isinstance(n.op, Reduce) for n in graph.nodes):
         return write_sums(job, graph)
     if not all(isinstance(n.op, POINTWISE) for n in graph.nodes):
-        raise Refused("a node is not pointwise")
+        raise Refused(Why.NOT_POINTWISE)
     w = Wrapper(graph, job.sizes, job.mixed)
     same = renamings(graph)
     space = whole_space(graph, graph.nodes, same, graph.outputs)
@@ -48,11 +48,15 @@ def write_pointwise(job: Job) -> Written:
         'bm, bn = launch.tile(rows, columns, config["BLOCK"])',
         "grid = (triton.cdiv(rows, bm) * triton.cdiv(columns, bn),)",
         f"pointwise.pointwise[grid](*launch.tensors(ins), *launch.tensors(outs), sizes, {reads.text}, body, "
-        f"IN_DIMS={pair(str(space.flags(v)) for _, v in ins)}, OUT_DIMS={pair(str(space.flags(v)) for _, v in outs)}, "
+        f"IN_DIMS={flags_of(space, ins)}, OUT_DIMS={flags_of(space, outs)}, "
         f"NR={space.rows}, BM=bm, BN=bn, ACC=launch.acc({w.anchor.name}), IDX=launch.index(sizes, *ins, *outs), "
         "**launch.options(config))",
     ]
     return Written(w, ("pointwise",), (hole,), tuple(launch), same_everywhere({"BLOCK": 1024, "num_warps": 4}))
+
+
+def flags_of(space: Space, values: Sequence[tuple[str, Val]]) -> str:
+    return pair(str(space.flags(v)) for _, v in values)
 
 
 def _count(space: Space) -> int:
@@ -70,7 +74,7 @@ def whole_space(
     every = {d for n in nodes for d in one(n.space)}
     largest = max((v for n in nodes for v in (*n.outs, *n.ins) if v.dims), key=lambda v: len(v.dims), default=None)
     if largest is None or not every <= set(one(largest.dims)):
-        raise Refused("its nodes are over different spaces")
+        raise Refused(Why.SPACES)
     order = one(largest.dims)
     for v in outputs:  # a result's own order makes its stores contiguous
         if set(one(v.dims)) == every:
@@ -115,7 +119,7 @@ def body_hole(
     for n, (_, v) in zip(names, given):
         env[v.name] = Tri(n, ATOM, kind(v))
     hole.acc = accumulator(given, names)
-    body = region_body(w, space, reads, hole, env)
+    body = region_body(w, space, reads, hole, env, nodes)
     body.nodes(nodes)
     hole.add(f"return {pair(said(body, v) for v in results)}")
     return hole
@@ -125,7 +129,7 @@ def accumulator(given: Sequence[tuple[str, Val]], names: Sequence[str]) -> str:
     """The dtype of the first float operand, which every hole computes in."""
     found = next((n for n, (_, v) in zip(names, given) if v.dtype in FLOATS), None)
     if found is None:
-        raise Refused("it reads no float, whose dtype it would compute in")
+        raise Refused(Why.NO_FLOAT)
     return f"{found}.dtype"
 
 
@@ -135,20 +139,20 @@ def said(body: Body, v: Val) -> str:
     return src.text if not src.number else f"tl.full([1, 1], {src.text}, {body.hole.acc})"
 
 
-def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[str, Tri]) -> Body:
-    """Nodes of a region inside a hole whose operands are loaded: `c` are the coordinates, `i` the place."""
+def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[str, Tri], nodes: Sequence[Node]) -> Body:
+    """Prints nodes of a region in a hole whose operands are loaded: `c` are the coordinates, `i` the place."""
     seeds: dict[str, str] = {}
-    for a in w.arguments:
+    for a in (a for n in nodes if isinstance(n.op, Dropout) for a in (w.argument(n.ins[1]), w.argument(n.ins[2]))):
         if a.role == "seed":
             seeds[a.val.name] = reads.at(a.name)
-        elif a.role == "layer":
+        else:
             env[a.val.name] = Tri(reads.at(a.name), ATOM, "int", None, 0)
 
     def size(dim: str) -> Tri:
         return w.frozen(dim) or Tri(reads.at(w.size(dim)), ATOM, "int", None, 0)
 
     def load(v: Val) -> Tri:
-        raise Refused(f"{v.name} is not an operand that is loaded here")
+        raise Refused(Why.SPACES, v.name)
 
     def place(node: Node) -> Tri | None:
         return Tri("i", ATOM, "int", None, 0) if by_place(node, space.dims, space.same) else None
@@ -157,5 +161,123 @@ def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[st
 
 
 def write_sums(job: Job, graph: Graph) -> Written:
-    """Maps over a space, sums of some over its rows, and maps of the sums."""
-    raise Refused("sums over rows")
+    """Maps over a space, sums (or maxima) of some over its rows, and maps of those: reduce_rows, twice."""
+    w = Wrapper(graph, job.sizes, job.mixed)
+    same = renamings(graph)
+    reductions = [n for n in graph.nodes if isinstance(n.op, Reduce)]
+    own = {v for n in reductions for v in n.outs}
+    late = after_nodes(graph, own)
+    early = [n for n in graph.nodes if n not in late and n not in reductions]
+    if not all(isinstance(n.op, POINTWISE) for n in (*early, *late)):
+        raise Refused(Why.NOT_POINTWISE)
+    rows = {frozenset(same.get(d, d) for d in n.ins[0].dims if d not in n.op.to) for n in reductions}  # type: ignore[attr-defined]
+    if len(rows) != 1 or any(n.op.kind not in ("sum", "max") for n in reductions):  # type: ignore[attr-defined]
+        raise Refused(Why.ROWS)
+    if any(n.ins[0].dtype not in FLOATS for n in reductions):
+        raise Refused(Why.INTEGERS)
+    made = {v for n in early for v in n.outs} | set(graph.inputs)
+    outs = [v for v in graph.outputs if v in made]
+    sums = [v for v in graph.outputs if v not in made]
+    space = whole_space(graph, [*early, *reductions], same, outs, tuple(next(iter(rows))))
+    if any(space.flags(v) != (1,) * len(space.groups) for v in outs) or any(v in late_reads(late, own) for v in made):
+        raise Refused(Why.SPACES)
+    reads = Reads()
+    kinds = [n.op.kind for n in reductions]  # type: ignore[attr-defined]
+    body = body_hole(w, space, reads, early, [*outs, *(n.ins[0] for n in reductions)])
+    columns = Space(space.groups[space.rows :], 0, same)
+    after = after_hole(w, columns, Reads(), reductions, late, sums, body.acc)
+    return Written(
+        w, ("pointwise",), (body, SAME, after), tuple(_sums_launch(w, space, columns, reads, outs, sums, kinds)),
+        same_everywhere({"BM": 32, "BN": 64, "SLABS": 128, "num_warps": 4}),
+    )  # fmt: skip
+
+
+SAME = Hole("same", ("x", "i", "c", "X"), doc="Partial results go on as they are.")
+SAME.add("return x")
+
+
+def after_nodes(graph: Graph, values: set[Val]) -> list[Node]:
+    """The nodes that depend on some of the values."""
+    known, out = set(values), list[Node]()
+    for n in graph.nodes:
+        if not known.isdisjoint(n.ins):
+            out.append(n)
+            known.update(n.outs)
+    return out
+
+
+def late_reads(late: Sequence[Node], reduced: set[Val]) -> set[Val]:
+    """What nodes after the reductions read besides these and each other."""
+    inside = {v for n in late for v in n.outs} | reduced
+    return {v for n in late for v in n.ins if v not in inside}
+
+
+def after_hole(
+    w: Wrapper, columns: Space, reads: Reads, reductions: Sequence[Node], late: Sequence[Node], sums: Sequence[Val],
+    acc: str,
+) -> Hole:  # fmt: skip
+    """The hole that makes results of reduced values."""
+    hole = Hole("after", ("s", "c", "X"))
+    names = [hole.mint(n.outs[0].name) for n in reductions]
+    hole.lines.add(f"{', '.join(names)} = s" if len(names) > 1 else f"{names[0]} = s[0]")
+    hole.acc = f"{names[0]}.dtype"
+    env = {n.outs[0].name: Tri(name) for n, name in zip(reductions, names)}
+    for n in reductions:
+        hole.note(ir_line(n))
+    body = region_body(w, columns, reads, hole, env, late)
+    body.nodes(late)
+    if reads.items:
+        raise Refused(Why.SPACES)
+    hole.add(f"return {pair(said(body, v) for v in sums)}")
+    return hole
+
+
+def _sums_launch(
+    w: Wrapper,
+    space: Space,
+    columns: Space,
+    reads: Reads,
+    outs: Sequence[Val],
+    sums: Sequence[Val],
+    kinds: Sequence[str],
+) -> list[str]:
+    """Statements: a first launch that leaves a partial result for each slab, a second that ends them."""
+    ins, results = operands(w, space, w.body.inputs), [(w.result(v), v) for v in outs]
+    own, anchor = columns.dims, w.anchor.name
+    rows = w.points(space.dims[: _count(space)])
+    flags = str((1, *(1 for _ in columns.groups)))
+    sizes = [w.points(g) for g in columns.groups]
+    walked = ", ".join(str((n + 1,)) for n in range(len(sizes)))
+    constants = f"KINDS={tuple(kinds)!r}, SUM_DIMS={pair([flags] * len(kinds))}, "
+    tensors = "*launch.tensors(ins), *launch.tensors(outs), *launch.tensors(parts)"
+    return [
+        f"config = launch.config(NAME, {anchor})",
+        f"rows, columns, acc = {rows}, {w.points(own)}, launch.acc({anchor})",
+        'bm, bn = launch.tile(rows, columns, config["BM"] * config["BN"], config["BN"])',
+        'slabs = min(config["SLABS"], triton.cdiv(rows, bm))',
+        f"sizes = {pair(w.points(g) for g in space.groups)}",
+        f"ins = {pair(laid(space, name, v) for name, v in ins)}",
+        f"outs = {pair(laid(space, name, v) for name, v in results)}",
+        f"part = launch.partial({anchor}, {len(kinds)}, slabs, {pair(sizes)})",
+        f"parts = tuple(launch.laid(p, (0,){', ' + walked if walked else ''}) for p in part)",
+        "grid = (triton.cdiv(columns, bn), slabs)",
+        f"pointwise.reduce_rows[grid]({tensors}, sizes, {reads.text}, body, None, {constants}"
+        f"IN_DIMS={flags_of(space, ins)}, OUT_DIMS={flags_of(space, results)}, "
+        f"NR={space.rows}, BM=bm, BN=bn, ACC=acc, IDX=launch.index(sizes, *ins, *outs), **launch.options(config))",
+        *sums_end(w, columns, sums, kinds, "slabs", sizes),
+    ]
+
+
+def sums_end(
+    w: Wrapper, columns: Space, sums: Sequence[Val], kinds: Sequence[str], slabs: str, sizes: Sequence[str]
+) -> list[str]:
+    """Statements that end partial results `parts`, `slabs` of them, in one launch with tiles bm, bn."""
+    flags = str((1, *(1 for _ in columns.groups)))
+    final = [f"launch.slab({laid(columns, w.result(v), v)})" for v in sums]
+    return [
+        f"ins, outs, parts = parts, (), {pair(final)}",
+        "pointwise.reduce_rows[(triton.cdiv(columns, bn), 1)](*launch.tensors(ins), *launch.tensors(outs), "
+        f"*launch.tensors(parts), {pair([slabs, *sizes])}, None, same, after, KINDS={tuple(kinds)!r}, "
+        f"SUM_DIMS={pair([flags] * len(sums))}, IN_DIMS={pair([flags] * len(kinds))}, OUT_DIMS=(), NR=1, BM=bm, BN=bn, "
+        "ACC=acc, IDX=tl.int32, **launch.options(config))",
+    ]

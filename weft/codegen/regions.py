@@ -22,7 +22,7 @@ from .holes import Hole
 from .lines import WIDTH, Lines, tuple_of
 from .prepare import prepare
 from .sizes import Sizes, identifier
-from .wrapper import Refused, Wrapper
+from .wrapper import Refused, Why, Wrapper
 
 Configs = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """arch -> dtype -> configuration."""
@@ -97,7 +97,7 @@ def stem(number: int, region: Region) -> str:
 def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> RegionFile:
     """The file of a region. Raises Refused with the reason where no kernel can hold it."""
     if job.region.skeleton not in writers:
-        raise Refused("no kernel is shipped for this skeleton")
+        raise Refused(Why.NO_KERNEL if job.region.skeleton else Why.NO_SKELETON)
     written = writers[job.region.skeleton](job)
     key = region_key(job)
     return RegionFile(job.kernel, key, text(job, written, key), written.configs, written.modules, job.region.skeleton)

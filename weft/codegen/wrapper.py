@@ -3,6 +3,7 @@
 import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from weft.ir.library import Dropout
 from weft.ir.types import FLOATS, Dims, Graph, Val
@@ -19,8 +20,30 @@ _MORE = (
 _RESERVED = frozenset([*keyword.kwlist, *_WORDS.split(), *_MORE.split()])
 
 
+class Why(StrEnum):
+    """Why a region runs as torch ops. Closed: a plan holds no other reason."""
+
+    NO_SKELETON = "no skeleton holds this kind of work"
+    NO_KERNEL = "no kernel is shipped for this skeleton"
+    VENDOR = "the vendor's kernel is faster than what fusing saves"
+    SPACES = "its nodes are over different spaces"
+    NOT_POINTWISE = "a node in a hole is not pointwise"
+    NO_FLOAT = "it reads no float, whose dtype it would compute in"
+    NO_TENSOR = "it reads no tensor"
+    NO_SIZE = "no operand tells the size of a dim"
+    ROWS = "its reductions do not fit one row"
+    INTEGERS = "it reduces integers"
+    SMALL = "it is too small to gain"
+    METADATA = "its pattern reads metadata"
+    LAYOUT = "the skeleton does not walk this layout"
+
+
 class Refused(Exception):
-    """Why a region gets no kernel: its one argument, in words."""
+    """Why a region gets no kernel: a `Why`, and what it is about."""
+
+    def __init__(self, why: Why, about: str = "") -> None:
+        super().__init__(str(why))
+        self.why, self.about = why, about
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,7 @@ class Wrapper:
         self.arguments = tuple(Argument(self.mint(v.name), v, roles.get(v.name, "tensor")) for v in body.inputs)
         self.results = tuple(self.mint(v.name) for v in body.outputs)
         if not self.tensors:
-            raise Refused("it reads no tensor")
+            raise Refused(Why.NO_TENSOR)
 
     def mint(self, hint: str) -> str:
         name = identifier(hint, self.taken)
@@ -91,6 +114,13 @@ class Wrapper:
         """The product of sizes as source."""
         return " * ".join(self.size(d) for d in dims) or "1"
 
+    def number(self, points: str) -> str:
+        """A product of frozen sizes as a literal."""
+        out = 1
+        for name in points.split(" * "):
+            out *= self.constants.get(name, 1)
+        return str(out)
+
     def frozen(self, dim: str) -> Tri | None:
         """The size as a literal of a hole, None for a run-time one."""
         number = self.sizes.number(dim)
@@ -121,7 +151,7 @@ class Wrapper:
         for base in self.sizes.base(dim):
             twin = next((d for d in self.variables if self.sizes.alias(d) == base and d != dim), None)
             if twin is None:
-                raise Refused(f"no operand tells the size of {dim}")
+                raise Refused(Why.NO_SIZE, dim)
             known[base] = Src(self.variables[twin], ATOM, None, "int")
         return self.sizes.spelled(self.sizes.expression(dim), None, known).text
 

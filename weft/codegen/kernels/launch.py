@@ -80,7 +80,25 @@ def tensors(operands: Sequence[Operand]) -> tuple[tuple[Tensor, ...], tuple[tupl
     return tuple(x for x, _ in operands), tuple(s for _, s in operands)
 
 
-def tile(rows: int, columns: int, block: int) -> tuple[int, int]:
-    """Rows and columns of a tile of about `block` elements: whole rows where they fit."""
-    n = min(triton.next_power_of_2(columns), block)
+def tile(rows: int, columns: int, block: int, most: int = 1 << 30) -> tuple[int, int]:
+    """Rows and columns of a tile of about `block` elements: whole rows of up to `most` where they fit."""
+    n = min(max(triton.next_power_of_2(columns), 4), block, most)
     return min(triton.next_power_of_2(rows), block // n), n
+
+
+def row_tile(rows: int, columns: int, config: dict[str, Any]) -> tuple[bool, int, int]:
+    """(does a row fit one tile, rows of a tile, columns of a tile)."""
+    single = columns <= config["LONGEST"]
+    n = triton.next_power_of_2(columns) if single else config["CHUNK"]
+    return single, min(triton.next_power_of_2(rows), max(1, config["BLOCK"] // n)), n
+
+
+def partial(like: Tensor, count: int, slabs: int, sizes: tuple[int, ...]) -> list[Tensor]:
+    """Buffers for partial results, [slab, columns ...], as wide as the accumulator."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return [like.new_empty((slabs, *sizes), dtype=dtype) for _ in range(count)]
+
+
+def slab(operand: Operand) -> Operand:
+    """A result over columns as one slab."""
+    return operand[0], (0, *operand[1])
