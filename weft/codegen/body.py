@@ -223,13 +223,13 @@ class Body:
         src = self.env[v.name]
         return replace(src, text=src.at(ATOM), rank=ATOM) if not src.number else src
 
-    def full(self, v: Val) -> str:
-        """The value as an atom with exactly its dims."""
+    def full(self, v: Val, loosely: bool = False) -> str:
+        """The value with exactly its dims, as an atom (or, `loosely`, as it may stand among arguments)."""
         src = self.env[v.name]
         if src.number:
             return self.filled(src, v.type)
         if src.dims == v.dims:
-            return src.at(ATOM)
+            return src.text if loosely else src.at(ATOM)
         aligned = src.aligned(v.dims)
         if set(src.dims or ()) == set(v.dims):
             return aligned.at(ATOM)
@@ -332,8 +332,12 @@ class Body:
                 del self.holders[name]
                 if name in self.big:
                     dead.append(name)
-        if dead:
-            self.lines.add(f"del {', '.join(dead)}")
+        while dead:
+            n = len(dead)
+            while len(f"del {', '.join(dead[:n])}") + 4 * self.lines.depth > WIDTH:
+                n -= 1
+            self.lines.add(f"del {', '.join(dead[:n])}")
+            dead = dead[n:]
 
 
 def floats(graph: Graph) -> set[str]:

@@ -26,7 +26,8 @@ def _loop(body: Body, node: Node, table: Mapping[type[Op], Speller]) -> None:
     c, k = op.carries, len(op.body.outputs)
     carries = [body.mint(v.name) for v in op.body.inputs[:c]]
     for name, v in zip(carries, node.ins):
-        body.lines.add(f"{name} = {body.full(v)}")
+        src = body.loose(v)
+        body.lines.add(f"{name} = {src.text if src.dims == v.dims else body.full(v)}")
     env = {v.name: Src(name, ATOM, v.dims, v.dtype) for v, name in zip(op.body.inputs, carries)}
     steps = _operands(body, op, node, env)
     stacks = _stacks(body, op, node, k)

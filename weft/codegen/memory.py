@@ -26,14 +26,16 @@ def _gather(body: Body, node: Node) -> None:
     if fixed is not None:
         dims = tuple(d for d in table.dims if d not in op.at)
         text = f"{body.full(table)}.select({table.dims.index(op.at[0])}, {fixed})"
-        body.put(out, Src(text, ATOM, dims, out.dtype).aligned(out.dims), node)
+        body.put(out, Src(text, ATOM, dims, out.dtype).ordered(out.dims), node)
         return
     if run is not None and run[0] not in table.dims:
-        body.put(out, _slice(body, table, op.at[0], *run).aligned(out.dims), node)
+        body.put(out, _slice(body, table, op.at[0], *run).ordered(out.dims), node)
         return
     where = union(*(v.dims for v in idx))
     shared = tuple(d for d in table.dims if d in where and d not in op.at)
     rest = tuple(d for d in table.dims if d not in shared and d not in op.at)
+    varies = union(shared, *(body.loose(v).dims or () for v in idx))
+    where = tuple(d for d in where if d in varies)
     flat = _flattened(body, table, shared + op.at, rest)
     index, inside = _index(body, table, idx, op.at, shared, where)
     body.file.imports.add("rows")
@@ -42,7 +44,7 @@ def _gather(body: Body, node: Node) -> None:
         src = Src(f"{src.text}.squeeze(-1)", ATOM, where, out.dtype)
     elif len(rest) > 1:
         src = Src(f"{src.text}.unflatten(-1, ({body.shape(rest)}))", ATOM, where + rest, out.dtype)
-    body.put(out, src.aligned(out.dims), node)
+    body.put(out, src.ordered(out.dims), node)
 
 
 def _scatter(body: Body, node: Node) -> None:
@@ -55,11 +57,11 @@ def _scatter(body: Body, node: Node) -> None:
     left = tuple(op.at[0] if run and d == run[0] else d for d in x.dims)
     if run is not None and run[0] in x.dims and run[0] not in op.to and set(left) == set(op.to):
         src = _padded(body, x, run[0], run[1], body.size(op.at[0]))
-        body.put(out, Src(src, ATOM, left, out.dtype).aligned(out.dims), node)
+        body.put(out, Src(src, ATOM, left, out.dtype).ordered(out.dims), node)
         return
     fixed = _constant(body, idx[0], op.at[0]) if len(idx) == 1 else None
-    if fixed is not None:
-        left = tuple(d for d in op.to if d not in op.at)
+    left = tuple(d for d in op.to if d not in op.at)
+    if fixed is not None and {*left, *idx[0].dims} <= set(x.dims):
         over = [i for i, d in enumerate(x.dims) if d not in left]
         text = f"{body.full(x)}.sum({over[0] if len(over) == 1 else tuple_of(map(str, over))})" if over else body.full(x)
         at = op.to.index(op.at[0])
@@ -80,7 +82,7 @@ def _scatter(body: Body, node: Node) -> None:
     if len(shared + op.at) > 1 or len(rest) != 1:
         src = body.bind("added", src) if len(src.text) > 60 else src
         src = Src(f"{src.text}.view({body.shape(shared + op.at + rest)})", ATOM, (), out.dtype)
-    body.put(out, Src(src.text, ATOM, shared + op.at + rest, out.dtype).aligned(out.dims), node)
+    body.put(out, Src(src.text, ATOM, shared + op.at + rest, out.dtype).ordered(out.dims), node)
 
 
 def _flattened(body: Body, table: Val, lead: Dims, rest: Dims) -> str:
@@ -136,8 +138,11 @@ def _index(
     text = _spread(body, row, space) if expand else row.text
     if row.number:
         text = f"torch.tensor({row.text}, device={body.device()})"
-    if inside is None:
+        text += f".expand({' * '.join(body.size(d).text for d in space) or '1'})" if expand else ""
+    if inside is None or inside.value is True:
         return text, ""
+    if inside.number:
+        inside = Src(f"torch.tensor({inside.text}, device={body.device()})", ATOM, (), "bool")
     inside = body.bind("inside", inside) if len(inside.text) > 40 else inside
     return text, f", {_spread(body, inside, space) if expand else inside.text}"
 

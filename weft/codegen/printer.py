@@ -106,8 +106,9 @@ def _einsum(body: Body, node: Node) -> None:
     product = matmul([body.full(v) for v in node.ins], dims, op.to, size)
     elementwise = not product and len(node.ins) == 2 and set(op.to) == set(union(*dims))
     if elementwise:
-        a, b = (body.loose(v).aligned(op.to) for v in node.ins)
+        a, b = (body.loose(v) for v in node.ins)
         have = tuple(d for d in op.to if d in union(a.dims or (), b.dims or ()))
+        a, b = a.aligned(have), b.aligned(have)
         text = f"{a.at(PRODUCT)} * {b.at(PRODUCT + 1)}"
         body.put(node.outs[0], Src(text, PRODUCT, have, node.outs[0].dtype), node)
         return

@@ -5,10 +5,13 @@ the sizes and views of real ones, so the numbers are those of a real run; what a
 not seen on either. Imports torch.
 """
 
+import importlib.util
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.abc import InspectLoader
 from math import prod
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -126,15 +129,31 @@ def profile(program: Program, sizes: Mapping[str, int], block: Block, target: Ta
     return BlockProfile(block.name, tuple(costs), run.boundary, run.grads)
 
 
+class _Text(InspectLoader):
+    """Imports a block's file from its text."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def get_source(self, fullname: str) -> str:
+        return self.source
+
+
+def imported(name: str, source: str) -> ModuleType:
+    """The file of a block as a module. Its `..runtime` is weft.codegen.runtime, whose files packages copy."""
+    spec = importlib.util.spec_from_loader(f"weft.codegen.profiled.{name}", _Text(source))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class _Run:
     """The emitted functions of one block, and meta tensors to call them with."""
 
     def __init__(self, program: Program, sizes: Mapping[str, int], block: Block) -> None:
         self.block, self.sizes = block, sizes
-        # The package part makes `from ..runtime` mean weft.codegen.runtime, whose files packages copy.
-        self.names: dict[str, Any] = {"__name__": f"weft.codegen.blocks.{block.name}", "__package__": "weft.codegen.blocks"}
-        source = block_file(program, block)
-        exec(compile(source, f"<block {block.name}>", "exec"), self.names)  # noqa: S102 - weft's own source
+        self.module = imported(block.name, block_file(program, block))
         by_input = dict(zip(block.site.body.inputs, block.site.sources))
         self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
         shown = set(program.graph.outputs)
@@ -152,7 +171,7 @@ class _Run:
         args = [self.tensor(v) for v in self.block.graph.inputs]
         skip = self.returned("forward", args)
         with torch.no_grad(), LiveBytes(args, skip) as live:
-            self.names["forward"](*args)
+            self.module.forward(*args)
         return live.most
 
     def returned(self, name: str, args: Sequence[Tensor]) -> set[int]:
@@ -160,7 +179,7 @@ class _Run:
         if not self.shown:
             return set()
         with torch.no_grad(), LiveBytes(args) as live:
-            got = self.names[name](*args)
+            got = getattr(self.module, name)(*args)
             got = got if isinstance(got, tuple) else (got,)
             return {live.number(got[i]) for i in self.shown}
 
@@ -170,7 +189,7 @@ class _Run:
         outputs = len(self.block.graph.outputs)
         skip = self.returned(f"forward{suffix}", list(args.values()))
         with torch.no_grad(), LiveBytes(args.values(), skip) as live:
-            got = self.names[f"forward{suffix}"](*args.values())
+            got = getattr(self.module, f"forward{suffix}")(*args.values())
             got = got if isinstance(got, tuple) else (got,)
             forward_peak = live.most
             out, saved = got[:outputs], list(got[outputs:])
@@ -194,7 +213,7 @@ class _Run:
             before = live.now
             live.restart()
             name = f"backward_of_first{suffix}" if alone else f"backward{suffix}"
-            grads = self.names[name](*saved, *tensors, *cotangents, *scalars)
+            grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars)
             made = live.most - before
             del grads
         held = own + self.boundary * keeps_input + leaving + sum(x.nbytes for x in cotangents)

@@ -53,6 +53,10 @@ class Src:
         dims = tuple(d for d in to if d in self.dims)
         return replace(self, text=align(self.at(ATOM), self.dims, to), rank=ATOM, product=None, dims=dims)
 
+    def ordered(self, to: Dims) -> "Src":
+        """Its own dims in the order of `to`."""
+        return self.aligned(tuple(d for d in to if d in (self.dims or ())))
+
 
 class Host(Protocol):
     """What a spelling may ask of the function it is printed into."""
@@ -130,6 +134,8 @@ class Formulas:
         short = _identity(sign, a, b) or (_biased(self.to, a, b) if sign == "+" else None)
         if short is not None:
             return short
+        if sign in "+-" and b.number and b.value is not None and b.value < 0:
+            sign, b = "-+"["+-".index(sign)], literal(-b.value)
         if rank < COMPARE + 1:
             dtype = "bool"
         else:

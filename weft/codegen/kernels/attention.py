@@ -7,12 +7,13 @@ A pattern is a disjoint union of parts; every kernel walks a part in blocks of i
     out, lse = forward(q, k, v, ((None, (part,)),), scale, config)
     dq, dk, dv = backward(do, q, k, v, out, lse, ((None, (part,)),), scale, config)
 
-q [batch, heads, rows, dk], k [batch, key heads, keys, dk], v [batch, key heads, keys, dv]: any strides with a contiguous
-last dim; heads a multiple of key heads, that share them in order; fp16, bf16, fp32, or fp64 where interpreted. Results
-lie [batch, rows, heads, dv] in memory. lse [batch, heads, rows], fp32 (fp64), is +inf where a row sees nothing.
+q [batch, heads, rows, dk], k [batch, key heads, keys, dk], v [batch, key heads, keys, dv]: any strides with a
+contiguous last dim; heads a multiple of key heads, which they share in order; fp16, bf16, fp32, or fp64 where
+interpreted. Results lie [batch, rows, heads, dv] in memory. lse [batch, heads, rows], fp32 (fp64), is +inf where a row
+sees nothing.
 
-groups   ((heads, parts), ...): the parts of query heads (first, step, count), None: of all. Parts of the same heads are
-         merged by log-sum-exp, in fp32 between launches.
+groups   ((heads, parts), ...): the parts of query heads (first, step, count), None: of all; every head stands in one
+         group. Parts of the same heads are merged by log-sum-exp, in fp32 between launches.
 config   {kernel: {"BM", "BN", "num_warps", "num_stages"}} for kernels forward, delta, dkdv, dq; "SPLIT": True gives dk
          and dv a launch each.
 holes    see attention_forward and attention_backward; x: the tuple X they read.
@@ -87,7 +88,7 @@ def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dt
     ys = tuple(rows_like(q, v.shape[3], dtype) for dtype in dtypes)
     launch = Launch(q, k, v, scale, precision, packed, x)
     for heads, parts in groups:
-        order = in_order([(heads, p) for p in parts], "q_at", finish=holes.epilogue is not None)
+        order = in_order([(heads, p) for p in parts] or [(heads, EMPTY)], "q_at", finish=holes.epilogue is not None)
         total = Sum(out, len(order))
         if not all_rows(order[0][1], "q_at"):
             of_heads(total.to(0), heads).zero_()
@@ -96,7 +97,8 @@ def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dt
             epilogue = holes.epilogue if n == len(order) - 1 else None
             to, old, y = total.to(n), total.old(n), ys if epilogue else ()
             forward_kernel[launch.over_queries(part, heads, config["forward"])](
-                q, k, v, to, old, lse, y or None, *map(strides, (q, k, v, to, old, lse)), tuple(map(strides, y)) or None,
+                q, k, v, to, old, lse, y or None,
+                *map(strides, (q, k, v, to, old, lse)), tuple(map(strides, y)) or None,
                 score=holes.score, epilogue=epilogue, HEADS=(heads or (0, 1))[:2], REVERSE=True,
                 **launch.common(part, part.forward, config["forward"], to),
             )  # fmt: skip
@@ -114,11 +116,12 @@ def backward(dys, q, k, v, out, lse, groups, scale, config, holes=PLAIN, x=None,
     dq, dk, dv = (rows_like(t, t.shape[3], t.dtype) for t in (q, k, v))
     saved = (q, k, v, do, lse, delta)
     for heads, parts in groups:
-        order = in_order([(heads, p) for p in parts], "q_at")
+        order = in_order([(heads, p) for p in parts] or [(heads, EMPTY)], "q_at")
         run_dq(launch, saved, Sum(dq, len(order)), order, holes, config["dq"])
-    apart = launch.group == 1 or len(groups) == 1
-    chains = [[(heads, p) for p in parts] for heads, parts in groups]
-    for chain in chains if apart else [sum(chains, [])]:
+    chains = [[(heads, p) for p in parts] or [(heads, EMPTY)] for heads, parts in groups]
+    if launch.group > 1:  # groups may share key heads
+        chains = [[item for chain in chains for item in chain]]
+    for chain in chains:
         order = in_order(chain, "k_at")
         for want in ((True, False), (False, True)) if config["dkdv"].get("SPLIT") else ((True, True),):
             run_dkdv(launch, saved, Sum(dk, len(order)), Sum(dv, len(order)), order, want, holes, config["dkdv"])
@@ -154,13 +157,14 @@ def run_dq(launch, saved, total, order, holes, config):
 def run_dkdv(launch, saved, dk, dv, order, want, holes, config):
     """dk and dv, or one of them: of all key heads, or of some if each has one query head."""
     if not all_rows(order[0][1], "k_at"):
-        for total in (dk, dv):
-            of_heads(total.to(0), order[0][0] if launch.group == 1 else None).zero_()
+        for total, wanted in zip((dk, dv), want):
+            if wanted:
+                of_heads(total.to(0), order[0][0] if launch.group == 1 else None).zero_()
     for n, (heads, part) in enumerate(order):
         tensors = (dk.to(n), dv.to(n), dk.old(n), dv.old(n))
         backward_kernels.dkdv[launch.over_keys(part, heads, config)](
-            *saved, *tensors, *map(strides, (*saved[:5], *tensors)), score=holes.score, dscore=holes.dscore, HEADS=heads,
-            PACKED=part.dkdv.packed, WANT_K=want[0], WANT_V=want[1],
+            *saved, *tensors, *map(strides, (*saved[:5], *tensors)), score=holes.score, dscore=holes.dscore,
+            HEADS=heads, PACKED=part.dkdv.packed, WANT_K=want[0], WANT_V=want[1],
             **launch.common(part, part.dkdv, config, saved[3]),
         )  # fmt: skip
 
@@ -222,8 +226,8 @@ class Sum:
 def in_order(parts, at, finish=False):
     """Parts [(heads, part)] so that the last one writes every row; with `finish` also of a single part."""
     order = sorted(parts, key=lambda p: all_rows(p[1], at))
-    if not order or ((len(order) > 1 or finish) and not all_rows(order[-1][1], at)):
-        order.append((order[0][0] if order else None, EMPTY))
+    if (len(order) > 1 or finish) and not all_rows(order[-1][1], at):
+        order.append((order[0][0], EMPTY))
     return order
 
 

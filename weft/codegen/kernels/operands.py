@@ -21,6 +21,12 @@ def has(DIMS, k, first, last):
     return any(DIMS[k][first:last])
 
 
+@triton.constexpr_function
+def entry(table, t):
+    """table[t]; Triton 3.6 indexes no nested tuples of text."""
+    return table[t]
+
+
 @triton.jit
 def product(SIZES, first: tl.constexpr, last: tl.constexpr, IDX: tl.constexpr):
     """How many coordinates the dims first .. last - 1 have together."""
