@@ -103,6 +103,16 @@ class PassError(WeftError, RuntimeError):
         super().__init__(f"pass {name} failed: {why}\npasses already run: {', '.join(self.done) or 'none'}\n{before}")
 
 
+class PackError(WeftError, ValueError):
+    """A pack of tuning results that cannot be used; `problems` holds (line, message) of all that was found."""
+
+    exit_code = 3
+
+    def __init__(self, path: str, problems: Iterable[tuple[int, str]]) -> None:
+        self.path, self.problems = path, tuple(problems)
+        super().__init__("\n".join(f"{path}:{line}: {message}" for line, message in self.problems))
+
+
 class FormulaError(WeftError, ValueError):
     """A formula is refused. `text` is the formula, `column` (1-based) the place, `hint` the way out."""
 

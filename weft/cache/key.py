@@ -116,7 +116,7 @@ class Key:
     @classmethod
     def parse(cls, data: Any) -> Key:
         """Of untrusted data, as `flat` gives it; KeyInvalid names the field."""
-        given = _checked(data, _TYPES)
+        given = _checked(data, FIELDS)
         device = Device(**{f.name: given.pop(f.name) for f in fields(Device)})
         bucket = tuple(sorted(given.pop("bucket").items()))
         return cls(**given, device=device, bucket=bucket)
@@ -134,11 +134,11 @@ def _is_bool(value: Any) -> bool:
 
 _CHECKS = {"str": is_text, "int": is_count, "bool": _is_bool}
 _SOFT_TYPES = {f.name: _CHECKS[f.type] for f in fields(Soft)}  # pyright: ignore[reportArgumentType]
-_TYPES = {
+FIELDS = {
     **{f.name: _CHECKS[f.type] for f in (*fields(Key), *fields(Device)) if f.type in _CHECKS},  # pyright: ignore
     "bucket": _is_bucket,
 }
-HARD = tuple(_TYPES)
+HARD = tuple(FIELDS)
 """The names of all hard fields."""
 
 

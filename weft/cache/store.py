@@ -54,6 +54,7 @@ class _State:
     writing: dict[tuple[str, str], _Writing] = field(default_factory=dict[tuple[str, str], _Writing])
     folds: dict[str, Fold] = field(default_factory=dict[str, Fold])
     index: Index | None = None
+    homes: dict[str, str] = field(default_factory=dict[str, str])
     flushed: float = field(default_factory=time.monotonic)
 
 
@@ -216,10 +217,14 @@ class Store:
                 self._derive(key, made, fold)
             return made
 
-    def signature(self, key: Key) -> tuple[Any, ...]:
-        """Two calls to the system; changes when what `summary` is derived from has changed, or this process wrote."""
+    def watched(self, key: Key, asked: Key | None) -> tuple[str, ...]:
+        """The paths that change when there is something new: for the key asked, for one that answered instead of it,
+        or, with `asked` None, for a key without an answer of its own."""
         path = self.path(key)
-        return self.version, files.signature(f"{path}/best.json"), files.signature(f"{path}/shards")
+        if asked is None:
+            device = os.path.dirname(path)
+            return (device, f"{path}/best.json") if os.path.isdir(path) else (device,)
+        return (f"{path}/best.json", f"{path}/shards") if asked.id == key.id else (f"{path}/best.json",)
 
     def _fold(self, key: Key) -> Fold:
         state = self._here()
@@ -274,7 +279,7 @@ class Store:
 
     def key(self, name: str, device: str = "") -> Key | None:
         """The key of that id, from its manifest; None where there is none that its folder's name agrees with."""
-        device = device or self._homes().get(name, "")
+        device = device or self._here().homes.get(name) or self._homes().get(name, "")
         path = os.path.join(self.top, device, name, "manifest.json")
         try:
             found = Key.parse(json.loads(self._read(path, _MOST_MANIFEST)))
@@ -293,7 +298,7 @@ class Store:
         """All keys side by side; reads only the manifests that the last index did not have."""
         with self._lock:
             state = self._here()
-            homes = self._homes()
+            homes = state.homes = self._homes()
             index = state.index or self._saved_index() or Index()
             missing = homes.keys() - index.rows.keys()
             index.forget(index.rows.keys() - homes.keys())
