@@ -16,14 +16,14 @@ squares of what is already centred.
 SUM: values of the body summed over rows, the gradients of weights and biases. Program p takes the row blocks p, p + P,
 ... and writes row p of the partial sums; `pointwise.reduce_rows` ends them: no atomics, one order. SUM needs SINGLE.
 
-    pre(x, i, c, X) -> u                 None: u is x. i: row-major place; c: coordinates, one per dim; X: what else is read
+    pre(x, i, c, X) -> u                 None: u is x. i: row-major place; c: a coordinate per dim; X: what else is read
     stages[t](u, s, i, c, X) -> values   to be reduced; s: the results so far, each [BM, 1]
     finish(s, c, X) -> values            None: ROW is empty. c: coordinates of the rows' dims
     body(u, s, i, c, X) -> values        outputs first, then what is summed over rows
 
 | argument | meaning |
 |---|---|
-| IN, OUT, ROW, SUM, their strides and DIMS | see `operands`; ROW has the rows' dims, SUM the dims (program, columns ...) |
+| IN, OUT, ROW, SUM, their strides and DIMS | see `operands`; ROW has the rows' dims, SUM (program, columns ...) |
 | SIZES, NR | sizes of the dims; the first NR, one at least, are rows, the others are the row |
 | KINDS | of each stage, of each of its values: "sum", "max" or "min" |
 | SINGLE, BM, BN | a row fits BN; a program's tile, BM rows of BN columns |
