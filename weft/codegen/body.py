@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
 from .lines import WIDTH, Lines, fit, tuple_of
-from .sizes import Sizes, identifier
+from .sizes import Sizes, identifier, provenance
 from .spelling import ATOM, TORCH_DTYPE, Src, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
@@ -308,7 +308,7 @@ class Body:
     def note(self) -> None:
         """The spec line, where it changes."""
         if self.src and self.src != self.noted:
-            self.lines.note(self.src)
+            self.lines.note(provenance(self.src))
         self.noted = self.src
 
     def _hold(self, value: str, text: str) -> None:

@@ -14,7 +14,7 @@ from .sizes import identifier
 from .stepping import TIME, Stepping, stepping
 from .structure import Borrowed, Given, Site, Stack, Structure
 
-_PLACE = re.compile(r"(\w+) = (\w+)(?: \(([\w.\-]+:\d+)\))?")
+_PLACE = re.compile(r"([a-z_0-9]+) = ([a-z_0-9]+)(?: \(([A-Za-z0-9_.-]+:\d+)\))?", re.IGNORECASE)
 
 
 @dataclass

@@ -25,6 +25,12 @@ def identifier(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str
     return found
 
 
+def provenance(src: str) -> str:
+    """A spec line as it may stand in a comment: a file's name in plain characters, and a number."""
+    name, _, line = src.rpartition(":")
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}:{line}" if line.isdigit() else ""
+
+
 @dataclass
 class Sizes:
     """Every dim's size: a number where compiling fixes it, else an expression over the run-time dims."""
