@@ -5,6 +5,7 @@ arguments it loads through X, a tuple of pointers, strides and numbers. Names of
 holes of one module and name in one kernel would both compile as the first.
 """
 
+import builtins
 import keyword
 import math
 import textwrap
@@ -22,8 +23,9 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 from .lines import WIDTH, Lines
 from .sizes import identifier
 from .triton_spelling import ATOM, Formulas, Tri, literal
+from .wrapper import Refused, Why
 
-_RESERVED = frozenset({*keyword.kwlist, "tl", "triton", "elementwise", "range", "len", "float", "int", "X", "ACC"})
+_RESERVED = frozenset({*keyword.kwlist, *dir(builtins), "tl", "triton", "elementwise", "X", "ACC"})
 _TOP24 = 1 << 24
 
 
@@ -33,13 +35,31 @@ def ir_line(node: Node) -> str:
 
 
 class Hole:
-    """One function under construction. args: its parameters as written; acc: the source of the accumulator's dtype."""
+    """One function under construction.
 
-    def __init__(self, name: str, args: Sequence[str], acc: str = "ACC", doc: str = "") -> None:
-        self.name, self.args, self.acc, self.doc = name, tuple(args), acc, doc
+    args: its parameters as written. acc: the source of the accumulator's dtype; "" until a float is at hand."""
+
+    def __init__(self, name: str, args: Sequence[str], acc: str = "", doc: str = "") -> None:
+        self.name, self.args, self._acc, self.doc = name, tuple(args), acc, doc
         self.lines = Lines()
         self.lines.depth = 1
         self.taken = {*_RESERVED, *(a.split(":")[0] for a in args)}
+
+    @property
+    def acc(self) -> str:
+        """What the hole computes in; Refused where no float says it."""
+        if not self._acc:
+            raise Refused(Why.NO_FLOAT)
+        return self._acc
+
+    @acc.setter
+    def acc(self, source: str) -> None:
+        self._acc = source
+
+    @property
+    def computes(self) -> bool:
+        """Is it known what the hole computes in?"""
+        return bool(self._acc)
 
     def mint(self, hint: str) -> str:
         name = identifier(hint, self.taken)

@@ -7,7 +7,7 @@ from weft.ir.primitives import Detach, Einsum, Map, Reduce, Rename
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .holes import Body, Hole, ir_line
-from .regions import Configs, Job, Reads, Written, pair
+from .regions import Configs, Job, Reads, Written, nested, pair
 from .space import Space, by_place, coordinated, merged, renamings
 from .triton_spelling import ATOM, Tri
 from .wrapper import Refused, Why, Wrapper
@@ -73,6 +73,8 @@ def whole_space(
 
     every = {d for n in nodes for d in one(n.space)}
     largest = max((v for n in nodes for v in (*n.outs, *n.ins) if v.dims), key=lambda v: len(v.dims), default=None)
+    if not every:
+        return Space(((),), 0, same)
     if largest is None or not every <= set(one(largest.dims)):
         raise Refused(Why.SPACES)
     order = one(largest.dims)
@@ -87,7 +89,7 @@ def whole_space(
     border = [one(v.dims) for v in sorted(values, key=lambda v: v.name)]
     if first:
         top = merged([d for d in order if d in first], border, alone)
-        return Space((*top, *merged(rest, border, alone)), len(top), same)
+        return Space((*top, *(merged(rest, border, alone) or ((),))), len(top), same)
     groups = merged(order, border, alone)
     return Space(groups, len(groups) - 1 if len(groups) > 1 else 0, same)
 
@@ -118,19 +120,12 @@ def body_hole(
     hole.lines.add(f"{', '.join(names)} = x" if len(names) > 1 else f"{names[0]} = x[0]")
     for n, (_, v) in zip(names, given):
         env[v.name] = Tri(n, ATOM, kind(v))
-    hole.acc = accumulator(given, names)
+    found = next((n for n, (_, v) in zip(names, given) if v.dtype in FLOATS), None)
+    hole.acc = f"{found}.dtype" if found else ""
     body = region_body(w, space, reads, hole, env, nodes)
     body.nodes(nodes)
     hole.add(f"return {pair(said(body, v) for v in results)}")
     return hole
-
-
-def accumulator(given: Sequence[tuple[str, Val]], names: Sequence[str]) -> str:
-    """The dtype of the first float operand, which every hole computes in."""
-    found = next((n for n, (_, v) in zip(names, given) if v.dtype in FLOATS), None)
-    if found is None:
-        raise Refused(Why.NO_FLOAT)
-    return f"{found}.dtype"
 
 
 def said(body: Body, v: Val) -> str:
@@ -179,17 +174,17 @@ def write_sums(job: Job, graph: Graph) -> Written:
     outs = [v for v in graph.outputs if v in made]
     sums = [v for v in graph.outputs if v not in made]
     space = whole_space(graph, [*early, *reductions], same, outs, tuple(next(iter(rows))))
-    if any(space.flags(v) != (1,) * len(space.groups) for v in outs) or any(v in late_reads(late, own) for v in made):
+    if any(space.flags(v) != (1,) * len(space.groups) for v in outs) or any(v.dims for v in late_reads(late, own)):
         raise Refused(Why.SPACES)
     reads = Reads()
     kinds = [n.op.kind for n in reductions]  # type: ignore[attr-defined]
     body = body_hole(w, space, reads, early, [*outs, *(n.ins[0] for n in reductions)])
     columns = Space(space.groups[space.rows :], 0, same)
-    after = after_hole(w, columns, Reads(), reductions, late, sums, body.acc)
-    return Written(
-        w, ("pointwise",), (body, SAME, after), tuple(_sums_launch(w, space, columns, reads, outs, sums, kinds)),
-        same_everywhere({"BM": 32, "BN": 64, "SLABS": 128, "num_warps": 4}),
-    )  # fmt: skip
+    ends = Reads()
+    after = after_hole(w, columns, ends, reductions, late, sums)
+    launch = tuple(_sums_launch(w, space, columns, (reads, ends), outs, sums, kinds))
+    configs = same_everywhere({"BM": 32, "BN": 64, "SLABS": 128, "num_warps": 4})
+    return Written(w, ("pointwise",), (body, SAME, after), launch, configs)
 
 
 SAME = Hole("same", ("x", "i", "c", "X"), doc="Partial results go on as they are.")
@@ -213,9 +208,8 @@ def late_reads(late: Sequence[Node], reduced: set[Val]) -> set[Val]:
 
 
 def after_hole(
-    w: Wrapper, columns: Space, reads: Reads, reductions: Sequence[Node], late: Sequence[Node], sums: Sequence[Val],
-    acc: str,
-) -> Hole:  # fmt: skip
+    w: Wrapper, columns: Space, reads: Reads, reductions: Sequence[Node], late: Sequence[Node], sums: Sequence[Val]
+) -> Hole:
     """The hole that makes results of reduced values."""
     hole = Hole("after", ("s", "c", "X"))
     names = [hole.mint(n.outs[0].name) for n in reductions]
@@ -225,18 +219,25 @@ def after_hole(
     for n in reductions:
         hole.note(ir_line(n))
     body = region_body(w, columns, reads, hole, env, late)
+    body.load = lambda v: scalar_load(w, reads, hole, v)
     body.nodes(late)
-    if reads.items:
-        raise Refused(Why.SPACES)
     hole.add(f"return {pair(said(body, v) for v in sums)}")
     return hole
+
+
+def scalar_load(w: Wrapper, reads: Reads, hole: Hole, v: Val) -> Tri:
+    """An operand without dims, where a hole is given none."""
+    if v.dims or w.argument(v).role != "tensor":
+        raise Refused(Why.SPACES, v.name)
+    cast = f".to({hole.acc})" if v.dtype in FLOATS else ""
+    return Tri(f"tl.load({reads.at(w.argument(v).name)}){cast}", ATOM, kind(v))
 
 
 def _sums_launch(
     w: Wrapper,
     space: Space,
     columns: Space,
-    reads: Reads,
+    reads: tuple[Reads, Reads],
     outs: Sequence[Val],
     sums: Sequence[Val],
     kinds: Sequence[str],
@@ -248,7 +249,7 @@ def _sums_launch(
     flags = str((1, *(1 for _ in columns.groups)))
     sizes = [w.points(g) for g in columns.groups]
     walked = ", ".join(str((n + 1,)) for n in range(len(sizes)))
-    constants = f"KINDS={tuple(kinds)!r}, SUM_DIMS={pair([flags] * len(kinds))}, "
+    constants = f"KINDS={nested(tuple(kinds))}, SUM_DIMS={pair([flags] * len(kinds))}, "
     tensors = "*launch.tensors(ins), *launch.tensors(outs), *launch.tensors(parts)"
     return [
         f"config = launch.config(NAME, {anchor})",
@@ -261,15 +262,21 @@ def _sums_launch(
         f"part = launch.partial({anchor}, {len(kinds)}, slabs, {pair(sizes)})",
         f"parts = tuple(launch.laid(p, (0,){', ' + walked if walked else ''}) for p in part)",
         "grid = (triton.cdiv(columns, bn), slabs)",
-        f"pointwise.reduce_rows[grid]({tensors}, sizes, {reads.text}, body, None, {constants}"
+        f"pointwise.reduce_rows[grid]({tensors}, sizes, {reads[0].text}, body, None, {constants}"
         f"IN_DIMS={flags_of(space, ins)}, OUT_DIMS={flags_of(space, results)}, "
         f"NR={space.rows}, BM=bm, BN=bn, ACC=acc, IDX=launch.index(sizes, *ins, *outs), **launch.options(config))",
-        *sums_end(w, columns, sums, kinds, "slabs", sizes),
+        *sums_end(w, columns, sums, kinds, "slabs", sizes, reads[1]),
     ]
 
 
 def sums_end(
-    w: Wrapper, columns: Space, sums: Sequence[Val], kinds: Sequence[str], slabs: str, sizes: Sequence[str]
+    w: Wrapper,
+    columns: Space,
+    sums: Sequence[Val],
+    kinds: Sequence[str],
+    slabs: str,
+    sizes: Sequence[str],
+    reads: Reads,
 ) -> list[str]:
     """Statements that end partial results `parts`, `slabs` of them, in one launch with tiles bm, bn."""
     flags = str((1, *(1 for _ in columns.groups)))
@@ -277,7 +284,7 @@ def sums_end(
     return [
         f"ins, outs, parts = parts, (), {pair(final)}",
         "pointwise.reduce_rows[(triton.cdiv(columns, bn), 1)](*launch.tensors(ins), *launch.tensors(outs), "
-        f"*launch.tensors(parts), {pair([slabs, *sizes])}, None, same, after, KINDS={tuple(kinds)!r}, "
+        f"*launch.tensors(parts), {pair([slabs, *sizes])}, {reads.text}, same, after, KINDS={nested(tuple(kinds))}, "
         f"SUM_DIMS={pair([flags] * len(sums))}, IN_DIMS={pair([flags] * len(kinds))}, OUT_DIMS=(), NR=1, BM=bm, BN=bn, "
         "ACC=acc, IDX=tl.int32, **launch.options(config))",
     ]

@@ -26,13 +26,14 @@ from .region_pointwise import (
     laid,
     late_reads,
     operands,
+    region_body,
     said,
     sums_end,
     whole_space,
     write_pointwise,
     write_sums,
 )
-from .regions import Configs, Job, Reads, Written, pair
+from .regions import Configs, Job, Reads, Written, nested, pair
 from .space import Space, renamings
 from .triton_spelling import ATOM, Tri
 from .wrapper import Refused, Why, Wrapper
@@ -115,11 +116,11 @@ class _Rowwise:
         row_dims = set(self.space.dims[: sum(len(g) for g in self.space.groups[: self.space.rows])])
         if any({self.same.get(d, d) for d in v.dims} != row_dims for v in self.per_row):
             raise Refused(Why.SPACES)
-        if not late_reads(self.late, {v for n in sums for v in n.outs}) <= set():
+        if any(v.dims for v in late_reads(self.late, {v for n in sums for v in n.outs})):
             raise Refused(Why.SPACES)
         self.maker = {v: n for n in self.main for v in n.outs}
         self.level = self._levels()
-        self.reads = Reads()
+        self.reads, self.ends = Reads(), Reads()
         self.ins = operands(self.w, self.space, graph.inputs)
 
     def is_whole(self, v: Val, rows: frozenset[str]) -> bool:
@@ -171,12 +172,8 @@ class _Rowwise:
                 hole.lines.add(f"{', '.join(names)} = {source}" if len(names) > 1 else f"{names[0]} = {source}[0]")
             for n, v in zip(names, values):
                 env[v.name] = Tri(n, ATOM, kind(v))
-                if v.dtype in FLOATS and hole.acc == "ACC":
+                if v.dtype in FLOATS and not hole.computes:
                     hole.acc = f"{n}.dtype"
-        if hole.acc == "ACC":
-            raise Refused(Why.NO_FLOAT)
-        from .region_pointwise import region_body
-
         return _Stage(hole, region_body(self.w, self.space, self.reads, hole, env, self.main))
 
     def write(self) -> Written:
@@ -193,7 +190,7 @@ class _Rowwise:
         finish = self.finish(so_far) if self.per_row else None
         ends = [n.ins[0] for n in self.sums_in_order]
         body = self.hole("body", u, so_far, [*self.outs, *ends], self.sums_in_order)
-        after = self.after(body.acc)
+        after = self.after()
         found = [*([pre] if pre else []), *holes, *([finish] if finish else []), body, *after]
         launch = self.launch(pre, holes, finish, stages)
         modules = ("pointwise", "rowwise") if self.sums else ("rowwise",)
@@ -245,11 +242,11 @@ class _Rowwise:
         cast = f".to({hole.acc})" if v.dtype in FLOATS else ""
         return Tri(f"tl.load({x}[0]{at}{mask}){cast}", ATOM, kind(v))
 
-    def after(self, acc: str) -> list[Hole]:
+    def after(self) -> list[Hole]:
         if not self.sums:
             return []
         columns = Space(self.space.groups[self.space.rows :], 0, self.same)
-        return [SAME, after_hole(self.w, columns, Reads(), self.sums_in_order, self.late, self.sum_results, acc)]
+        return [SAME, after_hole(self.w, columns, self.ends, self.sums_in_order, self.late, self.sum_results)]
 
     @property
     def sum_results(self) -> list[Val]:
@@ -287,7 +284,7 @@ class _Rowwise:
         tensors = ", ".join(f"*launch.tensors({t})" for t in ("ins", "outs", "per_row", "parts" if ends else "()"))
         lines.append(
             f"rowwise.rowwise[{grid}]({tensors}, sizes, {self.reads.text}, {'pre' if pre else None}, "
-            f"{pair(h.name for h in stages)}, {'finish' if finish else None}, body, KINDS={shown!r}, "
+            f"{pair(h.name for h in stages)}, {'finish' if finish else None}, body, KINDS={nested(shown)}, "
             f"IN_DIMS={flags_of(space, self.ins)}, OUT_DIMS={flags_of(space, results)}, "
             f"ROW_DIMS={pair([str((1,) * space.rows)] * len(self.per_row))}, SUM_DIMS={pair([flags] * len(ends))}, "
             f"NR={space.rows}, SINGLE=single, BM=bm, BN=bn, ACC=acc, IDX=launch.index(sizes, *ins, *outs), "
@@ -296,7 +293,7 @@ class _Rowwise:
         if ends:
             own = Space(columns, 0, self.same)
             lines += ["bm, bn = launch.tile(programs, columns, 2048, 64)"]
-            lines += sums_end(w, own, self.sum_results, ["sum"] * len(ends), "programs", sizes)
+            lines += sums_end(w, own, self.sum_results, ["sum"] * len(ends), "programs", sizes, self.ends)
         return lines
 
 

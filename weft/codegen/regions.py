@@ -19,6 +19,7 @@ from weft.ir.types import FLOATS, Decision, Graph, Node, Val
 from weft.passes.fusion import Region
 
 from .holes import Hole
+from .kernel_forms import rewritten
 from .lines import WIDTH, Lines, tuple_of
 from .prepare import prepare
 from .sizes import Sizes, identifier
@@ -42,7 +43,7 @@ class Job:
 
     def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
         """The region's graph with composites other than `keep` opened."""
-        return prepare(self.shown, lambda op, types: isinstance(op, keep))
+        return prepare(rewritten(self.shown), lambda op, types: isinstance(op, keep))
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,13 @@ def floats(graph: Graph) -> set[str]:
 def pair(values: Iterable[str]) -> str:
     """A tuple display of sources."""
     return tuple_of(values) if (values := list(values)) else "()"
+
+
+def nested(value: Any) -> str:
+    """Tuples of tuples of words and numbers as source."""
+    if isinstance(value, tuple):
+        return pair(map(nested, value))
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 @dataclass

@@ -105,6 +105,8 @@ class Wrapper:
         """A dim's size as source of the wrapper."""
         number = self.sizes.number(dim)
         if number is None:
+            if dim not in self.variables:
+                raise Refused(Why.NO_SIZE, dim)
             return self.variables[dim]
         name = self.sizes.names[dim].upper()
         self.constants[name] = number
