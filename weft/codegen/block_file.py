@@ -15,7 +15,7 @@ from .decode_file import decode_functions, decode_methods
 from .function import Function, print_function
 from .lines import Lines, fit, tuple_of
 from .prepare import prepare
-from .sizes import Sizes, identifier
+from .sizes import Sizes, identifier, provenance
 from .stepping import Stepping
 
 RUNTIME = ("attention", "decode", "drop", "entropy", "norms", "philox", "rotary", "rows", "tables")
@@ -106,7 +106,7 @@ class _Writer:
         return name if not self.fused or first is None else f"(fused.{name} if wanted({first}) else {name})"
 
     def title(self) -> str:
-        where = next((n.src for n in self.block.site.body.nodes if n.src), "")
+        where = provenance(next((n.src for n in self.block.site.body.nodes if n.src), ""))
         return f"Block `{self.block.name}`{f', from {where}' if where else ''}: its functions and its module."
 
     def describe(self, graph: Graph, kept: int = 0) -> str:

@@ -130,7 +130,8 @@ class _Writer:
         helpers = [h for h in ("Block", "check", "draw_seed", "found", "initialise", "place", "position", "refuse_autocast", "weight") if re.search(rf"\b{h}\b", text)]
         own = [f"from .blocks.{b.name} import {b.title}" for b in sorted(self.blocks.values(), key=lambda b: b.name)]
         own.append(f"from .runtime.module import {', '.join(helpers)}")
-        source = f", from {self.program.source}" if re.fullmatch(r"[\w.\-]+", self.program.source) else ""
+        plain = re.fullmatch(r"[A-Za-z0-9_.-]+", self.program.source)
+        source = f", from {self.program.source}" if plain else ""
         doc = f"The model{source}: `Model` runs the blocks of `blocks/` in order."
         out = Lines()
         out.lines = [*(line.replace("from ..runtime", "from .runtime") for line in header(doc, text, own)), "", *body]
