@@ -8,17 +8,17 @@ is a JITFunction, which compiles; Triton 3.6 and 3.9 lack two things to interpre
 
 1. A helper called by an interpreted kernel is a JITFunction too and refuses to be called. Here it is interpreted.
 2. Calling an interpreted helper patches triton.language and leaves it so, and the next compilation fails. Here every
-   patch is undone; where nothing is left to patch, nothing is patched again (that is most of an interpreter's time).
+   patch is undone; and made once a launch, not once a call, which would take most of the time.
 
 One launch at a time: the interpreter keeps its state in module globals. Inside `interpreting` os.environ says
 TRITON_INTERPRET=1, as code that asks whether kernels run on CPU expects, but @triton.jit still gives JITFunctions.
 """
 
 import contextlib
-import inspect
 import os
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,9 @@ from triton.runtime.jit import JITFunction
 from tests.kernels import bf16shim
 
 _lock = threading.RLock()
-_patched: list[set[int]] = []  # the language modules patched by each interpreted call under way, outermost first
+_launches = 0  # interpreted launches under way
 _redirect = 0
+_language = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # a function that sees all there is to patch
 _compiled_call, _compiled_run = JITFunction.__call__, JITFunction.run
 
 bf16shim.install()
@@ -47,24 +48,10 @@ def _interpreted(kernel: Any) -> Any:
     return kernel._interpreted
 
 
-def _languages(function: Any) -> set[int]:
-    return {id(x) for x in function.__globals__.values() if inspect.ismodule(x) and x in (tl, tl.core)}
-
-
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
     """A call of a JITFunction: by an interpreted kernel, interpreted."""
-    if not _patched:
-        return _compiled_call(self, *args, **kwargs)
-    helper, wanted = _interpreted(self), _languages(self.fn)
-    if wanted <= _patched[-1]:
-        return helper.rewrite()(*args, **kwargs)
-    scope = interpreter._patch_lang(self.fn)
-    _patched.append(_patched[-1] | wanted)
-    try:
-        return helper.rewrite()(*args, **kwargs)
-    finally:
-        _patched.pop()
-        scope.restore()
+    call = _interpreted(self).rewrite() if _launches else _compiled_call.__get__(self)
+    return call(*args, **kwargs)
 
 
 def _run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
@@ -86,12 +73,15 @@ class interp:
 
     def __getitem__(self, grid: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
+            global _launches
             with _lock, np.errstate(all="ignore"):
-                _patched.append(_languages(self.kernel.fn))
+                scope = interpreter._patch_lang(_language)
+                _launches += 1
                 try:
                     return self.kernel[grid](*args, **kwargs)
                 finally:
-                    _patched.pop()
+                    _launches -= 1
+                    scope.restore()
 
         return run
 

@@ -31,6 +31,7 @@ KERNELS = Path(__file__).parents[2] / "weft" / "codegen" / "kernels"
 SUITES = (
     "tests.kernels.attention_faults",
     "tests.kernels.rowwise_faults",
+    "tests.kernels.cross_entropy_faults",
     "tests.kernels.pointwise_faults",
     "tests.kernels.scan_faults",
     "tests.kernels.grouped_matmul_faults",

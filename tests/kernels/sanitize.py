@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, InterpreterOptions
 
@@ -193,6 +194,19 @@ def _operands(name: str, *args: Any) -> tuple[Any, ...]:
     return (args[1], args[3].data) if name == "create_atomic_rmw" else (args[0], True)
 
 
+_EXACT = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+
+
+def _check_overflow(semantic: Any, lhs: Any, rhs: Any, op: Any) -> None:
+    """Triton's own check, with two operations of numpy instead of fourteen of the interpreter."""
+    bits = lhs.type.scalar.int_bitwidth
+    if bits < 64:
+        exact = _EXACT[op.__name__](lhs.handle.data.astype(np.int64), rhs.handle.data.astype(np.int64))
+        low, high = lhs.type.scalar.get_int_min_value(), lhs.type.scalar.get_int_max_value()
+        if exact.size and not low <= exact.min() <= exact.max() <= high:
+            raise MemoryFault(f"int{bits} overflow in {op.__name__}")
+
+
 @contextlib.contextmanager
 def checked(shuffle: int | None = 0) -> Iterator[None]:
     """Interpreted launches in this block are checked; their programs run in the order of seed `shuffle`.
@@ -202,6 +216,7 @@ def checked(shuffle: int | None = 0) -> Iterator[None]:
     checks = _Checks(shuffle)
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(interpreter.interpreter_builder, "options", InterpreterOptions(debug=True)))
+        stack.enter_context(patch.object(TritonSemantic, "binary_op_sanitize_overflow_impl", _check_overflow))
         for kind, name in (
             ("load", "create_masked_load"),
             ("store", "create_masked_store"),

@@ -51,6 +51,7 @@ from .attention_common import (
 )
 
 HEAD_SHIFT = tl.constexpr(24)
+BLOCK_MASK = tl.constexpr((1 << 24) - 1)
 
 
 @triton.jit
@@ -154,7 +155,7 @@ def dkdv(
                 w = start + (z if G == 1 or PACKED else z % n) * step
                 i = w if block is None else block(w, j, s, nk, nq, b, hk, BN, BM, PLAN, TAB)
                 if PACKED:
-                    h, i = hk * G + (i >> HEAD_SHIFT), i & ((1 << HEAD_SHIFT) - 1)
+                    h, i = hk * G + (i >> HEAD_SHIFT), i & BLOCK_MASK
                 elif G == 1:
                     h = h0
                 else:
