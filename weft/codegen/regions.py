@@ -22,7 +22,7 @@ from .holes import Hole
 from .kernel_forms import rewritten
 from .lines import WIDTH, Lines, tuple_of
 from .prepare import prepare
-from .sizes import Sizes, identifier
+from .sizes import Sizes, identifier, provenance
 from .wrapper import Refused, Why, Wrapper
 
 Configs = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -176,7 +176,7 @@ def wrapped_doc(said: str, depth: int) -> list[str]:
 def header(job: Job, key: str) -> list[str]:
     """The docstring: what the kernel is, the region in IR text, who decided it, how to change it."""
     r = job.region
-    src = f", from {r.src}" if r.src else ""
+    src = f", from {provenance(r.src)}" if r.src else ""
     out = [f'"""{job.kernel}: {job.where}{src}.', ""]
     for line in show(job.shown).split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))
