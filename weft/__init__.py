@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weft.api import compile as compile
     from weft.api import load as load
     from weft.api import plan as plan
+    from weft.api import reference as reference
     from weft.errors import WeftError as WeftError
     from weft.frontends.schema import Attention as Attention
     from weft.frontends.schema import Mlp as MLP
@@ -27,6 +28,7 @@ _HOME = {
     "compile": "weft.api:compile",
     "load": "weft.api:load",
     "plan": "weft.api:plan",
+    "reference": "weft.api:reference",
     "Model": "weft.frontends.schema:Model",
     "Attention": "weft.frontends.schema:Attention",
     "MLP": "weft.frontends.schema:Mlp",
@@ -47,6 +49,7 @@ __all__ = [
     "compile",
     "load",
     "plan",
+    "reference",
 ]
 
 

@@ -154,6 +154,16 @@ def package(
     return files_of(planned(open_spec(source, sets, small), train, target, memory))
 
 
+def reference(
+    source: Any, set: Mapping[str, int] | None = None, small: bool = False, train: bool = True, device: Any = None
+) -> Any:
+    """The reference interpreter of a spec as a torch.nn.Module: slow, plain, and the truth a compiled one is held to."""
+    from weft.codegen.reference_module import Reference
+
+    spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
+    return Reference(program(spec, train), device=device)
+
+
 def load(folder: str | os.PathLike[str], device: Any = None) -> Any:
     """The torch.nn.Module of a package that `weft compile` wrote. Raises UsageError where there is none."""
     from weft.codegen.build import module_of
