@@ -31,7 +31,10 @@ _LOOKED_AT = 8
 class Source(Protocol):
     """Where results come from: the store, a pack."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        ...
 
     def index(self) -> Index:
         """All its keys side by side."""
@@ -83,14 +86,13 @@ class Search:
         """The first option on the ladder with a configuration that the space accepts."""
         own: list[Option] = []
         for place, source in enumerate(self.sources):
-            own += self._options(source, self.key, Rung.EXACT, (0, 0.0, place))
-        for option in sorted(own, key=lambda o: (o.rung.step, o.rank)):
-            best = self._accepted(option)
-            if best is not None:
+            found = self._options(source, self.key, Rung.EXACT, (0.0, place))
+            own += found
+            best = self._accepted(found[0]) if found else None
+            if best is not None and found[0].rung is Rung.EXACT:
                 self.hit = True
-                if option.rung is Rung.EXACT:
-                    return option, best
-                break
+                return found[0], best
+        self.hit = self._first(own) is not None
         buckets = self._on(Rung.BUCKET)
         found = self._first([*own, *buckets])
         for rung in (Rung.OLDER, Rung.SIBLING):

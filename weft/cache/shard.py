@@ -42,7 +42,7 @@ def writer_of(name: str) -> tuple[str, int] | None:
 class Writer:
     """The only one who appends to its shard; makes it with the first row. Raises OSError where a row did not get in."""
 
-    def __init__(self, folder: str, owner: str, soft: Soft, ops: Ops = SYSTEM) -> None:
+    def __init__(self, folder: str, owner: str, soft: Soft | None, ops: Ops = SYSTEM) -> None:
         self.folder, self.soft, self.ops = folder, soft, ops
         self.path = ""
         self._seed = lines.seed(owner)
@@ -57,15 +57,24 @@ class Writer:
             self._fd = files.create(path, self.ops, append=True)
             self.path = path
         data = lines.encode(row.text, self._seed)
-        if not self._headed:
+        if not self._headed and self.soft is not None:
             data = lines.encode(canonical({"soft": self.soft.flat()}), self._seed) + data
         if self._torn:
             data = b"\n" + data
         self._torn = True
         files.write_all(self._fd, data, self.ops)
         self._torn, self._headed = False, True
+        if files.again(self.ops.fstat, self._fd).st_nlink == 0:  # tidied away under a writer that slept for days
+            self._start_over()
+            raise OSError("the shard was removed")
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self.sync()
+
+    def _start_over(self) -> None:
+        if self._fd is not None:
+            with suppress(OSError):
+                self.ops.close(self._fd)
+        self._fd, self._headed, self._torn = None, False, False
 
     def sync(self) -> None:
         """Have what was written reach the disk."""

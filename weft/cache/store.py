@@ -39,19 +39,12 @@ _UNINDEXED = 8  # so many manifests may be read at each look before the index is
 
 
 @dataclass
-class _Writing:
-    """A shard that this process writes, and when it last wrote what is derived from it."""
-
-    writer: Writer
-    dirty: bool = False
-
-
-@dataclass
 class _State:
     """What this process knows; not shared with a child that a fork makes."""
 
     pid: int = field(default_factory=os.getpid)
-    writing: dict[tuple[str, str], _Writing] = field(default_factory=dict[tuple[str, str], _Writing])
+    writing: dict[tuple[str, str], Writer] = field(default_factory=dict[tuple[str, str], Writer])
+    dirty: dict[str, Key] = field(default_factory=dict[str, Key])
     folds: dict[str, Fold] = field(default_factory=dict[str, Fold])
     index: Index | None = None
     homes: dict[str, str] = field(default_factory=dict[str, str])
@@ -81,8 +74,7 @@ class Store:
         self.version = 0
         """Counts what this process wrote, so that answers kept from before are not used."""
         self._state = _State()
-        self._memory: dict[str, list[Row]] = {}
-        self._memory_softs: dict[str, dict[str, Soft]] = {}
+        self._memory: dict[str, list[tuple[Row, Soft | None]]] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> Store:
@@ -96,36 +88,42 @@ class Store:
     def append(self, key: Key, row: Row, soft: Soft | None = None) -> bool:
         """Keep a row; True once the system has it on its way to disk, False while it is held in memory only."""
         soft = soft or Soft()
-        row = row.under(soft.id)
+        return self.keep(key, row.under(soft.id), soft)
+
+    def keep(self, key: Key, row: Row, soft: Soft | None) -> bool:
+        """`append` for a row that says itself what it was measured under; soft: what that is, where known."""
         with self._lock:
+            self._here()
             self.version += 1
-            self._memory.setdefault(key.id, []).append(row)
-            self._memory_softs.setdefault(key.id, {})[soft.id] = soft
+            self._memory.setdefault(key.id, []).append((row, soft))
             if self.readonly:
                 return False
-            kept = self._write(key, soft)
+            kept = self._write(key)
             if kept and time.monotonic() - self._state.flushed >= _FLUSH_SECONDS:
                 self.flush()
             return kept
 
-    def _write(self, key: Key, soft: Soft) -> bool:
+    def _write(self, key: Key) -> bool:
         """Write what is held of this key; rows leave memory one by one as the system takes them."""
-        state = self._here()
+        held = self._memory[key.id]
         try:
-            writing = state.writing.get((key.id, soft.id))
-            if writing is None:
-                self._make(key)
-                writer = Writer(os.path.join(self.path(key), "shards"), key.id, soft, self.ops)
-                writing = state.writing[key.id, soft.id] = _Writing(writer)
-            writing.dirty = True
-            held = self._memory[key.id]
             while held:
-                writing.writer.append(held[0])
+                self._writing(key, *held[0]).append(held[0][0])
                 held.pop(0)
             return True
         except OSError as error:
             self._trouble(error)
             return False
+
+    def _writing(self, key: Key, row: Row, soft: Soft | None) -> Writer:
+        state = self._here()
+        state.dirty[key.id] = key
+        writer = state.writing.get((key.id, row.soft))
+        if writer is None:
+            self._make(key)
+            writer = Writer(os.path.join(self.path(key), "shards"), key.id, soft, self.ops)
+            state.writing[key.id, row.soft] = writer
+        return writer
 
     def _make(self, key: Key) -> None:
         files.root_folder(self.root, self.ops, make=True)
@@ -145,22 +143,25 @@ class Store:
     def flush(self) -> bool:
         """Write what is still held in memory and what is derived; True when nothing is left in memory."""
         with self._lock:
-            self._state.flushed = time.monotonic()
-            for (name, _), writing in list(self._here().writing.items()):
-                key = self.key(name)
-                if writing.dirty and key is not None:
-                    writing.dirty = False
-                    with suppress(OSError):
-                        writing.writer.sync()
-                    self.summary(key)
+            state = self._here()
+            state.flushed = time.monotonic()
+            for writer in state.writing.values():
+                with suppress(OSError):
+                    writer.sync()
+            while state.dirty:
+                _, key = state.dirty.popitem()
+                if self._memory.get(key.id):
+                    self._write(key)
+                    state.dirty.pop(key.id, None)
+                self.summary(key)
             return not any(self._memory.values())
 
     def close(self) -> bool:
         """Flush and let go of the shards; True when every row is on disk."""
         with self._lock:
             done = self.flush()
-            for writing in self._here().writing.values():
-                writing.writer.close()
+            for writer in self._here().writing.values():
+                writer.close()
             self._state.writing.clear()
             held = sum(map(len, self._memory.values()))
             if held and not self.readonly:
@@ -188,12 +189,13 @@ class Store:
                 return tuple(kept)
             # A write that failed late may have left its row on disk all the same.
             texts = {row.text for row in kept}
-            return (*kept, *(row for row in held if row.text not in texts))
+            return (*kept, *(row for row, _ in held if row.text not in texts))
 
     def softs(self, key: Key) -> dict[str, Soft]:
         """The soft parts that rows of a key were measured under, by id."""
         with self._lock:
-            return {**self._fold(key).softs, **self._memory_softs.get(key.id, {})}
+            held = {soft.id: soft for _, soft in self._memory.get(key.id, ()) if soft is not None}
+            return {**self._fold(key).softs, **held}
 
     def health(self, key: Key) -> lines.Health:
         """How many lines of a key's shards were rows and how many could not be used."""
@@ -263,10 +265,8 @@ class Store:
     def _derive(self, key: Key, made: Summary, fold: Fold) -> None:
         data = {"shards": fold.sizes(), "summary": made.data()}
         line = lines.encode(canonical(data), lines.seed(key.id))
-        try:
+        with suppress(OSError):
             files.replace(os.path.join(self.path(key), "best.json"), line, self.ops, sync=False)
-        except OSError as error:
-            self._trouble(error)
 
     def _read(self, path: str, most: int) -> bytes:
         return files.read(path, most, self.ops, foreign=self.readonly)[0]
