@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
-    from weft.codegen.verify import Verified
     from weft.codegen.planner import Planned, Profiler
+    from weft.codegen.verify import Verified
     from weft.frontends.load import Loaded
     from weft.ir.program import Program
     from weft.passes.targets import Target
@@ -157,7 +157,7 @@ def package(
 def reference(
     source: Any, set: Mapping[str, int] | None = None, small: bool = False, train: bool = True, device: Any = None
 ) -> Any:
-    """The reference interpreter of a spec as a torch.nn.Module: slow, plain, and the truth a compiled one is held to."""
+    """The reference interpreter of a spec as a torch.nn.Module: slow, plain, the truth a compiled one is held to."""
     from weft.codegen.reference_module import Reference
 
     spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
