@@ -14,21 +14,25 @@ from weft.passes.targets import find
 from .blocks import Block
 from .fused_file import Kernels, Row, Writers, fused_file
 from .package import as_json
+from .region_attention import write_attention
 from .region_pointwise import write_pointwise
 from .region_rowwise import write_rowwise
+from .regions import RegionFile
 
-WRITERS: Writers = {"pointwise": write_pointwise, "rowwise": write_rowwise}
+WRITERS: Writers = {"pointwise": write_pointwise, "rowwise": write_rowwise, "attention": write_attention}
 SCHEMA = "weft.configs/1"
 _IMPORT = re.compile(r"^from \.(\w*) import (.*)$", re.M)
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """files: path -> text. fused: names of the blocks that have a kernel path. rows: what became of each region."""
+    """files: path -> text. fused: names of the blocks that have a kernel path. rows: what became of each region.
+    regions: the kernels' files."""
 
     files: Mapping[str, str]
     fused: frozenset[str]
     rows: tuple[Row, ...]
+    regions: tuple[RegionFile, ...] = ()
 
     def row(self, block: str, half: str, region: Region) -> Row | None:
         """What became of a region."""
@@ -59,7 +63,7 @@ def kernel_package(program: Program, blocks: Iterable[Block], prices: Prices | N
             '"""One file a fused region, the skeletons they fill, and what launches them."""\n'
         )
     files["configs.json"] = as_json({"schema": SCHEMA, "kernels": {r.kernel: r.configs for r in regions}})
-    return Emitted(files, frozenset(n for n, text in paths.items() if text), tuple(kernels.rows))
+    return Emitted(files, frozenset(n for n, text in paths.items() if text), tuple(kernels.rows), tuple(regions))
 
 
 def skeletons(wanted: Iterable[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ All text in it is weft's own: names are minted, formulas printed from their pars
 """
 
 import hashlib
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,9 @@ class Written:
 
 @dataclass(frozen=True)
 class RegionFile:
-    """A region's file: its name (and its op's), its text, its default configurations, the skeleton modules it needs."""
+    """A region's file: its name (and its op's), its text, its default configurations, the skeleton modules it needs.
+
+    graph: what it computes, for those who run or time it alone."""
 
     kernel: str
     key: str
@@ -68,6 +71,7 @@ class RegionFile:
     configs: Configs
     modules: tuple[str, ...]
     skeleton: str
+    graph: Graph
 
 
 def region_key(job: Job) -> str:
@@ -101,25 +105,32 @@ def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> Re
         raise Refused(Why.NO_KERNEL if job.region.skeleton else Why.NO_SKELETON)
     written = writers[job.region.skeleton](job)
     key = region_key(job)
-    return RegionFile(job.kernel, key, text(job, written, key), written.configs, written.modules, job.region.skeleton)
+    return RegionFile(
+        job.kernel, key, text(job, written, key), written.configs, written.modules, job.region.skeleton, job.shown
+    )
 
 
 def text(job: Job, written: Written, key: str) -> str:
     w, lines = written.wrapper, Lines()
     lines.lines += header(job, key)
     lines.add()
-    for name in ("triton", "triton.language as tl") if written.holes else ("triton",):
-        lines.add(f"import {name}")
-    lines.add()
     body = _body(job, written)
-    own = [m for m in ("elementwise", "launch", "ops") if any(f"{m}." in line for line in body)]
+    said = "\n".join([*written.constants, *body])
+    if "functools." in said:
+        lines.add("import functools")
+        lines.add()
+    modules = [("torch", r"torch\."), ("triton", r"triton\."), ("triton.language as tl", r"tl\.")]
+    for module, word in modules:
+        if re.search(rf"(?<![\w.]){word}", said):
+            lines.add(f"import {module}")
+    lines.add()
+    own = [m for m in ("elementwise", "launch", "ops") if f"{m}." in said]
     lines.add(f"from . import {', '.join(sorted({*own, *written.modules}))}")
     lines.add()
     lines.add(f'NAME = "{job.kernel}"')
     for name, n in sorted(w.constants.items()):
         lines.add(f"{name} = {n}")
-    for constant in written.constants:
-        lines.add(constant)
+    lines.lines += [line for constant in written.constants for line in constant.split("\n")]
     lines.lines += body
     return lines.source()
 
@@ -151,8 +162,6 @@ def _body(job: Job, written: Written) -> list[str]:
 
 def needed(statements: Iterable[str], text: Sequence[str]) -> list[str]:
     """The assignments among `statements` whose names are read by `text` or by a later one that is needed."""
-    import re
-
     kept: list[str] = []
     said = set(re.findall(r"[A-Za-z_]\w*", "\n".join(text)))
     for s in reversed(list(statements)):
