@@ -14,7 +14,7 @@ Source: Checkmate's retention and recomputation variables (1910.02653) on one bl
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from weft.errors import VerifyError
@@ -132,7 +132,9 @@ def _backward(parts: Parts, have: set[Val]) -> list[Node]:
         node = parts.maker[v]
         for x in node.ins:
             make(x)
-        nodes.append(node)
+        twice = {o for o in node.outs if o in have}  # kept, but made again beside what is not
+        outs = tuple(replace(o, name=f"{o.name}_again") if o in twice else o for o in node.outs)
+        nodes.append(replace(node, outs=outs))
         have.update(node.outs)
 
     for n in parts.joint.nodes:
