@@ -264,9 +264,9 @@ class _Writer:
         args = [*(n for n, v in zip(names, inputs) if not scalar(v)), *(f"{n}=None" for n, v in zip(names, inputs) if scalar(v))]
         with code.indent(f"def forward(self, {', '.join(args)}):"):
             first = next(n for n, v in zip(names, inputs) if not scalar(v))
-            code.add(f"refuse_autocast({first})")
             given = ", ".join(f'"{n}": {n}' for n, v in zip(names, inputs) if not scalar(v))
             code.add(f"check({{{given}}}, SIGNATURE, FIXED, LIMITS)")
+            code.add(f"refuse_autocast({first})")
             for n, v in zip(names, inputs):
                 if scalar(v):
                     code.add(f"{n} = draw_seed({n}, self.training, {first}.device)")
