@@ -1,0 +1,241 @@
+"""Compile launches in processes that may be killed: several at once, each with a deadline, each launch only once.
+
+    with CompilePool(folder, workers=2) as pool:
+        built = pool.shared(launch, "sm_90").result()      bytes of shared memory, 0.1 to 0.4 CPU-seconds
+        built = pool.compile(launch, "sm_90").result()     registers, stack, tensor-core instructions, about 1 CPU-second
+
+Nothing is raised for what a launch does to its compiler: it is in `Built.reason`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weft.autotune.launches import Launch
+from weft.autotune.process import Answer, Fault, Worker
+from weft.cache.row import Status
+
+LEAST_SECONDS, MOST_TIMES = 30.0, 3.0
+"""A deadline is at least so long, else so many times what 9 of 10 compilations took."""
+PROGRAM = "weft.autotune.compile_worker"
+Keep = Callable[[bytes], str]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a compiler said of a launch.
+
+    status: OK, COMPILE or TIMEOUT; reason: a class of failures, "" where there is none; detail: for people. shared,
+    stack: bytes; regs: a thread. warps: after specialisation. wgmma, mma: instructions in the PTX. cubin: where
+    `keep` put the kernel.
+    """
+
+    status: Status
+    reason: str = ""
+    detail: str = ""
+    shared: int | None = None
+    regs: int | None = None
+    stack: int | None = None
+    warps: int | None = None
+    wgmma: int = 0
+    mma: int = 0
+    specialised: bool = False
+    cubin: str = ""
+    cpu_s: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Spent:
+    """What a kind of job has cost: how many, CPU-seconds as the workers counted them, seconds of waiting, faults."""
+
+    jobs: int = 0
+    cpu_s: float = 0.0
+    seconds: float = 0.0
+    faults: int = 0
+    waits: list[float] = field(default_factory=list[float])
+
+    def deadline(self) -> float:
+        """Seconds the next job may take."""
+        if len(self.waits) < 10:
+            return LEAST_SECONDS
+        return max(LEAST_SECONDS, MOST_TIMES * sorted(self.waits)[int(0.9 * len(self.waits))])
+
+
+class CompilePool:
+    """Workers that compile launches of the kernels in `folder`. keep: stores a compiled kernel, gives its name."""
+
+    def __init__(
+        self, folder: str | Path, workers: int | None = None, keep: Keep | None = None, nice: int = 10,
+        program: str = PROGRAM,
+    ) -> None:  # fmt: skip
+        n = workers or max(1, (os.cpu_count() or 1) - 1)
+        self.folder, self.keep, self.spent = str(Path(folder).resolve()), keep, {"shared": Spent(), "compile": Spent()}
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        self._workers = [Worker(program, nice=nice, silent=float("inf")) for _ in range(n)]
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(n, "compile")
+        self._done: dict[tuple[str, str, str], Future[Built]] = {}
+        self._lock = threading.Lock()
+        self._running = threading.Event()
+        self._running.set()
+        self._closed = False
+
+    def __enter__(self) -> CompilePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def shared(self, launch: Launch, target: str) -> Future[Built]:
+        """Only the bytes of shared memory; None where this Triton's stages are not known."""
+        return self._submit("shared", launch, target)
+
+    def compile(self, launch: Launch, target: str) -> Future[Built]:
+        """All of it, down to the machine code."""
+        return self._submit("compile", launch, target)
+
+    def triton(self) -> str:
+        """The version of Triton that compiles; "" without one."""
+        worker = self._idle.get()
+        try:
+            answer = worker.ask({"op": "version"}, LEAST_SECONDS)
+        finally:
+            self._idle.put(worker)
+        return str(answer.data.get("triton", "")) if answer.data else ""
+
+    def pause(self) -> None:
+        """Start no further job until `resume`: finals want the machine for themselves."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    def close(self) -> None:
+        """End all workers; what has not begun is cancelled."""
+        self._closed = True
+        self._running.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.kill()
+        self._threads.shutdown(wait=True)
+        for worker in self._workers:
+            worker.kill()
+
+    def _submit(self, op: str, launch: Launch, target: str) -> Future[Built]:
+        key = op, target, launch.key()
+        with self._lock:
+            found = self._done.get(key)
+            if found is None or found.cancelled():
+                found = self._done[key] = self._threads.submit(self._run, op, launch, target)
+            return found
+
+    def _run(self, op: str, launch: Launch, target: str) -> Built:
+        self._running.wait()
+        worker = self._idle.get()
+        try:
+            if self._closed:
+                raise CancelledError
+            job = {"op": op, "folder": self.folder, "launch": launch.data(), "target": target}
+            answer = worker.ask(job | ({"keep": True} if self.keep and op == "compile" else {}), self._deadline(op))
+            if self._closed:
+                raise CancelledError
+            built = self._built(answer)
+        finally:
+            self._idle.put(worker)
+        self._count(op, answer)
+        return built
+
+    def _deadline(self, op: str) -> float:
+        with self._lock:
+            return self.spent[op].deadline()
+
+    def _count(self, op: str, answer: Answer) -> None:
+        with self._lock:
+            spent = self.spent[op]
+            spent.jobs += 1
+            spent.seconds += answer.seconds
+            spent.cpu_s += float((answer.data or {}).get("cpu_s", 0.0))
+            if answer.fault:
+                spent.faults += 1
+            else:
+                spent.waits.append(answer.seconds)
+
+    def _built(self, answer: Answer) -> Built:
+        data = answer.data
+        if data is None:
+            timeout = answer.fault in (Fault.TIMEOUT, Fault.SILENT)
+            status, reason = (Status.TIMEOUT, "compile deadline") if timeout else (Status.COMPILE, "compiler crashed")
+            return Built(status, reason, answer.reason, seconds=answer.seconds)
+        if answer.error:
+            detail = first_line(str(data.get("message", "")))
+            cpu = float(data.get("cpu_s", 0.0))
+            return Built(Status.COMPILE, refusal(answer.error, detail), detail, cpu_s=cpu, seconds=answer.seconds)
+        kept = data.pop("kept", "")
+        cubin = self.keep(_taken(kept)) if kept and self.keep else ""
+        return Built(Status.OK, cubin=cubin, **data)
+
+
+def refusal(error: str, detail: str) -> str:
+    """The class of failures that an exception of the compiler belongs to."""
+    if error == "PTXASError" or "ptxas" in detail:
+        return "ptxas refuses it"
+    if error in ("OutOfMemoryError", "MemoryError"):
+        return "compiler out of memory"
+    if error in ("CompilationError", "CompileTimeAssertionFailure", "UnsupportedLanguageConstruct"):
+        return "kernel refuses it" if error == "CompileTimeAssertionFailure" else "Triton refuses it"
+    return "compiler fails"
+
+
+def first_line(text: str) -> str:
+    """The last line that says something: where Triton puts the message itself."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ^\t")]
+    return lines[-1][:300] if lines else ""
+
+
+def _taken(path: str) -> bytes:
+    data = Path(path).read_bytes()
+    Path(path).unlink()
+    return data
+
+
+def place(kept: bytes, cache: str | Path) -> str:
+    """Put a kept kernel where Triton, with TRITON_CACHE_DIR at `cache`, finds it instead of compiling; its folder.
+
+    Only of the private store: Triton believes whatever lies in its cache. Raises ValueError for what is no kept kernel."""
+    head, _, cubin = kept.partition(b"\n")
+    found = json.loads(head)
+    key, name, metadata = (str(found[k]) for k in ("key", "name", "metadata"))
+    if not key.isalnum() or not name.isidentifier():
+        raise ValueError("not a kept kernel")
+    folder = Path(cache) / key
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    files = {f"{name}.json": metadata.encode(), f"{name}.cubin": cubin}
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    group = {"child_paths": {file: str(folder / file) for file in files}}
+    (folder / f"__grp__{name}.json").write_text(json.dumps(group))
+    return str(folder)
+
+
+def results(futures: Iterable[Future[Built]]) -> Iterator[Built]:
+    """Of futures, in order."""
+    for future in futures:
+        yield future.result()
+
+
+def summary(pool: CompilePool) -> dict[str, Any]:
+    """What the pool has spent, as data."""
+    return {
+        op: {"jobs": s.jobs, "cpu_s": round(s.cpu_s, 3), "seconds": round(s.seconds, 3), "faults": s.faults}
+        for op, s in pool.spent.items()
+    }
