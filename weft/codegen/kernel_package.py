@@ -77,5 +77,5 @@ def skeletons(wanted: Iterable[str]) -> dict[str, str]:
             continue
         out[name] = (home / f"{name}.py").read_text()
         for module, names in _IMPORT.findall(out[name]):
-            todo += [module] if module else [n.strip() for n in names.split(",")]
+            todo += [module] if module else [n.split(" as ")[0].strip() for n in names.split(",")]
     return out

@@ -69,6 +69,7 @@ def fit(statement: str, depth: int = 0, width: int = WIDTH) -> list[str]:
         return [pad + head, *lines, pad + tail]
     if len(inner) + len(body) <= width:
         return [pad + head, inner + body, pad + tail]
+    body = body.removesuffix(",")  # of a tuple of one
     return [pad + head, *_item(body, depth + 1, width, comma=not body.startswith("*")), pad + tail]
 
 

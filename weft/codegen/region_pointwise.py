@@ -28,9 +28,10 @@ def same_everywhere(found: dict[str, int]) -> Configs:
 
 def write_pointwise(job: Job) -> Written:
     """The kernel of a region of maps."""
-    graph = job.opened()
-    if any(isinstance(n.op, Reduce) for n in graph.nodes):
-        return write_sums(job, graph)
+    return write_maps(job, job.opened())
+
+
+def write_maps(job: Job, graph: Graph) -> Written:
     if not all(isinstance(n.op, POINTWISE) for n in graph.nodes):
         raise Refused(Why.NOT_POINTWISE)
     w = Wrapper(graph, job.sizes, job.mixed)

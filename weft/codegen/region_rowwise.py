@@ -30,7 +30,7 @@ from .region_pointwise import (
     said,
     sums_end,
     whole_space,
-    write_pointwise,
+    write_maps,
     write_sums,
 )
 from .regions import Configs, Job, Reads, Written, nested, pair
@@ -45,7 +45,7 @@ def write_rowwise(job: Job) -> Written:
     same = renamings(graph)
     reductions = [n for n in graph.nodes if isinstance(n.op, Reduce)]
     if not reductions:
-        return write_pointwise(job)
+        return write_maps(job, graph)
     over = {n: frozenset(same.get(d, d) for d in n.ins[0].dims if d not in n.op.to) for n in reductions}  # type: ignore[attr-defined]
     largest = max((v for n in graph.nodes for v in (*n.ins, *n.outs)), key=lambda v: len(v.dims))
     last = same.get(largest.dims[-1], largest.dims[-1]) if largest.dims else ""
@@ -60,7 +60,7 @@ def write_rowwise(job: Job) -> Written:
 
 
 def primitive(graph: Graph) -> Graph:
-    """Weighted sums as products and sums; argmax as the first place of the maximum."""
+    """Weighted sums as products and sums, argmax as the first place of the maximum, sums over nothing as maps."""
     g = Builder()
     env = {v: g.input(v.name, v.type) for v in graph.inputs}
     for n in graph.nodes:
@@ -71,6 +71,8 @@ def primitive(graph: Graph) -> Graph:
                 formula = "*".join(f"x{i}" for i in range(len(ins)))
                 product = g.map(formula, **{f"x{i}": v for i, v in enumerate(ins)}, to=dims, dtype=n.outs[0].dtype)
                 outs: Sequence[Val] = (g.one(Reduce(n.op.to), product, names=names),)
+            elif isinstance(n.op, Reduce) and set(n.op.to) == set(ins[0].dims):
+                outs = (g.map("x", x=ins[0], to=n.op.to, dtype=ins[0].dtype, names=names),)
             elif isinstance(n.op, Reduce) and n.op.kind == "argmax":
                 outs = (_argmax(g, n.op, ins[0], names),)
             else:

@@ -49,7 +49,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
-    """What a skeleton's writer gives: holes and other module-level text, and the statements that launch."""
+    """What a skeleton's writer gives: holes and other module-level text, and the statements that launch.
+
+    allocates: does the wrapper make the results, or do the statements?"""
 
     wrapper: Wrapper
     modules: tuple[str, ...]
@@ -57,6 +59,7 @@ class Written:
     launch: tuple[str, ...]
     configs: Configs
     constants: tuple[str, ...] = ()
+    allocates: bool = True
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ def _body(job: Job, written: Written) -> list[str]:
         lines.lines += wrapped_doc(w.described(), 1)
         for statement in needed(w.opening(), written.launch):
             lines.add(statement)
-        lines.add(f"{', '.join(w.results)} = empty({w.given})")
+        if written.allocates:
+            lines.add(f"{', '.join(w.results)} = empty({w.given})")
         for statement in written.launch:
             lines.add(statement)
         lines.add(f"return {', '.join(w.results)}")

@@ -102,3 +102,38 @@ def partial(like: Tensor, count: int, slabs: int, sizes: tuple[int, ...]) -> lis
 def slab(operand: Operand) -> Operand:
     """A result over columns as one slab."""
     return operand[0], (0, *operand[1])
+
+
+def joined(x: Tensor, groups: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The tensor with axes in the order of `groups`, each group one axis (() a new one), the last contiguous."""
+    x = x.permute([a for g in groups for a in g])
+    sizes, at = [], 0
+    for g in groups:
+        sizes.append(functools.reduce(lambda a, b: a * b, x.shape[at : at + len(g)], 1))
+        at += len(g)
+    x = x.reshape(sizes)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def apart(x: Tensor, groups: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> Tensor:
+    """Undo `joined`: axes in the order of `shape`, contiguous."""
+    order = [a for g in groups for a in g]
+    return x.reshape([shape[a] for a in order]).permute([order.index(a) for a in range(len(order))]).contiguous()
+
+
+def blocks(config: dict[str, Any]) -> tuple[int, int]:
+    return config["BM"], config["BN"]
+
+
+def walk(walks: dict[tuple[int, int], Any], bm: int, bn: int, device: torch.device) -> Any:
+    """How a kernel with these blocks walks a part, its table on the device."""
+    if (bm, bn) not in walks:
+        known = ", ".join(f"{a} x {b}" for a, b in walks)
+        raise ValueError(f"this file walks blocks of {known}, not {bm} x {bn}: compile it again for that configuration")
+    found = walks[bm, bn]
+    return found._replace(table=tuple(t.to(device) for t in found.table)) if found.table else found
+
+
+def numbers(text: str) -> Tensor:
+    """A table of integers written out."""
+    return torch.tensor([int(n) for n in text.split()], dtype=torch.int32)

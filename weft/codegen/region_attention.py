@@ -1,0 +1,380 @@
+"""Attention regions: a layout's parts as walks of the attention skeleton, their masks and scores as holes.
+
+Each part of the layout becomes a `Part` of the skeleton: where its rows lie (residue classes by strides), the closed
+forms or constants or table by which each kernel walks its blocks, and `keep` where a block is not whole. What follows
+the attention pointwise is its epilogue.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weft.ir.formula import normal, symbol
+from weft.ir.functions import diff
+from weft.ir.library.attention import Attend, AttendGrad, S
+from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy
+from weft.ir.pattern import layout as choose
+from weft.ir.pattern.formula import Listed, Meta
+from weft.ir.types import FLOATS, Dims, Graph, Node, Val
+
+from .attention import Axes, axes
+from .attention_configs import configurations
+from .holes import Body, Hole
+from .kernels.attention_plan import Geometry, Walk, geometry, tabulate, walk
+from .lines import fit
+from .region_pointwise import POINTWISE, kind
+from .regions import Job, Reads, Written, nested, pair
+from .space import renamings
+from .triton_spelling import ATOM, Tri, literal
+from .wrapper import Refused, Why, Wrapper
+
+LONGEST = 1 << 16  # numbers of a table that a file holds
+KERNELS = {Attend: ("forward",), AttendGrad: ("dkdv", "dq")}
+Heads = tuple[int, int, int] | None
+
+
+def write_attention(job: Job) -> Written:
+    """The kernels of a region whose core is an attention or its derivative."""
+    graph = job.opened((Attend, AttendGrad, *KEPT))
+    cores = [n for n in graph.nodes if isinstance(n.op, Attend | AttendGrad)]
+    if len(cores) != 1 or graph.nodes[0] is not cores[0]:
+        raise Refused(Why.LAYOUT)
+    return _Writer(job, graph, cores[0]).write()
+
+
+def _kept() -> tuple[type, ...]:
+    from weft.ir.library import Dropout
+
+    return (Dropout,)
+
+
+KEPT = _kept()
+
+
+class _Writer:
+    def __init__(self, job: Job, graph: Graph, core: Node) -> None:
+        self.job, self.graph, self.core = job, graph, core
+        self.back = isinstance(core.op, AttendGrad)
+        of: Any = core.op.of if isinstance(core.op, AttendGrad) else core.op
+        self.of: Attend = of
+        found = axes(of, core.types)
+        if found is None or {"query_at", "key_at"} & set(of.meta):
+            raise Refused(Why.METADATA)
+        self.axes: Axes = found
+        self.w = Wrapper(graph, job.sizes, job.mixed)
+        self.reads = Reads()
+        self.holes: list[Hole] = []
+        self.meta = dict(zip(of.meta, core.ins[6 if self.back else 3 :]))
+
+    @property
+    def side(self) -> str:
+        return "backward" if self.back else "forward"
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def limit(self, dim: str) -> int:
+        found = self.job.sizes.limit(dim)
+        if found is None:
+            raise Refused(Why.NO_SIZE, dim)
+        return found
+
+    def width(self, dims: Dims) -> int:
+        return math.prod(self.limit(d) for d in dims)
+
+    @property
+    def heads(self) -> int:
+        return self.width(self.axes.heads)
+
+    @property
+    def scale(self) -> str:
+        e = self.of.scale.xreplace({s: self.job.sizes.number(s.name[2:]) for s in self.of.scale.free_symbols})
+        if e.free_symbols:
+            raise Refused(Why.NO_SIZE)
+        return repr(float(e))
+
+    # -- the pattern -------------------------------------------------------------------------------------------------
+
+    def layout(self) -> Layout:
+        nq, nk = self.limit(self.axes.query), self.limit(self.axes.over)
+        whole = Layout((Part("tiles", term=self.of.pattern.at(max(nq, nk))),))
+        if self.of.pattern.multiset or self.of.meta:
+            return whole
+        return self.of.layout or choose(self.of.pattern, nq, heads=self.heads, nk=nk)
+
+    def groups(self) -> list[tuple[Heads, list[Part]]]:
+        """The parts of each stretch of heads."""
+        parts = self.layout().parts
+        if all(p.heads is None for p in parts):
+            return [(None, list(parts))]
+        own: dict[tuple[int, ...], list[int]] = {}
+        for h in range(self.heads):
+            mine = tuple(i for i, p in enumerate(parts) if p.heads is None or h in range(*p.heads))
+            own.setdefault(mine, []).append(h)
+        out: list[tuple[Heads, list[Part]]] = []
+        for mine, hs in own.items():
+            for first, step, count in stretches(hs):
+                out.append(((first, step, count), [parts[i] for i in mine]))
+        return out
+
+    def walk(self, p: Part, g: Geometry, kernel: str, bm: int, bn: int) -> Walk:
+        nq, nk = (g.count(self.limit(d), at) for d, at in ((self.axes.query, g.q_at), (self.axes.over, g.k_at)))
+        back = kernel == "dkdv"
+        if g.rows.per_head:
+            group = self.heads // self.width(self.axes.shared)
+            return tabulate(g.rows, nq, nk, bm, bn, back, list(range(self.heads)), group)
+        return walk(g.rows, nq, nk, bm, bn, back)
+
+    # -- holes -------------------------------------------------------------------------------------------------------
+
+    def hole(self, name: str, args: Sequence[str], acc: str = "", doc: str = "") -> Hole:
+        taken = {h.name for h in self.holes}
+        hole = Hole(next(n for n in (name, *(f"{name}{i}" for i in range(2, 99))) if n not in taken), args, acc, doc)
+        self.holes.append(hole)
+        return hole
+
+    def keep(self, pattern: Pattern) -> str:
+        """keep(q, k, b, h, X) of a part's pairs, by position."""
+        hole = self.hole("keep", ("q", "k", "b", "h", "X"), "tl.float32", pattern.text)
+        env = {symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qkh"}
+        given: dict[Any, Any] = {}
+        for n, atom in enumerate(opaque_atoms(pattern)):
+            if isinstance(atom, Listed):
+                raise Refused(Why.LAYOUT)
+            given[atom] = symbol(f"seen{n}")
+            env[symbol(f"seen{n}")] = self.metadata(hole, atom)
+        condition = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"), given)
+        (out,) = hole.formula([condition], env)
+        hole.add(f"return {out.text if not out.number else f'(q == q) & (k == k) & ({out.text})'}")
+        return hole.name
+
+    def metadata(self, hole: Hole, atom: Meta) -> Tri:
+        """same_segment or valid, loaded where q and k exist."""
+        if atom.name == "same_segment":
+            keys = self.meta.get("key_segments", self.meta["segments"])
+            q = self.vector(hole, self.meta["segments"], "q", self.axes.query)
+            return Tri(f"{q} == {self.vector(hole, keys, 'k', self.axes.over)}", 1, "bool")
+        return Tri(f"{self.vector(hole, self.meta['valid'], 'k', self.axes.over)} != 0", 1, "bool")
+
+    def vector(self, hole: Hole, v: Val, place: str, dim: str) -> str:
+        """One number for each position of the queries or keys."""
+        name = self.w.argument(v).name
+        if len(v.dims) > 2 or (len(v.dims) == 2 and v.dims[0] not in self.axes.batch) or len(self.axes.batch) > 1:
+            raise Refused(Why.METADATA)
+        x = self.reads.at(f"launch.laid({name}, {', '.join(f'({i},)' for i in range(len(v.dims)))})")
+        n = self.job.sizes.number(dim)
+        size = str(n) if n is not None else self.reads.at(self.w.size(dim))
+        row = f" + b.to(tl.int64) * {x}[1][0]" if len(v.dims) == 2 else ""
+        src = Tri(f"tl.load({x}[0]{row} + {place} * {x}[1][{len(v.dims) - 1}], mask={place} < {size}, other=0)")
+        return hole.bind(f"{v.name}_{place}", src).text
+
+    def scores(self) -> tuple[str, str]:
+        """score and dscore holes, or None for both."""
+        score = normal(self.of.score)
+        if score == S:
+            return "None", "None"
+        sizes = {s: literal(self.width((s.name[2:],))) for s in score.free_symbols if s.name.startswith("n_")}
+        for name, e in (("score", score), ("dscore", normal(diff(score, S)))):
+            hole = self.hole(name, ("s", "q", "k", "b", "h", "X"), "s.dtype")
+            env = {S: Tri("s"), **{symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qkh"}, **sizes}
+            (out,) = hole.formula([e], env)
+            flat = out.number or out.kind != "float"
+            hole.add(f"return tl.zeros_like(s) + {out.at(ATOM)}" if flat else f"return {out.text}")
+        return "score", "dscore"
+
+    def epilogue(self) -> tuple[str, list[Val]]:
+        """The epilogue hole and what it makes; None where nothing follows."""
+        nodes = [n for n in self.graph.nodes if n is not self.core]
+        made = {v for n in nodes for v in n.outs}
+        results = [v for v in self.graph.outputs if v in made]
+        if not nodes:
+            return "None", []
+        if self.back or not all(isinstance(n.op, POINTWISE) for n in nodes):
+            raise Refused(Why.NOT_POINTWISE)
+        same = renamings(self.graph)
+        out = self.core.outs[0]
+        space = {same.get(d, d) for d in out.dims}
+        if any({same.get(d, d) for d in v.dims} != space for v in results):
+            raise Refused(Why.SPACES)
+        hole = self.hole("epilogue", ("o", "b", "h", "t", "d", "ok", "X"), "o.dtype")
+        where = self.coordinates(same)
+        seeds = {a.val.name: self.reads.at(a.name) for a in self.w.arguments if a.role == "seed"}
+        env = {out.name: Tri("o")}
+        env |= {
+            a.val.name: Tri(self.reads.at(a.name), ATOM, "int", None, 0) for a in self.w.arguments if a.role == "layer"
+        }
+        body = Body(hole, where, self.size, lambda v: self.loaded(hole, v, where), env, seeds)
+        body.nodes(nodes)
+        hole.add(f"return {pair(body.value(v).text for v in results)}")
+        return hole.name, results
+
+    def size(self, dim: str) -> Tri:
+        return self.w.frozen(dim) or Tri(self.reads.at(self.w.size(dim)), ATOM, "int", None, 0)
+
+    def coordinates(self, same: Mapping[str, str]) -> dict[str, Tri]:
+        """Dim of the output -> its coordinate in an epilogue."""
+        a, out = self.axes, dict[str, Tri]()
+        for source, dims in (("b.to(tl.int64)", a.batch), ("h", a.heads), ("t", (a.query,)), ("d", a.own)):
+            inner = 1
+            for d in reversed(dims):
+                at = source if inner == 1 else f"{source} // {inner}"
+                first = d == dims[0]
+                number = self.job.sizes.number(d)
+                if number is None and not first:
+                    raise Refused(Why.SPACES, d)
+                out[d] = Tri(at if first else f"({at}) % {number}", ATOM if first and inner == 1 else 3, "int", None, 0)
+                inner *= number or 1
+        return out | {d: out[e] for e in list(out) for d in same if same[d] == same.get(e, e) and d not in out}
+
+    def loaded(self, hole: Hole, v: Val, where: Mapping[str, Tri]) -> Tri:
+        """An operand of the epilogue."""
+        name = self.w.argument(v).name
+        if not set(v.dims) <= set(where):
+            raise Refused(Why.SPACES, v.name)
+        axes = ", ".join(f"({i},)" for i in range(len(v.dims)))
+        x = self.reads.at(f"launch.laid({name}, {axes})" if v.dims else name)
+        if not v.dims:
+            return Tri(f"tl.load({x}){f'.to({hole.acc})' if v.dtype in FLOATS else ''}", ATOM, kind(v))
+        at = "".join(f" + {where[d].at(3)} * {x}[1][{i}]" for i, d in enumerate(v.dims))
+        tile = {self.axes.query, *self.axes.own} & set(v.dims)
+        mask = ", mask=ok, other=0" if tile else ""
+        cast = f".to({hole.acc})" if v.dtype in FLOATS else ""
+        return Tri(f"tl.load({x}[0]{at}{mask}){cast}", ATOM, kind(v))
+
+    # -- the file ----------------------------------------------------------------------------------------------------
+
+    def write(self) -> Written:
+        score, dscore = self.scores()
+        epilogue, results = self.epilogue()
+        formulas = [p.term.formula for _, parts in self.groups() for p in parts]
+        blocks = [f.table.block for f in formulas if isinstance(f, Listed)]
+        width = self.width((self.of.contract,)), self.width(self.axes.own)
+        configs = configurations(self.side, *width, min(blocks, default=0))
+        constants = self.walks(configs)
+        operands = self.operands()
+        order = "do, q, k, v, out, lse" if self.back else "q, k, v"
+        held = f"attention.Holes({score}, {dscore}, {epilogue})"
+        x = f", x={self.reads.text}" if self.reads.items else ""
+        dtypes = f", dtypes={pair(self.dtype(v) for v in results)}" if results else ""
+        call = f"attention.{self.side}({order}, parts, {self.scale}, config, {held}{x}{dtypes})"
+        names = ["dq", "dk", "dv"] if self.back else ["o", "lse", *(f"y{i}" for i in range(len(results)))]
+        launch = [
+            f"config = launch.config(NAME, {self.w.anchor.name})",
+            *operands,
+            f"parts = groups({', '.join(self.keys())}, q.device)",
+            f"{', '.join(names)} = {call}",
+            *self.results(names, results),
+        ]
+        modules = "attention", "attention_pieces"
+        return Written(self.w, modules, tuple(self.holes), tuple(launch), configs, constants, allocates=False)
+
+    def dtype(self, v: Val) -> str:
+        from .spelling import TORCH_DTYPE
+
+        return TORCH_DTYPE[v.dtype] if self.job.mixed else "q.dtype"
+
+    def keys(self) -> list[str]:
+        return [f'*launch.blocks(config["{k}"])' for k in KERNELS[type(self.core.op)]]
+
+    def operands(self) -> list[str]:
+        """q, k, v (and d(out), out, lse) as [batch, heads, rows, columns]."""
+        a, ins = self.axes, self.core.ins
+        shapes = [("q", ins[0], a.queries()), ("k", ins[1], a.keys()), ("v", ins[2], a.values())]
+        if self.back:
+            shapes += [("out", ins[3], a.outs()), ("lse", ins[4], a.rows()), ("do", ins[5], a.outs())]
+        order = {v: nested(tuple(tuple(v.dims.index(d) for d in g) for g in groups)) for _, v, groups in shapes}
+        return [f"{name} = launch.joined({self.w.argument(v).name}, {order[v]})" for name, v, _ in shapes]
+
+    def results(self, names: Sequence[str], extra: Sequence[Val]) -> list[str]:
+        """What the kernels gave, in the order of dims of the region's results."""
+        a = self.axes
+        places = (a.queries(), a.keys(), a.values()) if self.back else (a.outs(), a.rows(), *(a.outs() for _ in extra))
+        same = renamings(self.graph)
+        lines: list[str] = []
+        for name, v, groups in zip(names, (*self.core.outs, *extra), places):
+            if v not in self.graph.outputs:
+                continue
+            own = [same.get(d, d) for d in v.dims]
+            where = tuple(tuple(own.index(same.get(d, d)) for d in g) for g in groups)
+            lines.append(f"{self.w.result(v)} = launch.apart({name}, {nested(where)}, {self.w.shape(v.dims)})")
+        return lines
+
+    def walks(self, configs: Any) -> tuple[str, ...]:
+        """Module-level text: the walks of every kernel of every part for the blocks of the configurations, `groups`."""
+        kernels = KERNELS[type(self.core.op)]
+        sizes = {k: sorted({(c[k]["BM"], c[k]["BN"]) for a in configs.values() for c in a.values()}) for k in kernels}
+        lines, made, groups = list[str](), list[str](), list[str]()
+        for heads, parts in self.groups():
+            names: list[str] = []
+            for p in parts:
+                names.append(f"part{len(made)}")
+                said = self.part(p, len(made), kernels, sizes, lines)
+                made += fit(f"{names[-1]} = attention.EMPTY._replace({said})", 1)
+            groups.append(f"({nested(heads)}, {pair(names)})")
+        blocks = [f"{k}_{b}" for k in kernels for b in ("bm", "bn")]
+        head = f"def groups({', '.join(blocks)}, device):"
+        doc = '    """The parts of the pattern, as kernels with these blocks walk them."""'
+        return (*lines, "", "", "@functools.cache", head, doc, *made, *fit(f"return {pair(groups)}", 1))
+
+    def part(self, p: Part, number: int, kernels: Sequence[str], sizes: Mapping[str, Any], lines: list[str]) -> str:
+        g = geometry(p)
+        needs, given = False, dict[str, str]()
+        for k in kernels:
+            entries: list[str] = []
+            walks = {b: self.walk(p, g, k, *b) for b in sizes[k]}
+            needs = needs or any(w.keep for w in walks.values())
+            closed = len({(w.pieces, w.slots, w.plan is None) for w in walks.values()}) == 1
+            closed = closed and next(iter(walks.values())).plan is None
+            for b, w in walks.items():
+                entries.append(f"{nested(b)}: {self.spelled(w, lines)}")
+            name = f"{k.upper()}{number}"
+            if closed:
+                lines += fit(f"{name} = {self.spelled(next(iter(walks.values())), lines)}")
+                given[k] = f"{name}"
+            else:
+                lines += [f"{name} = {{", *(line for e in entries for line in _entry(e)), "}"]
+                given[k] = f"launch.walk({name}, {k}_bm, {k}_bn, device)"
+        keep = "None"
+        if needs and g.keep is not None:
+            if g.keep.multiset:
+                raise Refused(Why.LAYOUT)
+            keep = self.keep(g.keep)
+        said = [f"{k}={walk}" for k, walk in given.items()]
+        said += [f"keep={keep}"] if keep != "None" else []
+        if g.classes != 1 or g.q_at != (1, 1, 0) or g.k_at != (1, 1, 0):
+            said += [f"classes={g.classes}", f"q_at={nested(g.q_at)}", f"k_at={nested(g.k_at)}"]
+        return ", ".join(said)
+
+    def spelled(self, w: Walk, lines: list[str]) -> str:
+        block = f"attention_pieces.{w.block}" if w.block else "None"
+        table = ""
+        if w.table is not None:
+            if sum(map(len, w.table)) > LONGEST:
+                raise Refused(Why.LAYOUT)
+            names = [self.table(t, lines) for t in w.table]
+            table = f", ({', '.join(names)})" + (", True" if w.packed else "")
+        return f"attention.Walk(attention_pieces.{w.pieces}, {block}, {nested(w.slots)}, {nested(w.plan)}{table})"
+
+    def table(self, numbers: Any, lines: list[str]) -> str:
+        body = textwrap.wrap(" ".join(map(str, numbers.tolist())), 116)
+        text = 'launch.numbers("""\n' + "\n".join("    " + line for line in body) + '\n""")'
+        found = next((line.split(" = ")[0] for line in lines if line.endswith(text) and line.startswith("TABLE")), "")
+        if found:
+            return found
+        name = f"TABLE{sum(line.startswith('TABLE') for line in lines)}"
+        lines.append(f"{name} = {text}")
+        return name
+
+
+def _entry(text: str) -> list[str]:
+    found = fit(text, 1, 119)
+    return [*found[:-1], found[-1] + ","]
+
+
+def stretches(numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Sorted numbers as (first, step, count), few of them."""
+    if len(numbers) == 1:
+        return [(numbers[0], 1, 1)]
+    step = numbers[1] - numbers[0]
+    n = next((i for i in range(1, len(numbers)) if numbers[i] - numbers[i - 1] != step), len(numbers))
+    return [(numbers[0], step, n), *(stretches(numbers[n:]) if n < len(numbers) else [])]
