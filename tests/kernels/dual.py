@@ -35,6 +35,7 @@ _launches = 0  # interpreted launches under way
 _redirect = 0
 _language = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # a function that sees all there is to patch
 _compiled_call, _compiled_run = JITFunction.__call__, JITFunction.run
+_patch_tensor = interpreter._patch_lang_tensor
 
 bf16shim.install()
 triton.knobs.runtime.interpret = False  # stands above the environment variable
@@ -61,6 +62,13 @@ def _run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
     return interp(self)[grid](*args, **kwargs)
 
 
+def _patch_tensor_too(tensor: Any, scope: Any) -> None:
+    """As Triton, but a tensor of one element is a loop bound: NumPy makes no integer of an array, as 3.6 would."""
+    _patch_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
+interpreter._patch_lang_tensor = _patch_tensor_too
 JITFunction.__call__ = _call  # type: ignore[method-assign]
 JITFunction.run = _run  # type: ignore[method-assign]
 

@@ -1,0 +1,148 @@
+"""Known faults of compilers, by target and Triton version: what emission must not print, and no configuration may be.
+
+    for hazard in hazards("sm_90", (3, 6, 0)): ...          allowed({"num_warps": 4, ...}, "sm_90", (3, 6, 0))
+
+A hazard with a `rule` is about configurations: the rule is a condition on a configuration's knobs, in the language of
+search-space constraints, that keeps clear of it. One without is about source: skeletons and the printer of holes avoid
+it, as `avoid` says, and a test holds them to it where text can show it (`pattern`, a regular expression that no emitted
+or skeleton file matches).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Version = tuple[int, ...]
+EVER: Version = (99,)
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """since <= version < before, on `targets` (empty: on all)."""
+
+    id: str
+    what: str
+    avoid: str
+    source: str
+    targets: tuple[str, ...] = ()
+    since: Version = (0,)
+    before: Version = EVER
+    rule: str = ""
+    pattern: str = ""
+
+    def applies(self, target: str, version: Version) -> bool:
+        return (not self.targets or target in self.targets) and self.since <= version < self.before
+
+
+HAZARDS: tuple[Hazard, ...] = (
+    Hazard(
+        "transposed-dot-result",
+        "dot(trans(x), y) with x the result of a dot is computed wrongly",
+        "compute the transposed product directly: S^T = dot(k, trans(q)) from memory",
+        "fla-org/flash-linear-attention #640, PR #826, #983; unslothai/unsloth #5276",
+        ("sm_90",), (3, 4), (3, 7, 1),
+    ),
+    Hazard(
+        "wgmma-register-operand",
+        "ptxas 12.x may overwrite the register operand of a wgmma under way, as of P in P @ V",
+        "check a configuration's numbers on the device before it may win; Triton from 3.9 brings ptxas 13.4",
+        "triton-lang/triton PR #11781 (fixed in CUDA 13.3)",
+        ("sm_90",), (0,), (3, 9),
+    ),
+    Hazard(
+        "narrow-dots-four-warps",
+        "several dots with a side of 32 in one kernel read shared memory out of bounds with 4 warps",
+        "8 warps where a tile of a head dim is 32 wide",
+        "triton-lang/triton #11366, #10486",
+        ("sm_90",), (3, 6), (3, 8), rule="narrowest > 32 or num_warps != 4",
+    ),
+    Hazard(
+        "chained-dots-tcgen05",
+        "two dots into one accumulator in one iteration give wrong sums with 64 rows or more",
+        "head dims of one tile only, or torch ops",
+        "triton-lang/triton #10821 (found on sm_103, 3.6.0 to 3.8.0)",
+        ("sm_100", "sm_103"), (3, 6), (3, 9), rule="tiles == 1 or BM < 64",
+    ),
+    Hazard(
+        "reversed-scan",
+        "associative_scan(reverse=True) gives wrong results",
+        "scan forward over reversed indices",
+        "triton-lang/triton #4362",
+        pattern=r"associative_scan\([^)]*reverse\s*=\s*True",
+    ),
+    Hazard(
+        "cumsum-and-sum-eight-warps",
+        "a kernel with cumsum and sum crashes with 8 warps",
+        "at most 4 warps in kernels with cumsum",
+        "fla-org/flash-linear-attention #734",
+        (), (3, 6), (3, 7), rule="scans == 0 or num_warps < 8",
+    ),
+    Hazard(
+        "cast-to-own-dtype",
+        "a cast that changes nothing, before a dot, changes layouts and with them results",
+        "cast only what has another dtype, which Triton then drops; compare numbers on the device",
+        "vllm-project/vllm #42076",
+        ("sm_90",), (3, 6), (3, 9),
+    ),
+    Hazard(
+        "specialized-warps",
+        "warp_specialize crashes the compiler with pointer loads or two loops, and is silently off with 8 warps",
+        "not used; where it is: device descriptors, 4 warps, one unflattened loop, and setmaxnreg in the PTX",
+        "triton-lang/triton #9728, #8311, #7354",
+        ("sm_90",), pattern=r"warp_specialize\s*=\s*True",
+    ),
+    Hazard(
+        "holes-of-one-name",
+        "two functions of the same module and name in one kernel both compile as the first",
+        "a name is used once in a package",
+        "measured, 3.6.0 and 3.9.0",
+    ),
+    Hazard(
+        "truncated-division",
+        "// and % of Triton integers round towards zero",
+        "add a multiple of the divisor first, or ((x % m) + m) % m",
+        "Triton's language semantics",
+    ),
+    Hazard(
+        "comprehension-over-constants",
+        "a comprehension over a constexpr tuple does not compile",
+        "a static_range loop that appends to a tuple",
+        "measured, 3.6.0",
+        (), (0,), (3, 9), pattern=r"\(\s*\w+\s+for\s+\w+\s+in\s+[A-Z]+\s*\)",
+    ),
+    Hazard(
+        "fp-fusion-default",
+        "enable_fp_fusion is on by default before 3.10 and off from then on",
+        "every launch passes it",
+        "Triton's own warning, 3.9.0",
+    ),
+    Hazard(
+        "interpreted-bf16",
+        "the interpreter computes on the bits of bf16 as if they were integers",
+        "interpret in fp32 or fp64, or with the test suite's shim",
+        "measured, 3.6.0 and 3.9.0",
+        ("cpu",),
+    ),
+)  # fmt: skip
+
+
+def hazards(target: str, version: Version) -> tuple[Hazard, ...]:
+    """Those of a target ("sm_90") and a Triton version ((3, 9, 0))."""
+    return tuple(h for h in HAZARDS if h.applies(target, version))
+
+
+def rules(target: str, version: Version) -> tuple[tuple[str, str], ...]:
+    """(id, condition on a configuration) of the hazards there."""
+    return tuple((h.id, h.rule) for h in hazards(target, version) if h.rule)
+
+
+def offences(text: str) -> tuple[tuple[str, int], ...]:
+    """(id, line) of every hazard that a source file shows, whatever the target."""
+    found = ((h.id, m.start()) for h in HAZARDS if h.pattern for m in re.finditer(h.pattern, text))
+    return tuple((name, text.count("\n", 0, at) + 1) for name, at in found)
+
+
+def knobs(config: Mapping[str, int], tiles: tuple[tuple[int, ...], ...] = (), scans: int = 0) -> dict[str, int]:
+    """A configuration with what rules ask besides: how many tiles a head dim has, the least width, scans in the kernel."""
+    widths = [t[2] for t in tiles] or [64]
+    return {**config, "tiles": len(widths), "narrowest": min(widths), "scans": scans}
