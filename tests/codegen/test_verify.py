@@ -1,0 +1,121 @@
+"""Verification: every shipped spec passes; what is broken on purpose does not; the tolerance is normwise."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.codegen.emission import SPECS, package, spec_path
+from weft import api
+from weft.cli import run
+from weft.codegen.package import write
+from weft.codegen.verify import compare, index_range
+from weft.errors import UsageError
+
+DECODING = {
+    "gpt2_345m", "megatron_8b", "mistral_7b", "sparse_transformer_cifar10", "sparse_transformer_enwik8",
+    "sparse_transformer_imagenet64", "sru_pp_enwik8", "switch_base",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_shipped_specs_verify(name):
+    found = api.verify(spec_path(name), small=True, target="cpu")
+
+    assert found.ok, found.text()
+    checks = {r.check for r in found.rows}
+    assert {"outputs", "gradients"} <= checks
+    assert ("decode = parallel" in checks and "no leak from later" in checks) == (name in DECODING)
+    assert {r.dtype for r in found.rows} == {"f32", "f64"}
+
+
+
+
+def broken(tmp_path: Path, file: str, old: str, new: str) -> Path:
+    files = package("gpt2_345m")
+    assert old in files[file], old
+    return write(files | {file: files[file].replace(old, new)}, tmp_path / "out")
+
+
+def test_a_wrong_forward_is_found(tmp_path):
+    out = broken(tmp_path, "blocks/layer.py", "attention.Causal()", "attention.Dense()")
+    found = api.verify(out)
+
+    assert not found.ok
+    assert {r.check for r in found.rows if not r.ok} >= {"outputs", "gradients", "no leak from later"}
+
+
+def test_a_wrong_backward_is_found(tmp_path):
+    files = package("gpt2_345m")
+    line = next(x for x in files["blocks/layer.py"].split("\n") if "gelu_backward(" in x)
+    out = broken(tmp_path, "blocks/layer.py", line, line.replace('approximate="tanh"', 'approximate="none"'))
+    found = api.verify(out)
+
+    assert {r.check for r in found.rows if not r.ok} == {"gradients", "gradients of loss"}
+
+
+def test_a_wrong_step_is_found(tmp_path):
+    out = broken(tmp_path, "model.py", "State(state.pos + 1,", "State(state.pos + 2,")
+    try:
+        found = api.verify(out)
+    except ValueError as error:
+        assert "over its declared maximum" in str(error)
+    else:
+        assert {r.check for r in found.rows if not r.ok} == {"decode = parallel"}
+
+
+def test_a_package_is_checked_against_its_own_graph(tmp_path):
+    out = write(package("mistral_7b"), tmp_path / "out")
+    (tmp_path / "other").mkdir()
+
+    assert api.verify(out).ok
+    with pytest.raises(UsageError, match="holds no package"):
+        api.verify(tmp_path / "other")
+    (out / "program.json").write_text("{}")
+    with pytest.raises(UsageError, match="not what weft wrote"):
+        api.verify(out)
+
+
+def test_the_verb_says_it_in_its_exit_code(tmp_path, capsys):
+    out = broken(tmp_path, "blocks/layer.py", "attention.Causal()", "attention.Dense()")
+
+    assert run(["verify", str(out), "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["schema"] == "weft.verify/1"
+    assert data["ok"] is False
+    assert run(["compile", spec_path("sru_pp_enwik8"), "--small", "-o", str(tmp_path / "new"), "--verify"]) == 0
+    assert run(["compile", spec_path("sru_pp_enwik8"), "--small", "-o", str(tmp_path / "new"), "--memory", "1kB"]) == 4
+
+
+@pytest.mark.parametrize("policy", ["{params: f32, compute: bf16}", "{params: bf16, compute: bf16}"])
+def test_mixed_dtypes_verify(policy, tmp_path):
+    text = Path(spec_path("mistral_7b")).read_text()
+    spec = tmp_path / "mixed.yaml"
+    lines = [line for line in text.split("\n") if not line.startswith("dtype:")]
+    spec.write_text("\n".join([*lines, f"dtype: {policy}", ""]))
+
+    found = api.verify(str(spec), small=True, target="cpu")
+
+    assert found.ok, found.text()
+    assert {r.dtype for r in found.rows} == {"f32", "f64", "bf16"}
+
+
+def test_the_tolerance_is_normwise_with_a_floor():
+    want = {"a": torch.ones(100, dtype=torch.float64), "b": torch.zeros(4, dtype=torch.float64), "c": torch.ones(9, dtype=torch.float64)}
+    got = {k: v.clone() for k, v in want.items()}
+    got["b"] += 1e-6
+    row = compare("x", "f64", got, want)
+
+    assert row.worst == "b"
+    assert row.error == pytest.approx(1e-3)  # 1e-6 * sqrt(4) over 1e-3 * median RMS 1 * sqrt(4)
+    got["b"] = torch.full((4,), float("nan"), dtype=torch.float64)
+    assert not compare("x", "f64", got, want).ok
+
+
+def test_index_inputs_stay_in_their_tables():
+    program = api.program(api.open_spec(spec_path("bert_base"), small=True))
+    sizes = program.resolve()
+    ranges = {n: index_range(program.graph, program.input(n), sizes) for n in ("tokens", "types", "labels")}
+
+    assert ranges == {"tokens": sizes["vocab"], "types": 2, "labels": 2}
