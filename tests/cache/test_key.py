@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import pytest
 
 from tests.cache.examples import KEY, SOFT
-from weft.cache.key import HARD, Device, Key, KeyInvalid, Soft, release
 from weft.cache.kernel import canonical_text, kernel_hash
+from weft.cache.key import HARD, Device, Key, KeyInvalid, Soft, release
 from weft.ir.builder import Builder
 from weft.ir.types import Type
 

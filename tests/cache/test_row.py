@@ -24,7 +24,7 @@ def test_the_statuses_are_these():
 
 
 @pytest.mark.parametrize(
-    "field, value",
+    ("field", "value"),
     [
         ("v", 2), ("v", True), ("v", "1"), ("cfg", []), ("cfg", {"a": [1]}), ("cfg", {"a": {"b": 1}}),
         ("cfg", {"a": float("nan")}), ("cfg", {"a": 10**30}), ("cfg", {"a": "x" * 200}), ("cfg", {"a\x1b": 1}),

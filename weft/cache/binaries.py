@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 
@@ -54,14 +55,14 @@ class Binaries:
             return None
         return data if sha256(data).hexdigest() == name else None
 
-    def sweep(self, kept: set[str]) -> tuple[int, int]:
-        """Remove the cubins that are not among these hashes: (files, bytes)."""
+    def sweep(self, kept: set[str], old: Callable[[str], bool]) -> tuple[int, int]:
+        """Remove the cubins that are not among these hashes and whose path is `old`: (files, bytes)."""
         count = size = 0
         for version in files.names(self.folder, self.ops):
             inner = os.path.join(self.folder, version)
             for file in files.names(inner, self.ops) if os.path.isdir(inner) else []:
                 path = os.path.join(inner, file)
-                if _HASH.fullmatch(file) and file not in kept:
+                if _HASH.fullmatch(file) and file not in kept and old(path):
                     with suppress(OSError):
                         amount = self.ops.lstat(path).st_size
                         self.ops.unlink(path)

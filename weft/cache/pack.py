@@ -186,7 +186,9 @@ class _Reader:
 
 
 def parse(data: bytes, name: str = "pack") -> tuple[Pack, list[tuple[int, str]]]:
-    """What can be used of a pack's bytes, and all that is wrong with them as (line, message). Never raises."""
+    """The pack of these bytes, and all that is wrong with them as (line, message). Never raises.
+
+    Nothing of a pack is used whose hash does not match; lines that are no rows of today are left out."""
     reader = _Reader()
     first, _, body = data.partition(b"\n")
     head = _json(first)
@@ -197,6 +199,8 @@ def parse(data: bytes, name: str = "pack") -> tuple[Pack, list[tuple[int, str]]]
     for number, line in enumerate(body.split(b"\n"), 2):
         if line:
             reader.take(number, line)
+    if reader.problems and reader.problems[0][0] == 1:
+        return Pack(name=name), reader.problems
     made = reader.pack(name)
     if (head.get("keys"), head.get("rows")) != (len(made.entries), made.rows) and not reader.problems:
         reader.wrong(

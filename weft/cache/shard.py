@@ -100,8 +100,10 @@ class _Gone(Exception):
 class Fold:
     """What all shards of a key hold, read on from where the last look ended."""
 
-    def __init__(self, folder: str, owner: str, ops: Ops = SYSTEM, foreign: bool = False) -> None:
-        self.folder, self.ops, self.foreign = folder, ops, foreign
+    def __init__(
+        self, folder: str, owner: str, ops: Ops = SYSTEM, foreign: bool = False, only: frozenset[str] = frozenset()
+    ) -> None:
+        self.folder, self.ops, self.foreign, self.only = folder, ops, foreign, only
         self._seed = lines.seed(owner)
         self._reset()
 
@@ -118,6 +120,7 @@ class Fold:
         """Look again. A shard that another process folded into a new one starts the reading over."""
         for _ in range(_TRIES):
             names = [name for name in files.names(self.folder, self.ops) if writer_of(name)]
+            names = [name for name in names if name in self.only] if self.only else names
             try:
                 if not self._parts.keys() <= set(names):
                     raise _Gone
@@ -132,6 +135,10 @@ class Fold:
     def sizes(self) -> dict[str, int]:
         """The shards that were read and how long they were."""
         return {name: size for name, (_, size, _) in sorted(self._parts.items())}
+
+    def torn(self) -> int:
+        """How many shards end in a line that is not finished."""
+        return sum(size > used for _, size, used in self._parts.values())
 
     def _read(self, name: str) -> None:
         path = os.path.join(self.folder, name)

@@ -106,7 +106,7 @@ def snapshot(store: Store, keys: Iterable[Key] | None = None, keep: int = 4) -> 
 
 def export(store: Store, keys: Iterable[Key] | None = None, **provenance: str) -> Pack:
     """The rows of a store, or of some of its keys, as a pack."""
-    chosen = store.keys() if keys is None else keys
+    chosen = store.known() if keys is None else keys
     return Pack.of((Entry.of(key, store.rows(key), store.softs(key)) for key in chosen), **provenance)
 
 

@@ -279,7 +279,7 @@ class Store:
 
     def key(self, name: str, device: str = "") -> Key | None:
         """The key of that id, from its manifest; None where there is none that its folder's name agrees with."""
-        device = device or self._here().homes.get(name) or self._homes().get(name, "")
+        device = device or self._here().homes.get(name) or self.homes().get(name, "")
         path = os.path.join(self.top, device, name, "manifest.json")
         try:
             found = Key.parse(json.loads(self._read(path, _MOST_MANIFEST)))
@@ -287,9 +287,9 @@ class Store:
             return None
         return found if (found.id, found.device.id) == (name, device) else None
 
-    def keys(self) -> Iterator[Key]:
+    def known(self) -> Iterator[Key]:
         """Every key there are rows of, by id."""
-        for name, device in sorted(self._homes().items()):
+        for name, device in sorted(self.homes().items()):
             found = self.key(name, device)
             if found is not None:
                 yield found
@@ -298,7 +298,7 @@ class Store:
         """All keys side by side; reads only the manifests that the last index did not have."""
         with self._lock:
             state = self._here()
-            homes = state.homes = self._homes()
+            homes = state.homes = self.homes()
             index = state.index or self._saved_index() or Index()
             missing = homes.keys() - index.rows.keys()
             index.forget(index.rows.keys() - homes.keys())
@@ -319,8 +319,8 @@ class Store:
             return Index.parse(lines.decode(data.rstrip(b"\n"), lines.seed("index"), _MOST_INDEX))
         return None
 
-    def _homes(self) -> dict[str, str]:
-        """The folder of each key's device, by the key's id."""
+    def homes(self) -> dict[str, str]:
+        """The folder of the device of every key folder there is, by its name, whether its manifest is whole or not."""
         try:
             root = files.root_folder(self.root, self.ops, foreign=self.readonly)
             if not root or not files.folder(self.top, self.ops, foreign=self.readonly):
