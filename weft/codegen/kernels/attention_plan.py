@@ -7,6 +7,7 @@ solved. Where that would be long, or the pattern is a static block set, the bloc
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,8 @@ TABLE = 1 << 22
 PACK = 24
 """Bits of the block in an entry of a packed table; the head in its group stands above."""
 END = 1 << 30
+FEW = 512
+"""Rows that are looked at one by one before the plan's closed form is."""
 
 
 @dataclass(frozen=True)
@@ -226,10 +229,25 @@ class Entry(NamedTuple):
 
 
 def fold(plan: Plan, full: bool, rows: int) -> tuple[tuple[Entry, ...], bool]:
-    """The full, or the partial, blocks of the first `rows` rows, as entries; and whether no row has two."""
-    lists, best = _rows(plan, full, rows), None
+    """The full, or the partial, blocks of the first `rows` rows, as entries; and whether no row has two.
+
+    What the first FEW rows follow is tried on the ends of the plan's groups; between them both are affine.
+    """
+    some = _fold(plan, full, range(min(rows, FEW)))
+    if rows <= FEW:
+        return some
+    marks = {i for g in plan.groups for t in (g.first, g.end) for i in range(t - 2 * g.every, t + 2 * g.every)}
+    probes = sorted(i for i in marks | {rows - 1} if FEW <= i < rows)
+    actual = _rows(plan, full, probes)
+    if all(canonical(_entered(some[0], i), plan.shape.columns) == actual[i] for i in probes):
+        return some
+    return _fold(plan, full, range(rows))
+
+
+def _fold(plan: Plan, full: bool, rows: range) -> tuple[tuple[Entry, ...], bool]:
+    lists, best = list(_rows(plan, full, rows).values()), None
     for every in sorted({1, math.lcm(*[g.every for g in plan.groups])}):
-        if every > max(1, rows // 2):
+        if every > max(1, len(rows) // 2):
             continue
         segments = [s for c in range(every) for s in _segments(lists[c::every], c, every, plan.shape.columns)]
         found = _joined([e for s in segments for e in s])
@@ -238,14 +256,33 @@ def fold(plan: Plan, full: bool, rows: int) -> tuple[tuple[Entry, ...], bool]:
     return best or ((), True)
 
 
-def _rows(plan: Plan, full: bool, rows: int) -> list[tuple[Run, ...]]:
-    """The runs of each row."""
-    out: list[list[Run]] = [[] for _ in range(rows)]
+def _entered(entries: tuple[Entry, ...], i: int) -> list[Run]:
+    """The runs of row i as entries have them."""
+    out: list[Run] = []
+    for e in entries:
+        t, rest = divmod(i - e.first, e.every)
+        if e.first <= i < e.end and rest < e.span:
+            low, high, anchor = (
+                x + t * by for x, by in ((e.low, e.low_move), (e.high, e.high_move), (e.anchor, e.anchor_move))
+            )
+            out.append(Run(low, high, e.step, anchor, e.width))
+    return out
+
+
+def _rows(plan: Plan, full: bool, rows: Sequence[int]) -> dict[int, tuple[Run, ...]]:
+    """The runs of some rows, in order."""
+    out: dict[int, list[Run]] = {i: [] for i in rows}
     for g in plan.groups:
         pieces = [p for p in g.pieces if p.full == full]
-        for t, i in enumerate(range(g.first, min(g.end, rows), g.every) if pieces else ()):
-            out[i] += [_at(p, t) for p in pieces]
-    return [canonical(r, plan.shape.columns) for r in out]
+        for i in bounded(rows, g.first, g.end) if pieces else ():
+            if (i - g.first) % g.every == 0:
+                out[i] += [_at(p, (i - g.first) // g.every) for p in pieces]
+    return {i: canonical(r, plan.shape.columns) for i, r in out.items()}
+
+
+def bounded(rows: Sequence[int], first: int, end: int) -> Sequence[int]:
+    """Those of sorted rows in [first, end)."""
+    return rows[bisect_left(rows, first) : bisect_left(rows, end)]
 
 
 def _at(p: Piece, t: int) -> Run:

@@ -143,6 +143,6 @@ def offences(text: str) -> tuple[tuple[str, int], ...]:
 
 
 def knobs(config: Mapping[str, int], tiles: tuple[tuple[int, ...], ...] = (), scans: int = 0) -> dict[str, int]:
-    """A configuration with what rules ask besides: how many tiles a head dim has, the least width, scans in the kernel."""
+    """A configuration, and what rules ask besides: how many tiles a head dim has, the least width, scans."""
     widths = [t[2] for t in tiles] or [64]
     return {**config, "tiles": len(widths), "narrowest": min(widths), "scans": scans}
