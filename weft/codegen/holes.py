@@ -167,7 +167,7 @@ class Body:
     def dropout(self, node: Node, op: Dropout) -> None:
         """x, seed, layer -> x * 1 / (1 - rate) or 0, by the element's 24 random bits."""
         x, seed, layer = node.ins
-        value, number = self.value(x), self.value(layer)
+        value, number = Formulas(self.hole, "x").tensor(self.value(x)), self.value(layer)
         self.hole.note(ir_line(node))
         at = self.place(node) or self.index(tuple(d for d in x.dims if d not in op.shared))
         threshold, scale = math.ceil(op.rate * _TOP24), float(1 / (1 - op.rate))

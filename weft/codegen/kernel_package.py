@@ -17,9 +17,10 @@ from .package import as_json
 from .region_attention import write_attention
 from .region_pointwise import write_pointwise
 from .region_rowwise import write_rowwise
+from .region_scan import write_scan
 from .regions import RegionFile
 
-WRITERS: Writers = {"pointwise": write_pointwise, "rowwise": write_rowwise, "attention": write_attention}
+WRITERS: Writers = {"pointwise": write_pointwise, "rowwise": write_rowwise, "attention": write_attention, "scan": write_scan}
 SCHEMA = "weft.configs/1"
 _IMPORT = re.compile(r"^from \.(\w*) import (.*)$", re.M)
 

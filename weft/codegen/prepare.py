@@ -16,10 +16,15 @@ Known = Callable[[Op, tuple[Type, ...]], bool]
 
 def prepare(graph: Graph, known: Known) -> Graph:
     """The same function; every composite left in it is `known`. Names and sources are kept where a node survives."""
+    return short_loops(opened(graph, known))
+
+
+def opened(graph: Graph, known: Known) -> Graph:
+    """`prepare` that leaves loops as long as they are."""
     g = Builder()
     inputs = [g.input(v.name, v.type) for v in graph.inputs]
     outputs = _open(g, graph, inputs, known)
-    return short_loops(merge(dce(g.graph(*outputs, decisions=graph.decisions))))
+    return merge(dce(g.graph(*outputs, decisions=graph.decisions)))
 
 
 def _open(g: Builder, graph: Graph, args: list[Val], known: Known) -> list[Val]:

@@ -16,13 +16,13 @@ from typing import Any
 
 from weft.ir.library import Dropout
 from weft.ir.text import show
-from weft.ir.types import FLOATS, Decision, Graph, Node, Val
+from weft.ir.types import FLOATS, Decision, Dims, Graph, Node, Val
 from weft.passes.fusion import Region
 
 from .holes import Hole
 from .kernel_forms import rewritten
 from .lines import WIDTH, Lines, tuple_of
-from .prepare import prepare
+from .prepare import opened
 from .sizes import Sizes, identifier, provenance
 from .wrapper import Refused, Why, Wrapper
 
@@ -44,14 +44,15 @@ class Job:
 
     def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
         """The region's graph with composites other than `keep` opened."""
-        return prepare(rewritten(self.shown), lambda op, types: isinstance(op, keep))
+        return opened(rewritten(self.shown), lambda op, types: isinstance(op, keep))
 
 
 @dataclass(frozen=True)
 class Written:
     """What a skeleton's writer gives: holes and other module-level text, and the statements that launch.
 
-    allocates: does the wrapper make the results, or do the statements?"""
+    allocates: does the wrapper make the results, or do the statements? orders: results whose memory has the dims in
+    another order."""
 
     wrapper: Wrapper
     modules: tuple[str, ...]
@@ -60,6 +61,7 @@ class Written:
     configs: Configs
     constants: tuple[str, ...] = ()
     allocates: bool = True
+    orders: Mapping[Val, Dims] = field(default_factory=dict[Val, Dims])
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _body(job: Job, written: Written) -> list[str]:
     lines.lines += ["", ""]
     with lines.indent(f"def empty({w.given}):"):
         lines.text('"""The results, not computed yet: all that a fake tensor wants."""')
-        made = [w.made(v) for v in w.body.outputs]
+        made = [w.made(v, written.orders.get(v)) for v in w.body.outputs]
         for statement in needed(w.opening(), made):
             lines.add(statement)
         lines.add(f"return {', '.join(made)}")

@@ -1,5 +1,6 @@
 """The launch wrapper of a region file: its arguments, the sizes read off them, its results, and the op's schema."""
 
+import builtins
 import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,10 @@ from .sizes import Sizes, identifier
 from .spelling import TORCH_DTYPE, Src
 from .triton_spelling import ATOM, Tri, literal
 
-_WORDS = "torch triton tl launch ops elementwise body after run empty ins outs sizes grid config X ACC NAME laid tile "
-_MORE = (
-    "tensors index acc options len min max sum range tuple print rows columns part parts x c q k v b h s d t i j m n o"
-)
-_RESERVED = frozenset([*keyword.kwlist, *_WORDS.split(), *_MORE.split()])
+_LOCALS = "ins outs per_step per_lane per_row ends part parts programs single slabs config grid sizes rows columns bm bn"
+_HOLES = "pre body finish after same before start cell stage keep score dscore epilogue groups run empty NAME X ACC acc"
+_OTHERS = "torch triton tl launch ops elementwise functools x c q k v b h s d t i j m n o u dq dk dv do lse lanes steps"
+_RESERVED = frozenset([*keyword.kwlist, *dir(builtins), *_LOCALS.split(), *_HOLES.split(), *_OTHERS.split()])
 
 
 class Why(StrEnum):
@@ -159,12 +159,15 @@ class Wrapper:
 
     # -- results -----------------------------------------------------------------------------------------------------
 
-    def made(self, v: Val) -> str:
-        """Source of an uninitialised tensor for a result."""
+    def made(self, v: Val, order: Dims | None = None) -> str:
+        """Source of an uninitialised tensor for a result; order: of its dims in memory, if that is another."""
         like, dtype = self.anchor, ""
         if v.dtype not in FLOATS or self.mixed or like.val.dtype not in FLOATS:
             dtype = f", dtype={TORCH_DTYPE[v.dtype]}"
-        return f"{like.name}.new_empty({self.shape(v.dims)}{dtype})"
+        if order is None or order == v.dims:
+            return f"{like.name}.new_empty({self.shape(v.dims)}{dtype})"
+        view = ", ".join(str(order.index(d)) for d in v.dims)
+        return f"{like.name}.new_empty({self.shape(order)}{dtype}).permute({view})"
 
     @property
     def given(self) -> str:

@@ -151,3 +151,9 @@ def dropout(x, threshold: tl.constexpr, scale: tl.constexpr, SEED, op_id: tl.con
     if SEED is not None:
         y = tl.where(bits24(tl.load(SEED), op_id, layer, index) >= threshold, x * scale, 0.0)
     return y
+
+
+@triton.jit
+def accumulator(P):
+    """What a kernel computes in that reads this tensor."""
+    return tl.float64 if P.dtype.element_ty == tl.float64 else tl.float32
