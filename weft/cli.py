@@ -90,7 +90,7 @@ def verb(*parameters: Any, name: str | None = None) -> Callable[[Callable[..., R
             click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
             click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
         )
-        return click.command(word)(_all((*parameters, *shared))(run))
+        return click.command(word.rpartition(".")[2])(_all((*parameters, *shared))(run))
 
     return make
 
@@ -286,7 +286,21 @@ def verify(spec: str, **given: Any) -> Report:
     return Report(found.data(), f"{found.text()}\n{'ok' if found.ok else 'FAILED'}", found.ok)
 
 
-VERBS = (check, explain, plan, compile, verify, export, schema, new, doctor)
+def _cache() -> click.Group:
+    """Look at the store of tuning results, share it, check it, tidy it up."""
+    from weft.cli_cache import VERBS
+
+    def command(name: str, function: Callable[..., Any], parameters: tuple[Any, ...]) -> click.Command:
+        def found(**given: Any) -> Report:
+            return Report(*function(**given))
+
+        found.__doc__ = function.__doc__
+        return verb(*parameters, name=f"cache.{name}")(found)
+
+    return click.Group("cache", commands=[command(*row) for row in VERBS], help=_cache.__doc__)
+
+
+VERBS = (check, explain, plan, compile, verify, export, schema, new, _cache(), doctor)
 
 
 def _write(path: str, text: str, force: bool) -> None:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
+from weft.cache.place import cache_dir
 from weft.environment import ENVIRONMENT
 from weft.frontends.suggest import nearest
 
@@ -149,15 +149,6 @@ def _onnx() -> Iterator[Row]:
         yield Row("warn", "onnxruntime", "missing: ONNX files are written but not run", "pip install onnxruntime")
     else:
         yield Row("ok", "onnxruntime", f"{runtime}; runs opsets up to {_RUNTIME_OPSET}")
-
-
-def cache_dir() -> Path:
-    """Where weft keeps what it may throw away."""
-    given = os.environ.get("WEFT_CACHE_DIR")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "weft"
 
 
 def _cache() -> Row:

@@ -164,10 +164,22 @@ def names(path: str, ops: Ops = SYSTEM) -> list[str]:
         return []
 
 
-def create(path: str, ops: Ops = SYSTEM, *, append: bool = False) -> int:
-    """A descriptor of a new file, readable by its owner only; FileExistsError where there is one of that name."""
+def read_given(path: str, most: int) -> bytes:
+    """The bytes of a file that a person named, whoever owns it, links followed; OSError as in `read`."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused(f"{path} is no file")
+        if status.st_size > most:
+            raise Refused(f"{path} has {status.st_size} bytes; at most {most} are read")
+        return file.read(most)
+
+
+def create(path: str, ops: Ops = SYSTEM, *, append: bool = False, mode: int = 0o600) -> int:
+    """A descriptor of a new file, by default for its owner only; FileExistsError where there is one of that name."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | (os.O_APPEND if append else 0)
-    return again(ops.open, path, flags, 0o600)
+    return again(ops.open, path, flags, mode)
 
 
 def write_all(fd: int, data: bytes, ops: Ops = SYSTEM) -> None:
@@ -183,12 +195,12 @@ def write_all(fd: int, data: bytes, ops: Ops = SYSTEM) -> None:
 TEMP = ".tmp-"
 
 
-def replace(path: str, data: bytes, ops: Ops = SYSTEM, *, sync: bool = True) -> None:
+def replace(path: str, data: bytes, ops: Ops = SYSTEM, *, sync: bool = True, mode: int = 0o600) -> None:
     """Put a whole file in place at once: readers see the old bytes or the new ones. OSError leaves the old ones."""
     temp = os.path.join(os.path.dirname(path), f"{TEMP}{os.getpid()}-{threading.get_ident()}-{os.urandom(6).hex()}")
     made = False
     try:
-        fd = create(temp, ops)
+        fd = create(temp, ops, mode=mode)
         made = True
         try:
             write_all(fd, data, ops)

@@ -25,7 +25,7 @@ from weft.cache.key import Key, KeyInvalid, Soft
 from weft.cache.lines import MOST_LINE
 from weft.cache.row import Row, RowInvalid
 from weft.cache.summary import Summary, summarise
-from weft.errors import PackError
+from weft.errors import PackError, UsageError
 
 PACK_SCHEMA = "weft.pack/1"
 MOST_PACK = 1 << 28  # bytes
@@ -209,16 +209,30 @@ def parse(data: bytes, name: str = "pack") -> tuple[Pack, list[tuple[int, str]]]
     return made, reader.problems
 
 
-def read(path: str, name: str = "") -> Pack:
-    """The pack in a file; PackError lists all that is wrong with it."""
+def load(path: str) -> bytes:
+    """The bytes of a pack's file; PackError where there is none."""
     try:
-        data, _ = files.read(path, MOST_PACK, foreign=True)
+        return files.read_given(path, MOST_PACK)
     except OSError as error:
         raise PackError(path, [(0, error.strerror or str(error))]) from None
-    found, problems = parse(data, name or path)
+
+
+def read(path: str, sha256: str = "") -> Pack:
+    """The pack in a file; PackError lists all that is wrong with it, that it is not the one of that hash included."""
+    found, problems = parse(load(path), path)
+    if not problems and sha256 and found.sha256 != sha256:
+        problems = [(1, f"has the hash {found.sha256}, not {sha256}")]
     if problems:
         raise PackError(path, problems)
     return found
+
+
+def save(path: str, given: bytes) -> None:
+    """Write a file for others to read, replaced as a whole; UsageError where it cannot be written."""
+    try:
+        files.replace(path, given, mode=0o644)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
 
 
 def _json(line: bytes) -> Any:

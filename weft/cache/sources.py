@@ -24,7 +24,7 @@ SUFFIX = ".weftpack"
 
 
 class Pretuned:
-    """The packs in the folders of a folder, one folder per GPU; read when first asked. Damaged lines are left out."""
+    """The packs in the folders of a folder, one folder per GPU; read when first asked. A damaged one is left out."""
 
     name = "pretuned"
     version = 0
@@ -38,14 +38,9 @@ class Pretuned:
         made = Pack(name=self.name)
         for path in self.paths():
             try:
-                data, _ = files.read(path, pack.MOST_PACK, foreign=True)
-            except OSError as error:
-                say_once(path, f"{path} cannot be used: {error}")
-                continue
-            found, problems = pack.parse(data, path)
-            if problems:
-                say_once(path, f"{path}: {len(problems)} problems; weft cache verify {path}")
-            made |= found
+                made |= pack.read(path)
+            except PackError as error:
+                say_once(path, f"{path} is not used; weft cache verify tells why: {error.problems[0][1]}")
         return made
 
     def paths(self) -> list[str]:
@@ -122,16 +117,3 @@ def take(store: Store, given: Pack) -> tuple[int, int]:
                 store.keep(entry.key, row, entry.softs.get(row.soft))
                 new += 1
     return new, known
-
-
-def load(path: str, sha256: str = "") -> Pack:
-    """A snapshot from its file; PackError when it is damaged, or is not the one of that hash."""
-    found = pack.read(path)
-    if sha256 and found.sha256 != sha256:
-        raise PackError(path, [(1, f"has the hash {found.sha256}, not {sha256}")])
-    return found
-
-
-def save(path: str, given: Pack) -> None:
-    """Write a pack to a file, replaced as a whole."""
-    files.replace(path, given.text())

@@ -150,6 +150,11 @@ def parse(data: bytes, path: str, key: Key | None = None) -> Entry:
     return Entry.of(key, made, softs)
 
 
+def looks_like(data: bytes) -> bool:
+    """Whether a file is one JSON object over several lines or without a pack's head, as T4 results are."""
+    return data.lstrip()[:1] == b"{" and b'"weft.pack/' not in data[:200] and b'"results"' in data
+
+
 def text(entry: Entry) -> bytes:
     """The file of an entry."""
     return (json.dumps(document(entry), indent=1, sort_keys=True) + "\n").encode()
