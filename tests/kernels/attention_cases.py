@@ -55,7 +55,7 @@ def patterns(rng: random.Random) -> dict[str, str]:
 
 KINDS = tuple(patterns(random.Random(0)))
 HEADS = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 3), (1, 2, 2), (2, 1, 2))
-MODES = ("layout", "plan", "table", "masked")
+MODES = ("layout", "plan", "table", "one loop")
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,11 @@ def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: in
     heads = list(range(c.kv * c.group)) if pattern.per_head else [None]
     size = max(nq, nk) if pattern.needs_length else None
     pattern = pattern.at(size) if size else pattern
-    if c.mode == "masked":
-        w = plan.MASKED
+    loops = 1 if c.mode == "one loop" else 2
+    if loops == 1 and not pattern.per_head:
+        w = plan.walk(pattern, nq, nk, bm, bn, back, loops=1) if c.seed % 3 else plan.MASKED
     elif c.mode == "table" or pattern.per_head:
-        w = plan.tabulate(pattern, nq, nk, bm, bn, back, heads, c.group if pattern.per_head else 1)
+        w = plan.tabulate(pattern, nq, nk, bm, bn, back, heads, c.group if pattern.per_head else 1, loops)
     elif c.mode == "plan" and pattern.text in ("all", "causal"):
         w = plan.walk(
             Pattern.parse("k >= 0 and q >= 0" if pattern.text == "all" else "k < q + 1"), nq, nk, bm, bn, back

@@ -94,25 +94,36 @@ def geometry(part: Part) -> Geometry:
     return Geometry(part.term, None if part.layout == "dense" else part.term)
 
 
-def walk(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool = False, head: int | None = None) -> Walk:
+def walk(
+    pattern: Pattern,
+    nq: int,
+    nk: int,
+    bm: int,
+    bn: int,
+    back: bool = False,
+    head: int | None = None,
+    loops: int = 2,
+) -> Walk:
     """How a kernel with blocks of bm queries and bn keys walks a pattern of up to nq rows and nk keys.
 
-    back: over the query blocks of key blocks. head: of a pattern that differs by head. Holds for every shorter length
+    back: over the query blocks of key blocks. head: of a pattern that differs by head. loops: 2, full blocks without
+    masks and partial ones with them; 1, all with masks, which takes fewer registers. Holds for every shorter length
     too, if the pattern does (a static block set is for its own length).
     """
-    if pattern.text == "all":
+    if pattern.text == "all" and loops == 2:
         return DENSE_BACK if back else DENSE
-    if pattern.text in ("causal", "k <= q"):
+    if pattern.text in ("causal", "k <= q") and loops == 2:
         return CAUSAL_BACK if back else CAUSAL
     if any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula)):
-        return tabulate(pattern, nq, nk, bm, bn, back, (head,))
+        return tabulate(pattern, nq, nk, bm, bn, back, (head,), loops=loops)
     whole = math.lcm(bm, bn)
     plan = _solved(pattern, -(-nq // whole) * whole, -(-nk // whole) * whole, bm, bn, back, head)
     rows = -(-nk // bn) if back else -(-nq // bm)
-    folded = [fold(plan, full, rows) for full in (True, False)]
+    kinds = ((True,), (False,)) if loops == 2 else ((), (True, False))
+    folded = [fold(plan, kind, rows) for kind in kinds]
     if any(len(entries) > ENTRIES for entries, _ in folded):
         listable = plan.full + plan.partial <= TABLE
-        return tabulate(pattern, nq, nk, bm, bn, back, (head,)) if listable else MASKED
+        return tabulate(pattern, nq, nk, bm, bn, back, (head,), loops=loops) if listable else MASKED
     cut = bool(folded[0][0]) and not (back or _causal(pattern, nq, nk, head))
     kept = [(full, *f) for full, f in zip((True, False), folded) if f[0] or (cut and not full)] or [(False, (), True)]
     slots, entries, single = zip(*kept)
@@ -130,6 +141,7 @@ def tabulate(
     back: bool = False,
     heads: Sequence[int | None] = (None,),
     group: int = 1,
+    loops: int = 2,
 ) -> Walk:
     """A walk by table: one list of blocks for each of `heads` (of a pattern that differs by head), or one for all.
 
@@ -140,7 +152,7 @@ def tabulate(
 
     rows = -(-(nk if back else nq) // (bn if back else bm))
     found = [_lists(pattern, nq, nk, bm, bn, back, h) for h in heads]
-    split = back or all(_causal(pattern, nq, nk, h) for h in heads)  # else the end may cut a full block
+    split = loops == 2 and (back or all(_causal(pattern, nq, nk, h) for h in heads))  # else the end may cut a full one
     kinds = ((True,), (False,)) if split else ((True, False),)
     packed = back and group > 1
     first, blocks = [0], list[int]()
@@ -228,24 +240,24 @@ class Entry(NamedTuple):
         return self[4:]
 
 
-def fold(plan: Plan, full: bool, rows: int) -> tuple[tuple[Entry, ...], bool]:
-    """The full, or the partial, blocks of the first `rows` rows, as entries; and whether no row has two.
+def fold(plan: Plan, kinds: tuple[bool, ...], rows: int) -> tuple[tuple[Entry, ...], bool]:
+    """The blocks of some kinds (full or not) of the first `rows` rows, as entries; and whether no row has two.
 
     What the first FEW rows follow is tried on the ends of the plan's groups; between them both are affine.
     """
-    some = _fold(plan, full, range(min(rows, FEW)))
+    some = _fold(plan, kinds, range(min(rows, FEW)))
     if rows <= FEW:
         return some
     marks = {i for g in plan.groups for t in (g.first, g.end) for i in range(t - 2 * g.every, t + 2 * g.every)}
     probes = sorted(i for i in marks | {rows - 1} if FEW <= i < rows)
-    actual = _rows(plan, full, probes)
+    actual = _rows(plan, kinds, probes)
     if all(canonical(_entered(some[0], i), plan.shape.columns) == actual[i] for i in probes):
         return some
-    return _fold(plan, full, range(rows))
+    return _fold(plan, kinds, range(rows))
 
 
-def _fold(plan: Plan, full: bool, rows: range) -> tuple[tuple[Entry, ...], bool]:
-    lists, best = list(_rows(plan, full, rows).values()), None
+def _fold(plan: Plan, kinds: tuple[bool, ...], rows: range) -> tuple[tuple[Entry, ...], bool]:
+    lists, best = list(_rows(plan, kinds, rows).values()), None
     for every in sorted({1, math.lcm(*[g.every for g in plan.groups])}):
         if every > max(1, len(rows) // 2):
             continue
@@ -269,11 +281,11 @@ def _entered(entries: tuple[Entry, ...], i: int) -> list[Run]:
     return out
 
 
-def _rows(plan: Plan, full: bool, rows: Sequence[int]) -> dict[int, tuple[Run, ...]]:
+def _rows(plan: Plan, kinds: tuple[bool, ...], rows: Sequence[int]) -> dict[int, tuple[Run, ...]]:
     """The runs of some rows, in order."""
     out: dict[int, list[Run]] = {i: [] for i in rows}
     for g in plan.groups:
-        pieces = [p for p in g.pieces if p.full == full]
+        pieces = [p for p in g.pieces if p.full in kinds]
         for i in bounded(rows, g.first, g.end) if pieces else ():
             if (i - g.first) % g.every == 0:
                 out[i] += [_at(p, (i - g.first) // g.every) for p in pieces]
