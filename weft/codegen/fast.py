@@ -80,10 +80,10 @@ class RotaryBack(Composite):
     of: Rotary
 
     def expand(self, g: Builder, dy: Val, *at: Val) -> Val:
-        start = len(g.nodes)
-        x = g.zeros(dy)
-        out = g.one(self.of, x, *at)
-        return backward(g, g.nodes[start:], {out: dy})[x]
+        """The rotation by the opposite angles."""
+        position = self.of.position
+        back = g.map("-at", at=at[0], dtype="i64") if at else g.map(f"-i_{position}", to=(position,), dtype="i64")
+        return self.of.expand(g, dy, back)
 
 
 def last(of: Any, types: tuple[Type, ...]) -> bool:

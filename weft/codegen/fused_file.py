@@ -5,7 +5,7 @@ input lives. Regions that are equal but for names share one kernel file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from weft.ir.program import Program
 from weft.ir.types import Decision, Graph, Node
@@ -52,14 +52,46 @@ class Kernels:
         """A half with every region that a kernel can hold as one node."""
         found = fuse(graph, self.prices, self.skeletons)
         shown = bodies(graph, found.regions)
-        kernels: dict[str, tuple[str, Graph]] = {}
+        pieces, kernels = list[Region](), dict[str, tuple[str, Graph]]()
+        where = f"block {block}, {half}"
         for r in found.regions:
-            try:
-                kernels[r.id] = self.kernel(r, shown[r.id], f"block {block}, {half}", found, graph, mixed), shown[r.id]
-                self.rows.append(Row(block, half, r, kernels[r.id][0]))
-            except Refused as no:
-                self.rows.append(Row(block, half, r, "torch", str(no)))
-        return collapse(graph, found.regions, kernels)
+            mine, why = self.attempt(r, shown[r.id], where, found, graph, mixed, kernels), ""
+            if mine and len(r.nodes) > 1:
+                why, parts = mine, self.apart(r, shown[r.id])
+                own = bodies(graph, parts)
+                whys = [self.attempt(p, own[p.id], where, found, graph, mixed, kernels) for p in parts]
+                pieces += parts
+                named = dict.fromkeys(kernels[p.id][0] if not no else "torch" for p, no in zip(parts, whys))
+                if set(named) == {"torch"}:
+                    pieces[len(pieces) - len(parts) :] = [r]
+                self.rows.append(Row(block, half, r, " + ".join(named), why))
+                continue
+            pieces.append(r)
+            self.rows.append(Row(block, half, r, "torch" if mine else kernels[r.id][0], mine))
+        return collapse(graph, pieces, kernels)
+
+    def attempt(
+        self,
+        region: Region,
+        body: Graph,
+        where: str,
+        found: Fusion,
+        graph: Graph,
+        mixed: bool,
+        kernels: dict[str, tuple[str, Graph]],
+    ) -> str:
+        """Write the kernel of a region, or say why there is none; "" where there is one."""
+        try:
+            kernels[region.id] = self.kernel(region, body, where, found, graph, mixed), body
+        except Refused as no:
+            return str(no)
+        return ""
+
+    def apart(self, region: Region, body: Graph) -> list[Region]:
+        """The region's nodes grouped once more, cores without anything in their holes."""
+        bare = tuple(replace(s, before=(), after=(), cores=1) if s.core != "pointwise" else s for s in self.skeletons)
+        found = fuse(body, self.prices, bare)
+        return [replace(r, id=f"{region.id}.{k}") for k, r in enumerate(found.regions)]
 
     def kernel(self, region: Region, body: Graph, where: str, found: Fusion, graph: Graph, mixed: bool) -> str:
         """The name of the kernel of a region, written if there is none like it yet."""

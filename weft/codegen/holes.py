@@ -16,7 +16,7 @@ from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, operand, symbol
 from weft.ir.library import Dropout
 from weft.ir.library.index import row_major
-from weft.ir.primitives import Detach, Einsum, Map, Rename
+from weft.ir.primitives import Detach, Einsum, Gather, Map, Rename
 from weft.ir.text import show
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
@@ -102,6 +102,7 @@ class Body:
     env: values that are there, by name. load(v): the source that reads an operand, called when first needed.
     coordinates: dim -> its coordinate; sizes(dim) -> its size. seeds: source of each seed's pointer, by name.
     place(node): the logical index of a dropout's elements where it is at hand, else None: it is made of coordinates.
+    gather(node): what a gather gives, where one is possible.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Body:
         place: Callable[[Node], Tri | None] = lambda node: None,
     ) -> None:
         self.hole, self.coordinates, self.sizes, self.load, self.place = hole, coordinates, sizes, load, place
+        self.gather: Callable[[Node], Tri] | None = None
         self.env: dict[str, Tri] = dict(env or {})
         self.seeds = dict(seeds or {})
 
@@ -134,6 +136,8 @@ class Body:
             self.dropout(node, node.op)
         elif isinstance(node.op, Einsum):
             self.product(node)
+        elif isinstance(node.op, Gather) and self.gather is not None:
+            self.put(node.outs[0], self.gather(node))
         elif isinstance(node.op, Rename | Detach):
             self.env[node.outs[0].name] = self.value(node.ins[0])
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from weft.ir.library import Dropout
-from weft.ir.primitives import Detach, Einsum, Map, Reduce, Rename
+from weft.ir.primitives import Detach, Einsum, Gather, Map, Reduce, Rename
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .holes import Body, Hole, ir_line
@@ -32,7 +32,8 @@ def write_pointwise(job: Job) -> Written:
 
 
 def write_maps(job: Job, graph: Graph) -> Written:
-    if not all(isinstance(n.op, POINTWISE) for n in graph.nodes):
+    """Maps, and gathers along a dim that stays: each reads its table at another place of the same row."""
+    if not all(isinstance(n.op, (*POINTWISE, Gather)) for n in graph.nodes):
         raise Refused(Why.NOT_POINTWISE)
     w = Wrapper(graph, job.sizes, job.mixed)
     same = renamings(graph)
@@ -124,9 +125,68 @@ def body_hole(
     found = next((n for n, (_, v) in zip(names, given) if v.dtype in FLOATS), None)
     hole.acc = f"{found}.dtype" if found else ""
     body = region_body(w, space, reads, hole, env, nodes)
+    if any(isinstance(n.op, Gather) for n in nodes):
+        body.gather = _Elsewhere(w, space, reads, body, nodes).gather
     body.nodes(nodes)
     hole.add(f"return {pair(said(body, v) for v in results)}")
     return hole
+
+
+class _Elsewhere:
+    """Values at another coordinate of one dim: their operands are loaded there, and the maps done again."""
+
+    def __init__(self, w: Wrapper, space: Space, reads: Reads, body: Body, nodes: Sequence[Node]) -> None:
+        self.w, self.space, self.reads, self.body = w, space, reads, body
+        self.maker = {v: n for n in nodes for v in n.outs}
+        self.inside = ""
+
+    def gather(self, node: Node) -> Tri:
+        (dim,), (table, index) = node.op.at, node.ins  # type: ignore[attr-defined]
+        if dim not in index.dims or dim not in table.dims:
+            raise Refused(Why.SPACES, dim)
+        at, hole = self.body.value(index), self.body.hole
+        at = at if at.plain else hole.bind("at", at)
+        size = self.body.sizes(dim)
+        there = hole.bind("there", Tri(f"({at.text} >= 0) & ({at.text} < {size.text})", 1, "bool"))
+        moved = Body(hole, {**self.body.coordinates, dim: at}, self.body.sizes, lambda v: self.load(v, dim, at, there))
+        moved.seeds = self.body.seeds
+        moved.nodes(self.above(table))
+        hole.note(ir_line(node))
+        return Tri(f"tl.where({there.text}, {moved.value(table).text}, 0.0)", ATOM, kind(node.outs[0]))
+
+    def above(self, v: Val) -> list[Node]:
+        need, todo = set[Node](), [v]
+        while todo:
+            made = self.maker.get(todo.pop())
+            if made is not None and made not in need:
+                if isinstance(made.op, Gather):
+                    raise Refused(Why.SPACES)
+                need.add(made)
+                todo += made.ins
+        return [n for n in dict.fromkeys(self.maker.values()) if n in need]
+
+    def load(self, v: Val, dim: str, at: Tri, there: Tri) -> Tri:
+        """An operand with the coordinate of `dim` replaced."""
+        hole, space = self.body.hole, self.space
+        if self.w.argument(v).role != "tensor":
+            return self.body.value(v)
+        x = self.reads.at(laid(space, self.w.argument(v).name, v))
+        if not self.inside:
+            first = {0: space.groups[0], space.rows: space.groups[space.rows]}
+            ends = [f"(c[{k}] < {self.points(g)})" for k, g in first.items()]
+            self.inside = hole.bind("inside", Tri(" & ".join(ends), 1, "bool")).text
+        terms = ""
+        for k, (has, g) in enumerate(zip(space.flags(v), space.groups)):
+            own = at.text if g == (space.same.get(dim, dim),) else f"c[{k}]"
+            terms += f" + {own} * {x}[1][{k}]" if has else ""
+        cast = f".to({hole.acc})" if v.dtype in FLOATS else ""
+        at = hole.bind(f"{v.name}_at", Tri(f"{x}[0]{terms}")).text
+        return Tri(f"tl.load({at}, mask={self.inside} & {there.text}, other=0){cast}", ATOM, kind(v))
+
+    def points(self, dims: Dims) -> str:
+        text = self.w.points(dims)
+        frozen = all(self.w.sizes.number(d) is not None for d in dims)
+        return self.w.number(text) if frozen else self.reads.at(text)
 
 
 def said(body: Body, v: Val) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weft.ir.library import Dropout
+from weft.ir.primitives import Detach, Einsum, Reduce, Rename
 from weft.ir.text import show
 from weft.ir.types import FLOATS, Decision, Dims, Graph, Node, Val
 from weft.passes.fusion import Region
@@ -106,13 +107,23 @@ def stem(number: int, region: Region) -> str:
 
 def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> RegionFile:
     """The file of a region. Raises Refused with the reason where no kernel can hold it."""
+    if all(view(n) for n in job.shown.nodes):
+        raise Refused(Why.VIEW)
     if job.region.skeleton not in writers:
-        raise Refused(Why.NO_KERNEL if job.region.skeleton else Why.NO_SKELETON)
+        product = any(isinstance(n.op, Einsum) for n in job.shown.nodes)
+        raise Refused(Why.NO_KERNEL if job.region.skeleton else Why.VENDOR if product else Why.NO_SKELETON)
     written = writers[job.region.skeleton](job)
     key = region_key(job)
     return RegionFile(
         job.kernel, key, text(job, written, key), written.configs, written.modules, job.region.skeleton, job.shown
     )
+
+
+def view(n: Node) -> bool:
+    """Does a node only name or order its dims anew?"""
+    if isinstance(n.op, Reduce):
+        return set(n.op.to) == set(n.ins[0].dims)
+    return isinstance(n.op, Rename | Detach)
 
 
 def text(job: Job, written: Written, key: str) -> str:
@@ -128,6 +139,8 @@ def text(job: Job, written: Written, key: str) -> str:
     for module, word in modules:
         if re.search(rf"(?<![\w.]){word}", said):
             lines.add(f"import {module}")
+        elif module.endswith("tl") and written.holes:
+            lines.add(f"import {module}  # noqa: F401 (the interpreter looks for it)")
     lines.add()
     own = [m for m in ("elementwise", "launch", "ops") if f"{m}." in said]
     lines.add(f"from . import {', '.join(sorted({*own, *written.modules}))}")

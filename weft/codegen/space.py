@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weft.ir.library import Dropout
-from weft.ir.primitives import Map, Rename
+from weft.ir.primitives import Gather, Map, Rename
 from weft.ir.types import Dims, Graph, Node, Val
 
 from .triton_spelling import ATOM, Tri
@@ -83,6 +83,8 @@ def coordinated(nodes: Iterable[Node], order: Dims, same: Mapping[str, str]) -> 
         if isinstance(n.op, Map):
             names = {s.name for e in (*n.op.lets, *n.op.exprs) for s in e.free_symbols}
             out |= {same.get(s[2:], s[2:]) for s in names if s.startswith("i_")}
+        elif isinstance(n.op, Gather):
+            out |= {same.get(d, d) for d in n.op.at}
         elif isinstance(n.op, Dropout) and not by_place(n, order, same):
             out |= {same.get(d, d) for d in n.ins[0].dims if d not in n.op.shared}
     return out

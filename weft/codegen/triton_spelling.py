@@ -180,7 +180,8 @@ class Formulas:
         if b.value == 1:
             return a
         if a.number and b.number:
-            return literal(a.value / b.value)
+            whole = a.kind == b.kind == "int" and a.value % b.value == 0
+            return literal(a.value // b.value if whole else a.value / b.value)
         a, b = self.shorter(self.floating(a), self.floating(b))
         return Tri(f"{a.at(PRODUCT)} / {b.at(UNARY)}", PRODUCT)
 

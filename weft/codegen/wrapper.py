@@ -14,7 +14,9 @@ from .sizes import Sizes, identifier
 from .spelling import TORCH_DTYPE, Src
 from .triton_spelling import ATOM, Tri, literal
 
-_LOCALS = "ins outs per_step per_lane per_row ends part parts programs single slabs config grid sizes rows columns bm bn"
+_LOCALS = (
+    "ins outs per_step per_lane per_row ends part parts programs single slabs config grid sizes rows columns bm bn"
+)
 _HOLES = "pre body finish after same before start cell stage keep score dscore epilogue groups run empty NAME X ACC acc"
 _OTHERS = "torch triton tl launch ops elementwise functools x c q k v b h s d t i j m n o u dq dk dv do lse lanes steps"
 _RESERVED = frozenset([*keyword.kwlist, *dir(builtins), *_LOCALS.split(), *_HOLES.split(), *_OTHERS.split()])
@@ -25,7 +27,8 @@ class Why(StrEnum):
 
     NO_SKELETON = "no skeleton holds this kind of work"
     NO_KERNEL = "no kernel is shipped for this skeleton"
-    VENDOR = "the vendor's kernel is faster than what fusing saves"
+    VENDOR = "the vendor's product is faster than what fusing saves"
+    VIEW = "it only reorders dims: a view"
     SPACES = "its nodes are over different spaces"
     NOT_POINTWISE = "a node in a hole is not pointwise"
     NO_FLOAT = "it reads no float, whose dtype it would compute in"
