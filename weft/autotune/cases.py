@@ -16,10 +16,13 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+import triton
 from torch import Tensor
 
 from weft.autotune.launches import Kernels
 from weft.autotune.workload import Workload
+from weft.ir.reference import run
+from weft.ir.text import parse
 from weft.ir.types import FLOATS, Graph, Val
 
 DTYPES = {
@@ -63,23 +66,31 @@ def open_case(workload: Workload) -> Case:
 class RegionCase:
     """A region file of an emitted package.
 
-    params: {"kernel": the file's name, "graph": the region in IR text, "part": of the configuration that is tuned}.
+    params: {"kernel": the file's name, "graph": the region in IR text, "part": of the configuration that is tuned,
+    "statistics": see `weft.autotune.problems`}.
     """
 
     def __init__(self, kernels: Kernels, params: Mapping[str, Any]) -> None:
-        from weft.ir.text import parse
-
         self.kernels = kernels
         self.graph: Graph = parse(params["graph"])
         self.part = params.get("part", "")
+        following = params.get("statistics") or {}
+        self.statistics = parse(following["graph"]) if following else None
+        self.derived: Sequence[str] = following.get("names", ())
         self.launch = kernels.module(".launch")
         self.module = kernels.module(f".{params['kernel']}")
+        vars(self.module).setdefault("tl", triton.language)  # the interpreter wants to see it beside every function
         self.floats = {v.dtype for v in self.graph.inputs if v.dtype in FLOATS}
 
     def inputs(self, sizes: Mapping[str, int], device: str, dtype: str, seed: int) -> Args:
         draw = torch.Generator().manual_seed(seed)
-        found = (self._input(v, [sizes[d] for d in v.dims], sizes, device, dtype, draw) for v in self.graph.inputs)
-        return tuple(found)
+        found = {
+            v.name: self._input(v, [sizes[d] for d in v.dims], sizes, device, dtype, draw) for v in self.graph.inputs
+        }
+        if self.statistics and device != "meta":
+            made = run(self.statistics, sizes, found, torch, torch.float64)
+            found |= {n: x.to(found[n].dtype) for n, x in zip(self.derived, made, strict=True)}
+        return tuple(found.values())
 
     def _input(
         self, v: Val, shape: Sequence[int], sizes: Mapping[str, int], device: str, dtype: str, draw: torch.Generator
@@ -90,7 +101,7 @@ class RegionCase:
 
         if any(isinstance(n.op, Dropout) and n.ins[2] == v for n in self.graph.nodes):
             return 0
-        kind = DTYPES[dtype if v.dtype in FLOATS and (len(self.floats) == 1 or dtype == "f64") else v.dtype]
+        kind = DTYPES[self._dtype(v, dtype)]
         if device == "meta":
             return torch.empty(shape, dtype=kind, device="meta")
         if v.dtype in FLOATS:
@@ -99,6 +110,15 @@ class RegionCase:
             return (torch.rand(shape, generator=draw) > 0.2).to(device)
         most = index_range(self.graph, v, sizes) if v.dims else 2**31
         return torch.randint(0, max(1, most), shape, generator=draw).to(device)
+
+    def _dtype(self, v: Val, dtype: str) -> str:
+        """What a value is held in where the package runs in `dtype`; the log-sum-exps of an attention stay wide."""
+        from weft.ir.library.attention import AttendGrad
+
+        if v.dtype not in FLOATS or (len(self.floats) > 1 and dtype != "f64"):
+            return v.dtype
+        lse = any(isinstance(n.op, AttendGrad) and n.ins[4] == v for n in self.graph.nodes)
+        return "f32" if lse and dtype in ("f16", "bf16") else dtype
 
     @contextmanager
     def configured(self, config: Mapping[str, Any], target: str) -> Iterator[None]:
@@ -121,8 +141,6 @@ class RegionCase:
         return out if isinstance(out, tuple) else (out,)
 
     def truth(self, args: Args, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
-        from weft.ir.reference import run
-
         tensors = [torch.as_tensor(a) for a in args]
         return run(self.graph, sizes, tensors, torch, torch.float64)
 

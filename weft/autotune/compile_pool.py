@@ -2,7 +2,7 @@
 
     with CompilePool(folder, workers=2) as pool:
         built = pool.shared(launch, "sm_90").result()      bytes of shared memory, 0.1 to 0.4 CPU-seconds
-        built = pool.compile(launch, "sm_90").result()     registers, stack, tensor-core instructions, about 1 CPU-second
+        built = pool.compile(launch, "sm_90").result()     registers, stack, instructions, about 1 CPU-second
 
 Nothing is raised for what a launch does to its compiler: it is in `Built.reason`.
 """
@@ -176,10 +176,10 @@ class CompilePool:
             timeout = answer.fault in (Fault.TIMEOUT, Fault.SILENT)
             status, reason = (Status.TIMEOUT, "compile deadline") if timeout else (Status.COMPILE, "compiler crashed")
             return Built(status, reason, answer.reason, seconds=answer.seconds)
-        if answer.error:
+        if answer.raised:
             detail = first_line(str(data.get("message", "")))
             cpu = float(data.get("cpu_s", 0.0))
-            return Built(Status.COMPILE, refusal(answer.error, detail), detail, cpu_s=cpu, seconds=answer.seconds)
+            return Built(Status.COMPILE, refusal(answer.raised, detail), detail, cpu_s=cpu, seconds=answer.seconds)
         kept = data.pop("kept", "")
         cubin = self.keep(_taken(kept)) if kept and self.keep else ""
         return Built(Status.OK, cubin=cubin, **data)
@@ -211,7 +211,7 @@ def _taken(path: str) -> bytes:
 def place(kept: bytes, cache: str | Path) -> str:
     """Put a kept kernel where Triton, with TRITON_CACHE_DIR at `cache`, finds it instead of compiling; its folder.
 
-    Only of the private store: Triton believes whatever lies in its cache. Raises ValueError for what is no kept kernel."""
+    Only of the private store: Triton believes whatever lies in its cache. Raises ValueError for anything else."""
     head, _, cubin = kept.partition(b"\n")
     found = json.loads(head)
     key, name, metadata = (str(found[k]) for k in ("key", "name", "metadata"))

@@ -33,7 +33,7 @@ def case_of(job: Job) -> Case:
 
 
 def launches(job: Job) -> dict[str, Any]:
-    """For each configuration {"launches": [...]}, those of the kernels asked for, or {"error", "message"}."""
+    """For each configuration {"launches": [...]}, those of the kernels asked for, or {"raised", "message"}."""
     case = case_of(job)
     args = case.inputs(job["sizes"], "meta", job["dtype"], 0)
     return {"found": [_launches(case, args, config, job) for config in job["configs"]]}
@@ -44,7 +44,7 @@ def _launches(case: Case, args: Args, config: Mapping[str, Any], job: Job) -> di
         with recording(job["target"], case.kernels.root) as found, case.configured(config, job["target"]):
             case.run(args)
     except Exception as error:
-        return {"error": type(error).__name__, "message": str(error)[:500]}
+        return {"raised": type(error).__name__, "message": str(error)[:500]}
     wanted = set(job.get("kernels") or ())
     return {"launches": [f.data() for f in found if not wanted or f.function in wanted]}
 

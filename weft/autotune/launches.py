@@ -185,7 +185,7 @@ def source(launch: Launch, kernels: Kernels) -> Any:
 
     signature = {name: _type(t) for name, t in launch.signature.items()}
     constants = {place: decode(value, kernels) for place, value in launch.constants}
-    attributes = {place: value for place, value in launch.attributes}
+    attributes = dict(launch.attributes)
     return ASTSource(kernels.function(launch.module, launch.function), signature, constants, attributes)
 
 

@@ -56,9 +56,9 @@ class Answer:
     reason: str = ""
 
     @property
-    def error(self) -> str:
+    def raised(self) -> str:
         """The name of the exception that the job raised in the worker, "" if it raised none."""
-        return str(self.data.get("error", "")) if self.data else ""
+        return str(self.data.get("raised", "")) if self.data else ""
 
 
 class Dead(Exception):

@@ -79,7 +79,7 @@ def isolate(memory: int = 0) -> None:
 
 
 def serve(handle: Handler, *, memory: int = 0) -> None:
-    """Answer jobs until the parent hangs up. An exception is an answer too: {"error", "message", "trace"}.
+    """Answer jobs until the parent hangs up. An exception is an answer too: {"raised", "message", "trace"}.
 
     "hello" is answered here: this process has then imported what it needs."""
     line = Line(int(sys.argv[1]))
@@ -91,7 +91,7 @@ def serve(handle: Handler, *, memory: int = 0) -> None:
             answer = {} if job.get("op") == "hello" else handle(job)
         except Exception as error:
             trace = "".join(traceback.format_exception(error))[-4000:]
-            answer = {"error": type(error).__name__, "message": str(error)[:4000], "trace": trace}
+            answer = {"raised": type(error).__name__, "message": str(error)[:4000], "trace": trace}
         line.write(answer)
     os._exit(0)  # a daemon thread, a CUDA context or an atexit handler may otherwise keep us
 

@@ -1,0 +1,320 @@
+"""The gates before the stopwatch, cheapest first, each refusal with a reason; none needs a GPU.
+
+    with Gatekeeper(problem, compilers) as keeper:
+        pool = keeper.pool(upto="shared")       what is left of the whole space, with features and a funnel
+        verdict = keeper.judge(config)          one configuration through all gates up to the full compilation
+        keeper.admitted(config)                 whether it may be launched: only what `judge` let pass
+
+A gate refuses what cannot run or is wrong, never what is merely unpromising: spills are a feature, not a verdict.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from weft.autotune import hazards
+from weft.autotune.compile_pool import Built, CompilePool
+from weft.autotune.features import Facts, estimate, facts
+from weft.autotune.funnel import Funnel
+from weft.autotune.launches import Launch
+from weft.autotune.process import Worker
+from weft.autotune.space import LIMITS
+from weft.autotune.types import Config, Pool, Status, config_id
+from weft.autotune.workload import Problem
+
+HOST = "weft.autotune.host_worker"
+STEPS = ("wrapper", "shared", "compile", "interpreter")
+"""The gates that look at one configuration after another; `upto` names the last one that is asked."""
+_BATCH = 64
+_LAUNCH_SECONDS, _INTERPRET_SECONDS = 60.0, 120.0
+_TWIN = "launches the same as another configuration"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gates say of a configuration. gate: that refused it, "" where none did. reason: of a closed list, by
+    which refusals are counted; detail: for people. error: largest relative error that the interpreter saw. cubins:
+    names in the private store, where kernels are kept."""
+
+    config: Config
+    gate: str = ""
+    reason: str = ""
+    detail: str = ""
+    status: Status = Status.OK
+    facts: Facts = field(default_factory=dict[str, float])
+    error: float | None = None
+    cubins: tuple[str, ...] = ()
+    compile_s: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not self.gate
+
+    @property
+    def line(self) -> str:
+        """The refusal in one line."""
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclass
+class _Candidate:
+    """A configuration on its way. seen: the last gate it passed; verdict: once it is refused."""
+
+    config: Config
+    launches: tuple[Launch, ...] = ()
+    builts: tuple[Built, ...] = ()
+    seen: str = ""
+    error: float | None = None
+    refused: Verdict | None = None
+
+    def refuse(self, gate: str, reason: str, detail: str = "", status: Status = Status.STATIC) -> None:
+        self.refused = Verdict(self.config, gate, reason, detail, status, error=self.error)
+
+
+class Gatekeeper:
+    """The gates of one problem.
+
+    compilers: a pool on the problem's folder, shared with other problems of it. interpret: whether `judge` and `pool`
+    may run kernels in the interpreter when asked `upto` it. triton: of the hazard table; default the pool's.
+    """
+
+    def __init__(self, problem: Problem, compilers: CompilePool, *, triton: str = "", nice: int = 10) -> None:
+        self.problem, self.compilers, self.funnel = problem, compilers, Funnel()
+        self.triton = triton or compilers.triton()
+        self._host = Worker(HOST, nice=nice)
+        self._interpreter = Worker(HOST, env={"TRITON_INTERPRET": "1"}, nice=nice)
+        self._known: dict[str, _Candidate] = {}
+        self._owners: dict[tuple[Any, ...], str] = {}
+        self._meanings: dict[tuple[Any, ...], tuple[str, float, str]] = {}
+        self._admitted: set[str] = set()
+
+    def __enter__(self) -> Gatekeeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; the compilers are their owner's."""
+        self._host.kill()
+        self._interpreter.kill()
+
+    # The two questions
+
+    def pool(self, upto: str = "shared", most: int = 0) -> Pool:
+        """What the whole space comes to after the gates up to `upto`.
+
+        most: let only so many through the gates from "compile" on, the most promising by the cost model; the others
+        stay in the pool and are judged when their turn comes. 0: all of them."""
+        left = self._arithmetic()
+        for gate in STEPS[: STEPS.index(upto) + 1]:
+            if most and gate in ("compile", "interpreter"):
+                ranked = sorted(left, key=lambda c: estimate(self._facts(c)))
+                self._through(gate, ranked[:most])
+            else:
+                self._through(gate, left)
+            left = [c for c in left if c.refused is None]
+        return Pool(tuple(c.config for c in left), self._columns(left), self.funnel.rejected, self.funnel.seconds)
+
+    def judge(self, config: Config, upto: str = "compile") -> Verdict:
+        """One configuration through the gates up to `upto`; what was found out before is not asked again."""
+        candidate = self._candidate(config)
+        for gate in STEPS[: STEPS.index(upto) + 1]:
+            if candidate.refused is None:
+                self._through(gate, [candidate])
+        verdict = self._verdict(candidate)
+        if verdict.ok and STEPS.index(upto) >= STEPS.index("compile"):
+            self._admitted.add(config_id(config))
+        return verdict
+
+    def verdicts(self) -> list[Verdict]:
+        """Of every configuration that came past arithmetic, in the order they were first seen."""
+        return [self._verdict(c) for c in self._known.values()]
+
+    def admitted(self, config: Config) -> bool:
+        """Whether `judge` has let it pass down to its machine code."""
+        return config_id(config) in self._admitted
+
+    def canonical(self, config: Config) -> Config:
+        """The configuration of the pool that launches the same as this one, such as a winner from elsewhere."""
+        candidate = self._candidate(config)
+        self._through("wrapper", [candidate])
+        owner = self._owners.get(_identity(candidate.launches), "") if candidate.launches else ""
+        return dict(self._known[owner].config) if owner in self._known else config
+
+    def ahead(self, configs: Iterable[Config]) -> None:
+        """Begin to compile these; `judge` will not have to wait for them."""
+        todo = [c for c in map(self._candidate, configs) if c.refused is None and c.seen in ("", *STEPS[:2])]
+        self._through("wrapper", todo)
+        for candidate in todo:
+            for launch in candidate.launches if candidate.refused is None else ():
+                self.compilers.compile(launch, self.problem.target)
+
+    # One gate after another
+
+    def _arithmetic(self) -> list[_Candidate]:
+        stage, began = self.funnel["arithmetic"], time.process_time()
+        found = self.problem.space.enumerate(self.problem.target, self.problem.given)
+        stage.entered += found.size
+        for reason, n in found.rejected.items():
+            stage.refuse(reason, n)
+        stage.cpu_s += time.process_time() - began
+        listed = sorted(found.configs, key=lambda c: c != self.problem.default)  # of twins the first one stays
+        candidates = [self._add(config) for config in listed]
+        self._hazard(candidates)
+        return [c for c in candidates if c.refused is None]
+
+    def _candidate(self, config: Config) -> _Candidate:
+        """The candidate of any configuration, the space's or not."""
+        found = self._known.get(config_id(config))
+        if found is not None:
+            return found
+        candidate, stage = self._add(config), self.funnel["arithmetic"]
+        stage.entered += 1
+        reason = self.problem.space.refusal(self.problem.target, self.problem.given, config)
+        if reason and config != self.problem.default:  # what it runs with today may be anything
+            stage.refuse(reason)
+            candidate.refuse("arithmetic", reason)
+        else:
+            self._hazard([candidate])
+        return candidate
+
+    def _add(self, config: Config) -> _Candidate:
+        return self._known.setdefault(config_id(config), _Candidate(dict(config)))
+
+    def _hazard(self, candidates: Sequence[_Candidate]) -> None:
+        stage, began, p = self.funnel["hazard"], time.process_time(), self.problem
+        stage.entered += len(candidates)
+        configs = [c.config for c in candidates]
+        for candidate, found in zip(candidates, hazards.refusals(p.space, p.given, p.target, self.triton, configs)):
+            if found:
+                stage.refuse(found)
+                candidate.refuse("hazard", found)
+        stage.cpu_s += time.process_time() - began
+
+    def _through(self, gate: str, candidates: Sequence[_Candidate]) -> None:
+        """Ask one gate about those who have not been asked yet."""
+        order = ("", *STEPS)
+        todo = [c for c in candidates if c.refused is None and order.index(c.seen) < order.index(gate)]
+        stage = self.funnel[gate]
+        stage.entered += len(todo)
+        {"wrapper": self._wrapper, "shared": self._shared, "compile": self._compile, "interpreter": self._interpret}[
+            gate
+        ](todo)
+        for candidate in todo:
+            candidate.seen = gate
+            if candidate.refused is not None:
+                stage.refuse(candidate.refused.reason)
+
+    def _wrapper(self, todo: Sequence[_Candidate]) -> None:
+        """Record the launches; refuse what the wrapper cannot launch, and twins."""
+        p = self.problem
+        job = {"op": "launches", "workload": p.workload.data(), "target": p.target, "sizes": dict(p.sizes)}
+        job |= {"dtype": p.dtype, "kernels": list(p.space.kernels)}
+        for first in range(0, len(todo), _BATCH):
+            batch = todo[first : first + _BATCH]
+            answer = self._host.ask(job | {"configs": [c.config for c in batch]}, _LAUNCH_SECONDS)
+            if answer.data is None or answer.raised:
+                detail = answer.reason or f"{answer.raised}: {(answer.data or {}).get('message', '')}"
+                for candidate in batch:
+                    candidate.refuse("wrapper", "the wrapper cannot be run", detail)
+                continue
+            self.funnel["wrapper"].cpu_s += answer.data["cpu_s"]
+            for candidate, found in zip(batch, answer.data["found"], strict=True):
+                self._launched(candidate, found)
+
+    def _launched(self, candidate: _Candidate, found: Mapping[str, Any]) -> None:
+        if "raised" in found:
+            candidate.refuse("wrapper", "the wrapper refuses it", f"{found['raised']}: {found['message']}")
+            return
+        candidate.launches = tuple(Launch.parse(data) for data in found["launches"])
+        if not candidate.launches:
+            candidate.refuse("wrapper", "nothing is launched")
+            return
+        mine = config_id(candidate.config)
+        owner = self._owners.setdefault(_identity(candidate.launches), mine)
+        if owner != mine:
+            candidate.refuse("wrapper", _TWIN, f"configuration {owner}")
+
+    def _shared(self, todo: Sequence[_Candidate]) -> None:
+        futures = [[self.compilers.shared(f, self.problem.target) for f in c.launches] for c in todo]
+        self._built("shared", todo, futures)
+
+    def _compile(self, todo: Sequence[_Candidate]) -> None:
+        futures = [[self.compilers.compile(f, self.problem.target) for f in c.launches] for c in todo]
+        self._built("compile", todo, futures)
+
+    def _built(self, gate: str, todo: Sequence[_Candidate], futures: Sequence[Sequence[Any]]) -> None:
+        stage, counted = self.funnel[gate], set[str]()
+        for candidate, waiting in zip(todo, futures, strict=True):
+            builts = tuple(future.result() for future in waiting)
+            for launch, built in zip(candidate.launches, builts):
+                if launch.key() not in counted:
+                    counted.add(launch.key())
+                    stage.cpu_s += built.cpu_s
+            candidate.builts = builts if gate == "compile" or not candidate.builts else candidate.builts
+            self._verify_built(gate, candidate, builts)
+
+    def _verify_built(self, gate: str, candidate: _Candidate, builts: Sequence[Built]) -> None:
+        """Refuse what did not compile, cannot be launched, or lost the specialisation that it asked for."""
+        limit = LIMITS[self.problem.target]["shared_limit"]
+        for built in builts:
+            if built.status is not Status.OK:
+                return candidate.refuse(gate, built.reason, built.detail, built.status)
+            if built.shared is not None and built.shared > limit:
+                return candidate.refuse(gate, "shared memory", f"{built.shared} bytes of {limit}")
+        if gate == "compile":
+            if self._facts(candidate).get("occupancy", 1) < 1:
+                return candidate.refuse(gate, "no block fits a multiprocessor", f"{builts[0].regs} registers a thread")
+            if candidate.config.get("WARP_SPECIALIZE") and not any(b.specialised for b in builts):
+                return candidate.refuse(gate, "warps are not specialised", "no setmaxnreg in the PTX")
+        return None
+
+    def _interpret(self, todo: Sequence[_Candidate]) -> None:
+        """Results against the reference; configurations that mean the same are run once."""
+        p = self.problem
+        job = {"op": "interpret", "workload": p.workload.data(), "target": p.target, "checks": list(p.checks)}
+        for candidate in todo:
+            meaning = tuple((f.key(options=False), f.grid) for f in candidate.launches)
+            if meaning not in self._meanings:
+                answer = self._interpreter.ask(job | {"config": candidate.config}, _INTERPRET_SECONDS)
+                data = answer.data or {}
+                self.funnel["interpreter"].cpu_s += float(data.get("cpu_s", answer.seconds))
+                if answer.data is None:  # too slow to be judged here says nothing of the GPU
+                    self._meanings[meaning] = ("unknown", 0.0, answer.reason)
+                elif answer.raised:
+                    self._meanings[meaning] = ("wrong", 1.0, f"{answer.raised}: {data.get('message', '')}"[:300])
+                else:
+                    self._meanings[meaning] = (data["status"], float(data["error"]), data["reason"])
+            status, error, reason = self._meanings[meaning]
+            if status == "unknown":
+                continue
+            candidate.error = error
+            if status != "ok":
+                candidate.refuse("interpreter", "wrong result in the interpreter", reason, Status(status))
+
+    # What is known
+
+    def _facts(self, candidate: _Candidate) -> Facts:
+        return facts(candidate.launches, candidate.builts, self.problem.target)
+
+    def _verdict(self, candidate: _Candidate) -> Verdict:
+        known = self._facts(candidate) if candidate.launches else {}
+        compiled = [b for b in candidate.builts if b.regs is not None]
+        seconds = sum(b.seconds for b in compiled) if compiled else None
+        cubins = tuple(b.cubin for b in compiled if b.cubin)
+        found = candidate.refused or Verdict(candidate.config)
+        return replace(found, facts=known, error=candidate.error, cubins=cubins, compile_s=seconds)
+
+    def _columns(self, candidates: Sequence[_Candidate]) -> dict[str, list[float]]:
+        """The facts as columns; only those known of every candidate."""
+        every = [self._facts(c) for c in candidates]
+        names = [n for n in (every[0] if every else {}) if all(n in f for f in every)]
+        return {n: [f[n] for f in every] for n in names}
+
+
+def _identity(launches: Sequence[Launch]) -> tuple[Any, ...]:
+    return tuple((f.key(), f.grid) for f in launches)

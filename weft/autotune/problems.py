@@ -1,0 +1,201 @@
+"""A planned package as problems: each kernel of it, and each part of its configuration that has a space of its own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weft.autotune.space import Space
+from weft.autotune.types import Config
+from weft.autotune.workload import Problem, Workload
+from weft.errors import SpecError
+from weft.ir.types import ITEMSIZE, Graph, Val
+
+if TYPE_CHECKING:
+    from weft.codegen.planner import Planned
+    from weft.codegen.regions import RegionFile
+    from weft.ir.program import Program
+
+ODD = (1, 37, 257)
+"""Lengths of run-time dims at which results are checked: one, a ragged one, two blocks of 128 and one."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem, the kernel it is of, and what it weighs.
+
+    kernel, key: name and hash of the region's file. part: of its configuration. seconds: modelled, of one call, by the
+    plan; calls: in one step of the model; bytes, flops: of one call.
+    """
+
+    problem: Problem
+    kernel: str
+    key: str
+    part: str
+    skeleton: str
+    seconds: float
+    calls: int
+    bytes: int
+    flops: int
+
+    @property
+    def weight(self) -> float:
+        """Seconds of the model that the kernel takes, by the plan: what budgets are divided by."""
+        return self.seconds * self.calls
+
+
+def spaces(skeleton: str) -> dict[str, Space]:
+    """The spaces that stand beside a skeleton, by name; none where it has no such file."""
+    name = f"weft.codegen.kernels.{skeleton}_space"
+    if importlib.util.find_spec(name) is None:
+        return {}
+    return {k: space_of(k, data) for k, data in importlib.import_module(name).SPACES.items()}
+
+
+def space_of(name: str, data: Mapping[str, Any]) -> Space:
+    """A space from its data."""
+    return Space(
+        name, {k: tuple(v) for k, v in data["knobs"].items()}, dict(data.get("constraints", {})),
+        dict(data.get("shared", {})), tuple(data.get("sizes", ())), tuple(data.get("kernels", ())), data.get("part", ""),
+    )  # fmt: skip
+
+
+def fitting(skeleton: str, config: Mapping[str, Any]) -> list[Space]:
+    """The spaces of a kernel that has this configuration: of each of its parts the one with the most knobs it has."""
+    best: dict[str, Space] = {}
+    for space in spaces(skeleton).values():
+        own = config.get(space.part) if space.part else config
+        if isinstance(own, Mapping) and space.knobs.keys() <= own.keys():
+            known = best.get(space.part)
+            if known is None or len(space.knobs) > len(known.knobs):
+                best[space.part] = space
+    return list(best.values())
+
+
+def tasks(planned: Planned, folder: str | Path, target: str, dtype: str = "bf16") -> list[Task]:
+    """Everything that can be tuned of a package whose kernels lie in `folder`, the heaviest first."""
+    out: list[Task] = []
+    for region in planned.kernels.regions:
+        out += _of_region(planned, region, Path(folder), target, dtype)
+    return sorted(out, key=lambda t: -t.weight)
+
+
+def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, dtype: str) -> Iterator[Task]:
+    rows = [r for r in planned.kernels.rows if r.kernel == region.kernel]
+    config = region.configs[target][dtype]
+    sizes = {d: planned.sizes[d] for d in _dims(region.graph)}
+    calls = sum(_calls(planned, r.block) for r in rows) or 1
+    one = rows[0].region if rows else None
+    for space in fitting(region.skeleton, config):
+        own: Config = {k: (config[space.part] if space.part else config)[k] for k in space.knobs}
+        params = {"kernel": region.kernel, "graph": _text(region.graph), "part": space.part}
+        params["statistics"] = statistics(region.graph)
+        problem = Problem(
+            f"{region.kernel}.{space.part}" if space.part else region.kernel, space,
+            Workload(str(folder), params=params), target, sizes, checks(planned.program, region.graph, planned.sizes),
+            given(region.graph, sizes, dtype), dtype, own,
+        )  # fmt: skip
+        seconds, nbytes, flops = (one.seconds, one.bytes, one.flops) if one else (0.0, 0, 0)
+        yield Task(problem, region.kernel, region.key, space.part, region.skeleton, seconds, calls, nbytes, flops)
+
+
+def _calls(planned: Planned, block: str) -> int:
+    return sum(b.calls for b in planned.blocks if b.name == block)
+
+
+def _dims(graph: Graph) -> set[str]:
+    every = (*graph.inputs, *graph.outputs, *(v for n in graph.nodes for v in (*n.ins, *n.outs)))
+    return {d for v in every for d in v.dims} | {d for n in graph.nodes for d in n.space}
+
+
+def statistics(graph: Graph) -> dict[str, Any]:
+    """How inputs that are statistics of other inputs follow from them: {"graph": text, "names": of those inputs}.
+
+    A backward that reads the mean and deviation of a row is only right for the row's own."""
+    from weft.codegen.fast import FromStatistics, WithStatistics
+    from weft.ir.builder import Builder, dce
+    from weft.ir.op import expansion
+
+    theirs = {v for n in graph.nodes if isinstance(n.op, FromStatistics) for v in n.ins[n.op.n : -1]}
+    g = Builder()
+    env: dict[Val, Val] = {v: g.input(v.name, v.type) for v in graph.inputs if v not in theirs}
+    names: list[str] = []
+    for n in graph.nodes:
+        if isinstance(n.op, FromStatistics) and set(n.ins[: n.op.n]) <= env.keys():
+            own = [env[v] for v in n.ins[: n.op.n]]
+            _, *made = g.inline(expansion(WithStatistics(n.op.of), tuple(v.type for v in own)), own)
+            for v, statistic in zip(n.ins[n.op.n : -1], made, strict=True):
+                if v not in env:
+                    env[v] = statistic
+                    names.append(v.name)
+        if set(n.ins) <= env.keys():
+            env.update(zip(n.outs, g.many(n.op, *(env[v] for v in n.ins)), strict=True))
+    if not names:
+        return {}
+    by_name = {v.name: x for v, x in env.items()}
+    return {"graph": _text(dce(g.graph(*(by_name[n] for n in names)))), "names": names}
+
+
+def _text(graph: Graph) -> str:
+    """The graph as text that can be read back: composites of the emitter's own are opened."""
+    from weft.codegen.prepare import prepare
+    from weft.ir.op import op_name
+    from weft.ir.ops import OPS
+    from weft.ir.text import show
+
+    return show(prepare(graph, lambda op, types: op_name(type(op)) in OPS))
+
+
+def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[dict[str, int], ...]:
+    """Sizes at which results are compared: run-time dims odd, the batch 1 or 2; those that the spec forbids left out."""
+    found: list[dict[str, int]] = []
+    lengths = [d for d in program.runtime if d != "batch"]
+    for n in ODD if lengths else (1, 2):
+        wanted = {d: program.runtime[d].near(n) for d in lengths}
+        if "batch" in program.runtime:
+            wanted["batch"] = program.runtime["batch"].near(1 if lengths and n > 64 else min(n, 2))
+        try:
+            resolved = program.resolve(**wanted)
+        except SpecError:
+            continue
+        one = {d: resolved.get(d, sizes[d]) for d in _dims(graph)}
+        if one not in found:
+            found.append(one)
+    return tuple(found)
+
+
+def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
+    """What formulas of spaces and hazards may ask of a region: bytes of an element; of an attention its head dims,
+    padded to 16, and their tiles."""
+    from weft.ir.library.attention import Attend, AttendGrad
+
+    out = {"bytes": ITEMSIZE[dtype]}
+    for node in graph.nodes:
+        op = node.op.of if isinstance(node.op, AttendGrad) else node.op
+        if isinstance(op, Attend):
+            dk = sizes[op.contract]
+            own = [d for d in node.ins[2].dims if d not in node.ins[1].dims or d == op.contract]
+            dv = sizes[own[-1]] if own else dk
+            widths = [w for d in (dk, dv) for w in _tiles(d)]
+            out |= {"dk": sum(_tiles(dk)), "dv": sum(_tiles(dv)), "narrowest": min(widths)}
+            out["tiles"] = max(len(_tiles(dk)), len(_tiles(dv)))
+    return out
+
+
+def _tiles(d: int) -> list[int]:
+    """Widths of the power-of-two tiles of a head dim, as the attention kernels cut it: 80 is 64 and 16."""
+    out: list[int] = []
+    left = -(-d // 16) * 16
+    while left:
+        out.append(1 << (left.bit_length() - 1))
+        left -= out[-1]
+    return out
+
+
+def by_weight(found: Sequence[Task], name: str = "") -> list[Task]:
+    """Those whose kernel, part or skeleton has this in its name."""
+    return [t for t in found if name in t.problem.name or name == t.skeleton]

@@ -1,0 +1,28 @@
+"""What may be tuned of the rowwise kernels: data, read by the autotuner. See `weft.autotune.space`.
+
+A row of up to LONGEST columns is one tile of at least BLOCK elements; a longer one is walked in chunks of CHUNK.
+PROGRAMS: how many programs sum over rows; with them a row is always one tile.
+"""
+
+_KNOBS = {
+    "BLOCK": (1024, 2048, 4096, 8192, 16384, 32768),
+    "CHUNK": (1024, 2048, 4096, 8192, 16384),
+    "LONGEST": (4096, 8192, 16384, 32768, 65536),
+    "num_warps": (1, 2, 4, 8, 16, 32),
+}
+_CONSTRAINTS = {
+    "threads without an element": "BLOCK >= 32*num_warps and CHUNK >= 32*num_warps",
+    "more than 128 elements a thread": "BLOCK <= 128*32*num_warps and CHUNK <= 128*32*num_warps",
+}
+
+SPACES = {
+    "rowwise": {"kernels": ("rowwise",), "knobs": _KNOBS, "constraints": _CONSTRAINTS},
+    "rowwise_sums": {
+        "kernels": ("rowwise",),
+        "knobs": _KNOBS | {"CHUNK": (4096,), "LONGEST": (1 << 20,), "PROGRAMS": (66, 132, 264, 528, 1056)},
+        "constraints": {
+            "threads without an element": "BLOCK >= 32*num_warps",
+            "more than 128 elements a thread": "BLOCK <= 128*32*num_warps",
+        },
+    },
+}
