@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+from weft.cache.files import Ops
 from weft.cache.key import Device, Key, Soft
 from weft.cache.row import Row, Status
 
@@ -34,6 +35,13 @@ CONFIGS = [
     for w in SPACE["num_warps"]
     for s in SPACE["num_stages"]
 ]
+
+
+def without_sync() -> Ops:
+    """The system's calls, for tests that write much more at once than anybody does."""
+    ops = Ops()
+    ops.fsync = lambda fd: None
+    return ops
 
 
 def good(config: dict, us: float = 10.0, **more) -> Row:

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.cache.examples import A100, CONFIGS, DEFAULT, H100, KEY, OTHER_SOFT, SOFT, SPACE, good
+from tests.cache.examples import A100, CONFIGS, DEFAULT, H100, KEY, OTHER_SOFT, SOFT, SPACE, good, without_sync
 from weft.cache.answer import Rung, announce, require
-from weft.cache.files import Ops
 from weft.cache.ladder import Ladder
 from weft.cache.pack import Entry, Pack
 from weft.cache.place import forget_said
@@ -257,9 +256,7 @@ def quickest(run, times: int) -> float:
 
 @pytest.mark.parametrize("shape", ["one key, 1000 rows", "1000 keys"])
 def test_lookups_are_quick(tmp_path, shape, record_property):
-    ops = Ops()
-    ops.fsync = lambda fd: None  # a thousand keys at once are a thousand of them
-    store = Store(tmp_path / "c", ops=ops)
+    store = Store(tmp_path / "c", ops=without_sync())
     for i in range(1000):
         key = KEY if shape.startswith("one") else at(i + 1)
         store.append(key, good({"BLOCK_M": i}, 10 + i % 97), SOFT)

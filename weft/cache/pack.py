@@ -43,9 +43,10 @@ class Entry:
 
     @classmethod
     def of(cls, key: Key, rows: Iterable[Row], softs: Mapping[str, Soft]) -> Entry:
-        """In the one order there is."""
+        """In the one order there is, with the soft parts that its rows name."""
         unique = {row.text: row for row in rows}
-        return cls(key, tuple(unique[text] for text in sorted(unique)), dict(sorted(softs.items())))
+        used = sorted({row.soft for row in unique.values()} & softs.keys())
+        return cls(key, tuple(unique[text] for text in sorted(unique)), {name: softs[name] for name in used})
 
     def __or__(self, other: Entry) -> Entry:
         return Entry.of(self.key, (*self.rows, *other.rows), {**self.softs, **other.softs})

@@ -47,23 +47,31 @@ class Writer:
         self.path = ""
         self._seed = lines.seed(owner)
         self._fd: int | None = None
-        self._headed = self._torn = False
+        self._told: Soft | None = None
+        self._torn = False
         self._synced = time.monotonic()
 
     def append(self, row: Row) -> None:
         """Write a row's line in one write; on its way to disk within a second, whatever becomes of this process."""
+        self._put(lines.encode(row.text, self._seed))
+
+    def head(self) -> None:
+        """Have the shard say which soft part it was written under, also without rows."""
+        if self._told != self.soft:
+            self._put(b"")
+
+    def _put(self, data: bytes) -> None:
         if self._fd is None:
             path = os.path.join(self.folder, shard_name())
             self._fd = files.create(path, self.ops, append=True)
             self.path = path
-        data = lines.encode(row.text, self._seed)
-        if not self._headed and self.soft is not None:
+        if self.soft is not None and self._told != self.soft:
             data = lines.encode(canonical({"soft": self.soft.flat()}), self._seed) + data
         if self._torn:
             data = b"\n" + data
         self._torn = True
         files.write_all(self._fd, data, self.ops)
-        self._torn, self._headed = False, True
+        self._torn, self._told = False, self.soft
         if files.again(self.ops.fstat, self._fd).st_nlink == 0:  # tidied away under a writer that slept for days
             self._start_over()
             raise OSError("the shard was removed")
@@ -74,7 +82,7 @@ class Writer:
         if self._fd is not None:
             with suppress(OSError):
                 self.ops.close(self._fd)
-        self._fd, self._headed, self._torn = None, False, False
+        self._fd, self._told, self._torn = None, None, False
 
     def sync(self) -> None:
         """Have what was written reach the disk."""

@@ -109,7 +109,10 @@ def take(store: Store, given: Pack) -> tuple[int, int]:
     """Append the rows of a pack that the store does not have: (new, already there)."""
     new = known = 0
     for entry in given.entries.values():
-        have = {row.text for row in store.rows(entry.key)}
+        have, softs = {row.text for row in store.rows(entry.key)}, store.softs(entry.key)
+        for name, soft in entry.softs.items():
+            if name not in softs:
+                store.learn(entry.key, soft)
         for row in entry.rows:
             if row.text in have:
                 known += 1

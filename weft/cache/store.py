@@ -103,26 +103,37 @@ class Store:
                 self.flush()
             return kept
 
+    def learn(self, key: Key, soft: Soft) -> None:
+        """Keep what the id of a soft part means, which rows of the key name."""
+        with self._lock:
+            if not self.readonly:
+                try:
+                    self._writing(key, soft.id, soft).head()
+                except OSError as error:
+                    self._trouble(error)
+
     def _write(self, key: Key) -> bool:
         """Write what is held of this key; rows leave memory one by one as the system takes them."""
         held = self._memory[key.id]
         try:
             while held:
-                self._writing(key, *held[0]).append(held[0][0])
+                row, soft = held[0]
+                self._writing(key, row.soft, soft).append(row)
                 held.pop(0)
             return True
         except OSError as error:
             self._trouble(error)
             return False
 
-    def _writing(self, key: Key, row: Row, soft: Soft | None) -> Writer:
+    def _writing(self, key: Key, name: str, soft: Soft | None) -> Writer:
         state = self._here()
         state.dirty[key.id] = key
-        writer = state.writing.get((key.id, row.soft))
+        writer = state.writing.get((key.id, name))
         if writer is None:
             self._make(key)
             writer = Writer(os.path.join(self.path(key), "shards"), key.id, soft, self.ops)
-            state.writing[key.id, row.soft] = writer
+            state.writing[key.id, name] = writer
+        writer.soft = soft or writer.soft
         return writer
 
     def _make(self, key: Key) -> None:
