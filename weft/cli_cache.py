@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from weft import __version__
 from weft.errors import UsageError
 
 Found = tuple[dict[str, Any], str, bool]
@@ -38,7 +39,8 @@ def export(out: str, force: bool, **given: Any) -> Found:
     from weft.cache.verbs import write
 
     _free(out, force)
-    found = write(out, given["key"], given["format"], given["winners"], given["note"])
+    by = f"weft {__version__}"
+    found = write(out, given["key"], given["format"], given["winners"], given["note"], by)
     return found, f"wrote {out}: {found['rows']} rows of {found['keys']} keys", True
 
 

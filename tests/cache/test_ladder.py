@@ -171,6 +171,24 @@ def test_a_space_that_cannot_judge_refuses(tmp_path):
     assert within({"a": [1]}, lambda c: c["a"] == 1)({"a": 1})
 
 
+def test_seeds_come_from_the_nearest_first_and_fit_the_space(tmp_path):
+    store = filled(
+        tmp_path,
+        (replace(KEY, kernel="f" * 32, policy="other"), CONFIGS[6], SOFT),
+        (KEY.on(H100), CONFIGS[5], SOFT),
+        (KEY.on(A100), CONFIGS[9], SOFT),
+        (OLD, CONFIGS[4], SOFT),
+        (at(1 << 20), CONFIGS[3], SOFT),
+        (at(8192), CONFIGS[2], SOFT),
+        (at(8193), CONFIGS[2], SOFT),
+        (at(4095), {**CONFIGS[1], "BLOCK_M": 7}, SOFT),
+        (KEY, CONFIGS[1], OTHER_SOFT),
+    )
+
+    assert Ladder([store]).seeds(KEY, SOFT, SPACE) == [CONFIGS[i] for i in (1, 2, 3, 4, 5, 6)]
+    assert Ladder([store]).seeds(KEY, SOFT, SPACE, most=3) == [CONFIGS[i] for i in (1, 2, 3)]
+
+
 def test_an_answer_is_kept_until_something_is_written(tmp_path):
     store = filled(tmp_path, (KEY, CONFIGS[1], SOFT))
     ladder = Ladder([store])

@@ -87,6 +87,12 @@ class Ladder:
         self._kept[key.id, soft.id] = _Kept(answer, space, dict(default), versions, state)
         return answer
 
+    def seeds(self, key: Key, soft: Soft, space: Space, most: int = 10) -> list[dict[str, Any]]:
+        """Different configurations to begin a search with, the most related first; the space accepts all of them.
+
+        They come from this key, other shapes, other Tritons, sibling GPUs and other kernels of the skeleton."""
+        return [best.config for _, best in Search(self.sources, key, soft, space).seeds(most)]
+
     def _fresh(self, kept: _Kept) -> bool:
         # Loops, since this is the hot path: some microseconds, most of them in two calls to the system.
         for source, version in zip(self.sources, kept.versions):

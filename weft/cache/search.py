@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nsmallest
@@ -100,6 +100,34 @@ class Search:
                 found = self._first(self._on(rung))
         return found or (None, None)
 
+    def seeds(self, most: int) -> list[tuple[Option, Best]]:
+        """Different configurations that the space accepts, from the key itself, then its neighbours rung by rung, then
+        other keys of the skeleton on the architecture: where a search may start, none of them an answer."""
+        found: dict[str, tuple[Option, Best]] = {}
+        for options in self._all_options():
+            for option in sorted(options, key=lambda o: (o.rung.step, o.rank)):
+                for best in option.tops:
+                    if len(found) < most and repr(best.cfg) not in found and self.accept(best.config):
+                        found[repr(best.cfg)] = option, best
+            if len(found) >= most:
+                break
+        return list(found.values())
+
+    def _all_options(self) -> Iterator[list[Option]]:
+        yield [o for at, s in enumerate(self.sources) for o in self._options(s, self.key, Rung.EXACT, (0.0, at))]
+        yield from map(self._on, (Rung.BUCKET, Rung.OLDER, Rung.SIBLING))
+        others = [
+            (len(fields), name, source)
+            for source, _, groups in self._all()
+            for fields, names in groups.items()
+            if fields and not fields & {"skeleton", "arch"}
+            for name in names
+        ]
+        keys = [
+            (rank, source, source.key(name)) for rank, name, source in nsmallest(_LOOKED_AT, others, key=_first_two)
+        ]
+        yield [o for rank, source, key in keys if key for o in self._options(source, key, Rung.SIBLING, (rank,))]
+
     def _first(self, options: list[Option]) -> tuple[Option, Best] | None:
         for option in sorted(options, key=lambda o: (o.rung.step, o.rank)):
             best = self._accepted(option)
@@ -175,7 +203,7 @@ class Search:
         return None
 
 
-def _first_two(ranked: tuple[tuple[Any, ...], str, Source]) -> tuple[tuple[Any, ...], str]:
+def _first_two(ranked: tuple[Any, str, Source]) -> tuple[Any, str]:
     return ranked[:2]
 
 

@@ -110,14 +110,12 @@ def chosen(store: Store, prefix: str) -> Key:
 
 
 def write(
-    out: str, keys: Sequence[str] = (), format: str = "pack", winners: bool = False, note: str = ""
+    out: str, keys: Sequence[str] = (), format: str = "pack", winners: bool = False, note: str = "", by: str = "weft"
 ) -> dict[str, Any]:
     """Export the store, or the keys whose ids begin so, to a file. t4: one key only."""
-    from weft import __version__
-
     store = Store()
     picked = [chosen(store, prefix) for prefix in keys] or list(store.known())
-    made = export(store, picked, by=f"weft {__version__}", date=datetime.now(UTC).date().isoformat(), note=note)
+    made = export(store, picked, by=by, date=datetime.now(UTC).date().isoformat(), note=note)
     made = made.winners() if winners else made
     if not made.rows:
         raise UsageError(f"there is nothing to export in {store.root}")
