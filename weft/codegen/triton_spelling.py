@@ -115,7 +115,11 @@ class Formulas:
         """A float: a literal with a point, an integer or condition converted."""
         if a.kind == "float":
             return a
-        return literal(float(a.value)) if a.number else Tri(f"{a.at(ATOM)}.to({self.host.acc})")
+        if a.number:
+            return literal(float(a.value))
+        if "X[" in a.text:  # an argument that is 1 is a constant, which has no `to`
+            return Tri(f"tl.cast({a.text}, {self.host.acc})")
+        return Tri(f"{a.at(ATOM)}.to({self.host.acc})")
 
     def counting(self, a: Tri) -> Tri:
         """An integer; a condition counts 0 or 1."""

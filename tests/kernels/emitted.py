@@ -1,0 +1,171 @@
+"""Graphs through the whole emission of kernels: joint graph, regions, files on disk, ops; run in the interpreter.
+
+    made = Emitted(graph, sizes)              writes and loads the kernels of a block with this body
+    made.forward(args), made.backward(...)    run its halves, each region by its kernel's op, the rest by the reference
+"""
+
+import importlib
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from tests.kernels.dual import interpreting
+from weft.codegen.blocks import named_joint
+from weft.codegen.fast import fast
+from weft.codegen.fused import Fused
+from weft.codegen.fused_file import Kernels, Row
+from weft.codegen.kernel_package import WRITERS, shipped, skeletons
+from weft.codegen.package import as_json, digest
+from weft.codegen.rewrite import merge, unlet
+from weft.ir.program import Program, Runtime
+from weft.ir.reference import run
+from weft.ir.types import Graph
+from weft.passes.price import Prices
+from weft.passes.recompute import split
+from weft.passes.targets import find
+
+_folders: list[Any] = []
+
+
+def load(folder: Path) -> Any:
+    """The `kernels.ops` of a package folder that need not hold a model; imported under a name of its own."""
+    name = "weft_test_" + digest("".join(p.read_text() for p in sorted((folder / "kernels").glob("*.py"))))[:16]
+    home = str(folder.parent)
+    target = folder.parent / name
+    if not target.exists():
+        folder.rename(target)
+        (target / "__init__.py").touch()
+    sys.path.insert(0, home)
+    try:
+        importlib.invalidate_caches()
+        return importlib.import_module(f"{name}.kernels.ops")
+    finally:
+        sys.path.remove(home)
+
+
+@dataclass
+class Emitted:
+    """A block's body with its kernels. runtime: dims that are open. keep: whether the backward reads what the forward
+    made (else it computes all again)."""
+
+    graph: Graph
+    sizes: Mapping[str, int]
+    runtime: tuple[str, ...] = ("batch", "seq")
+    keep: bool = True
+    longest: int = 0
+
+    @cached_property
+    def halves(self) -> tuple[Graph, Graph]:
+        joint = fast(merge(unlet(named_joint(self.graph))))
+        n = len(self.graph.outputs)
+        names = [v.name for m in split(joint, n, ()).forward.nodes for v in m.outs] if self.keep else []
+        two = split(joint, n, names)
+        return two.forward, two.backward
+
+    @cached_property
+    def kernels(self) -> tuple[Graph, Graph, Kernels]:
+        open_ = {d: Runtime(self.longest or n) for d, n in self.sizes.items() if d in self.runtime}
+        sizes: dict[str, Any] = {d: n for d, n in self.sizes.items() if d not in open_}
+        program = Program("test", self.graph, sizes, open_, (), (), ())
+        found = Kernels(program, Prices(self.sizes, find("sm_90")), WRITERS, shipped())
+        floats = {v.dtype for g in self.halves for n in g.nodes for v in n.outs if v.type.floating}
+        forward, backward = (
+            found.collapsed(g, "test", side, len(floats) > 1) for g, side in zip(self.halves, ("forward", "backward"))
+        )
+        return forward, backward, found
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.kernels[2].rows
+
+    @cached_property
+    def folder(self) -> Path:
+        home = tempfile.TemporaryDirectory(prefix="weft-test-")
+        _folders.append(home)
+        folder = Path(home.name) / "package"
+        (folder / "kernels").mkdir(parents=True)
+        regions = list(self.kernels[2].files.values())
+        texts = {r.kernel: r.text for r in regions} | skeletons({m for r in regions for m in r.modules})
+        for name, text in {**texts, "__init__": ""}.items():
+            (folder / "kernels" / f"{name}.py").write_text(text)
+        configs = {"schema": "weft.configs/1", "kernels": {r.kernel: r.configs for r in regions}}
+        (folder / "configs.json").write_text(as_json(configs))
+        return folder
+
+    @cached_property
+    def ops(self) -> Any:
+        return load(self.folder)
+
+    def run(self, graph: Graph, args: Mapping[str, Any], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        ops = self.ops
+
+        def by_kernel(op: Fused, s: Any, torch_: Any, *x: Any) -> Any:
+            layers = {a for n in op.body.nodes if type(n.op).__name__ == "Dropout" for a in n.ins[2:]}
+            given = [int(a) if v in layers else a for v, a in zip(op.body.inputs, x)]
+            return getattr(ops.OPS, op.kernel)(*given)
+
+        with interpreting(), patch.object(Fused, "torch", by_kernel):
+            ops.load()
+            return run(graph, self.sizes, args, torch, dtype)
+
+    def forward(self, args: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+        """The results of the forward half, those kept for the backward too, by name."""
+        graph = self.kernels[0]
+        return dict(zip((v.name for v in graph.outputs), self.run(graph, args, dtype)))
+
+    def gradients(
+        self, args: Mapping[str, Any], made: Mapping[str, Tensor], cotangents: Sequence[Tensor], dtype: Any = torch.float64
+    ) -> list[Tensor]:
+        """d(float inputs), from what `forward` made and the cotangents of the graph's float outputs."""
+        graph = self.kernels[1]
+        floats = [v for v in self.graph.outputs if v.type.floating]
+        seeds = [v.name for v in graph.inputs[len(graph.inputs) - len(floats) :]]
+        given = {**args, **made, **dict(zip(seeds, cotangents))}
+        return list(self.run(graph, {v.name: given[v.name] for v in graph.inputs}, dtype))
+
+
+def check(made: Emitted, args: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> float:
+    """The largest error of results and gradients against the reference and autograd in fp64, relative to each tensor."""
+    g, sizes = made.graph, made.sizes
+    wide = {k: v.double() if v.is_floating_point() else v for k, v in args.items()}
+    live = [v.name for v in g.inputs if v.type.floating]
+    leaves = {k: v.detach().requires_grad_(k in live) for k, v in wide.items()}
+    truth = run(g, sizes, leaves, torch, torch.float64)
+    floats = [t for t, v in zip(truth, g.outputs) if v.type.floating]
+    draw = torch.Generator().manual_seed(1)
+    seeds = [torch.randn(t.shape, generator=draw, dtype=torch.float64) for t in floats]
+    pairs = [(t, s) for t, s in zip(floats, seeds) if t.requires_grad]
+    grads = torch.autograd.grad(
+        [t for t, _ in pairs], [leaves[n] for n in live], [s for _, s in pairs], allow_unused=True, materialize_grads=True
+    )
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in args.items()}
+    got = made.forward(cast, dtype)
+    results = [got[v.name] for v in g.outputs]
+    back = made.gradients(cast, got, [s.to(dtype) for s in seeds], dtype)
+    return max(error(a, b) for a, b in zip([*results, *back], [*truth, *grads], strict=True))
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """The largest difference, relative to the largest value (1 if that is less); infinities must be the same."""
+    assert got.shape == want.shape
+    if not want.numel():
+        return 0.0
+    got, want = got.double(), want.detach().double()
+    finite = want.isfinite()
+    if not torch.equal(got[~finite], want[~finite]):
+        return float("inf")
+    scale = max(1.0, float(want[finite].abs().max())) if finite.any() else 1.0
+    return float((got - want)[finite].abs().max()) / scale if finite.any() else 0.0
+
+
+def whole(made: Emitted) -> Emitted:
+    """The same, its runtime dims frozen."""
+    return replace(made, runtime=())
