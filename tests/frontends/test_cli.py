@@ -257,7 +257,13 @@ def test_python_m_weft_is_the_same_program():
 
 
 def test_every_verb_takes_json_and_debug_and_has_help():
-    for name, command in cli.cli.commands.items():
+    verbs = dict(cli.cli.commands)
+    while groups := {name: c for name, c in verbs.items() if isinstance(c, click.Group)}:
+        assert all(group.help for group in groups.values())
+        verbs = {n: c for n, c in verbs.items() if n not in groups} | {
+            f"{name} {inner}": c for name, group in groups.items() for inner, c in group.commands.items()
+        }
+    for name, command in verbs.items():
         options = {o for p in command.params for o in p.opts}
         assert {"--json", "--debug"} <= options, name
         assert command.help, name
