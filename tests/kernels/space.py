@@ -57,11 +57,11 @@ def wrong(got: Tensor, want: Tensor, tolerance: float = 1e-10) -> str:
     return "" if error <= tolerance * max(1.0, want.abs().max().item()) else f"error {error:.2g}"
 
 
-def too_rough(got: Tensor, torch_result: Tensor, truth: Tensor) -> str:
-    """Is the error above twice that of torch in the same dtype, with one rounding of the result to spare?"""
+def too_rough(got: Tensor, torch_result: Tensor, truth: Tensor, times: float = 2) -> str:
+    """Is the error above `times` that of torch in the same dtype, with one rounding of the result to spare?"""
     if truth.numel() == 0:
         return ""
     size = truth.abs().max().item()
     ours, theirs = ((x.double() - truth).abs().max().item() for x in (got, torch_result))
     spare = torch.finfo(got.dtype).eps * size * (1.0 if got.dtype != torch.float32 else 8.0)
-    return "" if ours <= 2 * theirs + spare else f"error {ours:.3g}, torch's {theirs:.3g}"
+    return "" if ours <= times * theirs + spare else f"error {ours:.3g}, torch's {theirs:.3g}"
