@@ -1,7 +1,7 @@
 """Graphs through the whole emission of kernels: joint graph, regions, files on disk, ops; run in the interpreter.
 
-    made = Emitted(graph, sizes)              writes and loads the kernels of a block with this body
-    made.forward(args), made.backward(...)    run its halves, each region by its kernel's op, the rest by the reference
+made = Emitted(graph, sizes)              writes and loads the kernels of a block with this body
+made.forward(args), made.backward(...)    run its halves, each region by its kernel's op, the rest by the reference
 """
 
 import importlib
@@ -116,13 +116,20 @@ class Emitted:
             ops.load()
             return run(graph, self.sizes, args, torch, dtype)
 
-    def forward(self, args: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """The results of the forward half, those kept for the backward too, by name."""
+    def forward(
+        self, args: Mapping[str, Any], dtype: torch.dtype = torch.float64
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """The graph's results; and by name all that the forward half gives, those kept for the backward too."""
         graph = self.kernels[0]
-        return dict(zip((v.name for v in graph.outputs), self.run(graph, args, dtype)))
+        found = self.run(graph, args, dtype)
+        return found[: len(self.graph.outputs)], dict(zip((v.name for v in graph.outputs), found))
 
     def gradients(
-        self, args: Mapping[str, Any], made: Mapping[str, Tensor], cotangents: Sequence[Tensor], dtype: Any = torch.float64
+        self,
+        args: Mapping[str, Any],
+        made: Mapping[str, Tensor],
+        cotangents: Sequence[Tensor],
+        dtype: Any = torch.float64,
     ) -> list[Tensor]:
         """d(float inputs), from what `forward` made and the cotangents of the graph's float outputs."""
         graph = self.kernels[1]
@@ -144,11 +151,14 @@ def check(made: Emitted, args: Mapping[str, Any], dtype: torch.dtype = torch.flo
     seeds = [torch.randn(t.shape, generator=draw, dtype=torch.float64) for t in floats]
     pairs = [(t, s) for t, s in zip(floats, seeds) if t.requires_grad]
     grads = torch.autograd.grad(
-        [t for t, _ in pairs], [leaves[n] for n in live], [s for _, s in pairs], allow_unused=True, materialize_grads=True
+        [t for t, _ in pairs],
+        [leaves[n] for n in live],
+        [s for _, s in pairs],
+        allow_unused=True,
+        materialize_grads=True,
     )
     cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in args.items()}
-    got = made.forward(cast, dtype)
-    results = [got[v.name] for v in g.outputs]
+    results, got = made.forward(cast, dtype)
     back = made.gradients(cast, got, [s.to(dtype) for s in seeds], dtype)
     return max(error(a, b) for a, b in zip([*results, *back], [*truth, *grads], strict=True))
 

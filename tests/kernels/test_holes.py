@@ -24,9 +24,7 @@ from weft.ir.formula import parse, symbol
 from weft.ir.functions import NAMES
 from weft.ir.reference import functions
 
-HEAD = (
-    "import triton\nimport triton.language as tl\n\nfrom weft.codegen.kernels import elementwise  # noqa: F401\n\n\n"
-)
+HEAD = "import triton\nimport triton.language as tl\n\nfrom weft.codegen.kernels import elementwise  # noqa: F401\n\n\n"
 _serial = itertools.count()
 
 FORMULAS = (

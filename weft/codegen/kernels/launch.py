@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .ops import CONFIGS
 
-NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f32"}
+NAMES = {torch.bfloat16: "bf16", torch.float16: "f16"}  # of any other dtype: f32
 Operand = tuple[Tensor, tuple[int, ...]]
 
 
@@ -36,7 +36,7 @@ def arch(device: torch.device) -> str:
 def _config(name: str, on: str, dtype: torch.dtype) -> dict[str, Any]:
     known = table()[name]
     older = [a for a in known if int(a[3:]) <= int(on[3:])] or sorted(known)[:1]
-    return known[max(older, key=lambda a: int(a[3:]))][NAMES[dtype]]
+    return known[max(older, key=lambda a: int(a[3:]))][NAMES.get(dtype, "f32")]
 
 
 def config(name: str, like: Tensor) -> dict[str, Any]:
