@@ -112,7 +112,7 @@ class _Model:
 
 
 def targets(times: Sequence[float | None]) -> Vector:
-    """What the model is fitted to, of mean 0 and deviation 1: logarithms, cut at a quantile; a failure is at the cut."""
+    """What the model is fitted to, mean 0 and deviation 1: logarithms, cut at a quantile; a failure is at the cut."""
     logs = np.log([us for us in times if us is not None])
     cut = float(np.quantile(logs, _CEILING))
     y = np.array([cut if us is None else min(float(np.log(us)), cut) for us in times])

@@ -1,6 +1,6 @@
 """A Gaussian process over a pool, in NumPy: what is expected of configurations that were not timed yet.
 
-    k(a, b) = s^2 (1 + r + r^2/3) exp(-r),   r = sqrt(5 sum_i ((a_i - b_i) / l_i)^2)        Matern-5/2, one length a column
+    k(a, b) = s^2 (1 + r + r^2/3) exp(-r),   r = sqrt(5 sum_i ((a_i - b_i) / l_i)^2)    Matern-5/2, a length a column
 
 Lengths, s and the noise are those of highest posterior density, by Adam on the analytic gradient; their prior is
 log-normal with lengths that grow with the root of the number of columns (Hvarfner, Hellsten, Nardi 2024, "Vanilla
@@ -94,7 +94,7 @@ class Posterior:
     """Mean and deviation at every candidate, after observations that may be added one by one."""
 
     def __init__(self, kernel: Kernel, candidates: Matrix, seen: Matrix, room: int) -> None:
-        """candidates: [m, columns]; seen: [n, columns], where was observed, values come later; room: for how many more."""
+        """candidates: [m, columns]; seen: [n, columns], where was observed; room: for how many more."""
         self.kernel, self.candidates, self.n = kernel, candidates, len(seen)
         n, most = self.n, self.n + room
         self.seen = np.concatenate([seen, np.empty((room, seen.shape[1]))])
