@@ -1,4 +1,4 @@
-"""The emitted Model: logical parameters, initialisation, inputs checked by name, dropout, weights that stay loadable."""
+"""The emitted Model: logical parameters, initialisation, inputs checked by name, dropout, loadable weights."""
 
 from functools import lru_cache
 from types import ModuleType
@@ -83,13 +83,15 @@ def test_tokens_past_the_vocabulary_are_refused():
 
 def test_autocast_is_refused():
     model = emitted("gpt2_345m").Model()
-    with torch.autocast("cpu"), pytest.raises(RuntimeError, match="outside torch.autocast"):
+    with torch.autocast("cpu"), pytest.raises(RuntimeError, match=r"outside torch\.autocast"):
         model(tokens(), tokens())
 
 
 def test_dropout_follows_the_seed_and_training():
     model = emitted("gpt2_345m").Model()
-    loss = lambda **options: model(tokens(), tokens(), **options).loss.item()
+
+    def loss(**options) -> float:
+        return model(tokens(), tokens(), **options).loss.item()
 
     assert loss(seed=1) == loss(seed=1) != loss(seed=2)
     torch.manual_seed(0)
@@ -124,7 +126,7 @@ def test_recomputation_changes_no_bit():
 def test_second_derivatives_are_refused():
     model = emitted("gpt2_345m").Model()
     grad = torch.autograd.grad(model(tokens(), tokens()).loss, list(model.parameters()), create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         grad[0].sum().backward()
 
 

@@ -58,7 +58,10 @@ def test_generated_backwards_print_right(chunk):
 
 def composite(op, *types: str, dtype: str = "f32") -> Graph:
     g = Builder()
-    ins = [g.input(f"x{i}", Type("i64" if t.startswith("i64 ") else dtype, tuple(t.removeprefix("i64 ").split()))) for i, t in enumerate(types)]
+    ins = [
+        g.input(f"x{i}", Type("i64" if t.startswith("i64 ") else dtype, tuple(t.removeprefix("i64 ").split())))
+        for i, t in enumerate(types)
+    ]
     return g.graph(*g.many(op, *ins))
 
 
@@ -98,7 +101,16 @@ def test_composites_and_their_gradients(name):
 def test_formulas_hold_in_the_tails():
     g = Builder()
     x = g.input("x", Type("f32", ("b",)))
-    texts = ["softplus(x)", "logaddexp(x, 0)", "sigmoid(x)", "1 - sigmoid(x)", "gelu(x)", "silu(x)", "tanh(x)", "relu(x)"]
+    texts = [
+        "softplus(x)",
+        "logaddexp(x, 0)",
+        "sigmoid(x)",
+        "1 - sigmoid(x)",
+        "gelu(x)",
+        "silu(x)",
+        "tanh(x)",
+        "relu(x)",
+    ]
     graph = g.graph(*(g.map(t, x=x) for t in texts))
     args = [torch.tensor([-1e4, -30.0, -1.0, 0.0, 1.0, 30.0, 1e4], dtype=torch.float64)]
 

@@ -1,4 +1,4 @@
-"""Decoding: step and prefill are the whole sequence at once, windows keep only what they need, what cannot step says so."""
+"""Decoding: step and prefill are the whole sequence at once, windows keep only what they need, what cannot says so."""
 
 from functools import lru_cache
 
@@ -82,7 +82,9 @@ def test_past_the_maximum_is_refused():
 def test_what_sees_later_positions_says_where(name):
     module = module_of(temporary(package(name, False)))
     for call in (module.step, module.prefill, module.state):
-        with pytest.raises(NotImplementedError, match=rf"cannot decode: \w+ = attend at {name}.yaml:\d+ depends on later"):
+        with pytest.raises(
+            NotImplementedError, match=rf"cannot decode: \w+ = attend at {name}.yaml:\d+ depends on later"
+        ):
             call(torch.zeros(2, dtype=torch.int64))
 
 

@@ -30,8 +30,6 @@ def test_shipped_specs_verify(name):
     assert {r.dtype for r in found.rows} == {"f32", "f64"}
 
 
-
-
 def broken(tmp_path: Path, file: str, old: str, new: str) -> Path:
     files = package("gpt2_345m")
     assert old in files[file], old
@@ -56,13 +54,10 @@ def test_a_wrong_backward_is_found(tmp_path):
 
 
 def test_a_wrong_step_is_found(tmp_path):
-    out = broken(tmp_path, "model.py", "State(state.pos + 1,", "State(state.pos + 2,")
-    try:
-        found = api.verify(out)
-    except ValueError as error:
-        assert "over its declared maximum" in str(error)
-    else:
-        assert {r.check for r in found.rows if not r.ok} == {"decode = parallel"}
+    out = broken(tmp_path, "model.py", "State(state.pos + 1,", "State(state.pos,")
+    found = api.verify(out)
+
+    assert {r.check for r in found.rows if not r.ok} == {"decode = parallel"}
 
 
 def test_a_package_is_checked_against_its_own_graph(tmp_path):
@@ -102,7 +97,11 @@ def test_mixed_dtypes_verify(policy, tmp_path):
 
 
 def test_the_tolerance_is_normwise_with_a_floor():
-    want = {"a": torch.ones(100, dtype=torch.float64), "b": torch.zeros(4, dtype=torch.float64), "c": torch.ones(9, dtype=torch.float64)}
+    want = {
+        "a": torch.ones(100, dtype=torch.float64),
+        "b": torch.zeros(4, dtype=torch.float64),
+        "c": torch.ones(9, dtype=torch.float64),
+    }
     got = {k: v.clone() for k, v in want.items()}
     got["b"] += 1e-6
     row = compare("x", "f64", got, want)

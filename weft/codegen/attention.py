@@ -1,4 +1,4 @@
-"""Attend and AttendGrad in torch: a layout object of the emitted runtime, made once per file, run on [B, H, N, D] views."""
+"""Attend and AttendGrad in torch: a layout object of the emitted runtime, once per file, run on [B, H, N, D] views."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import sympy as sp
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff
-from weft.ir.library.attention import S, Attend
+from weft.ir.library.attention import Attend, S
 from weft.ir.pattern import Layout, Part, Pattern, to_sympy
 from weft.ir.pattern import layout as choose
 from weft.ir.types import Dims, Node, Type, Val
@@ -75,13 +75,12 @@ def _operand(body: Body, v: Val, groups: tuple[Dims, ...]) -> str:
     src = body.loose(v)
     if src.number or set(src.dims or ()) != set(v.dims):
         src = Src(body.full(v), ATOM, v.dims)
-    text, at = src.aligned(order).at(ATOM), 0
-    for g in groups:
+    text = src.aligned(order).at(ATOM)
+    for at, g in enumerate(groups):
         if len(g) > 1:
             text = f"{text}.flatten({at}, {at + len(g) - 1})"
         elif not g:
             text = f"{text}.unsqueeze({at})"
-        at += 1
     return text
 
 
@@ -103,7 +102,8 @@ def _results(body: Body, outs: Sequence[Val], places: Sequence[tuple[Dims, ...]]
 
 
 def _scale(body: Body, of: Attend) -> str:
-    names = {s.name[2:]: body.size(s.name[2:]) for s in of.scale.free_symbols}
+    used: Any = of.scale.free_symbols
+    names = {s.name[2:]: body.size(s.name[2:]) for s in used}
     src = body.sizes.spelled(of.scale, body, names)
     return literal(float(src.value)).text if src.value is not None else src.text
 
@@ -135,9 +135,6 @@ def attend_grad(body: Body, node: Node) -> None:
     _results(body, node.outs, (a.queries(), a.keys(), a.values()), text)
 
 
-# -- layouts -----------------------------------------------------------------------------------------------------------
-
-
 def layout(body: Body, of: Attend, a: Axes) -> str:
     """The name of the file's layout object for this attend; printed when first needed."""
     file = body.file
@@ -151,9 +148,9 @@ def layout(body: Body, of: Attend, a: Axes) -> str:
 
 def _choose(file: File, of: Attend, a: Axes) -> Layout:
     """The layout for the largest sizes, where the pattern pass has not chosen one."""
-    limit = lambda d: file.sizes.limit(d) or 4096
-    heads = math.prod(limit(d) for d in a.heads)
-    return choose(of.pattern, limit(a.query), heads=heads, nk=limit(a.over))
+    limit = {d: file.sizes.limit(d) or 4096 for d in (*a.heads, a.query, a.over)}
+    heads = math.prod(limit[d] for d in a.heads)
+    return choose(of.pattern, limit[a.query], heads=heads, nk=limit[a.over])
 
 
 def _merged(parts: Sequence[tuple[tuple[int, ...] | None, str]]) -> str:
@@ -189,7 +186,11 @@ def _part(file: File, of: Attend, a: Axes, p: Part) -> str:
         return f"attention.Columns({p.arg('modulus')}, {p.arg('start')}, {p.arg('width')})"
     if p.layout == "rows":
         count = p.arg("count")
-        return f"attention.Rows(0, {count})" if p.inner == "dense" else f"attention.Corner({count}, None, {_inner(p.inner)})"
+        return (
+            f"attention.Rows(0, {count})"
+            if p.inner == "dense"
+            else f"attention.Corner({count}, None, {_inner(p.inner)})"
+        )
     if p.layout == "cols":
         return _cols(p) or _tiles(file, of, p.term, None)
     if p.layout in ("diagonal", "residues"):
@@ -221,7 +222,7 @@ def _core(name: str, numbers: Sequence[int]) -> str:
 
 
 def _inner(text: str) -> str:
-    """"window(64)" -> attention.Window(64)."""
+    """ "window(64)" -> attention.Window(64)."""
     name, _, rest = text.partition("(")
     return _core(name, [int(n) for n in rest.rstrip(")").split(",") if n.strip()])
 

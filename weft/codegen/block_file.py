@@ -37,7 +37,10 @@ def block_file(
 
 def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
     """Docstring and imports of a file whose code is `text`; own: further import lines."""
-    used = lambda word: re.search(rf"(?<![\w.]){word}\.", text if word != "attention" else _outside(text)) is not None
+
+    def used(word: str) -> bool:
+        return re.search(rf"(?<![\w.]){word}\.", text if word != "attention" else _outside(text)) is not None
+
     lines = Lines()
     lines.text(f'"""{doc}"""')
     lines.add()
@@ -64,7 +67,7 @@ def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
 
 
 def _outside(text: str) -> str:
-    """Module-level assignments and attention's own small functions: where a value called `attention` cannot be meant."""
+    """Module-level assignments and attention's small functions: where no value called `attention` can be meant."""
     return "\n".join(line for line in text.split("\n") if line[:1].isupper() or "attention.at(" in line)
 
 
@@ -93,7 +96,8 @@ class _Writer:
         self.module()
         table = self.table()
         body = [*self.file.header(), *table, "", "", *self.code.lines]
-        own = [f"from ..runtime.module import {', '.join(h for h in ('Block', 'filled', 'weights') if any(h in line for line in body))}"]
+        helpers = [h for h in ("Block", "filled", "weights") if any(h in line for line in body)]
+        own = [f"from ..runtime.module import {', '.join(helpers)}"]
         if self.fused:
             own = [f"from ..fused import {self.block.name} as fused", "from ..kernels.ops import wanted", *own]
         out = Lines()
@@ -112,7 +116,10 @@ class _Writer:
     def describe(self, graph: Graph, kept: int = 0) -> str:
         """What the function takes and gives, the parameters apart."""
         names = self.file.sizes.names
-        dims = lambda v: f"{identifier(v.name)} [{' '.join(names[d] for d in v.dims)}]"
+
+        def dims(v: Val) -> str:
+            return f"{identifier(v.name)} [{' '.join(names[d] for d in v.dims)}]"
+
         given = {v.name for v in self.block.given}
         ins = ", ".join(dims(v) for v in graph.inputs if v.name in given and v.dims)
         outs = ", ".join(dims(v) for v in graph.outputs[: len(graph.outputs) - kept])
@@ -122,11 +129,11 @@ class _Writer:
     def put(self, function: Function) -> None:
         self.code.lines += [*function.lines, "", ""]
 
-    # -- the pair and its autograd function -----------------------------------------------------------------------------
-
     def pair(self, pair: Pair, suffix: str) -> None:
         forward = print_function(self.file, f"forward{suffix}", pair.forward, self.describe(pair.forward, pair.kept))
-        backward = print_function(self.file, f"backward{suffix}", pair.backward, "Gradients of the float arguments of forward.")
+        backward = print_function(
+            self.file, f"backward{suffix}", pair.backward, "Gradients of the float arguments of forward."
+        )
         self.put(forward)
         self.put(backward)
         if pair.first is not None:
@@ -154,7 +161,9 @@ class _Writer:
                 run = "run"
             code.add(f"{', '.join(outs)}{', *saved' if pair.kept else ''} = {run}({', '.join(args)})")
             saved = ["*saved"] if pair.kept else []
-            code.add(f"ctx.save_for_backward({', '.join([*saved, *(forward.arguments[v.name] for v in pair.tensors)])})")
+            code.add(
+                f"ctx.save_for_backward({', '.join([*saved, *(forward.arguments[v.name] for v in pair.tensors)])})"
+            )
             for v in pair.scalars:
                 code.add(f"ctx.{forward.arguments[v.name]} = {forward.arguments[v.name]}")
             whole = [o for o, v in zip(outs, outputs) if not v.type.floating]
@@ -199,8 +208,6 @@ class _Writer:
             out.append(identifier(v.name, {*taken, *out, "ctx", "saved"}))
         return out
 
-    # -- the module -------------------------------------------------------------------------------------------------------
-
     def table(self) -> list[str]:
         """PARAMETERS: logical name, shape, dtype, initialisation."""
         own = self.block.site.own
@@ -224,7 +231,8 @@ class _Writer:
         with code.indent(f"class {block.title}(Block):"):
             code.text(f'"""{self.describe(replace(block.graph, inputs=tuple(block.given)))}"""')
             code.add()
-            with code.indent(f'def __init__(self, {f"""mode="{block.modes[0].name}", """ if many else ""}device=None):'):
+            mode = f'mode="{next(m.name for m in block.modes)}", ' if many else ""
+            with code.indent(f"def __init__(self, {mode}device=None):"):
                 code.add("super().__init__(PARAMETERS, device)")
                 if many:
                     code.add("self.mode = mode")

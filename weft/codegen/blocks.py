@@ -83,14 +83,16 @@ def key(site: Site) -> object:
 
 
 def scalar(v: Val) -> bool:
-    """A seed or a layer number: None or a Python integer will do, so it is kept on the context, not saved as a tensor."""
+    """A seed or a layer number: None or a Python integer will do, so the context keeps it, not as a saved tensor."""
     return not v.dims and not v.type.floating
 
 
 def label(name: str) -> str:
     """A logical name as it may stand in generated source. Raises SpecError unless it is words and dots."""
     if not _LABEL.fullmatch(name):
-        raise SpecError.at((), "W0405", f"parameter name {name!a} is not made of words and dots", "use letters, digits, _")
+        raise SpecError.at(
+            (), "W0405", f"parameter name {name!a} is not made of words and dots", "use letters, digits, _"
+        )
     return name
 
 
@@ -181,6 +183,9 @@ def renamed(graph: Graph, names: Mapping[Val, str]) -> Graph:
         if name not in taken:
             new[v] = replace(v, name=name)
             taken.add(name)
-    swap = lambda vs: tuple(new.get(v, v) for v in vs)
+
+    def swap(vs: tuple[Val, ...]) -> tuple[Val, ...]:
+        return tuple(new.get(v, v) for v in vs)
+
     nodes = tuple(replace(n, ins=swap(n.ins), outs=swap(n.outs)) for n in graph.nodes)
     return replace(graph, nodes=nodes, outputs=swap(graph.outputs))

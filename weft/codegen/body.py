@@ -123,8 +123,6 @@ class Body:
     def arguments(self) -> list[str]:
         return [self.env[v.name].text for v in self.inputs]
 
-    # -- sizes ---------------------------------------------------------------------------------------------------
-
     def size(self, dim: str) -> Src:
         """The size of a dim as a Python integer."""
         number = self.sizes.number(dim)
@@ -153,7 +151,10 @@ class Body:
         by_source: dict[str, list[tuple[int, str]]] = {}
         for dim, name in sorted((d, n) for d, n in self.runtime.items() if n in said):
             for v in self.inputs:
-                at = next((i for i, d in enumerate(v.dims) if self.sizes.number(d) is None and self.sizes.alias(d) == dim), None)
+                at = next(
+                    (i for i, d in enumerate(v.dims) if self.sizes.number(d) is None and self.sizes.alias(d) == dim),
+                    None,
+                )
                 if at is not None:
                     by_source.setdefault(self.env[v.name].text, []).append((at, name))
                     break
@@ -168,8 +169,6 @@ class Body:
             else:
                 out += [f"{name} = {source}.shape[{at}]" for at, name in found]
         return out + derived + head
-
-    # -- what spellings ask for ----------------------------------------------------------------------------------
 
     def device(self) -> str:
         return f"{self.anchor}.device"
@@ -204,8 +203,6 @@ class Body:
             self.head.append(f"{name} = torch.arange({self.size(dim).text}{kind}, device={self.device()})")
             self.coordinates[key] = name
         return Src(self.coordinates[key], ATOM, (dim,), dtype)
-
-    # -- values --------------------------------------------------------------------------------------------------
 
     def large(self, dims: Iterable[str]) -> bool:
         """Does it grow with a run-time size? Only such values are freed by hand."""
@@ -245,16 +242,15 @@ class Body:
 
     def put(self, v: Val, src: Src, node: Node | None = None, inline: bool = True) -> None:
         """Record what a value is: an alias, an expression inside its only reader, or a statement."""
-        if not self.uses[v.name] or src.number or plain(src.text):
-            self.env[v.name] = src
-        elif inline and self.uses[v.name] == 1 and v.name not in self.outputs and self._may_inline(v, src):
+        once = inline and self.uses[v.name] == 1 and v.name not in self.outputs and self._may_inline(v, src)
+        if not self.uses[v.name] or src.number or plain(src.text) or once:
             self.env[v.name] = src
         else:
             self.env[v.name] = self.statement(v, src)
         self._hold(v.name, self.env[v.name].text)
 
     def alias(self, v: Val, src: Src) -> None:
-        """Another name for what `src` says: no statement. An expression gets a name first, unless its one reader is next."""
+        """Another name for what `src` says: no statement. An expression gets a name, unless its one reader is next."""
         if not src.number and not plain(src.text) and not (self.uses[v.name] == 1 and self._may_inline(v, src)):
             src = self.statement(v, src)
         self.env[v.name] = src
@@ -273,9 +269,7 @@ class Body:
             self.big.add(name)
         return replace(src, text=name, rank=ATOM, product=None)
 
-    def assign(
-        self, vals: Sequence[Val], text: str, dims: Sequence[Dims] | None = None, unused: int = 0
-    ) -> list[Src]:
+    def assign(self, vals: Sequence[Val], text: str, dims: Sequence[Dims] | None = None, unused: int = 0) -> list[Src]:
         """`a, b = text`: several results of one call; values nobody reads, and `unused` more at the end, become `_`."""
         names = [self.mint(v.name) if self.uses[v.name] else "_" for v in vals]
         self.note()
@@ -344,5 +338,3 @@ def floats(graph: Graph) -> set[str]:
     """The float dtypes that occur in a graph."""
     vals = [*graph.inputs, *(v for n in graph.nodes for v in (*n.ins, *n.outs))]
     return {v.dtype for v in vals if v.dtype in FLOATS}
-
-

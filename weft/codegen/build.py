@@ -1,6 +1,7 @@
 """From a plan to a package: its files, its module, and its verification."""
 
 import atexit
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def temporary(files: Mapping[str, str]) -> Path:
     return write(files, Path(folder.name) / "package")
 
 
-def module_of(folder: str | Path, device: Any = None, generator: Any = 0) -> "nn.Module":
+def module_of(folder: str | os.PathLike[str], device: Any = None, generator: Any = 0) -> "nn.Module":
     """The model of a package, its parameters drawn on `device` (on "meta" nothing is allocated)."""
     return load(folder).Model(device=device, generator=generator)
 
@@ -50,7 +51,7 @@ def uniform(program: Program) -> bool:
     return found <= {"f32"}
 
 
-def verified(program: Program, folder: str | Path) -> "Verified":
+def verified(program: Program, folder: str | os.PathLike[str]) -> "Verified":
     """Compare the package in `folder` with the reference interpreter on `program`."""
     from .verify import retyped, verify
 

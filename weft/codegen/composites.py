@@ -21,11 +21,15 @@ from .printer import Speller
 from .spelling import ATOM, Src, literal
 
 
-def number(body: Body, e: sp.Expr) -> str:
+def number(body: Body, e: Any) -> str:
     """A formula over sizes as the source of a Python number."""
     names = {s.name[2:]: body.size(s.name[2:]) for s in e.free_symbols}
     src = body.sizes.spelled(e, body, names)
-    return literal(float(src.value)).text if isinstance(src.value, float) and float(src.value) != int(src.value) else src.text
+    return (
+        literal(float(src.value)).text
+        if isinstance(src.value, float) and float(src.value) != int(src.value)
+        else src.text
+    )
 
 
 def _width(body: Body, of: Any) -> str:
@@ -39,21 +43,24 @@ def _affine(body: Body, ins: tuple[Val, ...]) -> tuple[str, str]:
 
 def _softmax(body: Body, node: Node) -> None:
     (x,), out = node.ins, node.outs[0]
-    axis = x.dims.index(node.op.over)
+    op: Any = node.op
+    axis = x.dims.index(op.over)
     axis = -1 if axis == len(x.dims) - 1 else axis
     body.put(out, Src(f"torch.softmax({body.full(x)}, {axis})", ATOM, out.dims, out.dtype), node)
 
 
 def _softmax_grad(body: Body, node: Node) -> None:
     (y, dy), out = node.ins, node.outs[0]
-    axis = y.dims.index(node.op.over)
+    op: Any = node.op
+    axis = y.dims.index(op.over)
     name = body.named(y)
     text = f"torch._softmax_backward_data({body.full(dy)}, {name}, {axis}, {name}.dtype)"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node)
 
 
 def _norm(body: Body, node: Node) -> None:
-    op, (x, *affine), out = node.op, node.ins, node.outs[0]
+    op: Any = node.op
+    (x, *affine), out = node.ins, node.outs[0]
     w, b = _affine(body, tuple(affine))
     if isinstance(op, LayerNorm):
         text = f"F.layer_norm({body.full(x)}, {_width(body, op)}, {w}, {b}, {number(body, op.eps)})"
@@ -63,7 +70,8 @@ def _norm(body: Body, node: Node) -> None:
 
 
 def _with_statistics(body: Body, node: Node) -> None:
-    of, (x, *rest) = node.op.of, node.ins
+    op: Any = node.op
+    of, (x, *rest) = op.of, node.ins
     if isinstance(of, CrossEntropy):
         ignore = "" if of.ignore is None else f", {of.ignore}"
         body.assign(node.outs, f"entropy.cross_entropy({body.full(x)}, {body.full(rest[0])}{ignore})")
@@ -82,7 +90,8 @@ def _with_statistics(body: Body, node: Node) -> None:
 
 
 def _from_statistics(body: Body, node: Node) -> None:
-    op, of = node.op, node.op.of
+    op: Any = node.op
+    of = op.of
     own, statistics, dy = node.ins[: op.n], node.ins[op.n : -1], node.ins[-1]
     given = [body.full(v) for v in own]
     if isinstance(of, CrossEntropy):
@@ -111,13 +120,15 @@ def _first(body: Body, outs: tuple[Val, ...], text: str, count: int) -> None:
 
 def _cross_entropy(body: Body, node: Node) -> None:
     (x, target), out = node.ins, node.outs[0]
-    ignore = "" if node.op.ignore is None else f", {node.op.ignore}"
+    op: Any = node.op
+    ignore = "" if op.ignore is None else f", {op.ignore}"
     text = f"entropy.cross_entropy({body.full(x)}, {body.full(target)}{ignore})[0]"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
 def _dropout(body: Body, node: Node) -> None:
-    op, (x, seed, layer), out = node.op, node.ins, node.outs[0]
+    op: Any = node.op
+    (x, seed, layer), out = node.ins, node.outs[0]
     shape = ""
     if op.shared:
         shape = f", {tuple_of('1' if d in op.shared else body.size(d).text for d in x.dims)}"
@@ -135,9 +146,10 @@ def _angles(body: Body, of: Rotary, x: Val, at: tuple[Val, ...]) -> Src:
 
 
 def _rotary(body: Body, node: Node) -> None:
-    op, (x, *at), out = node.op, node.ins, node.outs[0]
-    back = isinstance(op, RotaryBack)
-    of = op.of if back else op
+    op: Any = node.op
+    (x, *at), out = node.ins, node.outs[0]
+    back = isinstance(node.op, RotaryBack)
+    of: Rotary = op.of if back else op
     angle = _angles(body, of, x, tuple(at))
     sign = "-" if back else ""
     text = f"rotary.rotate({body.full(x)}, {sign}{angle.text}, {of.style == 'interleaved'})"
@@ -171,4 +183,3 @@ def known(op: Op, types: tuple[Type, ...]) -> bool:
     if isinstance(op, RotaryBack):
         return last(op.of, types)
     return type(op) in COMPOSITES
-

@@ -27,10 +27,14 @@ def decode_functions(file: File, s: Stepping) -> list[Function]:
             cut[count + i] = f"[{':, ' * axis}{f'-{kept}:' if kept else ':0'}]"
     step = print_function(own, "step", prepare(s.step, known), "One new position; then the state after it.", last=cut)
     whole = File(s.sizes.equal(time_keys(s)), file.constants, file.objects, file.functions, file.imports, own.floats)
-    prefill = print_function(whole, "prefill", prepare(s.prefill, known), "A prompt; then the state after it.", last=cut)
+    prefill = print_function(
+        whole, "prefill", prepare(s.prefill, known), "A prompt; then the state after it.", last=cut
+    )
     found = [step, prefill]
     if s.start.outputs:
-        start = print_function(own, "start", prepare(s.start, known), "The first values of what is carried.", given=("batch",))
+        start = print_function(
+            own, "start", prepare(s.start, known), "The first values of what is carried.", given=("batch",)
+        )
         found.append(start)
     return found
 
@@ -97,7 +101,9 @@ def arguments(graph: Graph, given: set[str], weights: bool, passed: str) -> list
 def _empty(s: Stepping, i: int) -> str:
     """A state of no rows."""
     state: Val = s.states[i].value
-    shape = ", ".join("0" if d == s.states[i].past else "batch" if d == "batch" else str(s.sizes.number(d)) for d in state.dims)
+    shape = ", ".join(
+        "0" if d == s.states[i].past else "batch" if d == "batch" else str(s.sizes.number(d)) for d in state.dims
+    )
     if state.dtype == "f32":
         return f"like.new_zeros({shape})"
     return f"torch.zeros({shape}, dtype={TORCH_DTYPE[state.dtype]}, device=like.device)"

@@ -9,7 +9,10 @@ from weft.errors import DecodeError
 from weft.ir.types import Node, Val
 
 from .blocks import Block, key, scalar
+from .body import File
 from .lines import Lines
+from .model_forward import carried
+from .mounts import Mounts
 from .sizes import identifier
 from .stepping import TIME, Stepping, stepping
 from .structure import Borrowed, Given, Site, Stack, Structure
@@ -80,15 +83,14 @@ def _walk(model: Structure, blocks: Mapping[object, Block], found: Decoding) -> 
 
 
 class DecodeWriter:
-    """The classes and methods for decoding in model.py; `writer` prints the rest of it."""
+    """The classes and methods for decoding in model.py."""
 
-    def __init__(self, writer: Any, found: Decoding) -> None:
-        self.writer, self.found = writer, found
-        self.model: Structure = writer.model
-        self.program = self.model.program
+    def __init__(self, mounts: Mounts, file: File, found: Decoding) -> None:
+        self.mounts, self.file, self.found, self.sizes = mounts, file, found, mounts.sizes
+        self.model, self.program, self.carried = mounts.model, mounts.program, carried(mounts.model)
 
     def classes(self, code: Lines) -> None:
-        names = self.writer.sizes.names
+        names = self.sizes.names
         with code.indent("class Step(NamedTuple):"):
             code.text('"""What decoding returns; `step` without the dim of positions."""')
             code.add()
@@ -96,7 +98,9 @@ class DecodeWriter:
                 code.add(f"{identifier(name)}: Tensor", f"[{' '.join(names[d] for d in v.dims)}]")
         code.lines += ["", ""]
         with code.indent("class State(NamedTuple):"):
-            code.text('"""What later positions need of earlier ones: how many there were, and each block\'s own state."""')
+            code.text(
+                '"""What later positions need of earlier ones: how many there were, and each block\'s own state."""'
+            )
             code.add()
             code.add("pos: int")
             code.add("blocks: tuple[tuple[Tensor, ...], ...]")
@@ -126,11 +130,11 @@ class DecodeWriter:
     def each(self, code: Lines, step: object, say: Any) -> None:
         """One line for every block of a step, in a loop for a stack."""
         if isinstance(step, Site):
-            code.add(say(self.writer.place(step)))
+            code.add(say(self.mounts.place(step)))
         elif isinstance(step, Stack):
-            with code.indent(f"for i in range({self.writer.file.constant(step.loop.dim)}):"):
+            with code.indent(f"for i in range({self.file.constant(step.loop.dim)}):"):
                 for site in step.sites:
-                    code.add(say(self.writer.place(site, "i")))
+                    code.add(say(self.mounts.place(site, "i")))
 
     def run(self, code: Lines, name: str, one: bool) -> None:
         """`step` (one position) or `prefill`."""
@@ -141,7 +145,9 @@ class DecodeWriter:
         code.add("@torch.no_grad()")
         with code.indent(f"def {name}(self, {', '.join([*names, *(['state'] if one else [])])}):"):
             shown = "batch" if one else "batch, positions"
-            code.text(f'"""The results of {"the next position" if one else "a prompt"} [{shown}], and the state after it."""')
+            code.text(
+                f'"""The results of {"the next position" if one else "a prompt"} [{shown}], and the state after it."""'
+            )
             for v, n in zip(public, names):
                 if one and TIME in v.dims:
                     code.add(f"{n} = {n}.unsqueeze({v.dims.index(TIME)})")
@@ -149,15 +155,20 @@ class DecodeWriter:
             tensors = [(n, v) for n, v in zip(names, public) if not scalar(v)]
             given = ", ".join(f'"{n}": {n}' for n, _ in tensors)
             kept = "{n: SIGNATURE[n] for n in (" + ", ".join(f'"{n}"' for n, _ in tensors) + ",)}"
-            code.add(f"{'' if one else 'sizes = '}check({{{given}}}, {kept}, FIXED, {{d: (most, 1) for d, (most, _) in LIMITS.items()}})")
+            limits = "{d: (most, 1) for d, (most, _) in LIMITS.items()}"
+            code.add(f"{'' if one else 'sizes = '}check({{{given}}}, {kept}, FIXED, {limits})")
             if one:
-                time = self.writer.sizes.names[TIME]
-                code.add(f'pos, past = position(state.pos, LIMITS.get("{time}"), "{time}", {first}.device), iter(state.blocks)')
+                time = self.sizes.names[TIME]
+                code.add(f'pos = position(state.pos, LIMITS.get("{time}"), "{time}", {first}.device)')
+                code.add("past = iter(state.blocks)")
             code.add("now = []")
             for step in self.model.steps:
                 self.step(code, step, env, one)
-            results = [env[v.name] + (f".select({v.dims.index(TIME)}, 0)" if one and TIME in v.dims else "") for _, v in self.found.outputs(self.model)]
-            after = "state.pos + 1" if one else f'sizes["{self.writer.sizes.names[TIME]}"]'
+            results = [
+                env[v.name] + (f".select({v.dims.index(TIME)}, 0)" if one and TIME in v.dims else "")
+                for _, v in self.found.outputs(self.model)
+            ]
+            after = "state.pos + 1" if one else f'sizes["{self.sizes.names[TIME]}"]'
             code.add(f"return Step({', '.join(results)}), State({after}, tuple(now))")
 
     def reads(self, public: Val, one: bool) -> bool:
@@ -180,7 +191,7 @@ class DecodeWriter:
 
     def step(self, code: Lines, step: object, env: dict[str, str], one: bool) -> None:
         if isinstance(step, Site):
-            self.call(code, step, env, self.writer.place(step), "", one)
+            self.call(code, step, env, self.mounts.place(step), "", one)
         elif isinstance(step, Stack):
             body, node = step.loop.body, step.node
             inner = {v.name: env[o.name] for v, o in zip(body.inputs, node.ins) if o.name in env}
@@ -189,9 +200,9 @@ class DecodeWriter:
                 if inner[body.inputs[i].name] != name:
                     code.add(f"{name} = {inner[body.inputs[i].name]}")
                 inner[body.inputs[i].name] = name
-            with code.indent(f"for i in range({self.writer.file.constant(step.loop.dim)}):"):
+            with code.indent(f"for i in range({self.file.constant(step.loop.dim)}):"):
                 for site in step.sites:
-                    self.call(code, site, inner, self.writer.place(site, "i"), "i", one)
+                    self.call(code, site, inner, self.mounts.place(site, "i"), "i", one)
             for v, o in zip(body.outputs[: step.loop.carries], node.outs):
                 env[o.name] = inner[v.name]
         else:
@@ -202,21 +213,20 @@ class DecodeWriter:
         used = {v.name for v in (s.step if one else s.prefill).inputs}
         by_input = dict(zip(site.body.inputs, site.sources))
         args: list[str] = []
-        for v in self.writer.blocks[key(site)].given:
+        for v in self.mounts.blocks[key(site)].given:
             source = by_input[v]
             if v.name not in used:
                 continue
             if isinstance(source, Borrowed):
-                args.append(self.writer.weight(source, i))
+                args.append(self.mounts.weight(source, i))
             elif isinstance(source, Given) and source.value.name in env:
                 args.append(env[source.value.name])
             else:
                 args.append("i")
         outs = []
-        carried = self.writer.carried
         for j in s.outputs:
             v = site.node.outs[j]
-            name = identifier(carried.get(v.name, v.name))
+            name = identifier(self.carried.get(v.name, v.name))
             if site.rows is not None and j == 0:
                 name = self.carry_name(site)
             env[v.name] = name

@@ -1,7 +1,7 @@
-"""How an einsum over named dims is best said in torch: a product, `@`, `F.linear`, or `torch.einsum` when nothing fits.
+"""How an einsum over named dims is best said in torch: a product, `@`, `F.linear`, or `torch.einsum` if nothing fits.
 
 Two operands are a matrix product when each is a run of kept dims beside a run of summed dims (in either order) and the
-result is a run of one's kept dims beside a run of the other's. Then views suffice, nothing is copied, and one BLAS call does it.
+result is a run of one's kept dims beside a run of the other's. Then views suffice: nothing is copied, one BLAS call.
 """
 
 from collections.abc import Callable, Sequence

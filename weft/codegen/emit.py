@@ -93,6 +93,10 @@ def trusted(model: Structure, block: Block) -> frozenset[str]:
     found: set[str] | None = None
     for site in model.sites:
         if key(site) == key(block.site):
-            here = {v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and s.value.name in public}
+            here = {
+                v.name
+                for v, s in zip(site.body.inputs, site.sources)
+                if isinstance(s, Given) and s.value.name in public
+            }
             found = here if found is None else found & here
     return frozenset(found or ())

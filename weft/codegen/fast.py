@@ -49,7 +49,7 @@ class WithStatistics(Composite):
 
 @dataclass(frozen=True)
 class FromStatistics(Composite):
-    """d(operands of `of`) from its n operands, its statistics, and d(result): the derivative of `of`, other rounding."""
+    """d(operands of `of`) from its n operands, its statistics and d(result): `of`'s derivative, other rounding."""
 
     of: Any
     n: int

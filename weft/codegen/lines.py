@@ -1,10 +1,10 @@
-"""Lines of Python as `ruff format` would leave them, so that emitted files read well and lint clean without a formatter.
+"""Lines of Python as `ruff format` would leave them, so that emitted files read well without a formatter at hand.
 
 Statements arrive on one line; a long one is broken at its last bracket pair: contents on one line if they fit, else one
 item a line with a trailing comma. What weft prints keeps to statements for which that is the formatter's own choice.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 WIDTH = 120
@@ -34,7 +34,7 @@ class Lines:
         self.lines += [(" " * 4 * self.depth + line).rstrip() for line in block.strip("\n").split("\n")]
 
     @contextmanager
-    def indent(self, head: str) -> Iterator[None]:
+    def indent(self, head: str) -> Generator[None]:
         """Print `head` and indent what follows."""
         self.add(head)
         self.depth += 1

@@ -47,7 +47,11 @@ def _loop(body: Body, node: Node, table: Mapping[type[Op], Speller]) -> None:
             body.lines.add(f"{', '.join(carries)} = {', '.join(after[:c])}")
         for j, name in stacks.items():
             if j < k:
-                source = carries[op.body.outputs[:c].index(op.body.outputs[j])] if op.body.outputs[j] in op.body.outputs[:c] else after[j]
+                source = (
+                    carries[op.body.outputs[:c].index(op.body.outputs[j])]
+                    if op.body.outputs[j] in op.body.outputs[:c]
+                    else after[j]
+                )
                 body.lines.add(f"{name}.append({source})")
         body.noted = ""
     for i, name in enumerate(carries):
@@ -108,7 +112,12 @@ def _adds(body: Graph) -> bool:
     if len(body.nodes) != 1 or len(body.inputs) != 2 or set(body.outputs) - {body.nodes[0].outs[0], body.inputs[0]}:
         return False
     op = body.nodes[0].op
-    return isinstance(op, Map) and not op.lets and op.exprs == (operand(0) + operand(1),) and body.nodes[0].outs[0] == body.outputs[0]
+    return (
+        isinstance(op, Map)
+        and not op.lets
+        and op.exprs == (operand(0) + operand(1),)
+        and body.nodes[0].outs[0] == body.outputs[0]
+    )
 
 
 def _cumulative(body: Body, node: Node, op: Loop) -> None:
@@ -133,5 +142,3 @@ def _cumulative(body: Body, node: Node, op: Loop) -> None:
         src = body.statement(v, Src(with_start(text, to), ATOM, to, v.dtype))
         body.env[v.name] = src
         body.own(src.text, v)
-
-

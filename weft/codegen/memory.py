@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sympy as sp
 from sympy.logic.boolalg import Boolean
@@ -63,7 +64,9 @@ def _scatter(body: Body, node: Node) -> None:
     left = tuple(d for d in op.to if d not in op.at)
     if fixed is not None and {*left, *idx[0].dims} <= set(x.dims):
         over = [i for i, d in enumerate(x.dims) if d not in left]
-        text = f"{body.full(x)}.sum({over[0] if len(over) == 1 else tuple_of(map(str, over))})" if over else body.full(x)
+        text = (
+            f"{body.full(x)}.sum({over[0] if len(over) == 1 else tuple_of(map(str, over))})" if over else body.full(x)
+        )
         at = op.to.index(op.at[0])
         src = Src(text, ATOM, tuple(d for d in x.dims if d in left)).aligned(left)
         after = Formulas(body, (), "f32", "n").table["sub"](body.size(op.at[0]), _number(fixed + 1))
@@ -117,7 +120,7 @@ def _rows(body: Body, x: Val, space: Dims, rest: Dims) -> str:
 def _index(
     body: Body, table: Val, idx: Sequence[Val], at: Dims, shared: Dims, space: Dims, expand: bool = False
 ) -> tuple[str, str]:
-    """(row number over `space`, ", condition" under which it is in range); the condition is empty where that is known."""
+    """(row number over `space`, ", condition" under which it is in range); "" for a condition known to hold."""
     spell = Formulas(body, space, "f32", "index")
     add, mul, both = spell.table["add"], spell.table["mul"], spell.table["and"]
     row, inside = None, None
@@ -158,21 +161,18 @@ def _number(n: int) -> Src:
     return Src(str(n), ATOM, None, "int", n)
 
 
-# -- what is known about an index ------------------------------------------------------------------------------------
-
-
-def _formula(body: Body, v: Val) -> tuple[sp.Expr, Dims] | None:
+def _formula(body: Body, v: Val) -> tuple[Any, Dims] | None:
     """An index that is a formula of coordinates and sizes alone."""
     name = v.name
     renamed: dict[str, str] = {}
     while name in body.made and isinstance(body.made[name].op, Rename):
-        op = body.made[name].op
+        op: Any = body.made[name].op
         renamed = {op.old: op.new, **{k: op.new if n == op.old else n for k, n in renamed.items()}}
         name = body.made[name].ins[0].name
     node = body.made.get(name)
     if node is None or not isinstance(node.op, Map) or node.ins or node.op.lets or len(node.outs) > 1:
         return None
-    e = node.op.exprs[0].xreplace({symbol(f"i_{a}"): symbol(f"i_{b}") for a, b in renamed.items()})
+    e: Any = node.op.exprs[0].xreplace({symbol(f"i_{a}"): symbol(f"i_{b}") for a, b in renamed.items()})
     return e, v.dims
 
 
@@ -197,7 +197,7 @@ def _progression(body: Body, v: Val) -> tuple[str, Src] | None:
     return dim, body.sizes.spelled(start, body, names)
 
 
-def bounds(sizes: Sizes, e: sp.Expr) -> tuple[int, int] | None:
+def bounds(sizes: Sizes, e: Any) -> tuple[int, int] | None:
     """An interval that holds every value of a formula of coordinates and sizes, or None."""
     if e.is_Integer:
         return int(e), int(e)
@@ -208,7 +208,8 @@ def bounds(sizes: Sizes, e: sp.Expr) -> tuple[int, int] | None:
         return math.floor(e), math.ceil(e)
     inner = [bounds(sizes, a) for a in e.args if not isinstance(a, Boolean)]
     if isinstance(e, sp.Mod) and e.args[1].is_Integer:
-        return 0, int(e.args[1]) - 1
+        modulus: Any = e.args[1]
+        return 0, int(modulus) - 1
     if isinstance(e, sp.floor):
         top, below = e.args[0].as_numer_denom()
         have = bounds(sizes, top)
@@ -235,7 +236,11 @@ def _in_range(body: Body, v: Val, dim: str) -> bool:
     if found is None:
         return False
     if n is None:
-        return len(found[1]) == 1 and found[0] == symbol(f"i_{found[1][0]}") and body.sizes.alias(found[1][0]) == body.sizes.alias(dim)
+        return (
+            len(found[1]) == 1
+            and found[0] == symbol(f"i_{found[1][0]}")
+            and body.sizes.alias(found[1][0]) == body.sizes.alias(dim)
+        )
     have = bounds(body.sizes, found[0])
     return have is not None and 0 <= have[0] <= have[1] < n
 
@@ -244,11 +249,16 @@ def _slice(body: Body, table: Val, at: str, dim: str, start: Src) -> Src:
     """table at i_dim + start: the part of it, zero past its ends."""
     dims = tuple(dim if d == at else d for d in table.dims)
     axis, have, want = table.dims.index(at), body.sizes.number(at), body.sizes.limit(dim)
-    inside = start.value is not None and start.value >= 0 and have is not None and want is not None
-    if inside and start.value + want <= have or body.sizes.alias(at) == body.sizes.alias(dim) and start.value == 0:
+    first = start.value if isinstance(start.value, int) else -1
+    inside = have is not None and want is not None and 0 <= first <= have - want
+    if inside or (body.sizes.alias(at) == body.sizes.alias(dim) and first == 0):
         text = f"{body.full(table)}.narrow({axis}, {start.text}, {body.size(dim).text})"
         if start.value == 0:
-            text = body.full(table) if body.size(at).text == body.size(dim).text else f"{body.full(table)}[{':, ' * axis}:{body.size(dim).text}]"
+            text = (
+                body.full(table)
+                if body.size(at).text == body.size(dim).text
+                else f"{body.full(table)}[{':, ' * axis}:{body.size(dim).text}]"
+            )
         return Src(text, ATOM, dims, table.dtype)
     spell = Formulas(body, (), "f32", "n").table
     before = spell["neg"](start)

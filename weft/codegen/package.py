@@ -36,7 +36,7 @@ def as_json(value: object) -> str:
 
 
 def written(out: Path) -> dict[str, str]:
-    """The hashes that `out` was written with; empty when it holds no package. Raises UsageError for a broken manifest."""
+    """The hashes that `out` was written with, {} where there is no package. UsageError: a broken manifest."""
     try:
         found = json.loads((out / MANIFEST).read_text())
         return {str(k): str(v) for k, v in found["files"].items()}
@@ -51,7 +51,7 @@ def edited(out: Path) -> list[str]:
     return [n for n, was in written(out).items() if (out / n).is_file() and digest((out / n).read_bytes()) != was]
 
 
-def write(files: Mapping[str, str], out: str | Path, force: bool = False) -> Path:
+def write(files: Mapping[str, str], out: str | os.PathLike[str], force: bool = False) -> Path:
     """Write the package to the folder `out` and return its path.
 
     The files go to a folder beside `out` which then takes its place, so nobody ever sees a half-written package; files
@@ -80,7 +80,9 @@ def _kept(files: Mapping[str, str], out: Path, force: bool) -> list[str]:
     if not before:
         raise UsageError(f"{out} is not empty and holds no package that weft wrote; --force writes into it")
     changed = edited(out)
-    clash = [n for n in changed if n not in files or digest(files[n]) not in (before[n], digest((out / n).read_bytes()))]
+    clash = [
+        n for n in changed if n not in files or digest(files[n]) not in (before[n], digest((out / n).read_bytes()))
+    ]
     clash += [n for n in files if n not in before and (out / n).exists()]
     if clash:
         raise UsageError(f"edited since weft wrote them: {', '.join(sorted(clash))} in {out}; --force overwrites")
@@ -92,7 +94,9 @@ def _fill(fresh: Path, files: Mapping[str, str], out: Path, kept: list[str]) -> 
     before = written_or_nothing(out)
     fresh.chmod(0o777 & ~_umask())
     strangers = [
-        p for p in out.rglob("*") if p.is_file() and "__pycache__" not in p.parts and str(p.relative_to(out)) not in before
+        p
+        for p in out.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts and str(p.relative_to(out)) not in before
     ]
     for p in strangers:
         target = fresh / p.relative_to(out)
@@ -137,7 +141,7 @@ def _swap(fresh: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: str | Path) -> ModuleType:
+def load(folder: str | os.PathLike[str]) -> ModuleType:
     """Import the package in `folder` under a name made of its path and contents: two packages never meet.
 
     Raises UsageError when there is none.
@@ -151,7 +155,8 @@ def load(folder: str | Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sympy as sp
 
@@ -38,9 +39,6 @@ def print_nodes(body: Body, graph: Graph, table: Mapping[type[Op], Speller]) -> 
         body.release(done)
 
 
-# -- maps --------------------------------------------------------------------------------------------------------
-
-
 def _map(body: Body, node: Node) -> None:
     op = node.op
     assert isinstance(op, Map)
@@ -53,7 +51,8 @@ def _map(body: Body, node: Node) -> None:
         if not src.number and not plain(src.text) and sum(e.count(operand(i)) for e in everything) > 1:
             src = body.bind(v.name, src)
         env[operand(i)] = _cast(body, src, acc)
-    for name in sorted({s.name for e in everything for s in e.free_symbols}):
+    used: set[Any] = {s for e in everything for s in e.free_symbols}
+    for name in sorted(s.name for s in used):
         if name.startswith("i_"):
             env[symbol(name)] = body.coordinate(name[2:])
         elif name.startswith("n_"):
@@ -92,9 +91,6 @@ def _result(body: Body, src: Src, dtype: str) -> Src:
     return Src(f"{src.at(ATOM)}.to({body.dtype(dtype)})", ATOM, src.dims, dtype)
 
 
-# -- contractions and reductions -----------------------------------------------------------------------------------
-
-
 def _einsum(body: Body, node: Node) -> None:
     op = node.op
     assert isinstance(op, Einsum)
@@ -102,7 +98,10 @@ def _einsum(body: Body, node: Node) -> None:
         body.put(node.outs[0], literal(0), node)
         return
     dims = [v.dims for v in node.ins]
-    size = lambda d: body.size(d).text
+
+    def size(dim: str) -> str:
+        return body.size(dim).text
+
     product = matmul([body.full(v) for v in node.ins], dims, op.to, size)
     elementwise = not product and len(node.ins) == 2 and set(op.to) == set(union(*dims))
     if elementwise:
@@ -143,9 +142,6 @@ def _reduce(body: Body, node: Node) -> None:
         text = f"{text}.{name}({at if left or op.kind != 'sum' else ''})"
     text = align(text, left, op.to)
     body.put(out, Src(text, ATOM, op.to, out.dtype), node)
-
-
-# -- views -----------------------------------------------------------------------------------------------------------
 
 
 def _rename(body: Body, node: Node) -> None:

@@ -1,8 +1,8 @@
-"""What each block holds in memory, measured: its emitted functions run on torch's meta device, where nothing is computed.
+"""What each block holds in memory, measured: its emitted functions run on the meta device, where nothing is computed.
 
-A dispatch mode sees every tensor that an operation makes and counts the bytes of storages still alive. Meta tensors have
-the sizes and views of real ones, so the numbers are those of a real run; what a fused operator needs inside itself is
-not seen on either. Imports torch.
+A dispatch mode sees every tensor that an operation makes and counts the bytes of storages still alive. Meta tensors
+have the sizes and views of real ones, so the numbers are those of a real run; what a fused operator needs inside itself
+is not seen on either. Imports torch.
 """
 
 import importlib.util
@@ -142,7 +142,8 @@ class _Text(InspectLoader):
 def imported(name: str, source: str) -> ModuleType:
     """The file of a block as a module. Its `..runtime` is weft.codegen.runtime, whose files packages copy."""
     spec = importlib.util.spec_from_loader(f"weft.codegen.profiled.{name}", _Text(source))
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -175,7 +176,7 @@ class _Run:
         return live.most
 
     def returned(self, name: str, args: Sequence[Tensor]) -> set[int]:
-        """Numbers of the storages that hold results which the model returns: its caller holds them, so others count them."""
+        """Numbers of the storages that hold what the model returns: its caller holds them, so others count them."""
         if not self.shown:
             return set()
         with torch.no_grad(), LiveBytes(args) as live:

@@ -38,7 +38,8 @@ def _unlet(g: Builder, op: Map, ins: list[Val], names: list[str]) -> tuple[Val, 
         place = {s: symbol(f"x{s.name}") for s in used}
         condition = isinstance(e, Boolean) and not e.is_Symbol
         given = {place[s].name: known[s] for s in used}
-        return g.map(e.xreplace(place), to=op.to, dtype="bool" if condition else dtype, names=[name], **given)
+        kind = "bool" if condition else dtype
+        return g.maps([e.xreplace(place)], to=op.to, dtype=kind, names=[name], operands=given)[0]
 
     for i, e in enumerate(op.lets):
         known[local(i)] = one(e, names[0], wide)

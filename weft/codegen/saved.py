@@ -1,6 +1,7 @@
-"""A program as data: `graph.weft` holds its graph, `program.json` what stands beside it, so that a package can be checked."""
+"""A program as data: `graph.weft` holds its graph, `program.json` what stands beside it; a package is checked by it."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def _read_param(data: Mapping[str, Any]) -> Param:
     return Param(data["value"], data["name"], tuple(data["dims"]), init, data["dtype"], stack, int(start), int(step))
 
 
-def read(folder: str | Path) -> Program:
+def read(folder: str | os.PathLike[str]) -> Program:
     """The program that the package in `folder` was emitted from."""
     folder = Path(folder)
     try:

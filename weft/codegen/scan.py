@@ -93,7 +93,9 @@ class _Split:
         plain = {j for j in self.added if histories[j] not in self.read}
         ends = [j for j in plain if n.outs[j] in self.read]
         parts = [x for j in ends for x in self.added[j][0].ins if x != self.carries[j]]
-        used = {j for j in range(self.count) if j not in plain and (n.outs[j] in self.read or histories[j] in self.read)}
+        used = {
+            j for j in range(self.count) if j not in plain and (n.outs[j] in self.read or histories[j] in self.read)
+        }
         stay = self._needed([*wanted, *parts], used, plain)
         for v, outer in zip(self.body.inputs[self.count :], self.ins[self.count :]):
             self.wide[v] = outer
@@ -126,8 +128,6 @@ class _Split:
                 todo += self.maker[v].ins
         return stay
 
-    # -- vectorised ------------------------------------------------------------------------------------------------------
-
     def _order(self, dims: Dims) -> Dims:
         """Where the loop's dim stands among others: as in the first operand that has it."""
         like = next((v.dims for v in self.ins[self.count :] if self.dim in v.dims), (self.dim,))
@@ -158,15 +158,14 @@ class _Split:
         place = {operand(node.ins.index(x)): symbol(f"x{i}") for i, x in enumerate(ins)}
         given = {f"x{i}": self.all_steps(x) for i, x in enumerate(ins)}
         has = any(self.dim in v.dims for v in given.values())
-        each = self.g.map(rest.xreplace(place), to=self._order(node.op.to) if has else node.op.to, dtype=node.op.dtype, **given)
+        to = self._order(node.op.to) if has else node.op.to
+        (each,) = self.g.maps([rest.xreplace(place)], to=to, dtype=node.op.dtype, operands=given)
         start, dtype = self.ins[j], node.op.dtype
         if has:
             total = self.g.reduce(each, to=start.dims)
         else:
             total = self.g.map(symbol("x") * symbol(f"n_{self.dim}"), x=each, to=start.dims, dtype=dtype)
         return self.g.map("a + b", a=start, b=total, to=start.dims, dtype=dtype)
-
-    # -- the loop that is left -------------------------------------------------------------------------------------------
 
     def _loop(self, stay: list[int], n: Node, k: int) -> dict[Val, Val]:
         """Run the carries `stay`; their stacks before and after each step are then known for all steps."""
@@ -175,7 +174,9 @@ class _Split:
         starts = [self.ins[j] for j in stay]
         loop = Loop(self.dim, body, len(stay), self.op.reverse)
         names = [self.carries[j].name for j in stay]
-        outs = self.g.many(loop, *starts, *given, names=[*names, *(f"{x}_after" for x in names), *(f"{x}_before" for x in names)])
+        outs = self.g.many(
+            loop, *starts, *given, names=[*names, *(f"{x}_after" for x in names), *(f"{x}_before" for x in names)]
+        )
         c = len(stay)
         out: dict[Val, Val] = {}
         for i, j in enumerate(stay):
@@ -209,7 +210,8 @@ class _Split:
     def _linear(self, j: int) -> tuple[Graph, list[Val]] | None:
         """c = a*c + b, where the step is linear in its one carry and more than that."""
         core, given = self._core([j])
-        if not linear_in_state(Loop(self.dim, core, 1)) or len(core.nodes) == 1 and len(core.inputs) <= 3 or not given:
+        short = len(core.nodes) == 1 and len(core.inputs) <= 3
+        if short or not given or not linear_in_state(Loop(self.dim, core, 1)):
             return None
         carry = self.carries[j]
         wide = Type(carry.dtype, self._order(carry.dims))
@@ -230,5 +232,3 @@ class _Split:
         c, x, y = b.input(carry.name, carry.type), b.input("rate", carry.type), b.input("shift", carry.type)
         (after,) = b.maps(["a*c + b"], a=x, c=c, b=y, to=carry.dims, dtype=carry.dtype, names=[self.after[j].name])
         return b.graph(after, after), [self.g.expand(rate, to=wide.dims), offset]
-
-

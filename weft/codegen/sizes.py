@@ -4,6 +4,7 @@ import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy as sp
 
@@ -61,7 +62,7 @@ class Sizes:
             self._numbers[dim] = int(e) if e.is_Integer else None
         return self._numbers[dim]
 
-    def expression(self, dim: str) -> sp.Expr:
+    def expression(self, dim: str) -> Any:
         """The size over the run-time dims' symbols alone."""
         if dim in self.runtime or dim not in self.table:
             return symbol(f"n_{dim}")
@@ -83,7 +84,7 @@ class Sizes:
         """The run-time dims that a size is computed from."""
         return sorted(s.name[2:] for s in self.expression(dim).free_symbols)
 
-    def spelled(self, expr: sp.Expr, host: object, names: Mapping[str, Src]) -> Src:
+    def spelled(self, expr: Any, host: object, names: Mapping[str, Src]) -> Src:
         """A formula over sizes as source of a Python integer; `names`: what each n_dim is called."""
         formulas = Formulas(host, (), "f32", "n")  # type: ignore[arg-type]
         table = {k: v for k, v in formulas.table.items() if k != "share"}

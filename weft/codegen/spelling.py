@@ -120,8 +120,11 @@ class Formulas:
             "logaddexp": lambda a, b: self.function("torch.logaddexp({}, {})", a, b),
             "share": lambda v: v if v.rank == ATOM and plain(v.text) else self.host.bind(self.hint, v),
             "uniform": self.uniform,
-            **{k: (lambda a, b, s=s: self.infix(*s, a, b)) for k, s in infix.items()},
-            **{k: (lambda a, k=k: self.call(k, a, getattr(math, k))) for k in ("exp", "log", "tanh", "erf", "sin", "cos")},
+            **{k: (lambda a, b, s=s: self.infix(s[0], s[1], s[2], a, b)) for k, s in infix.items()},
+            **{
+                k: (lambda a, k=k: self.call(k, a, getattr(math, k)))
+                for k in ("exp", "log", "tanh", "erf", "sin", "cos")
+            },
             **{k: (lambda a, k=k: self.function(f"torch.{k}({{}})", a)) for k in ("sigmoid", "relu")},
         }
         for name, said in _BACKWARDS.items():
@@ -241,7 +244,12 @@ class Formulas:
             if (a.value, b.value) in ((1, 0), (0, 1)):
                 text = c.at(ATOM) if a.value == 1 else f"(~{c.at(UNARY)})"
                 whole = self.acc not in FLOATS
-                return Src(f"{text}.to({self.host.dtype('i64' if whole else self.acc)})", ATOM, c.dims, "i64" if whole else self.acc)
+                return Src(
+                    f"{text}.to({self.host.dtype('i64' if whole else self.acc)})",
+                    ATOM,
+                    c.dims,
+                    "i64" if whole else self.acc,
+                )
             a = self.tensor(a) if "float" in (a.dtype, b.dtype) or self.acc in FLOATS else a
         a, b, dtype = self.together(a, b)
         if len(c.text) + len(a.text) + len(b.text) > LONG:
@@ -250,7 +258,9 @@ class Formulas:
 
     def _choice(self, c: Src, a: Src, b: Src) -> Src:
         _, _, dtype = self.together(a, b)
-        return Src(f"{a.at(CHOICE + 1)} if {c.at(CHOICE + 1)} else {b.at(CHOICE)}", CHOICE, _joined(self.to, a, b), dtype)
+        return Src(
+            f"{a.at(CHOICE + 1)} if {c.at(CHOICE + 1)} else {b.at(CHOICE)}", CHOICE, _joined(self.to, a, b), dtype
+        )
 
     def extreme(self, name: str, a: Src, b: Src) -> Src:
         if a.number and b.number:
@@ -281,7 +291,12 @@ class Formulas:
 
     def uniform(self, seed: Src, op_id: Src, layer: Src, index: Src) -> Src:
         args = ", ".join(x.text for x in (seed, op_id, layer, index))
-        return Src(f"philox.uniform({args}).to({self.host.dtype(self.acc)})", ATOM, _joined(self.to, seed, layer, index), self.acc)
+        return Src(
+            f"philox.uniform({args}).to({self.host.dtype(self.acc)})",
+            ATOM,
+            _joined(self.to, seed, layer, index),
+            self.acc,
+        )
 
 
 _BACKWARDS: Mapping[str, str] = {
@@ -328,4 +343,5 @@ def _identity(sign: str, a: Src, b: Src) -> Src | None:
 
 def plain(text: str) -> bool:
     """A name, possibly with a view of it: nothing is computed by saying it twice."""
-    return text.isidentifier() or text.split("[")[0].removesuffix(".mT").isidentifier() and text.endswith((".mT", "]"))
+    viewed = text.endswith((".mT", "]")) and text.split("[")[0].removesuffix(".mT").isidentifier()
+    return text.isidentifier() or viewed

@@ -1,6 +1,7 @@
-"""A block's decode functions as graphs: `step` over what earlier positions left, `prefill` from nothing, and the start."""
+"""A block's decode functions as graphs: `step` over what earlier positions left, `prefill` from nothing, the start."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sympy as sp
 
@@ -24,8 +25,8 @@ class Stepping:
     """The decode functions of one block.
 
     step: the block's inputs that it reads, `pos` if read, each state's value; to the outputs that a step has, then each
-    state's next value. prefill: likewise without pos and states. start: first values of the carries. `outputs`: which of
-    the block's outputs those are. sizes: with past rows and the longest sequence's derived sizes."""
+    state's next value. prefill: likewise without pos and states. start: first values of the carries. `outputs`: which
+    of the block's outputs those are. sizes: with past rows and the longest sequence's derived sizes."""
 
     step: Graph
     prefill: Graph
@@ -86,8 +87,9 @@ def _sizes(program: Program, found: StepGraph) -> Sizes:
     runtime = dict(program.runtime) | {TIME: limit or Runtime(most)}
     table.pop(TIME, None)
     for dim, size in table.items():
-        if isinstance(size, sp.Expr) and time in size.free_symbols and size != time:
-            table[dim] = size.xreplace({time: sp.Integer(most)})
+        symbolic: Any = size
+        if not isinstance(size, int) and time in symbolic.free_symbols and size != time:
+            table[dim] = symbolic.xreplace({time: sp.Integer(most)})
     for n in found.graph.nodes:
         if isinstance(n.op, Concat) and n.op.dims[0].startswith("past_"):
             past = n.op.dims[0]
@@ -127,5 +129,3 @@ def _first(g: Builder, n: Node, env: dict[Val, Val], given: set[Val]) -> tuple[V
         op = replace(op, meta=tuple(m for m, _ in kept))
         ins = [*ins[:3], *(v for _, v in kept)]
     return g.many(op, *ins, names=names)
-
-

@@ -104,7 +104,11 @@ def structure(program: Program) -> Structure:
 
 def is_stack(node: Node) -> bool:
     """A loop whose body holds only calls."""
-    return isinstance(node.op, Loop) and bool(node.op.body.nodes) and all(isinstance(n.op, Call) for n in node.op.body.nodes)
+    return (
+        isinstance(node.op, Loop)
+        and bool(node.op.body.nodes)
+        and all(isinstance(n.op, Call) for n in node.op.body.nodes)
+    )
 
 
 class _Reader:
@@ -138,7 +142,9 @@ class _Reader:
             elif is_stack(node):
                 assert isinstance(node.op, Loop)
                 fed = dict(zip(node.op.body.inputs, node.ins))
-                sites = [self.site(n, fed, (node.outs[0].name, j), node.op.dim) for j, n in enumerate(node.op.body.nodes)]
+                sites = [
+                    self.site(n, fed, (node.outs[0].name, j), node.op.dim) for j, n in enumerate(node.op.body.nodes)
+                ]
                 step = Stack(node, tuple(sites))
             else:
                 step = node
@@ -151,7 +157,9 @@ class _Reader:
     def site(self, node: Node, fed: dict[Val, Val], key: tuple[str, int], rows: str | None = None) -> Site:
         """One call; `fed`: what each input of the surrounding loop's body is outside."""
         params = [self.params.get(fed.get(v, v).name) for v in node.ins]
-        mine = [p for p in params if p is not None and self.readers[p.value][0] == key and (p.stack == rows or rows is None)]
+        mine = [
+            p for p in params if p is not None and self.readers[p.value][0] == key and (p.stack == rows or rows is None)
+        ]
         mine = [p for p in mine if (p.stack is None) == (rows is None)]
         assert isinstance(node.op, Call)
         mount = self.mount(mine, rows, node.op.name)
@@ -169,7 +177,7 @@ class _Reader:
         return Site(node, tuple(sources), mount, first.start if first else 0, first.step if first else 1, rows)
 
     def mount(self, mine: list[Param], rows: str | None, name: str) -> str:
-        """The dotted prefix of all names: of a stack up to its "{}", else the call's own name; "" if that does not hold."""
+        """The dotted prefix of all names: of a stack up to its "{}", else the call's own name; "" if neither is."""
         if not mine:
             return ""
         if rows and len({(p.start, p.step) for p in mine}) > 1:

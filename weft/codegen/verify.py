@@ -5,7 +5,7 @@ backward. Differences are normwise per tensor: ||a - b|| <= tol * max(||b||, 1e-
 median is over the gradients (or outputs), so that a tensor that should be zero has a scale too.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -67,7 +67,8 @@ class Verified:
         """The table for people."""
         head = f"{'check':22} {'dtype':5} {'error':>9} {'tol':>7}  {'worst of':>8}  tensor"
         lines = [
-            f"{r.check:22} {r.dtype:5} {r.error:9.1e} {r.tolerance:7.0e}  {r.tensors:8}  {r.worst}{'' if r.ok else '  FAILED'}"
+            f"{r.check:22} {r.dtype:5} {r.error:9.1e} {r.tolerance:7.0e}  {r.tensors:8}  {r.worst}"
+            + ("" if r.ok else "  FAILED")
             for r in self.rows
         ]
         return "\n".join([head, *lines, *self.notes])
@@ -97,11 +98,10 @@ def verify(program: Program, build: Build, own: nn.Module | None = None, seed: i
         dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
         found.rows += _outputs(truth, _loaded(own, params, None), dtype)
     if found.near_ties:
-        found.notes.append(f"{found.near_ties} routing decisions are near ties (within {NEAR_TIE:g} of the logits' size)")
+        found.notes.append(
+            f"{found.near_ties} routing decisions are near ties (within {NEAR_TIE:g} of the logits' size)"
+        )
     return found
-
-
-# -- inputs ------------------------------------------------------------------------------------------------------------
 
 
 def _batch(program: Program) -> dict[str, int]:
@@ -113,8 +113,8 @@ def _batch(program: Program) -> dict[str, int]:
 def _parameters(program: Program, seed: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(seed + 1)
     start = initial(program, torch, seed, **{d: sizes[d] for d in program.runtime})
-    noise = lambda p: NOISE * torch.randn(p.shape, generator=draw, dtype=torch.float64)
-    return {name: p.double() + noise(p) for name, p in start.items()}
+    noise = {name: torch.randn(p.shape, generator=draw, dtype=torch.float64) for name, p in start.items()}
+    return {name: p.double() + NOISE * noise[name] for name, p in start.items()}
 
 
 def _inputs(
@@ -175,7 +175,7 @@ def _routes(graph: Graph) -> bool:
 
 
 @contextmanager
-def counting_ties() -> Iterator[list[int]]:
+def counting_ties() -> Generator[list[int]]:
     """Inside, every Route that the interpreter runs appends how many of its choices are near ties."""
     found: list[int] = []
     plain = Route.torch
@@ -192,9 +192,6 @@ def counting_ties() -> Iterator[list[int]]:
         yield found
     finally:
         Route.torch = plain  # type: ignore[method-assign]
-
-
-# -- the truth and what is compared with it ----------------------------------------------------------------------------
 
 
 class _Truth:
@@ -235,8 +232,8 @@ def _loaded(module: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype 
 
 
 def _run(truth: _Truth, module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    cast = lambda x: x.to(dtype) if x.is_floating_point() and dtype is not None else x
-    out = module(**{name: cast(x) for name, x in truth.inputs.items()})
+    inputs = {n: x.to(dtype) if x.is_floating_point() and dtype is not None else x for n, x in truth.inputs.items()}
+    out = module(**inputs)
     return dict(zip(truth.program.outputs, out))
 
 
@@ -281,9 +278,6 @@ def compare(check: str, dtype: str, got: Mapping[str, Tensor], want: Mapping[str
     return Row(check, dtype, worst, most, TOLERANCE[dtype], len(want))
 
 
-# -- decoding and causality ----------------------------------------------------------------------------------------------
-
-
 def _decoding(program: Program, module: nn.Module, inputs: Mapping[str, Tensor], notes: list[str]) -> list[Row]:
     """prefill and step against the whole sequence at once, and whether later positions leak into earlier results."""
     module = module.eval()
@@ -320,8 +314,9 @@ def _leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Ma
     changed[:, n // 2 :] = (changed[:, n // 2 :] + 1) % max(2, int(tokens.max()) + 1)
     after = dict(zip(program.outputs, module(**{**inputs, "tokens": changed})))
     graph = dict(zip(program.outputs, program.graph.outputs))
-    before = lambda y: {k: v[:, : n // 2] for k, v in y.items() if graph[k].dims[:2] == ("batch", "seq")}
-    return compare("no leak from later", "f64", before(after), before(whole))
+    rows = [k for k, v in graph.items() if v.dims[:2] == ("batch", "seq")]
+    got, want = ({k: y[k][:, : n // 2] for k in rows} for y in (after, whole))
+    return compare("no leak from later", "f64", got, want)
 
 
 def retyped(program: Program, dtype: str) -> Program:
@@ -349,5 +344,3 @@ def _retyped(graph: Graph, dtype: str) -> Graph:
         replace(n, op=op(n.op), ins=tuple(map(val, n.ins)), outs=tuple(map(val, n.outs))) for n in graph.nodes
     )
     return replace(graph, inputs=tuple(map(val, graph.inputs)), nodes=nodes, outputs=tuple(map(val, graph.outputs)))
-
-

@@ -18,10 +18,11 @@ def place(root: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
     """Register a module or parameter under a dotted name, whatever its parts are called."""
     *path, leaf = name.split(".")
     for part in path:
-        if part not in root._modules:
-            root._modules[part] = Group()
-        root = root._modules[part]
-    (root._parameters if isinstance(value, nn.Parameter) else root._modules)[leaf] = value
+        root = root._modules.setdefault(part, Group()) or root
+    if isinstance(value, nn.Parameter):
+        root._parameters[leaf] = value
+    else:
+        root._modules[leaf] = value
 
 
 class Block(nn.Module):
@@ -42,13 +43,17 @@ def weights(block: Block) -> list[Tensor]:
 def weight(root: nn.Module, name: str) -> Tensor:
     """The parameter below `root` of that dotted name."""
     *path, leaf = name.split(".")
-    return found(root, ".".join(path))._parameters[leaf]
+    parameter = found(root, ".".join(path))._parameters[leaf]
+    assert parameter is not None
+    return parameter
 
 
 def found(root: nn.Module, name: str) -> nn.Module:
     """The module below `root` of that dotted name."""
     for part in name.split(".") if name else ():
-        root = root._modules[part]
+        module = root._modules[part]
+        assert module is not None
+        root = module
     return root
 
 
@@ -86,7 +91,7 @@ def initialise(root: nn.Module, generator: torch.Generator | int = 0) -> None:
 
 
 def check(
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, object],
     signature: Mapping[str, tuple[torch.dtype, tuple[str, ...]]],
     fixed: Mapping[str, int],
     limits: Mapping[str, tuple[int, int]],
