@@ -7,7 +7,7 @@ launches[0].signature, .constants, .attributes, .options, .grid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ def gpu(target: str) -> Any:
 
 
 @contextmanager
-def recording(target: str, root: str) -> Iterator[list[Launch]]:
+def recording(target: str, root: str) -> Generator[list[Launch]]:
     """Launches inside are recorded, not run. root: the package of kernels, see `weft.autotune.launches`."""
     from triton.compiler.compiler import make_backend
     from triton.runtime.jit import JITFunction

@@ -11,7 +11,7 @@ A case is named by data (`Workload`), so that any worker can make it:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -121,7 +121,7 @@ class RegionCase:
         return "f32" if lse and dtype in ("f16", "bf16") else dtype
 
     @contextmanager
-    def configured(self, config: Mapping[str, Any], target: str) -> Iterator[None]:
+    def configured(self, config: Mapping[str, Any], target: str) -> Generator[None]:
         """The package's own configurations with `config`, or its part, in the place of this kernel's."""
         launch, known = self.launch, self.launch.config
         arch = launch.arch

@@ -9,13 +9,13 @@ Nothing is raised for what a launch does to its compiler: it is in `Built.reason
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,24 @@ class CompilePool:
         """All of it, down to the machine code."""
         return self._submit("compile", launch, target)
 
-    def triton(self) -> str:
-        """The version of Triton that compiles; "" without one."""
+    @cached_property
+    def versions(self) -> dict[str, Any]:
+        """{"triton": version, "ptxas": {target: version}} of the workers; empty where they cannot compile."""
         worker = self._idle.get()
         try:
             answer = worker.ask({"op": "version"}, LEAST_SECONDS)
         finally:
             self._idle.put(worker)
-        return str(answer.data.get("triton", "")) if answer.data else ""
+        return {} if answer.data is None or answer.raised else answer.data
+
+    def triton(self) -> str:
+        """The version of Triton that compiles; "" without one."""
+        return str(self.versions.get("triton", ""))
+
+    def ptxas(self, target: str) -> str:
+        """The first line of what the assembler for a target says of itself."""
+        said = str(self.versions.get("ptxas", {}).get(target, ""))
+        return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")[:100]
 
     def pause(self) -> None:
         """Start no further job until `resume`: finals want the machine for themselves."""
@@ -206,25 +216,6 @@ def _taken(path: str) -> bytes:
     data = Path(path).read_bytes()
     Path(path).unlink()
     return data
-
-
-def place(kept: bytes, cache: str | Path) -> str:
-    """Put a kept kernel where Triton, with TRITON_CACHE_DIR at `cache`, finds it instead of compiling; its folder.
-
-    Only of the private store: Triton believes whatever lies in its cache. Raises ValueError for anything else."""
-    head, _, cubin = kept.partition(b"\n")
-    found = json.loads(head)
-    key, name, metadata = (str(found[k]) for k in ("key", "name", "metadata"))
-    if not key.isalnum() or not name.isidentifier():
-        raise ValueError("not a kept kernel")
-    folder = Path(cache) / key
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    files = {f"{name}.json": metadata.encode(), f"{name}.cubin": cubin}
-    for file, data in files.items():
-        (folder / file).write_bytes(data)
-    group = {"child_paths": {file: str(folder / file) for file in files}}
-    (folder / f"__grp__{name}.json").write_text(json.dumps(group))
-    return str(folder)
 
 
 def results(futures: Iterable[Future[Built]]) -> Iterator[Built]:

@@ -6,7 +6,6 @@ what Triton needs to run the kernel later into the worker's folder, and says whe
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from weft.autotune import serve
+from weft.autotune.kept import Kept, pack
 from weft.autotune.launches import Kernels, Launch, source
 from weft.autotune.serve import Job
+from weft.autotune.staging import LIMITS
 
 MEMORY = 16 << 30  # bytes of addresses; ptxas alone has been seen at 1.2 GB
 
@@ -41,10 +42,19 @@ def handle(job: Job) -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """Triton's version, and what assembles for each of its targets."""
+    """Triton's version, and that of the assembler it uses for each target, "" where it does not say."""
     import triton
 
-    return {"triton": triton.__version__}
+    return {"triton": triton.__version__, "ptxas": {target: _ptxas(target) for target in LIMITS}}
+
+
+def _ptxas(target: str) -> str:
+    try:
+        from triton.backends.nvidia.compiler import get_ptxas
+
+        return str(get_ptxas(int(target.removeprefix("sm_"))).version)
+    except Exception:
+        return ""
 
 
 def staged(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
@@ -95,19 +105,17 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 def kept(built: Any) -> str:
-    """One file with a kernel as Triton's cache holds it: a line of JSON that names it, then the cubin."""
+    """One file with a kernel as Triton's cache holds it: see `weft.autotune.kept`."""
     name = next(Path(p).name for p in built.metadata_group if p.endswith(".json"))
     metadata = Path(built.metadata_group[name]).read_text()
     key = Path(built.metadata_group[name]).parent.name
     fd, path = tempfile.mkstemp(prefix="kept-")
     with os.fdopen(fd, "wb") as f:
-        f.write(json.dumps({"key": key, "name": name.removesuffix(".json"), "metadata": metadata}).encode() + b"\n")
-        f.write(built.asm["cubin"])
+        f.write(pack([Kept(key, name.removesuffix(".json"), metadata, built.asm["cubin"])]))
     return path
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    import triton  # noqa: F401 -- before the first deadline starts
-
+    versions()  # imports Triton before the first deadline starts
     serve.serve(handle, memory=MEMORY)

@@ -10,6 +10,7 @@ A gate refuses what cannot run or is wrong, never what is merely unpromising: sp
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,13 +23,13 @@ from weft.autotune.funnel import Funnel
 from weft.autotune.launches import Launch
 from weft.autotune.process import Worker
 from weft.autotune.space import LIMITS
-from weft.autotune.types import Config, Pool, Status, config_id
+from weft.autotune.types import Config, Pool, Row, Source, Status, config_id
 from weft.autotune.workload import Problem
 
 HOST = "weft.autotune.host_worker"
 STEPS = ("wrapper", "shared", "compile", "interpreter")
 """The gates that look at one configuration after another; `upto` names the last one that is asked."""
-_BATCH = 64
+_BATCH, _AT_ONCE = 64, 16
 _LAUNCH_SECONDS, _INTERPRET_SECONDS = 60.0, 120.0
 _TWIN = "launches the same as another configuration"
 
@@ -61,7 +62,8 @@ class Verdict:
 
 @dataclass
 class _Candidate:
-    """A configuration on its way. seen: the last gate it passed; verdict: once it is refused."""
+    """A configuration on its way. seen: the last gate it passed; refused: once it is; recalled: facts that were found
+    out on another machine."""
 
     config: Config
     launches: tuple[Launch, ...] = ()
@@ -69,6 +71,8 @@ class _Candidate:
     seen: str = ""
     error: float | None = None
     refused: Verdict | None = None
+    recalled: Facts = field(default_factory=dict[str, float])
+    cubins: tuple[str, ...] = ()
 
     def refuse(self, gate: str, reason: str, detail: str = "", status: Status = Status.STATIC) -> None:
         self.refused = Verdict(self.config, gate, reason, detail, status, error=self.error)
@@ -85,7 +89,7 @@ class Gatekeeper:
         self.problem, self.compilers, self.funnel = problem, compilers, Funnel()
         self.triton = triton or compilers.triton()
         self._host = Worker(HOST, nice=nice)
-        self._interpreter = Worker(HOST, env={"TRITON_INTERPRET": "1"}, nice=nice)
+        self._interpreting = Worker(HOST, env={"TRITON_INTERPRET": "1"}, nice=nice)
         self._known: dict[str, _Candidate] = {}
         self._owners: dict[tuple[Any, ...], str] = {}
         self._meanings: dict[tuple[Any, ...], tuple[str, float, str]] = {}
@@ -100,24 +104,49 @@ class Gatekeeper:
     def close(self) -> None:
         """End the workers; the compilers are their owner's."""
         self._host.kill()
-        self._interpreter.kill()
+        self._interpreting.kill()
 
     # The two questions
 
-    def pool(self, upto: str = "shared", most: int = 0) -> Pool:
+    def pool(self, upto: str = "shared", most: int = 0, seconds: float = math.inf) -> Pool:
         """What the whole space comes to after the gates up to `upto`.
 
-        most: let only so many through the gates from "compile" on, the most promising by the cost model; the others
-        stay in the pool and are judged when their turn comes. 0: all of them."""
-        left = self._arithmetic()
+        most: let only so many through the gates from "compile" on, the most promising by the cost model, and seconds:
+        begin no further ones after so long; the others stay in the pool and are judged when their turn comes."""
+        left, end = self._arithmetic(), time.monotonic() + seconds
         for gate in STEPS[: STEPS.index(upto) + 1]:
-            if most and gate in ("compile", "interpreter"):
-                ranked = sorted(left, key=lambda c: estimate(self._facts(c)))
-                self._through(gate, ranked[:most])
+            if gate in ("compile", "interpreter"):
+                ranked = sorted(left, key=lambda c: (c.config != self.problem.default, estimate(self._facts(c))))
+                ranked = [c for c in ranked if c.seen == "compile"] if gate == "interpreter" else ranked
+                ranked = ranked[:most] if most else ranked
+                for first in range(0, len(ranked), _AT_ONCE):
+                    if time.monotonic() > end:
+                        break
+                    self._through(gate, ranked[first : first + _AT_ONCE])
             else:
                 self._through(gate, left)
             left = [c for c in left if c.refused is None]
         return Pool(tuple(c.config for c in left), self._columns(left), self.funnel.rejected, self.funnel.seconds)
+
+    def recall(self, rows: Iterable[Row]) -> int:
+        """Believe what `--prepare` found out with this very Triton: refusals are not asked again, survivors need not be
+        compiled to be let through. Arithmetic and hazards are asked all the same. How many rows were of use."""
+        count, limit = 0, LIMITS[self.problem.target]["shared_limit"]
+        for row in rows:
+            if row.src is not Source.PREPARE:
+                continue
+            candidate = self._candidate(row.config)
+            if candidate.refused is not None or candidate.seen or (row.shared or 0) > limit:
+                continue
+            count += 1
+            candidate.recalled = {n: float(v) for n, v in row.features if isinstance(v, int | float)}
+            candidate.recalled.setdefault("launches", 1.0)
+            candidate.cubins = (row.cubin,) if row.cubin else ()
+            if row.status is not Status.OK:
+                candidate.refuse("compile", "refused when prepared", row.reason, row.status)
+                self.funnel["compile"].entered += 1
+                self.funnel["compile"].refuse("refused when prepared")
+        return count
 
     def judge(self, config: Config, upto: str = "compile") -> Verdict:
         """One configuration through the gates up to `upto`; what was found out before is not asked again."""
@@ -199,11 +228,9 @@ class Gatekeeper:
         """Ask one gate about those who have not been asked yet."""
         order = ("", *STEPS)
         todo = [c for c in candidates if c.refused is None and order.index(c.seen) < order.index(gate)]
-        stage = self.funnel[gate]
+        stage, ask = self.funnel[gate], getattr(self, f"_{gate}")
         stage.entered += len(todo)
-        {"wrapper": self._wrapper, "shared": self._shared, "compile": self._compile, "interpreter": self._interpret}[
-            gate
-        ](todo)
+        ask([c for c in todo if gate == "wrapper" or not c.recalled])
         for candidate in todo:
             candidate.seen = gate
             if candidate.refused is not None:
@@ -273,14 +300,14 @@ class Gatekeeper:
                 return candidate.refuse(gate, "warps are not specialised", "no setmaxnreg in the PTX")
         return None
 
-    def _interpret(self, todo: Sequence[_Candidate]) -> None:
+    def _interpreter(self, todo: Sequence[_Candidate]) -> None:
         """Results against the reference; configurations that mean the same are run once."""
         p = self.problem
         job = {"op": "interpret", "workload": p.workload.data(), "target": p.target, "checks": list(p.checks)}
         for candidate in todo:
             meaning = tuple((f.key(options=False), f.grid) for f in candidate.launches)
             if meaning not in self._meanings:
-                answer = self._interpreter.ask(job | {"config": candidate.config}, _INTERPRET_SECONDS)
+                answer = self._interpreting.ask(job | {"config": candidate.config}, _INTERPRET_SECONDS)
                 data = answer.data or {}
                 self.funnel["interpreter"].cpu_s += float(data.get("cpu_s", answer.seconds))
                 if answer.data is None:  # too slow to be judged here says nothing of the GPU
@@ -299,13 +326,15 @@ class Gatekeeper:
     # What is known
 
     def _facts(self, candidate: _Candidate) -> Facts:
+        if candidate.recalled:
+            return candidate.recalled
         return facts(candidate.launches, candidate.builts, self.problem.target)
 
     def _verdict(self, candidate: _Candidate) -> Verdict:
-        known = self._facts(candidate) if candidate.launches else {}
+        known = self._facts(candidate) if candidate.launches or candidate.recalled else {}
         compiled = [b for b in candidate.builts if b.regs is not None]
         seconds = sum(b.seconds for b in compiled) if compiled else None
-        cubins = tuple(b.cubin for b in compiled if b.cubin)
+        cubins = candidate.cubins or tuple(b.cubin for b in compiled if b.cubin)
         found = candidate.refused or Verdict(candidate.config)
         return replace(found, facts=known, error=candidate.error, cubins=cubins, compile_s=seconds)
 

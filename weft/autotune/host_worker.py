@@ -45,7 +45,7 @@ def _launches(case: Case, args: Args, config: Mapping[str, Any], job: Job) -> di
             case.run(args)
     except Exception as error:
         return {"raised": type(error).__name__, "message": str(error)[:500]}
-    wanted = set(job.get("kernels") or ())
+    wanted: list[str] = job.get("kernels") or []
     return {"launches": [f.data() for f in found if not wanted or f.function in wanted]}
 
 

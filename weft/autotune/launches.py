@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.machinery
-import importlib.util
 import json
 import math
 import sys
@@ -53,12 +52,10 @@ class Launch:
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Launch:
         """Of what `data` gave, come through JSON."""
-
-        def pairs(items: Any) -> tuple[tuple[Place, Any], ...]:
-            return tuple((tuple(place), value) for place, value in items)
-
-        given = dict(data) | {"constants": pairs(data["constants"]), "attributes": pairs(data["attributes"])}
-        return cls(**given | {"grid": tuple(data["grid"])})
+        return cls(
+            data["module"], data["function"], dict(data["signature"]), _pairs(data["constants"]),
+            _pairs(data["attributes"]), dict(data["options"]), tuple(data["grid"]), dict(data["sizes"]),
+        )  # fmt: skip
 
     def key(self, options: bool = True) -> str:
         """A hash of what is compiled; without `options`, of what the kernel means: the same for any warps and stages.
@@ -67,6 +64,10 @@ class Launch:
         parts = [self.module, self.function, self.signature, self.constants]
         parts += [self.attributes, self.options] if options else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _pairs(items: Any) -> tuple[tuple[Place, Any], ...]:
+    return tuple((tuple(place), value) for place, value in items)
 
 
 # Values of constants

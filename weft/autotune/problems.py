@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from weft.autotune.space import Space
 from weft.autotune.types import Config
 from weft.autotune.workload import Problem, Workload
+from weft.cache.key import Device, Key
 from weft.errors import SpecError
-from weft.ir.types import ITEMSIZE, Graph, Val
+from weft.ir.types import FLOATS, ITEMSIZE, Graph, Val
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
@@ -28,19 +29,20 @@ ODD = (1, 37, 257)
 class Task:
     """A problem, the kernel it is of, and what it weighs.
 
-    kernel, key: name and hash of the region's file. part: of its configuration. seconds: modelled, of one call, by the
-    plan; calls: in one step of the model; bytes, flops: of one call.
+    kernel: name of the region's file. part: of its configuration. seconds: modelled, of one call, by the plan; calls:
+    in one step of the model; bytes, flops: of one call. runtime: dims that are open when the package is compiled.
     """
 
     problem: Problem
     kernel: str
-    key: str
     part: str
     skeleton: str
     seconds: float
     calls: int
     bytes: int
     flops: int
+    graph: Graph
+    runtime: tuple[str, ...] = ()
 
     @property
     def weight(self) -> float:
@@ -58,10 +60,10 @@ def spaces(skeleton: str) -> dict[str, Space]:
 
 def space_of(name: str, data: Mapping[str, Any]) -> Space:
     """A space from its data."""
-    return Space(
-        name, {k: tuple(v) for k, v in data["knobs"].items()}, dict(data.get("constraints", {})),
-        dict(data.get("shared", {})), tuple(data.get("sizes", ())), tuple(data.get("kernels", ())), data.get("part", ""),
-    )  # fmt: skip
+    knobs = {k: tuple(v) for k, v in data["knobs"].items()}
+    sizes, kernels = tuple(data.get("sizes", ())), tuple(data.get("kernels", ()))
+    constraints, shared = dict(data.get("constraints", {})), dict(data.get("shared", {}))
+    return Space(name, knobs, constraints, shared, sizes, kernels, data.get("part", ""))
 
 
 def fitting(skeleton: str, config: Mapping[str, Any]) -> list[Space]:
@@ -85,6 +87,8 @@ def tasks(planned: Planned, folder: str | Path, target: str, dtype: str = "bf16"
 
 
 def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, dtype: str) -> Iterator[Task]:
+    from weft.codegen.sizes import Sizes
+
     rows = [r for r in planned.kernels.rows if r.kernel == region.kernel]
     config = region.configs[target][dtype]
     sizes = {d: planned.sizes[d] for d in _dims(region.graph)}
@@ -92,7 +96,7 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
     one = rows[0].region if rows else None
     for space in fitting(region.skeleton, config):
         own: Config = {k: (config[space.part] if space.part else config)[k] for k in space.knobs}
-        params = {"kernel": region.kernel, "graph": _text(region.graph), "part": space.part}
+        params: dict[str, Any] = {"kernel": region.kernel, "graph": _text(region.graph), "part": space.part}
         params["statistics"] = statistics(region.graph)
         problem = Problem(
             f"{region.kernel}.{space.part}" if space.part else region.kernel, space,
@@ -100,7 +104,9 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
             given(region.graph, sizes, dtype), dtype, own,
         )  # fmt: skip
         seconds, nbytes, flops = (one.seconds, one.bytes, one.flops) if one else (0.0, 0, 0)
-        yield Task(problem, region.kernel, region.key, space.part, region.skeleton, seconds, calls, nbytes, flops)
+        runtime = tuple(sorted(d for d in sizes if Sizes.of(planned.program).number(d) is None))
+        about = (space.part, region.skeleton, seconds, calls, nbytes, flops, region.graph, runtime)
+        yield Task(problem, region.kernel, *about)
 
 
 def _calls(planned: Planned, block: str) -> int:
@@ -151,7 +157,7 @@ def _text(graph: Graph) -> str:
 
 
 def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[dict[str, int], ...]:
-    """Sizes at which results are compared: run-time dims odd, the batch 1 or 2; those that the spec forbids left out."""
+    """Sizes at which results are compared: run-time dims odd, the batch 1 or 2; without those that the spec forbids."""
     found: list[dict[str, int]] = []
     lengths = [d for d in program.runtime if d != "batch"]
     for n in ODD if lengths else (1, 2):
@@ -194,6 +200,31 @@ def _tiles(d: int) -> list[int]:
         out.append(1 << (left.bit_length() - 1))
         left -= out[-1]
     return out
+
+
+POLICY = "graph,cold,randn"
+"""How configurations are timed: CUDA graphs, cold L2, N(0, 1) operands."""
+
+
+def key(task: Task, device: Device, triton: str, ptxas: str, policy: str = POLICY) -> Key:
+    """What a measurement of a task holds for."""
+    from weft import __version__
+    from weft.cache.kernel import kernel_hash
+
+    p = task.problem
+    frozen = {d: n for d, n in p.sizes.items() if d not in task.runtime}
+    return Key(
+        f"{task.skeleton}.{task.part}" if task.part else task.skeleton,
+        kernel_hash(task.graph, frozen, space=p.space.name), device,
+        tuple(sorted((d, p.sizes[d]) for d in task.runtime)), dtypes(task.graph, p.dtype), "contiguous", "16",
+        __version__, triton, ptxas, policy,
+    )  # fmt: skip
+
+
+def dtypes(graph: Graph, dtype: str) -> str:
+    """The floats of a region as it runs: `dtype`, or its own where it has several."""
+    found = sorted({v.dtype for v in (*graph.inputs, *graph.outputs) if v.dtype in FLOATS})
+    return dtype if len(found) <= 1 else f"{dtype}:{','.join(found)}"
 
 
 def by_weight(found: Sequence[Task], name: str = "") -> list[Task]:

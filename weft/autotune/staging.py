@@ -42,7 +42,7 @@ def shared(source: Any, target: str, options: Mapping[str, Any]) -> int | None:
     from triton.compiler.compiler import make_backend
 
     on = gpu(target)
-    backend = make_backend(on)
+    backend: Any = make_backend(on)
     parsed = backend.parse_options(dict(options))
     context = ir.context()
     ir.load_dialects(context)
