@@ -136,8 +136,8 @@ def parts_of(c: Case) -> list[tuple[Any, list[Part]]]:
     return [(None, [Part("tiles", term=pattern)])]
 
 
-def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: int, nk: int) -> tuple[Any, bool]:
-    """One kernel's walk of a part with row pattern `pattern`, and whether it needs keep."""
+def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: int, nk: int) -> Any:
+    """One kernel's walk of a part with row pattern `pattern`."""
     (bm, bn), back = c.blocks[kernel], kernel == "dkdv"
     heads = list(range(c.kv * c.group)) if pattern.per_head else [None]
     size = max(nq, nk) if pattern.needs_length else None
@@ -156,7 +156,7 @@ def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: in
     table = None if w.table is None else tuple(map(torch.from_numpy, w.table))
     names = modules.attention_pieces
     block = None if w.block is None else getattr(names, w.block)
-    return modules.attention.Walk(getattr(names, w.pieces), block, w.slots, w.plan, table, w.packed), w.keep
+    return modules.attention.Walk(getattr(names, w.pieces), block, w.slots, w.plan, table, w.packed, w.keep)
 
 
 def groups_of(modules: Any, c: Case, segments: Tensor | None) -> tuple[Any, Tensor]:
@@ -168,11 +168,9 @@ def groups_of(modules: Any, c: Case, segments: Tensor | None) -> tuple[Any, Tens
             g, multi = plan.geometry(p), p.term.multiset
             nq, nk = g.count(c.most[0], g.q_at), g.count(c.most[1], g.k_at)
             walks = [walk_of(modules, c, p, name, g.rows, nq, nk) for name in ("forward", "dkdv", "dq")]
-            whole = not any(needs for _, needs in walks)
-            hole = None if g.keep is None or whole else H.count if multi else H.KEEP[len(masks)]
+            hole = None if g.keep is None else H.count if multi else H.KEEP[len(masks)]
             masks.append(counts(c, p.term, segments))
-            where = multi and not whole, g.classes, g.q_at, g.k_at
-            made.append(modules.attention.Part(*(w for w, _ in walks), hole, *where))
+            made.append(modules.attention.Part(*walks, hole, multi, g.classes, g.q_at, g.k_at))
         out.append((heads, tuple(made)))
     return tuple(out), torch.stack(masks or [torch.zeros(1, c.kv * c.group, c.nq, c.nk, dtype=torch.int8)])
 

@@ -1,5 +1,7 @@
 """Faults planted in the attention kernels, and the cases that hunt them."""
 
+# ruff: noqa: E501 -- a fault is read best in one line
+
 from tests.kernels.attention_cases import FILES, case
 from tests.kernels.mutate import Fault
 

@@ -38,7 +38,10 @@ Heads = tuple[int, int, int] | None
 
 
 class Walk(NamedTuple):
-    """What a kernel visits: its holes `pieces` and `block`, SLOTS, PLAN, the tensors of TAB, PACKED."""
+    """What a kernel visits: its holes `pieces` and `block`, SLOTS, PLAN, the tensors of TAB, PACKED.
+
+    keep: False if it visits nothing but what is seen, as often as it counts; then the part's keep is not called.
+    """
 
     pieces: Any
     block: Any = None
@@ -46,6 +49,7 @@ class Walk(NamedTuple):
     plan: Any = None
     table: tuple[Tensor, ...] | None = None
     packed: bool = False
+    keep: bool = True
 
 
 class Part(NamedTuple):
@@ -198,9 +202,9 @@ class Launch:
             "NQ": rows, "NK": keys, "CUQ": cu_q, "CUK": cu_k, "TAB": walk.table, "X": self.x, "scale": self.scale,
             "G": self.group, "CLASSES": part.classes, "Q_AT": part.q_at, "K_AT": part.k_at,
             "DK": tiles(self.q.shape[3]), "DV": tiles(self.v.shape[3]), "BM": config["BM"], "BN": config["BN"],
-            "SLOTS": walk.slots, "PLAN": walk.plan, "pieces": walk.pieces, "block": walk.block, "keep": part.keep,
-            "MULTI": part.multi, "ACC": self.acc, "PREC": self.precision,
-            "IDX": self.index((self.q, self.k, self.v, like), reach), **options(config),
+            "SLOTS": walk.slots, "PLAN": walk.plan, "pieces": walk.pieces, "block": walk.block,
+            "keep": part.keep if walk.keep else None, "MULTI": part.multi and walk.keep, "ACC": self.acc,
+            "PREC": self.precision, "IDX": self.index((self.q, self.k, self.v, like), reach), **options(config),
         }  # fmt: skip
 
     def index(self, tensors, reach):

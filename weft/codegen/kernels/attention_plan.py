@@ -180,8 +180,8 @@ def _lists(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool, hea
         return _whole(f.table.at(max(nq, nk)), -(-nq // bm), -(-nk // bn), bm, bn, back, head or 0)
     plan = _solved(pattern, nq, nk, bm, bn, back, head)
     for i in range(plan.shape.rows):
-        for j, full, _ in plan.blocks(i):
-            out.setdefault((i, full), []).append(j)
+        for j, full, _ in plan.blocks(i):  # of a multiset no block is full: keep has to count
+            out.setdefault((i, full and not pattern.multiset), []).append(j)
     return out
 
 
