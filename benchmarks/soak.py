@@ -43,7 +43,11 @@ def read(case: ElementTree.Element) -> dict:
         "test": f"{case.get('classname')}::{case.get('name')}",
         "outcome": "failed" if failed else "skipped" if case.find("skipped") is not None else "passed",
         "seconds": float(case.get("time", 0)),
-        "properties": {p.get("name"): p.get("value") for p in case.iter("property")},
+        "properties": {
+            p.get("name"): p.get("value")
+            for p in case.iter("property")
+            if not p.get("name", "").startswith("hypothesis-")
+        },
     }
 
 
