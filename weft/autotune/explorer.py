@@ -10,7 +10,7 @@ cannot do harm is said in `weft.autotune.seeds`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ _CEILING = 0.75  # times above this quantile are all as bad as one another: the 
 _MOST_SCORED = 16_000
 _NEAR = 200  # neighbours of each of the best that are scored in a pool that is larger
 _MOST_SEEN = 400  # observations the model is made of; of more, the best and the latest
+_LIKELY = 4
 _LOOKED_AT, _FROM = 60, 1500  # of so many rows, out of so many, the one farthest from the design joins it
 
 Rows = NDArray[np.intp]
@@ -63,6 +64,12 @@ class Explorer:
                 return row, "model"
         return int(rng.choice(np.flatnonzero(left))), "uniform"
 
+    def likely(self, taken: Collection[int]) -> list[int]:
+        """Rows that will probably be proposed next: the rest of the opening, then what the model thought next best."""
+        opening = [*self.opening.seeds, *self.opening.design[: self.opening.total]]
+        planned = opening if self._model is None else self._model.runners_up
+        return [row for row in planned if row not in taken][:_LIKELY]
+
 
 class _Model:
     """The posterior that is grown trial by trial until it is time to fit its kernel again."""
@@ -79,6 +86,7 @@ class _Model:
         room = max(5, len(rows) // 8)
         self.posterior = Posterior(self.kernel, x[self.candidates], x[rows], room + 64)
         self.due = self.used + room
+        self.runners_up: list[int] = []
 
     def extend(self, observed: Observed) -> bool:
         """Take in what was observed since; False when it is time for a new model."""
@@ -107,6 +115,8 @@ class _Model:
         for _ in pending:
             posterior.drop()
         score[~left[self.candidates]] = -np.inf
+        few = np.argpartition(-score, min(_LIKELY, len(score) - 1))[: _LIKELY + 1]
+        self.runners_up = [int(self.candidates[i]) for i in few[np.argsort(-score[few], kind="stable")]]
         top = int(np.argmax(score))
         return int(self.candidates[top]) if np.isfinite(score[top]) else -1
 

@@ -5,6 +5,7 @@ attention_0  34/100  best 412.3 us  61% of roofline  rejected 12 compile, 3 wron
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -126,6 +127,7 @@ class Progress:
             state = line(self._search) if self._search is not None else "starting"
             text = f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {state}"
             if self.tty:
+                text = text[: max(20, shutil.get_terminal_size().columns - 1)]  # a line that wraps cannot be redrawn
                 self._write("\r" + text.ljust(self._width))
                 self._width = len(text)
             else:

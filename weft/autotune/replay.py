@@ -171,23 +171,28 @@ def _table(
 
 
 def _is_value(value: Any) -> bool:
-    return value is None or type(value) in (int, bool) or is_text(value, 100) or _is_number(value)
+    return value is None or type(value) in (int, bool) or is_text(value, 100) or _is_finite(value)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     """Of a row of Kernel Tuner, in milliseconds. The samples are scaled so that their median is the row's `time`, which
     is what such tables are ranked by."""
     time, samples = row.get("time"), row.get("times")
-    if not _is_number(time) or not 0 < time <= 1e9:
+    us = _positive(time) * 1e3
+    if not 0 < us <= 1e12:
         status = _FAILED.get(str(time).lower(), Status.LAUNCH)
         return Outcome(status, reason=f"recorded as {plain(str(time), 60)}")
-    us = float(time) * 1e3
-    usable = isinstance(samples, list) and samples and all(_is_number(t) and t > 0 for t in samples)
-    if not usable:
+    times = [_positive(t) for t in samples] if isinstance(samples, list) else []
+    if not times or not all(times):
         return Outcome(Status.OK, (us,))
-    middle = lower_median(samples)
-    return Outcome(Status.OK, tuple(us if t == middle else us * (t / middle) for t in samples))
+    middle = lower_median(times)
+    return Outcome(Status.OK, tuple(us if t == middle else us * (t / middle) for t in times))
+
+
+def _positive(value: Any) -> float:
+    """A number above 0; 0 for anything else."""
+    return float(value) if type(value) in (int, float) and math.isfinite(value) and value > 0 else 0.0

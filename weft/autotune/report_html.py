@@ -75,12 +75,12 @@ def _shown(found: dict[str, Any]) -> dict[str, Any]:
 
 def plot(found: dict[str, Any]) -> dict[str, Any] | None:
     """The best time so far as a path, in logarithms; None without a time."""
-    curve = [us for us in found["curve_us"] if us]
+    curve = [float(us) for us in found["curve_us"] if us]
     if not curve:
         return None
     share = found["of_roofline"]
     roof = found["winner_us"] * share if share else None
-    low, high = min([*curve, *([roof] if roof else [])]), max(curve)
+    low, high = float(min([*curve, *([roof] if roof else [])])), float(max(curve))
     first = len(found["curve_us"]) - len(curve)
 
     def x(trial: int) -> float:

@@ -10,6 +10,7 @@ inside it. All honour what is enqueued, and read everything else from the study,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,6 +132,10 @@ class FromPool(BaseSampler):
         """A row that is not taken, and who proposes it."""
         raise NotImplementedError
 
+    def likely(self) -> list[Config]:
+        """What will probably be asked next, likeliest first; for those who compile ahead."""
+        return []
+
     @property
     def left(self) -> np.ndarray[Any, np.dtype[np.intp]]:
         """The rows that are not taken."""
@@ -162,6 +167,10 @@ class PoolSampler(FromPool):
             self._explorer = Explorer(encode(self.pool), self.seed, self.seeds, **self.options)
         return self._explorer.next(trial.number, self.history.observed, list(self.history.pending.values()))
 
+    def likely(self) -> list[Config]:
+        rows = self._explorer.likely(self.history.taken) if self._explorer is not None else []
+        return [self.pool.configs[row] for row in rows]
+
 
 class InOrder(FromPool):
     """The whole pool, in the given order of rows, then in its own: what is asked when all of it can be timed."""
@@ -172,6 +181,10 @@ class InOrder(FromPool):
 
     def choose(self, study: Study, trial: FrozenTrial) -> tuple[int, str]:
         return next(row for row in self.order if row not in self.history.taken), "all"
+
+    def likely(self) -> list[Config]:
+        rows = islice((row for row in self.order if row not in self.history.taken), 1, 5)
+        return [self.pool.configs[row] for row in rows]
 
 
 class Uniform(FromPool):

@@ -53,7 +53,8 @@ _RESERVE = 0.1
 @dataclass
 class Search:
     """One search. runners: one a device, all of the same kind; journal: where trials are kept; study: an Optuna study
-    to use, with its sampler and what is enqueued in it; watch: called after every call of a runner, and every trial."""
+    to use, with its sampler and what is enqueued in it; watch: called after every call of a runner, and every trial;
+    ahead: is told which configurations will probably be next, to compile them."""
 
     subject: Subject
     runners: Sequence[Runner]
@@ -62,6 +63,7 @@ class Search:
     options: Options = field(default_factory=Options)
     study: Study | None = None
     watch: Callable[[Search], None] = lambda search: None
+    ahead: Callable[[Sequence[Config]], None] | None = None
 
     def __post_init__(self) -> None:
         rows = self.journal.rows()
@@ -203,6 +205,10 @@ class Search:
                     return
                 best_us, self._running = self.best_us, self._running + 1
             trial, config, origin = asked
+            if self.ahead is not None:
+                with self._lock:
+                    likely = self.sampler.likely()
+                self.ahead(likely)
             known = self._known.get(config_id(config))
             outcome = outcome_of(known) if known else stopwatch.measure(config, best_us)
             with self._lock:

@@ -80,8 +80,8 @@ def landscape(seed: int, knobs: Mapping[str, Sequence[int]] | None = None) -> La
                       "warps": (1, 2, 4, 8), "stages": (1, 2, 3, 4, 5)}  # fmt: skip
     rng = np.random.default_rng(seed)
     m, n, k = (int(v) for v in rng.choice([1024, 1536, 2048, 4096, 5120], 3))
-    rates = rng.uniform(0.5, 2.0, 6)
-    configs = tuple(dict(zip(given, values)) for values in product(*given.values()))
+    rates = [float(r) for r in rng.uniform(0.5, 2.0, 6)]
+    configs: tuple[Config, ...] = tuple(dict(zip(given, values)) for values in product(*given.values()))
     return Landscape(configs, tuple(_model(config, m, n, k, rates) for config in configs))
 
 

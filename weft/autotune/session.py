@@ -1,0 +1,257 @@
+"""The kernels of one package, tuned one after another; the winners go into its configs.json, the trials into the store.
+
+    found = Session(planned, folder, Settings("sm_90", seconds=600), Store()).run()
+
+A kernel gets the share of the budget that it has of the model's time; what one does not use is left to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weft.autotune.bench import BenchRunner
+from weft.autotune.budget import Budget
+from weft.autotune.compile_pool import CompilePool
+from weft.autotune.gates import Gatekeeper
+from weft.autotune.neighbours import neighbours
+from weft.autotune.prepare import placer, prepared
+from weft.autotune.problems import Task, by_weight, key, tasks
+from weft.autotune.progress import micros
+from weft.autotune.report import data, spelled, text
+from weft.autotune.result import Options, Result
+from weft.autotune.rows import StoreJournal
+from weft.autotune.search import Search
+from weft.autotune.types import Config, Subject
+from weft.cache.key import Device, Key, Soft
+from weft.cache.pack import Pack
+from weft.cache.search import Source
+from weft.cache.sources import export
+from weft.cache.store import Store
+from weft.errors import BackendError, UsageError
+from weft.passes.targets import find
+
+if TYPE_CHECKING:
+    from weft.codegen.planner import Planned
+
+CONFIGS = "configs.json"
+_LEAST_SECONDS = 5.0
+_STAGING_SECONDS, _STAGING_SHARE = 0.2, 0.25  # what the shared-memory gate takes a configuration; of the budget, at most
+Watch = Callable[[Search], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """target: "sm_90". seconds, trials: of the whole session, and at most of one kernel; None for no limit. devices: as
+    CUDA_VISIBLE_DEVICES names them, "" for the first, "cpu" for the interpreter. only: part of a kernel's name, or a
+    skeleton. dtype: of the configurations. options: of every search."""
+
+    target: str
+    seconds: float | None = None
+    trials: int | None = None
+    devices: tuple[str, ...] = ("",)
+    only: str = ""
+    dtype: str = "bf16"
+    workers: int | None = None
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One kernel: what it ran with, and what it runs with now."""
+
+    task: Task
+    key: Key
+    before: Config
+    result: Result
+
+    @property
+    def after(self) -> Config:
+        """The winner; what was there, where nothing ran."""
+        return self.result.winner or self.before
+
+    @property
+    def changed(self) -> bool:
+        return self.after != self.before
+
+    def line(self) -> str:
+        """What changed, for people."""
+        name, found = self.task.problem.name, data(self.result)
+        if not self.changed:
+            return f"{name}: stays at {spelled(self.before)}"
+        knobs = ", ".join(f"{k} {self.before.get(k)} -> {v}" for k, v in self.after.items() if self.before.get(k) != v)
+        was, now = found["incumbent_us"], found["winner_us"]
+        gain = f"; {micros(was)} -> {micros(now)}" if was and now else ""
+        return f"{name}: {knobs}{gain}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a session came to. path: the configs.json that was written, "" where nothing changed or none is kept."""
+
+    target: str
+    device: str
+    tuned: tuple[Tuned, ...]
+    pack: Pack
+    path: str = ""
+
+    @property
+    def interrupted(self) -> bool:
+        return any(t.result.stopped == "interrupted" for t in self.tuned)
+
+    def data(self) -> dict[str, Any]:
+        """As JSON data."""
+        rows = [
+            {"before": t.before, "after": t.after, "changed": t.changed, "key": t.key.id, **data(t.result)}
+            for t in self.tuned
+        ]
+        return {"target": self.target, "device": self.device, "configs": self.path, "kernels": rows}
+
+    def text(self) -> str:
+        """For a terminal."""
+        changes = [f"{'wrote ' + self.path if self.path else 'no file changed'}:", *(t.line() for t in self.tuned)]
+        return "\n\n".join([*(text(t.result) for t in self.tuned), "\n".join(changes)])
+
+
+class Session:
+    """One run over a package. folder: of the package; rewrite: whether its configs.json gets the winners."""
+
+    def __init__(
+        self, planned: Planned, folder: str | os.PathLike[str], settings: Settings, store: Store,
+        sources: Sequence[Source] = (), *, rewrite: bool = True, watch: Watch = lambda search: None,
+    ) -> None:  # fmt: skip
+        self.folder, self.settings, self.store = Path(folder), settings, store
+        self.sources: tuple[Source, ...] = (store, *sources)
+        self.rewrite, self.watch = rewrite, watch
+        found = tasks(planned, self.folder, settings.target, settings.dtype)
+        self.tasks = by_weight(found, settings.only) if settings.only else found
+        if not self.tasks:
+            raise UsageError(nothing(settings.only, [t.problem.name for t in found]))
+
+    def run(self) -> Found:
+        """All kernels, the heaviest first. BackendError where there is no device for the target."""
+        budget, weight = Budget(self.settings.seconds), sum(t.weight for t in self.tasks) or 1.0
+        done: list[Tuned] = []
+        with ExitStack() as stack:
+            cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="weft-tune-"))
+            compilers = stack.enter_context(CompilePool(self.tasks[0].problem.workload.folder, self.settings.workers))
+            device = self._device(self.tasks[0])
+            for task in self.tasks:
+                share = budget.left() * min(1.0, task.weight / weight if weight else 1.0)
+                weight -= task.weight
+                one = Budget(
+                    None if self.settings.seconds is None else max(_LEAST_SECONDS, share), self.settings.trials
+                )
+                done.append(self._tune(task, device, compilers, cache, one))
+                if done[-1].result.stopped == "interrupted" or budget.left() <= 0:
+                    break
+        self.store.flush()
+        path = self._write(done) if self.rewrite and any(t.changed for t in done) else ""
+        made = export(self.store, [t.key for t in done], by="weft tune", target=self.settings.target)
+        return Found(self.settings.target, device.gpu or device.arch, tuple(done), made, path)
+
+    def _device(self, task: Task) -> Device:
+        with BenchRunner(task.problem, None, device=self.settings.devices[0]) as runner:
+            facts = runner.device()
+        arch = facts["arch"] or self.settings.target
+        if arch != self.settings.target:
+            raise BackendError(
+                f"this machine has {arch} ({facts['gpu']}), not {self.settings.target}; --prepare needs no device"
+            )
+        self._soft = Soft(torch=str(facts.get("torch", "")), memory=int(facts.get("memory") or 0))
+        return Device(arch, facts["gpu"], facts["sms"], facts["shared"])
+
+    def _tune(self, task: Task, device: Device, compilers: CompilePool, cache: str, budget: Budget) -> Tuned:
+        problem, settings = task.problem, self.settings
+        own = key(task, device, compilers.triton(), compilers.ptxas(settings.target))
+        journal, before = StoreJournal(self.store, own, self._soft), self._configured(task)
+        with ExitStack() as stack:
+            keeper = stack.enter_context(Gatekeeper(problem, compilers))
+            for source in self.sources:
+                if isinstance(source, Store | Pack):
+                    keeper.recall(prepared(source, own))
+            place = placer(self.store, keeper.triton, cache)
+            runners = [
+                stack.enter_context(BenchRunner(problem, keeper, device=d, cache=cache, place=place))
+                for d in settings.devices
+            ]
+            subject = self._subject(task, keeper, before, neighbours(self.sources, own, self._soft), budget)
+
+            def watch(search: Search) -> None:
+                (compilers.pause if search.phase == "finals" else compilers.resume)()
+                self.watch(search)
+
+            search = Search(subject, runners, budget, journal, settings.options, watch=watch, ahead=keeper.ahead)
+            try:
+                result = search.run()
+            finally:
+                compilers.resume()
+        return Tuned(task, own, before, result)
+
+    def _subject(
+        self, task: Task, keeper: Gatekeeper, before: Config, seeds: Iterable[Config], budget: Budget
+    ) -> Subject:
+        p, target = task.problem, find(self.settings.target)
+        # Of a space too large for it, shared memory is asked about one by one, when a configuration's turn comes.
+        staging = len(p.space.enumerate(p.target, p.given)) * _STAGING_SECONDS
+        pool = keeper.pool("shared" if staging <= budget.left() * _STAGING_SHARE else "wrapper")
+        inside = [keeper.canonical(seed) for seed in (before, *seeds) if self._fits(task, seed)]
+        incumbent = inside[0] if inside and self._fits(task, before) else None
+        matrix = target.matrix.get(task.problem.dtype, target.matrix["f32"])
+        roofline = 1e6 * max(task.bytes / target.bandwidth, task.flops / matrix)
+        prior = pool.features.get("estimate")
+        return Subject(p.name, pool, incumbent, tuple(inside), prior, roofline or None, task.weight)
+
+    def _fits(self, task: Task, config: Config) -> bool:
+        return not task.problem.space.refusal(task.problem.target, task.problem.given, config)
+
+    # configs.json
+
+    def _configured(self, task: Task) -> Config:
+        """What the package runs the kernel with today, the knobs of the task's space."""
+        try:
+            found = _place(self._configs(), task, self.settings)
+            return {k: found[k] for k in task.problem.space.knobs}
+        except (KeyError, TypeError):
+            return dict(task.problem.default)
+
+    def _configs(self) -> dict[str, Any]:
+        path = self.folder / CONFIGS
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UsageError(f"{path} cannot be read; compile the package again") from None
+
+    def _write(self, done: Sequence[Tuned]) -> str:
+        """Put the winners into configs.json; the file is replaced as a whole."""
+        from weft.codegen.package import as_json
+
+        document, path = self._configs(), self.folder / CONFIGS
+        for tuned in done:
+            _place(document, tuned.task, self.settings).update(tuned.after)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            fresh.write_text(as_json(document), encoding="utf-8")
+            os.replace(fresh, path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise UsageError(f"{path} cannot be written: {error.strerror}; the trials are kept in the store") from None
+        return str(path)
+
+
+def _place(document: dict[str, Any], task: Task, settings: Settings) -> dict[str, Any]:
+    found = document["kernels"][task.kernel][settings.target][settings.dtype]
+    return found[task.part] if task.part else found
+
+
+def nothing(only: str, names: Sequence[str]) -> str:
+    """Why there is nothing to tune."""
+    if not names:
+        return "no kernel of this package has a search space for that target"
+    return f"no kernel has {only!r} in its name; there are {', '.join(names)}"
