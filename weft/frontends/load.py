@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ class Loaded:
         if not self.document.places:
             return ""
         place = self.document.place(path)
-        return f"{os.path.basename(place.file)}:{place.line}"
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", os.path.basename(place.file))  # it will stand in comments of code
+        return f"{plain}:{place.line}"
 
     def located(self, error: SpecError) -> SpecError:
         """The same error with the places of its problems."""
