@@ -21,7 +21,7 @@ def main() -> int:
         code = subprocess.run([sys.executable, "-m", "weft", *command], check=False).returncode
         if code:
             return code
-    seconds = os.environ.get("WEFT_DEMO_SECONDS", "60")
+    seconds = os.environ.get("DEMO_SECONDS", "60")
     print(f"\n$ python -m examples.train_bytes --seconds {seconds}", flush=True)
     return subprocess.run([sys.executable, "-m", "examples.train_bytes", "--seconds", seconds], check=False).returncode
 

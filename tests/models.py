@@ -10,9 +10,24 @@ from weft.ir.types import Graph, Type, Val
 
 EPS = parse("0.00001")
 SIZES = {
-    "batch": 4, "seq": 8, "key": 8, "width": 12, "heads": 4, "head": 4, "inner": 20, "layers": 3, "gate": 4, "out": 12,
-    "router": 4, "experts": 4, "capacity": 2, "choice": 2, "vocab": 12,
-    "memory": 4, "joined": 12, "half": 4,
+    "batch": 4,
+    "seq": 8,
+    "key": 8,
+    "width": 12,
+    "heads": 4,
+    "head": 4,
+    "inner": 20,
+    "layers": 3,
+    "gate": 4,
+    "out": 12,
+    "router": 4,
+    "experts": 4,
+    "capacity": 2,
+    "choice": 2,
+    "vocab": 12,
+    "memory": 4,
+    "joined": 12,
+    "half": 4,
 }
 
 
@@ -25,9 +40,18 @@ def i64(dims: str = "") -> Type:
 
 
 BLOCK = {
-    "ln1_w": "width", "ln1_b": "width", "wq": "width heads head", "wk": "width heads head", "wv": "width heads head",
-    "wo": "heads head width", "ln2_w": "width", "ln2_b": "width", "w1": "width inner", "b1": "inner",
-    "w2": "inner width", "b2": "width",
+    "ln1_w": "width",
+    "ln1_b": "width",
+    "wq": "width heads head",
+    "wk": "width heads head",
+    "wv": "width heads head",
+    "wo": "heads head width",
+    "ln2_w": "width",
+    "ln2_b": "width",
+    "w1": "width inner",
+    "b1": "inner",
+    "w2": "inner width",
+    "b2": "width",
 }
 
 
@@ -79,7 +103,12 @@ def sru() -> Graph:
         state={"c": ("f*c + (1 - f)*u0", c0)},
         out={"h": "r*(f*c + (1 - f)*u0) + (1 - r)*x"},
         let={"f": "sigmoid(u1 + vf*c + bf)", "r": "sigmoid(u2 + vr*c + br)"},
-        **u, x=g.rename(x, old="width", new="out"), vf=vf, vr=vr, bf=bf, br=br,
+        **u,
+        x=g.rename(x, old="width", new="out"),
+        vf=vf,
+        vr=vr,
+        bf=bf,
+        br=br,
     )
     return g.graph(got["h"], got["c"])
 

@@ -7,7 +7,19 @@ import pytest
 
 import weft
 
-NAMES = {"MLP", "Attention", "MoE", "Model", "Opaque", "Recurrence", "WeftError", "compile", "load", "plan", "reference"}
+NAMES = {
+    "MLP",
+    "Attention",
+    "MoE",
+    "Model",
+    "Opaque",
+    "Recurrence",
+    "WeftError",
+    "compile",
+    "load",
+    "plan",
+    "reference",
+}
 
 
 def test_the_names_are_these():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 ENVIRONMENT = {
     "WEFT_CACHE_DIR": "where tuned configurations are kept; default: $XDG_CACHE_HOME/weft or ~/.cache/weft",
     "WEFT_DUMP": "a folder: the graph after each pass is written there as NN_pass.txt",
+    "WEFT_KERNELS": "what a package runs: torch (its torch path everywhere) or interpret (its kernels, on a CPU)",
     "WEFT_REQUIRE_TUNED": "1: a kernel without a measured configuration for its key is an error",
     "WEFT_SOAK": "1: the test suite runs the full counts of its campaigns",
 }

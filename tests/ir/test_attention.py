@@ -25,10 +25,18 @@ SCORES = {
     "alibi": ("s + (i_k - i_q)/(2 + 2*i_h)", lambda s, q, k, h: s + (k - q).double() / (2 + 2 * h)),
 }
 PATTERNS = (
-    "causal", "all", "q % 3 == 1 and k <= q", "window(3) or k < 2", "strict_causal",
+    "causal",
+    "all",
+    "q % 3 == 1 and k <= q",
+    "window(3) or k < 2",
+    "strict_causal",
     "k <= q and (h % 2 == 0 or q - k < 2)",
-    "same_segment and causal", "valid", "blocks(3, [all, [0, 1, 1], [2, 2, 2]])", "bigbird(2, 1, 5)",
-    "causal and not same_segment", "causal and blocks(3, [[0], [], [0, 2, 2]], [[0, 0], [1], [1]])",
+    "same_segment and causal",
+    "valid",
+    "blocks(3, [all, [0, 1, 1], [2, 2, 2]])",
+    "bigbird(2, 1, 5)",
+    "causal and not same_segment",
+    "causal and blocks(3, [[0], [], [0, 2, 2]], [[0, 0], [1], [1]])",
 )
 
 
@@ -58,8 +66,14 @@ def attend_torch(pattern, scale, score, grouped):
 
 def attend(pattern, score="s", grouped=False):
     op = Attend(
-        "e", "s", "t", Pattern.parse(pattern, {"seq": S["t"]}), parse("1/sqrt(n_e)"), parse(score),
-        ("kv", "g") if grouped else ("h",), ("segments", "valid"),
+        "e",
+        "s",
+        "t",
+        Pattern.parse(pattern, {"seq": S["t"]}),
+        parse("1/sqrt(n_e)"),
+        parse(score),
+        ("kv", "g") if grouped else ("h",),
+        ("segments", "valid"),
     )
     q, kv = ("b t kv g e", "b s kv e") if grouped else ("b t h e", "b s h e")
     g = Builder()

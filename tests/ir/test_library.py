@@ -110,7 +110,6 @@ def test_rotary(style, fraction):
     gradients_match(moved, lambda x, at: rotary_torch(x, at.double(), r, 5e5, style), [x, at])
 
 
-
 def route_by_hand(logits, k, start):
     """Python loops over tokens: experts by (-logit, index), places in the order of the tokens."""
     b, t, n = logits.shape

@@ -139,8 +139,12 @@ def test_initial_depends_on_seed_and_name_alone():
 def test_initial_distributions():
     dims = {"a": 200, "b": 300, "c": 2}
     inits = {
-        "normal": Init("normal", 0.02), "uniform": Init("uniform", 0.5), "xavier": Init("xavier", 1.0, ("a", "c")),
-        "zeros": Init("zeros"), "ones": Init("ones"), "constant": Init("constant", -2.0),
+        "normal": Init("normal", 0.02),
+        "uniform": Init("uniform", 0.5),
+        "xavier": Init("xavier", 1.0, ("a", "c")),
+        "zeros": Init("zeros"),
+        "ones": Init("ones"),
+        "constant": Init("constant", -2.0),
     }
     g = Builder()
     for n in inits:

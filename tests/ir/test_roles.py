@@ -41,8 +41,13 @@ def strained() -> Graph:
 
 
 MODELS = {
-    "gpt block": gpt_block, "stack": gpt_stack, "sru": sru, "switch": switch, "top 2": lambda: switch(2, z_loss=True),
-    "tied lm": language_model, "strained": strained,
+    "gpt block": gpt_block,
+    "stack": gpt_stack,
+    "sru": sru,
+    "switch": switch,
+    "top 2": lambda: switch(2, z_loss=True),
+    "tied lm": language_model,
+    "strained": strained,
 }
 
 

@@ -140,7 +140,7 @@ class Emitted:
 
 
 def check(made: Emitted, args: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> float:
-    """The largest error of results and gradients against the reference and autograd in fp64, relative to each tensor."""
+    """The largest error of results and gradients against the reference and autograd in fp64, per tensor."""
     g, sizes = made.graph, made.sizes
     wide = {k: v.double() if v.is_floating_point() else v for k, v in args.items()}
     live = [v.name for v in g.inputs if v.type.floating]

@@ -57,7 +57,8 @@ def module(text: str, folder: Path) -> Any:
     path = folder / f"{name}.py"
     path.write_text(HEAD + text + "\n")
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made

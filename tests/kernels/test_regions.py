@@ -123,7 +123,7 @@ def attention(seed: int) -> tuple[Graph, dict[str, int], str]:
         pattern = pattern.at(n)
     scale = parse("1/sqrt(n_head)")
     attend = Attend("head", "key", "seq", pattern, scale, parse(score), heads=("kv", "group"), meta=meta)
-    out, lse = g.many(attend, q, k, v, *more)
+    out, _ = g.many(attend, q, k, v, *more)
     if rng.random() < 0.3:
         gate = g.input("gate", Type("f32", ("batch", "seq", "kv", "group", "own")))
         out = g.map("o*sigmoid(g) + i_seq/100", o=out, g=gate, to=out.dims, dtype="f32")

@@ -283,7 +283,7 @@ def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) ->
             env[symbol("segments_k")] = Src("attention.at(segments, k)", ATOM, dims, "i64")
     if expr is None:
         expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"))
-        expr = expr if isinstance(expr, sp.Basic) else sp.sympify(expr)
+        expr = expr if isinstance(expr, sp.Basic) else sp.true if expr else sp.false
     sizes = {s: literal(file.sizes.number(s.name[2:]) or 0) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):
         (src,) = evaluate([normal(expr)], env | sizes, Formulas(host, dims, "f32", "t").table)

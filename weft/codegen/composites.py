@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import sympy as sp
 
+from weft.ir.formula import normal
 from weft.ir.library.attention import Attend, AttendGrad
 from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
@@ -138,7 +138,7 @@ def _dropout(body: Body, node: Node) -> None:
 
 def _angles(body: Body, of: Rotary, x: Val, at: tuple[Val, ...]) -> Src:
     """The angles, aligned to x without its last dim, as an atom with the pairs last."""
-    turned = int(sp.sympify(of.fraction) * (body.sizes.number(of.over) or 0))
+    turned = int(normal(of.fraction) * (body.sizes.number(of.over) or 0))
     position = body.loose(at[0]) if at else body.coordinate(of.position)
     args = f"{position.text}, {turned}, {number(body, of.theta)}, {body.dtype('f64' if x.dtype == 'f64' else 'f32')}"
     angle = body.bind("angle", Src(f"rotary.angles({args})", ATOM, (*(position.dims or ()), of.over), "f32"))

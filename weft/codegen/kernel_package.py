@@ -20,7 +20,12 @@ from .region_rowwise import write_rowwise
 from .region_scan import write_scan
 from .regions import RegionFile
 
-WRITERS: Writers = {"pointwise": write_pointwise, "rowwise": write_rowwise, "attention": write_attention, "scan": write_scan}
+WRITERS: Writers = {
+    "pointwise": write_pointwise,
+    "rowwise": write_rowwise,
+    "attention": write_attention,
+    "scan": write_scan,
+}
 SCHEMA = "weft.configs/1"
 _IMPORT = re.compile(r"^from \.(\w*) import (.*)$", re.M)
 

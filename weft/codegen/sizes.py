@@ -66,7 +66,9 @@ class Sizes:
         """The size over the run-time dims' symbols alone."""
         if dim in self.runtime or dim not in self.table:
             return symbol(f"n_{dim}")
-        size = sp.sympify(self.table[dim])
+        size = self.table[dim]
+        if isinstance(size, int):
+            return sp.Integer(size)
         return size.xreplace({s: self.expression(str(s)[2:]) for s in size.free_symbols if str(s) != f"n_{dim}"})
 
     def limit(self, dim: str) -> int | None:

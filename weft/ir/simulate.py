@@ -115,7 +115,12 @@ def _with(point: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
 
 
 def simulate(
-    graph: Graph, mesh: Mesh, counts: Sequence[int], sizes: Mapping[str, int], args: Sequence[Any], torch: Any,
+    graph: Graph,
+    mesh: Mesh,
+    counts: Sequence[int],
+    sizes: Mapping[str, int],
+    args: Sequence[Any],
+    torch: Any,
     dtype: Any = None,
 ) -> tuple[tuple[Any, ...], list[Collective]]:
     """(outputs put together from all ranks, the collectives that ran).

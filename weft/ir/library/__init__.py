@@ -10,6 +10,15 @@ from weft.ir.library.routing import Route
 COMPOSITES = (Softmax, LayerNorm, RMSNorm, Attend, AttendGrad, CrossEntropy, Dropout, Route, Rotary)
 
 __all__ = [
-    "COMPOSITES", "Attend", "AttendGrad", "BlockTable", "CrossEntropy", "Dropout",
-    "LayerNorm", "RMSNorm", "Rotary", "Route", "Softmax",
+    "COMPOSITES",
+    "Attend",
+    "AttendGrad",
+    "BlockTable",
+    "CrossEntropy",
+    "Dropout",
+    "LayerNorm",
+    "RMSNorm",
+    "Rotary",
+    "Route",
+    "Softmax",
 ]

@@ -194,8 +194,15 @@ def alike(some: tuple[Run, ...], others: tuple[Run, ...]) -> bool:
 def at(pieces: tuple[Piece, ...], t: int) -> tuple[Run, ...]:
     """The runs of row number t of a group."""
     return tuple(
-        Run(FULL if p.full else 1, p.pairs, p.low + t * p.low_move, p.high + t * p.high_move, p.step,
-            p.anchor + t * p.anchor_move, p.width)
+        Run(
+            FULL if p.full else 1,
+            p.pairs,
+            p.low + t * p.low_move,
+            p.high + t * p.high_move,
+            p.step,
+            p.anchor + t * p.anchor_move,
+            p.width,
+        )
         for p in pieces
     )
 

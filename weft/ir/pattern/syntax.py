@@ -25,7 +25,12 @@ VARIABLES = {"q": ex.Q, "k": ex.K, "h": ex.H}
 SPECIAL = ("heads", "on_heads", "blocks", "bigbird")
 OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, WHOLE = range(8)
 _COMPARE: dict[type[ast.cmpop], str] = {
-    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
 }
 _ALLOWED = "known here: q, k, h, whole numbers, dims, + - * // %, comparisons, and, or, not, named patterns"
 _COMPARE_IT = "compare it: 'q - k < 4'"
