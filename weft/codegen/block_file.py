@@ -59,7 +59,8 @@ def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
         lines.add(f"from torch import {', '.join(both)}")
     if "@once_differentiable" in text:
         lines.add("from torch.autograd.function import once_differentiable")
-    lines.add()
+    if lines.lines[-1]:
+        lines.add()
     modules = [m for m in RUNTIME if used(m)]
     for line in [*([f"from ..runtime import {', '.join(modules)}"] if modules else []), *own]:
         lines.add(line)

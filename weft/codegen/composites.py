@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-
 from weft.ir.formula import normal
 from weft.ir.library.attention import Attend, AttendGrad
 from weft.ir.library.dropout import Dropout

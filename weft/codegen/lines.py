@@ -59,8 +59,7 @@ def fit(statement: str, depth: int = 0, width: int = WIDTH) -> list[str]:
         return _wrapped(statement, depth, width)
     head, body, tail = statement[: start + 1], statement[start + 1 : end], statement[end:]
     if len(pad) + len(head) > width and " = " in head:
-        left, right = statement.split(" = ", 1)
-        return [f"{pad}{left} = (", *fit(right, depth + 1, width), pad + ")"]
+        return _chained(statement, start, depth, width)
     items = split(body)
     call = start > 0 and (statement[start - 1].isalnum() or statement[start - 1] in "_)]") and statement[start] == "("
     inner = pad + "    "
@@ -124,6 +123,18 @@ def _wrapped(statement: str, depth: int, width: int) -> list[str]:
         return [f"{pad}{head}(", inner + body, pad + ")"]
     lines = [inner + term for term in _terms(body)]
     return [f"{pad}{head}(", *lines, pad + ")"]
+
+
+def _chained(statement: str, start: int, depth: int, width: int) -> list[str]:
+    """`y = f(a, b).g(c)` whose last call starts past the width: the call before it is broken instead."""
+    pad, dot = " " * 4 * depth, statement.rfind(").", 0, start)
+    before, rest = statement[: dot + 1], statement[dot + 1 :]
+    first, last = _last_brackets(before) if dot > 0 else (-1, -1)
+    body = before[first + 1 : last]
+    if first >= 0 and len(pad) + 4 + len(body) <= width and len(pad) + 1 + len(rest) <= width:
+        return [pad + before[: first + 1], f"{pad}    {body}", f"{pad}){rest}"]
+    left, right = statement.split(" = ", 1)
+    return [f"{pad}{left} = (", *fit(right, depth + 1, width), pad + ")"]
 
 
 def _terms(body: str) -> list[str]:

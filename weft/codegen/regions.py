@@ -197,7 +197,7 @@ def wrapped_doc(said: str, depth: int) -> list[str]:
     pad = " " * 4 * depth
     if len(said) + len(pad) + 6 <= WIDTH:
         return [f'{pad}"""{said}"""']
-    parts = textwrap.wrap(said, WIDTH - len(pad) - 4)
+    parts = textwrap.wrap(said, min(WIDTH - len(pad) - 4, len(said) - 1))  # never one part and the quotes below it
     return [f'{pad}"""{parts[0]}', *(pad + p for p in parts[1:]), f'{pad}"""']
 
 
