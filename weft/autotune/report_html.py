@@ -80,7 +80,7 @@ def plot(found: dict[str, Any]) -> dict[str, Any] | None:
         return None
     share = found["of_roofline"]
     roof = found["winner_us"] * share if share else None
-    low, high = float(min([*curve, *([roof] if roof else [])])), float(max(curve))
+    low, high = min([*curve, float(roof)] if roof else curve), max(curve)
     first = len(found["curve_us"]) - len(curve)
 
     def x(trial: int) -> float:

@@ -1,6 +1,6 @@
 """The reference interpreter as an nn.Module: what a compiled module is compared with. Imports torch."""
 
-from collections import namedtuple
+from dataclasses import make_dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ class Reference(nn.Module):
     def __init__(self, program: Program, generator: Any = 0, device: Any = None) -> None:
         super().__init__()
         self.program = program
-        self.outputs = namedtuple("Output", program.outputs)
+        self.outputs = make_dataclass("Output", program.outputs)
         drawn = initial(program, torch, generator)
         for name, (parameter, _) in program.logical_names().items():
             place(self, name, nn.Parameter(drawn[name].to(device, DTYPES[parameter.dtype])))

@@ -15,6 +15,7 @@ from weft.errors import UsageError
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import operand, symbol
 from weft.ir.pattern import Pattern
+from weft.ir.pattern.formula import Listed
 from weft.ir.primitives import Call
 from weft.ir.types import Dims, Graph, Node, Type, Val, union
 
@@ -97,7 +98,7 @@ class Emitter:
 
     def expression(self, e: sp.Expr, shape: tuple[int, ...] = ()) -> str:
         """An integer formula over sizes, as i64 of this shape."""
-        env = {s: Term(self.size(s.name[2:]), INT) for s in e.free_symbols}
+        env = {s: Term(self.size(str(s)[2:]), INT) for s in e.free_symbols}
         (value,) = evaluate((e,), env, table(self))
         return self.node("Reshape", value.name, self.tensor(shape, INT))
 
@@ -197,7 +198,9 @@ class Emitter:
 
         A table whose plan depends on the length is the one for the longest sequence that the spec declares."""
         space, given = self.current.outs[0].dims, iter(zip(x, self.types))
-        listed = Pattern.parse(op.table).at(self.longest[op.over]).formula.table
+        formula = Pattern.parse(op.table).at(self.longest[op.over]).formula
+        assert isinstance(formula, Listed)
+        listed = formula.table
         heads = prod(self.sizes[d] for d in op.heads) if listed.per_head else 1
         rows = [listed.entries(h) for h in range(heads)]
         counts = np.zeros((heads, *(1 + max(int(r[i].max()) for r in rows) for i in (0, 1))), np.int64)
@@ -205,8 +208,11 @@ class Emitter:
             np.add.at(counts[h], (q, k), 1)
 
         def place(dim: str, named: bool) -> str:
-            at, dims = next(given) if named else (None, None)
-            line = self.align(at, dims.dims, space) if dims is not None else self.coord(dim, space)
+            if named:
+                at, type_ = next(given)
+                line = self.align(at, type_.dims, space)
+            else:
+                line = self.coord(dim, space)
             return self.node("Div", line, self.ints(listed.block))
 
         q, k = place(op.query, op.query_at), place(op.over, op.key_at)
@@ -218,12 +224,12 @@ class Emitter:
         columns = [self.node("Unsqueeze", self.node("Expand", p, shape), last) for p in places]
         return self.node("GatherND", self.tensor(counts, INT), self.node("Concat", *columns, axis=len(space)))
 
-    def scan(self, op: Any, x: Sequence[str | Stack]) -> tuple[str | None, ...]:
+    def scan(self, op: Any, x: Sequence[Any]) -> tuple[str | None, ...]:
         """A stack of blocks is unrolled, so that each block stays a node of its own; anything else is one Scan."""
         layers = all(isinstance(n.op, Call) for n in op.body.nodes) and isinstance(self.sizes.get(op.dim), int)
         return self.unrolled(op, x) if layers else self.scanned(op, x)
 
-    def unrolled(self, op: Any, x: Sequence[str | Stack]) -> tuple[str | None, ...]:
+    def unrolled(self, op: Any, x: Sequence[Any]) -> tuple[str | None, ...]:
         node, c = self.current, op.carries
         carry, stacked = list(x[:c]), []
         steps = range(self.sizes[op.dim])
@@ -250,7 +256,7 @@ class Emitter:
             return x[i]
         return self.node("Gather", x, self.tensor(i, INT), axis=t.dims.index(dim))
 
-    def scanned(self, op: Any, x: Sequence[str | Stack]) -> tuple[str | None, ...]:
+    def scanned(self, op: Any, x: Sequence[Any]) -> tuple[str | None, ...]:
         node, c = self.current, op.carries
         body = Emitter(self.sizes, self.longest, self)
         params, env = [], []
@@ -292,8 +298,8 @@ class Emitter:
         for n in graph.nodes:
             self.at, self.used = n, used
             ins = [env[v.name] for v in n.ins]
-            takes_over = self.call is not None and isinstance(n.op, Call)
-            out = self.call(self, n, ins) if takes_over else n.op.onnx(self, *ins)
+            block = self.call if isinstance(n.op, Call) else None
+            out = block(self, n, ins) if block else n.op.onnx(self, *ins)
             out = out if isinstance(out, tuple) else (out,)
             env.update(zip((v.name for v in n.outs), out, strict=True))
         self.at, self.used = outer

@@ -122,7 +122,8 @@ class _Blocks:
         return tuple(names)
 
     def metadata(self, op: Call, node: Node) -> dict[str, str]:
-        flops = op.flops(node).subs({s: self.counts[s.name[2:]] for s in op.flops(node).free_symbols})
+        formula = op.flops(node)
+        flops = formula.subs({s: self.counts[str(s)[2:]] for s in formula.free_symbols})
         small = {d: self.counts[d] for d in ("batch", "seq") if d in self.counts}
         return {
             "weft.block": op.name,

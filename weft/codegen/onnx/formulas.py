@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weft.codegen.onnx.emitter import Emitter
@@ -72,7 +72,7 @@ class _Spelling:
     def __init__(self, e: "Emitter") -> None:
         self.e = e
 
-    def node(self, op_type: str, kind: str, *terms: Term, **attributes: object) -> Term:
+    def node(self, op_type: str, kind: str, *terms: Term, **attributes: Any) -> Term:
         return Term(self.e.node(op_type, *(t.name for t in terms), **attributes), kind)
 
     def const(self, value: bool | int | float) -> Term:
