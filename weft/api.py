@@ -6,6 +6,9 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from weft.api_tune import prepare as prepare
+from weft.api_tune import replay as replay
+from weft.api_tune import tune as tune
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 CONFIGS = "configs.json"
 _LEAST_SECONDS = 5.0
-_STAGING_SECONDS, _STAGING_SHARE = 0.2, 0.25  # what the shared-memory gate takes a configuration; of the budget, at most
+_STAGING_SECONDS = 0.2  # what the shared-memory gate takes a configuration
+_STAGING_SHARE = 0.25  # of the budget it may take at most
 Watch = Callable[[Search], None]
 
 
