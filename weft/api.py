@@ -135,12 +135,13 @@ def compile(
     most bytes alive at once, as a number or like "60GB". set: sizes of dims. device: where the parameters are drawn;
     "meta" allocates nothing. Raises SpecError, InfeasibleError, or UsageError where `out` holds edited files (`force`).
     """
-    from weft.codegen.build import module_of, temporary
+    from weft.codegen.build import files_of, module_of, temporary
     from weft.codegen.package import write
 
-    files = package(source, [f"{d}={n}" for d, n in (set or {}).items()], small, train, target, memory)
+    spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
+    files = files_of(planned(spec, train, target, memory))
     folder = temporary(files) if out is None else write(files, out, force)
-    return module_of(folder, device)
+    return module_of(folder, device, wrapped=spec.model.modules())
 
 
 def package(
@@ -193,8 +194,9 @@ def verify(
         from weft.codegen.saved import read
 
         return verified(read(source), source)
-    found = planned(open_spec(source, sets, small), train, target, memory)
-    return verified(found.program, temporary(files_of(found)))
+    spec = open_spec(source, sets, small)
+    found = planned(spec, train, target, memory)
+    return verified(found.program, temporary(files_of(found)), spec.model.modules())
 
 
 def plan(
