@@ -6,6 +6,9 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from weft.api_tune import prepare as prepare
+from weft.api_tune import replay as replay
+from weft.api_tune import tune as tune
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
@@ -132,12 +135,13 @@ def compile(
     most bytes alive at once, as a number or like "60GB". set: sizes of dims. device: where the parameters are drawn;
     "meta" allocates nothing. Raises SpecError, InfeasibleError, or UsageError where `out` holds edited files (`force`).
     """
-    from weft.codegen.build import module_of, temporary
+    from weft.codegen.build import files_of, module_of, temporary
     from weft.codegen.package import write
 
-    files = package(source, [f"{d}={n}" for d, n in (set or {}).items()], small, train, target, memory)
+    spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
+    files = files_of(planned(spec, train, target, memory))
     folder = temporary(files) if out is None else write(files, out, force)
-    return module_of(folder, device)
+    return module_of(folder, device, wrapped=spec.model.modules())
 
 
 def package(
@@ -190,8 +194,9 @@ def verify(
         from weft.codegen.saved import read
 
         return verified(read(source), source)
-    found = planned(open_spec(source, sets, small), train, target, memory)
-    return verified(found.program, temporary(files_of(found)))
+    spec = open_spec(source, sets, small)
+    found = planned(spec, train, target, memory)
+    return verified(found.program, temporary(files_of(found)), spec.model.modules())
 
 
 def plan(

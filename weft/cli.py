@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -24,17 +25,20 @@ BUG, INTERRUPTED = 70, 130
 
 @dataclass(frozen=True)
 class Report:
-    """What a verb found: data for `--json`, text for people, and whether the check it stands for held."""
+    """What a verb found: data for `--json`, text for people, and whether the check it stands for held.
+
+    code: the exit code, where it is neither 0 nor 1."""
 
     data: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     ok: bool = True
+    code: int | None = None
 
 
-def SPEC(function: Any) -> Any:
+def SPEC(function: Any, required: bool = True) -> Any:
     """The spec a verb works on, and how to change its sizes."""
     options = (
-        click.argument("spec", type=click.Path()),
+        click.argument("spec", type=click.Path(), required=required),
         click.option("--set", "sets", multiple=True, metavar="DIM=VALUE", help="Change a dim; may be repeated."),
         click.option("--small", is_flag=True, help="Apply the spec's `small:` map: a model that runs in a second."),
         click.option("--train/--no-train", default=True, help="With or without backward. Default: with."),
@@ -110,6 +114,8 @@ def _run(word: str, body: Callable[[], Report], as_json: bool, debug: bool) -> i
         _say(_json(schema | {"ok": report.ok} | report.data))
     if report.text:
         _say(report.text, people=as_json)
+    if report.code is not None:
+        return report.code
     return 0 if report.ok else 1
 
 
@@ -286,6 +292,18 @@ def verify(spec: str, **given: Any) -> Report:
     return Report(found.data(), f"{found.text()}\n{'ok' if found.ok else 'FAILED'}", found.ok)
 
 
+def _tune() -> click.Command:
+    """Find the fastest configurations of the kernels of SPEC, or of a package's folder, and keep every trial."""
+    from weft.cli_tune import OPTIONS, tune
+
+    def found(**given: Any) -> Report:
+        data, text, code = tune(**given)
+        return Report(data, text, ok=code == 0, code=code)
+
+    found.__doc__ = _tune.__doc__
+    return verb(partial(SPEC, required=False), TARGET, *OPTIONS, name="tune")(found)
+
+
 def _cache() -> click.Group:
     """Look at the store of tuning results, share it, check it, tidy it up."""
     from weft.cli_cache import VERBS
@@ -300,7 +318,7 @@ def _cache() -> click.Group:
     return click.Group("cache", commands=[command(*row) for row in VERBS], help=_cache.__doc__)
 
 
-VERBS = (check, explain, plan, compile, verify, export, schema, new, _cache(), doctor)
+VERBS = (check, explain, plan, compile, verify, _tune(), export, schema, new, _cache(), doctor)
 
 
 def _write(path: str, text: str, force: bool) -> None:

@@ -136,7 +136,7 @@ class CompilePool:
         self._running.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
-            worker.kill()
+            worker.interrupt()
         self._threads.shutdown(wait=True)
         for worker in self._workers:
             worker.kill()

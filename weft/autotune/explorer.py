@@ -43,10 +43,12 @@ class Explorer:
         self.opening = Opening(tuple(seeds), tuple(spread(x, 3 * design, np.random.default_rng(seed))), design)
         self._model: _Model | None = None
 
-    def next(self, number: int, observed: Observed, pending: Sequence[int] = ()) -> tuple[int, str]:
-        """The row to try in trial `number`, and who proposed it; pending: rows being tried now. StopIteration when
-        every row was proposed."""
-        taken = {*(row for row, _ in observed), *pending}
+    def next(
+        self, number: int, observed: Observed, pending: Sequence[int] = (), skipped: Collection[int] = ()
+    ) -> tuple[int, str]:
+        """The row to try in trial `number`, and who proposed it; pending: rows being tried now; skipped: rows not to be
+        tried. StopIteration when no row is left."""
+        taken = {*(row for row, _ in observed), *pending, *skipped}
         if len(taken) >= len(self.x):
             raise StopIteration
         planned = self.opening.next(observed, taken)

@@ -33,7 +33,10 @@ def unpack(data: bytes) -> list[Kept]:
     head, _, rest = data.partition(b"\n")
     out: list[Kept] = []
     try:
-        for item in json.loads(head):
+        items = json.loads(head)
+        if not isinstance(items, list):
+            raise ValueError
+        for item in items:
             key, name, size = str(item["key"]), str(item["name"]), int(item["size"])
             if not key.isalnum() or not name.isidentifier() or not 0 < size <= len(rest):
                 raise ValueError

@@ -6,7 +6,7 @@ anything that is not an answer.
         answer.fault or answer.data
 
 A worker has its own session, so that killing it also ends what it started (ptxas), its own folder for temporary files,
-removed with it, and an environment of listed variables. It lives no longer than the thread that started it.
+removed with it, and an environment of listed variables. It ends when this process does, however that ends.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Worker:
         self.tmp = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._life: int | None = None
 
     def __enter__(self) -> Worker:
         return self
@@ -107,14 +108,16 @@ class Worker:
         self.kill()
         self.tmp = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         ours, theirs = socket.socketpair()
-        program = [sys.executable, "-m", self.module, str(theirs.fileno()), *self.args]
+        life, self._life = os.pipe()
+        program = [sys.executable, "-m", self.module, str(theirs.fileno()), str(life), *self.args]
         if self.nice:
             program = ["nice", "-n", str(self.nice), *program]
         with theirs, open(self._log(), "wb") as log:
             self._process = subprocess.Popen(
                 program, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(self.tmp, self.env),
-                pass_fds=(theirs.fileno(),), start_new_session=True,
+                pass_fds=(theirs.fileno(), life), start_new_session=True,
             )  # fmt: skip
+        os.close(life)
         ours.setblocking(False)
         self._socket = ours
         self.starts += 1
@@ -129,13 +132,20 @@ class Worker:
         status = None
         if process is not None:
             status = process.poll()
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end(process)
             process.wait()
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
         if self.tmp:
             shutil.rmtree(self.tmp, ignore_errors=True)
             self.tmp = ""
         return status
+
+    def interrupt(self) -> None:
+        """End the process while another thread waits in `ask`, which then answers with a crash."""
+        if self._process is not None:
+            _end(self._process)
 
     def ask(self, job: Mapping[str, Any], seconds: float) -> Answer:
         """The answer to a job within so many seconds, a start not counted; the process is gone after any fault."""
@@ -216,6 +226,12 @@ class Worker:
             lines = [line.strip() for line in f.read().decode("utf-8", "replace").splitlines() if line.strip()]
             return lines[-1][:300] if lines else ""
         return ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the group of a process; of one that has been waited for, what may be left of its group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ending(status: int | None) -> str:

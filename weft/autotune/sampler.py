@@ -10,6 +10,7 @@ inside it. All honour what is enqueued, and read everything else from the study,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,8 @@ class PoolSampler(FromPool):
 
         if self._explorer is None:
             self._explorer = Explorer(encode(self.pool), self.seed, self.seeds, **self.options)
-        return self._explorer.next(trial.number, self.history.observed, list(self.history.pending.values()))
+        known = self.history
+        return self._explorer.next(trial.number, known.observed, list(known.pending.values()), known.skipped)
 
     def likely(self) -> list[Config]:
         rows = self._explorer.likely(self.history.taken) if self._explorer is not None else []
@@ -209,6 +211,7 @@ class Within(FromPool):
 
     def choose(self, study: Study, trial: FrozenTrial) -> tuple[int, str]:
         params: dict[str, Any] = {}
+        trial = study.get_trials(deepcopy=False)[trial.number]  # with what the sampler noted on it before
         for _ in range(_TRIES):
             params = self._proposed(study, trial)
             row = self.history.row(params)
@@ -236,7 +239,8 @@ class Within(FromPool):
         self.inner.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self.inner.after_trial(study, trial, state, values)
+        with suppress(RuntimeError):  # a sampler at its end calls `study.stop`, which ask and tell do not have
+            self.inner.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         self.inner.reseed_rng()

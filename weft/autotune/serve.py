@@ -1,15 +1,14 @@
 """The child's side of a worker: JSON jobs over a private socket, one answer each, and a heartbeat between.
 
 A frame is four bytes of length, little endian, and that much JSON; an empty frame is a heartbeat. Nothing else can get
-onto the socket: what libraries print goes to stderr, which the parent keeps. When the parent is gone the whole process
-group goes too, so that no ptxas stays behind.
+onto the socket: what libraries print goes to stderr, which the parent keeps. When the parent is gone a second process,
+which does nothing but wait for that, ends the whole group, so that no ptxas stays behind.
 
-    serve(handle)     in a program started by `weft.autotune.process.Worker`, as `python -m MODULE FD`
+    serve(handle)     in a program started by `weft.autotune.process.Worker`, as `python -m MODULE FD FD`
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -20,12 +19,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 LENGTH = struct.Struct("<I")
 BEAT_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
 
 Job = dict[str, Any]
 Handler = Callable[[Job], dict[str, Any]]
@@ -69,10 +66,20 @@ class Line:
                 os.killpg(0, signal.SIGKILL)
 
 
+def watch(line: int, life: int) -> None:
+    """Start the process that ends this group once the other end of `life`, which only the parent has, is closed.
+
+    A death signal would end the worker alone, and not what it started; a thread may be kept from running."""
+    if os.fork():
+        os.close(life)
+        return
+    os.close(line)  # or the parent would not see the worker end
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def isolate(memory: int = 0) -> None:
-    """Die with the parent, dump no core, and have at most `memory` bytes of addresses (0: any)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Dump no core, and have at most `memory` bytes of addresses (0: any)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -82,7 +89,9 @@ def serve(handle: Handler, *, memory: int = 0) -> None:
     """Answer jobs until the parent hangs up. An exception is an answer too: {"raised", "message", "trace"}.
 
     "hello" is answered here: this process has then imported what it needs."""
-    line = Line(int(sys.argv[1]))
+    fd, life = map(int, sys.argv[1:3])
+    watch(fd, life)
+    line = Line(fd)
     os.dup2(2, 1)
     isolate(memory)
     threading.Thread(target=line.beat, daemon=True).start()

@@ -99,6 +99,8 @@ class _Writer:
         body = [*self.file.header(), *table, "", "", *self.code.lines]
         helpers = [h for h in ("Block", "filled", "weights") if any(h in line for line in body)]
         own = [f"from ..runtime.module import {', '.join(helpers)}"]
+        if self.block.wrapped is not None:
+            own.append("from ..runtime.opaque import Wrapped")
         if self.fused:
             own = [f"from ..fused import {self.block.name} as fused", "from ..kernels.ops import wanted", *own]
         out = Lines()
@@ -252,7 +254,9 @@ class _Writer:
         """The arguments of the block's functions as its module has them."""
         out: list[str] = []
         for v in self.block.graph.inputs:
-            if v.name in names:
+            if v == self.block.wrapped:
+                out.append("Wrapped(self.wrapped)")
+            elif v.name in names:
                 out.append(names[v.name])
             elif "*weights(self)" not in out:
                 out.append("*weights(self)")

@@ -13,6 +13,7 @@ from weft.passes.recompute import split
 
 from .composites import known
 from .fast import fast, statistics
+from .opaque import handle_of, with_handle
 from .prepare import prepare
 from .rewrite import merge, unlet
 from .sizes import identifier
@@ -46,9 +47,14 @@ class Block:
 
     @property
     def given(self) -> list[Val]:
-        """What the module's forward takes: every argument that is no own parameter."""
+        """What the module's forward takes: every argument that is no own parameter, nor the wrapped modules."""
         own = {v.name for v, s in zip(self.site.body.inputs, self.site.sources) if isinstance(s, Own)}
-        return [v for v in self.graph.inputs if v.name not in own]
+        return [v for v in self.graph.inputs if v.name not in own and v != self.wrapped]
+
+    @property
+    def wrapped(self) -> Val | None:
+        """The argument that stands for wrapped modules, where the block has such."""
+        return handle_of(self.graph)
 
 
 def order(site: Site) -> list[int]:
@@ -72,7 +78,7 @@ def distinct(model: Structure, modes: Mapping[str, Sequence[Mode]]) -> dict[obje
         floats = [v for v, o in zip(site.node.outs, site.body.outputs) if o.type.floating]
         alone = site.rows is None and len(floats) > 1 and not any(v in read for v in floats[1:])
         kept = tuple(modes.get(name, ())) or (Mode("save"),)
-        found[key(site)] = Block(name, site, replace(site.body, inputs=inputs), kept, alone)
+        found[key(site)] = Block(name, site, with_handle(replace(site.body, inputs=inputs)), kept, alone)
     return found
 
 

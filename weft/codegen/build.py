@@ -35,9 +35,15 @@ def temporary(files: Mapping[str, str]) -> Path:
     return write(files, Path(folder.name) / "package")
 
 
-def module_of(folder: str | os.PathLike[str], device: Any = None, generator: Any = 0) -> "nn.Module":
-    """The model of a package, its parameters drawn on `device` (on "meta" nothing is allocated)."""
-    return load(folder).Model(device=device, generator=generator)
+def module_of(
+    folder: str | os.PathLike[str], device: Any = None, generator: Any = 0, wrapped: Mapping[str, Any] | None = None
+) -> "nn.Module":
+    """The model of a package, its parameters drawn on `device` (on "meta" nothing is allocated).
+
+    wrapped: the modules of opaque blocks, by key."""
+    package = load(folder)
+    module = package.Model(device=device, generator=generator)
+    return package.install(module, wrapped) if wrapped else module
 
 
 def uniform(program: Program) -> bool:
@@ -51,11 +57,17 @@ def uniform(program: Program) -> bool:
     return found <= {"f32"}
 
 
-def verified(program: Program, folder: str | os.PathLike[str]) -> "Verified":
-    """Compare the package in `folder` with the reference interpreter on `program`."""
+def verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None = None) -> "Verified":
+    """Compare the package in `folder` with the reference interpreter on `program`.
+
+    wrapped: the modules of opaque blocks, by key."""
     from .verify import retyped, verify
 
     if uniform(program):
-        return verify(program, lambda dtype: module_of(folder))
-    own = module_of(folder)
-    return verify(program, lambda dtype: module_of(temporary(emit(retyped(program, dtype)))), own)
+        return verify(program, lambda dtype: module_of(folder, wrapped=wrapped), wrapped=wrapped)
+    own = module_of(folder, wrapped=wrapped)
+
+    def build(dtype: str) -> "nn.Module":
+        return module_of(temporary(emit(retyped(program, dtype))), wrapped=wrapped)
+
+    return verify(program, build, own, wrapped=wrapped)

@@ -70,6 +70,7 @@ def package_init(program: Program) -> str:
 
 from .model import Model as Model
 from .model import Output as Output
+from .runtime.module import install as install
 '''
 
 
@@ -80,6 +81,8 @@ def runtime(text: str) -> dict[str, str]:
     wanted = {"module"}
     for line in re.findall(r"^from \.+runtime import (.*)$", text, re.M):
         wanted |= {n.strip() for n in line.split(",")}
+    if "from ..runtime.opaque import" in text:
+        wanted.add("opaque")
     every = {f for w in wanted for f in NEEDS.get(w, (w,))}
     home = resources.files("weft.codegen.runtime")
     files = {f"runtime/{name}.py": (home / f"{name}.py").read_text() for name in sorted(every)}

@@ -12,9 +12,10 @@ from .composites import COMPOSITES
 from .lines import Lines
 from .loops import loop_speller
 from .memory import MEMORY
+from .opaque import OPAQUE
 from .printer import PRIMITIVES, Speller, print_nodes
 
-TABLE: dict[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **COMPOSITES}
+TABLE: dict[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **COMPOSITES, **OPAQUE}
 TABLE[Loop] = loop_speller(TABLE)
 
 

@@ -137,7 +137,7 @@ def plan(
     joints = [joint_of(b) if program.train else None for b in found]
     found = [_with_modes(b, j, options.prices) for b, j in zip(found, joints)]
     if profiler is None:
-        profiles = [_estimated(b, j, options.prices) for b, j in zip(found, joints)]
+        profiles = [estimated(b, j, options.prices) for b, j in zip(found, joints)]
     else:
         profiles = list(profiler(program, sizes, found))
     runs = _runs(model, found, sizes)
@@ -164,7 +164,7 @@ def _with_modes(block: Block, joint: Graph | None, prices: Prices) -> Block:
     return replace(block, modes=tuple(Mode(name, saved) for name, saved in kept.items()))
 
 
-def _estimated(block: Block, joint: Graph | None, prices: Prices) -> BlockProfile:
+def estimated(block: Block, joint: Graph | None, prices: Prices) -> BlockProfile:
     site = block.site
     entering = [v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and v.type.floating]
     if joint is None:

@@ -78,17 +78,24 @@ Build = Callable[[str], nn.Module]
 """The emitted module whose float dtypes are all this one."""
 
 
-def verify(program: Program, build: Build, own: nn.Module | None = None, seed: int = 0) -> Verified:
+def verify(
+    program: Program,
+    build: Build,
+    own: nn.Module | None = None,
+    seed: int = 0,
+    wrapped: Mapping[str, nn.Module] | None = None,
+) -> Verified:
     """Compare.
 
     build: gives the module emitted in one dtype throughout. own: the module in the spec's own dtypes, where those are
-    more than one; it is compared in its outputs alone. seed: of inputs and parameters.
+    more than one; it is compared in its outputs alone. seed: of inputs and parameters. wrapped: the modules of opaque
+    blocks, by key.
     """
     sizes = program.resolve(**_batch(program))
     found = Verified()
     params = _parameters(program, seed, sizes)
     inputs, found.near_ties = _inputs(program, params, sizes, seed)
-    truth = _Truth(program, params, inputs, sizes)
+    truth = _Truth(program, params, inputs, sizes, wrapped)
     for dtype in ("f32", "f64"):
         module = _loaded(build(dtype), params, TORCH[dtype])
         found.rows += _compare(truth, module, dtype)
@@ -198,11 +205,16 @@ class _Truth:
     """Outputs and gradients of the interpreter in float64."""
 
     def __init__(
-        self, program: Program, params: Mapping[str, Tensor], inputs: Mapping[str, Tensor], sizes: Mapping[str, int]
+        self,
+        program: Program,
+        params: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor],
+        sizes: Mapping[str, int],
+        wrapped: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.program, self.inputs = program, inputs
         leaves = {name: p.clone().requires_grad_(program.train) for name, p in params.items()}
-        self.outputs = reference(program, torch, leaves, inputs, sizes, torch.float64)
+        self.outputs = reference(program, torch, leaves, inputs, sizes, torch.float64, wrapped)
         draw = torch.Generator().manual_seed(7)
         floats = {n: y for n, y in self.outputs.items() if y.is_floating_point()}
         self.weights = {n: torch.randn(y.shape, generator=draw, dtype=torch.float64) for n, y in floats.items()}

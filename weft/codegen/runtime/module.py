@@ -26,13 +26,25 @@ def place(root: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
 
 
 class Block(nn.Module):
-    """A block of the model: `PARAMETERS` are its own, in the order its functions take them."""
+    """A block of the model: `PARAMETERS` are its own, in the order its functions take them.
+
+    wrapped: modules that are run but not looked into, by key; see `install`."""
+
+    wrapped: Mapping[str, nn.Module] = {}
 
     def __init__(self, parameters: Parameters, device: torch.device | str | None = None):
         super().__init__()
         self.table = parameters
         for name, shape, dtype, _, _ in parameters:
             place(self, name, nn.Parameter(torch.empty(shape, dtype=DTYPES[dtype], device=device)))
+
+
+def install(root: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """Hand wrapped modules to every block of a model. Their parameters stay the model's own; buffers are theirs."""
+    for block in root.modules():
+        if isinstance(block, Block):
+            block.__dict__["wrapped"] = modules
+    return root
 
 
 def weights(block: Block) -> list[Tensor]:

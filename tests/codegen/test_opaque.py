@@ -1,0 +1,78 @@
+"""Opaque blocks: wrapped modules run inside the emitted model, with its parameters and its gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+import weft
+from weft import api
+from weft.codegen.build import temporary
+from weft.codegen.package import load
+
+
+def wrapping(module: nn.Module) -> weft.Model:
+    return weft.Model(
+        name="wrapped",
+        dims={"batch": 2, "seq": 8, "width": 8, "heads": 2, "head": 4, "layers": 2, "vocab": 11},
+        blocks={"attention": weft.Attention(pattern="causal"), "own": weft.Opaque(module)},
+        stack=[{"repeat": "layers", "layer": ["attention", "own"]}],
+        norm="layer_norm",
+        head={"tied": True},
+        sublayer={"norm": "layer_norm", "residual": "pre"},
+        embed={},
+    )
+
+
+def mlp(rate: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Dropout(rate), nn.Linear(16, 8))
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 11, (2, 8), generator=torch.Generator().manual_seed(1))
+
+
+def test_a_wrapped_module_verifies():
+    found = api.verify(wrapping(mlp()), target="cpu")
+
+    assert found.ok, found.text()
+
+
+def test_its_parameters_are_the_model_s():
+    model = api.compile(wrapping(mlp()), target="cpu")
+
+    assert tuple(model.state_dict()["layers.1.own.3.weight"].shape) == (8, 16)
+    model(tokens(), tokens()).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_its_random_numbers_are_replayed():
+    """With dropout inside: the gradient is that of the very function the forward was."""
+    model = api.compile(wrapping(mlp(0.5)), target="cpu").double()
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(4)
+        return model(tokens(), tokens()).loss
+
+    weight = model.state_dict(keep_vars=True)["layers.0.own.0.weight"]
+    (grad,) = torch.autograd.grad(loss(), weight)
+    step = torch.zeros_like(weight)
+    step[2, 3] = 1e-6
+    with torch.no_grad():
+        weight += step
+        up = loss()
+        weight -= 2 * step
+        down = loss()
+    assert float(up - down) / 2e-6 == pytest.approx(float(grad[2, 3]), rel=1e-4, abs=1e-7)
+
+
+def test_a_package_without_its_module_says_so():
+    model = load(temporary(api.package(wrapping(mlp()), target="cpu"))).Model()
+    with pytest.raises(RuntimeError, match=r"'module_0' is missing: call install"):
+        model(tokens(), tokens())
+
+
+def test_it_cannot_be_stepped():
+    model = api.compile(wrapping(mlp()), target="cpu")
+    with pytest.raises(NotImplementedError, match="cannot decode"):
+        model.state(1)

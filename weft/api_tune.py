@@ -1,0 +1,149 @@
+"""What `weft tune` does, as functions: part of `weft.api`, which has them too. Imports nothing before it needs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from weft.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from weft.autotune.prepare import Prepared
+    from weft.autotune.replays import Replays
+    from weft.autotune.session import Found
+    from weft.codegen.planner import Planned
+
+
+def tune(
+    source: Any,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    *,
+    seconds: float | None = None,
+    trials: int | None = None,
+    resume: bool = False,
+    only: str = "",
+    dtype: str = "bf16",
+    devices: Sequence[str] = (),
+    sampler: Any = "pool",
+    seed: int = 0,
+    watch: Any = None,
+) -> Found:
+    """Time the configurations of a spec's kernels, or of those of a package's folder, whose configs.json gets the
+    winners; every trial is kept in the store.
+
+    target: the machine's own by default. seconds: for all kernels; trials: at most of one. resume: believe what was
+    timed before. only: part of a kernel's name. devices: as CUDA_VISIBLE_DEVICES names them. sampler: a name, or an
+    Optuna sampler. Raises BackendError where the device is missing.
+    """
+    from weft.autotune.result import Options
+    from weft.autotune.session import Session, Settings
+    from weft.cache.sources import Pretuned
+    from weft.cache.store import Store
+    from weft.codegen.machine import own_target
+
+    own = own_target()
+    if own == "cpu" and not devices:
+        raise BackendError("there is no GPU to tune on; --prepare needs none, and --replay searches a recorded table")
+    made, folder, rewrite = _tunable(source, sets, small, train, target or own)
+    options = Options(seed=seed, sampler=sampler, resume=resume)
+    settings = Settings(made.target.name, seconds, trials, tuple(devices) or ("",), only, dtype, options=options)
+    with Store() as store:
+        return Session(
+            made, folder, settings, store, (Pretuned(),), rewrite=rewrite, watch=watch or (lambda search: None)
+        ).run()
+
+
+def prepare(
+    source: Any,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    *,
+    seconds: float | None = None,
+    most: int | None = None,
+    only: str = "",
+    dtype: str = "bf16",
+) -> Prepared:
+    """Take the configurations of a spec's or a package's kernels through every gate that needs no GPU.
+
+    target: the machine's own by default. seconds: for all kernels; most: configurations of a kernel that are compiled.
+    """
+    from weft.autotune.prepare import prepare as run
+    from weft.autotune.problems import by_weight, tasks
+    from weft.autotune.session import nothing
+    from weft.cache.store import Store
+    from weft.codegen.machine import own_target
+
+    aim = target or own_target()
+    if aim == "cpu":
+        raise UsageError("--prepare needs to know what for: --target sm_90, say")
+    made, folder, _ = _tunable(source, sets, small, train, aim)
+    found = tasks(made, folder, aim, dtype)
+    chosen = by_weight(found, only) if only else found
+    if not chosen:
+        raise UsageError(nothing(only, [t.problem.name for t in found]))
+    with Store() as store:
+        return run(chosen, store, aim, seconds=seconds or float("inf"), **({"most": most} if most else {}))
+
+
+def replay(
+    table: str | os.PathLike[str],
+    *,
+    warm: Iterable[str | os.PathLike[str]] = (),
+    seeds: int = 1,
+    seed: int = 0,
+    trials: int | None = None,
+    seconds: float | None = None,
+    sampler: Any = "pool",
+    resume: bool = False,
+    watch: Any = None,
+) -> Replays:
+    """Search a recorded table of Kernel Tuner or T4 instead of a GPU, with `seeds` seeds from `seed` on.
+
+    warm: tables of the same kernel elsewhere, whose fastest become seeds. trials: default 100. resume: keep the trials
+    in the store, and take those of an earlier run as they are."""
+    from weft.autotune.replay import load
+    from weft.autotune.replays import TRIALS, replays
+    from weft.cache.store import Store
+
+    others = [load(path) for path in warm]
+    limit = TRIALS if trials is None and seconds is None else trials
+    watched = {"watch": watch} if watch else {}
+    store = Store() if resume else None
+    try:
+        return replays(
+            load(table), seeds=seeds, seed=seed, trials=limit, seconds=seconds, sampler=sampler, warm=others,
+            store=store, **watched,
+        )  # fmt: skip
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: str) -> tuple[Planned, Path, bool]:
+    """The plan for a target, the folder its kernels lie in, and whether that folder is the user's."""
+    from pathlib import Path
+
+    from weft.api import open_spec, planned, saved_plan
+    from weft.codegen.build import files_of, temporary
+
+    if isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        from weft.codegen.planner import plan as decide
+        from weft.codegen.saved import read
+        from weft.passes.targets import find
+
+        if list(sets) or small:
+            raise UsageError("a package has its sizes; --set and --small go with a spec")
+        made = read(source)
+        dims = (saved_plan(source) or {}).get("dims", {})
+        sizes = made.resolve(**{d: int(dims[d]) for d in made.runtime if d in dims})
+        return decide(made, sizes, find(target)), Path(source), True
+    found = planned(open_spec(source, sets, small), train, target)
+    return found, temporary(files_of(found)), False

@@ -1,0 +1,64 @@
+"""Opaque blocks in torch: the wrapped modules come to a block's functions as one more argument."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from weft.ir.op import Op
+from weft.ir.regions import Opaque, OpaqueGrad
+from weft.ir.types import Graph, Node, Type, Val
+
+from .body import Body
+from .lines import tuple_of
+from .printer import Speller
+
+HANDLE = "wrapped"
+
+
+def with_handle(graph: Graph) -> Graph:
+    """The graph with the wrapped modules as its last input, read by every opaque op; itself if there is none."""
+    if not any(isinstance(n.op, Opaque) for n in graph.nodes):
+        return graph
+    taken = {v.name for v in graph.inputs} | {v.name for n in graph.nodes for v in n.outs}
+    name = next(n for n in (HANDLE, *(f"{HANDLE}_{i}" for i in range(len(taken) + 1))) if n not in taken)
+    handle = Val(name, Type("i64", ()))
+
+    def node(n: Node) -> Node:
+        return replace(n, ins=(handle, *n.ins)) if isinstance(n.op, Opaque) else n
+
+    return replace(graph, inputs=(*graph.inputs, handle), nodes=tuple(map(node, graph.nodes)))
+
+
+def handle_of(graph: Graph) -> Val | None:
+    """The input that stands for the wrapped modules."""
+    return next((n.ins[0] for n in graph.nodes if isinstance(n.op, Opaque)), None)
+
+
+def _arguments(body: Body, of: Opaque, ins: Sequence[Val]) -> str:
+    """key, parameter names, inputs, parameters."""
+    cut = len(ins) - len(of.params)
+    names = tuple_of(f'"{_label(name)}"' for name in of.params) if of.params else "()"
+    sides = (tuple_of(body.full(v) for v in side) if side else "()" for side in (ins[1:cut], ins[cut:]))
+    return f'"{_label(of.key)}", {names}, {", ".join(sides)}'
+
+
+def _label(name: str) -> str:
+    from .blocks import label
+
+    return label(name)
+
+
+def _opaque(body: Body, node: Node) -> None:
+    op: Any = node.op
+    body.assign(node.outs, f"{body.full(node.ins[0])}.run({_arguments(body, op, node.ins)})")
+
+
+def _opaque_grad(body: Body, node: Node) -> None:
+    op: Any = node.op
+    own, given = node.ins[: op.n], iter(node.ins[op.n :])
+    cotangents = tuple_of(body.full(next(given)) if have else "None" for have in op.have)
+    text = f"{body.full(own[0])}.grad({_arguments(body, op.of, own)}, {cotangents})"
+    body.assign(node.outs, text if len(node.outs) > 1 else f"{text}[0]")
+
+
+OPAQUE: Mapping[type[Op], Speller] = {Opaque: _opaque, OpaqueGrad: _opaque_grad}

@@ -1,0 +1,44 @@
+"""Wrapped modules: run with the parameters that the model holds for them, differentiated by torch's autograd."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Wrapped:
+    """The wrapped modules of one call of a block, and where the random generator stood when each was run."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        self.modules = modules
+        self.states: dict[str, Tensor] = {}
+
+    def module(self, key: str) -> nn.Module:
+        if key not in self.modules:
+            raise RuntimeError(f"wrapped module {key!r} is missing: call install(model, {{{key!r}: module}}) first")
+        return self.modules[key]
+
+    def run(self, key: str, names: tuple[str, ...], inputs: tuple[Tensor, ...], parameters: tuple[Tensor, ...]):
+        """The module's result for `inputs`, its parameters `names` replaced by `parameters`."""
+        self.states[key] = torch.get_rng_state()
+        return torch.func.functional_call(self.module(key), dict(zip(names, parameters)), inputs)
+
+    def grad(
+        self,
+        key: str,
+        names: tuple[str, ...],
+        inputs: tuple[Tensor, ...],
+        parameters: tuple[Tensor, ...],
+        cotangents: tuple[Tensor | None, ...],
+    ) -> tuple[Tensor, ...]:
+        """Gradients of the float inputs, then of the parameters. The module runs again with the same random numbers."""
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(self.states[key])
+            leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in (*inputs, *parameters)]
+            own = dict(zip(names, leaves[len(inputs) :]))
+            out = torch.func.functional_call(self.module(key), own, tuple(leaves[: len(inputs)]))
+        out = out if isinstance(out, tuple) else (out,)
+        pairs = [(y, d) for y, d in zip(out, cotangents) if d is not None]
+        wanted = [x for x in leaves if x.is_floating_point()]
+        given = [y for y, _ in pairs], wanted, [d for _, d in pairs]
+        return torch.autograd.grad(*given, allow_unused=True, materialize_grads=True)
