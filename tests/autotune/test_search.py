@@ -86,7 +86,12 @@ def test_slow_configurations_are_given_up_after_one_launch_or_five():
 
     pool = Pool(tuple({"x": x} for x in times))
     result = Search(Subject("k", pool), [Seen(runner)], Budget(trials=4)).run()
-    assert (levels[2, Level.SAMPLES], levels[3, Level.SAMPLES], levels[3, Level.FULL], levels[4, Level.FULL]) == (0, 1, 0, 1)
+    assert (levels[2, Level.SAMPLES], levels[3, Level.SAMPLES], levels[3, Level.FULL], levels[4, Level.FULL]) == (
+        0,
+        1,
+        0,
+        1,
+    )
     assert [t.outcome.status for t in result.trials] == [Status.OK, Status.SLOW, Status.SLOW, Status.OK]
     assert "above 4.0 times the best" in result.trials[1].outcome.reason
 
@@ -238,7 +243,9 @@ def test_wrong_results_and_two_strikes_bar_a_configuration_from_later_runs():
     journal, pool = MemoryJournal(), Pool(tuple({"x": x} for x in range(4)))
     bad = {0: Outcome(Status.WRONG, reason="differs"), 1: Outcome(Status.CRASH, reason="SIGSEGV")}
     runner = Given(lambda c: bad.get(c["x"], 10.0 + c["x"]))
-    tried = [{t.config["x"] for t in Search(Subject("k", pool), [runner], Budget(), journal).run().trials} for _ in "abc"]
+    tried = [
+        {t.config["x"] for t in Search(Subject("k", pool), [runner], Budget(), journal).run().trials} for _ in "abc"
+    ]
     assert tried == [{0, 1, 2, 3}, {1, 2, 3}, {2, 3}]
 
 
@@ -306,7 +313,7 @@ def test_a_resumed_search_repeats_nothing_and_ends_the_same(seed):
     whole, _ = run(MemoryJournal(), 50, False)
     journal = MemoryJournal()
     _, before = run(journal, 7 + 9 * seed % 40, False)
-    resumed, after = run(journal, 50, True)
+    resumed, _ = run(journal, 50, True)
     assert [t.config for t in resumed.trials] == [t.config for t in whole.trials]
     assert resumed.winner == whole.winner
     fresh = {config_id(t.config) for t in resumed.trials if not t.recorded}
