@@ -90,7 +90,8 @@ def prepare(
     if not chosen:
         raise UsageError(nothing(only, [t.problem.name for t in found]))
     with Store() as store:
-        return run(chosen, store, aim, seconds=seconds or float("inf"), **({"most": most} if most else {}))
+        bounds: dict[str, Any] = {"most": most} if most else {}
+        return run(chosen, store, aim, seconds=seconds or float("inf"), **bounds)
 
 
 def replay(

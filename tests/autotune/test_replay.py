@@ -1,4 +1,4 @@
-"""Recorded tables: reading them, and how good searches on them are. The real ones are not shipped: skip if absent."""
+"""Recorded tables: reading them, and how good searches on them are. The real ones are not ours: skipped if absent."""
 
 import gzip
 import json
@@ -54,7 +54,8 @@ def test_a_cache_file_of_kernel_tuner_is_read_even_without_its_last_braces(tmp_p
 def test_t4_results_are_read(tmp_path):
     results = [
         {"configuration": {"x": x}, "invalidity": "correct" if x else "runtime", "correctness": 1,
-         "times": {"compilation_time": 1, "runtimes": [x * 1.0] * 3, "framework": 0, "search_algorithm": 0, "validation": 0},
+         "times": {"compilation_time": 1, "runtimes": [x * 1.0] * 3, "framework": 0, "search_algorithm": 0,
+                   "validation": 0},
          "measurements": [], "objectives": ["time"]}
         for x in (0, 1, 2)
     ]  # fmt: skip

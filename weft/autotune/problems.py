@@ -51,11 +51,12 @@ class Task:
 
 
 def spaces(skeleton: str) -> dict[str, Space]:
-    """The spaces that stand beside a skeleton, by name; none where it has no such file."""
+    """The spaces that stand beside a skeleton, by name; none where it has no such file, or one of defaults alone."""
     name = f"weft.codegen.kernels.{skeleton}_space"
     if importlib.util.find_spec(name) is None:
         return {}
-    return {k: space_of(k, data) for k, data in importlib.import_module(name).SPACES.items()}
+    found = getattr(importlib.import_module(name), "SPACES", {})
+    return {k: space_of(k, data) for k, data in found.items()}
 
 
 def space_of(name: str, data: Mapping[str, Any]) -> Space:

@@ -1,6 +1,6 @@
 """Known faults of compilers, by target and Triton version: what emission must not print, and no configuration may be.
 
-    for hazard in hazards("sm_90", (3, 6, 0)): ...          allowed({"num_warps": 4, ...}, "sm_90", (3, 6, 0))
+    for hazard in hazards("sm_90", (3, 6, 0)): ...          rules("sm_90", (3, 6, 0))
 
 A hazard with a `rule` is about configurations: the rule is a condition on a configuration's knobs, in the language of
 search-space constraints, that keeps clear of it. One without is about source: skeletons and the printer of holes avoid
