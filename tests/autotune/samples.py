@@ -15,11 +15,7 @@ TINY = {"m": 64, "n": 64, "k": 32}
 ODD = ({"m": 1, "n": 1, "k": 1}, {"m": 37, "n": 19, "k": 33})
 CONFIG = {"BM": 32, "BN": 32, "BK": 32, "FLAW": "", "num_warps": 4, "num_stages": 2}
 
-<<<<<<< HEAD
 # Tensor cores of Hopper read both operands from shared memory, so every stage is held; older ones hold one less.
-=======
-# Tensor cores of Hopper read both operands from shared memory, so every stage is held; the older hold a stage less.
->>>>>>> origin/main
 SHARED = {
     "sm_80": "(BM + BN)*BK*bytes*(num_stages - 1)",
     "sm_90": "(BM + BN)*BK*bytes*where(BM >= 64 and num_warps >= 4, num_stages, num_stages - 1)",

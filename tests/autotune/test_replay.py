@@ -1,4 +1,4 @@
-"""Recorded tables: reading them, and how good searches on them are. The real ones are not ours: skipped if absent."""
+"""Recorded tables: reading them, and how good searches on them are. The real ones are not shipped: skip if absent."""
 
 import gzip
 import json
@@ -53,12 +53,22 @@ def test_a_cache_file_of_kernel_tuner_is_read_even_without_its_last_braces(tmp_p
 
 def test_t4_results_are_read(tmp_path):
     results = [
-        {"configuration": {"x": x}, "invalidity": "correct" if x else "runtime", "correctness": 1,
-         "times": {"compilation_time": 1, "runtimes": [x * 1.0] * 3, "framework": 0, "search_algorithm": 0,
-                   "validation": 0},
-         "measurements": [], "objectives": ["time"]}
+        {
+            "configuration": {"x": x},
+            "invalidity": "correct" if x else "runtime",
+            "correctness": 1,
+            "times": {
+                "compilation_time": 1,
+                "runtimes": [x * 1.0] * 3,
+                "framework": 0,
+                "search_algorithm": 0,
+                "validation": 0,
+            },
+            "measurements": [],
+            "objectives": ["time"],
+        }
         for x in (0, 1, 2)
-    ]  # fmt: skip
+    ]
     path = tmp_path / "t4.json"
     path.write_text(json.dumps({"schema_version": "1.0.0", "results": results}))
     table = load(path)
