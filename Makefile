@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: env test lint unit soak bench demo docs clean
+.PHONY: env test lint unit soak mutants bench demo docs clean
 
 env: $(VENV)/.ready
 
@@ -28,6 +28,10 @@ unit: env
 # The full counts of every campaign; `make test` runs a seeded sample of the same tests.
 soak: env
 	$(BIN)/python -m benchmarks.soak
+
+# Plants faults in the kernels and counts those that the tests find.
+mutants: env
+	$(BIN)/python -m tests.kernels.mutate
 
 bench: env
 	$(BIN)/python -m benchmarks.run

@@ -4,14 +4,18 @@ Run: python -m benchmarks.patterns [n]. `solve` is the closed form of its blocks
 `layout` the choice of layout (proofs up to a million tokens included); all with empty caches.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tabulate import tabulate
 
+from benchmarks.environment import environment
 from weft.ir.pattern import NAMED, Pattern, choose, layout, solve, solver
 
+RESULT = Path(__file__).parent / "results" / "patterns.json"
 EXAMPLES = {
     "window": "(4096)", "window_inclusive": "(4096)", "window_before": "(512)", "band": "(512, 512)",
     "dilated": "(256, 4)", "dilated_band": "(256, 256, 4)", "strided": "(128)", "fixed": "(128, 32)",
@@ -69,7 +73,11 @@ def row(text: str, n: int) -> list[object]:
 def main(n: int = 1 << 20) -> None:
     texts = [d.name + EXAMPLES.get(d.name, "") for d in NAMED] + list(MORE)
     titles = ["pattern", "solve ms", "backward ms", "layout ms", "pieces", "nnz", "full", "partial", "density", "", ""]
-    print(tabulate([row(t, n) for t in texts], titles, floatfmt=".1f"))
+    rows = [row(t, n) for t in texts]
+    print(tabulate(rows, titles, floatfmt=".1f"))
+    named = [dict(zip(titles[:9], r)) for r in rows]
+    found = {"schema": "weft.bench/1", "environment": environment(), "n": n, "rows": named}
+    RESULT.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

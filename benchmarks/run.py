@@ -9,8 +9,8 @@ def main() -> int:
     codes = []
     for benchmark in (patterns, verbs, attention):
         print(f"\n{(benchmark.__doc__ or '').splitlines()[0]}", flush=True)
-        codes.append(benchmark.main([]))
-    return max(code or 0 for code in codes)
+        codes.append(benchmark.main() or 0)
+    return max(codes)
 
 
 if __name__ == "__main__":
