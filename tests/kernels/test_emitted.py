@@ -20,6 +20,7 @@ from weft import api
 from weft.codegen import saved, verify
 from weft.codegen.package import load, write
 from weft.codegen.plan import WHY_TORCH
+from weft.errors import UsageError
 from weft.ir.reference_model import reference
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +208,32 @@ def test_emission_is_deterministic_and_stands_alone():
     assert again == files("gpt2_345m")
     code = "\n".join(text for path, text in again.items() if path.endswith(".py"))
     assert not re.search(r"^\s*(import|from) weft\b", code, re.M)
+
+
+def test_an_edited_kernel_is_used_and_survives(tmp_path):
+    out = write(files("gpt2_345m"), tmp_path / "package")
+    path = next((out / "kernels").glob("k*_pointwise_hidden.py"))
+    before = path.read_text()
+    plain = Case(out)
+    with interpreting():
+        loss, _ = plain.trained(plain.module())
+    edited = re.sub(r"return \((\w+), (\w+)\)", r"return (\1, \2 * 2.0)", before)
+    assert edited != before
+    path.write_text(edited)
+
+    write(files("gpt2_345m"), out)
+    assert path.read_text() == edited
+    case = Case(out)
+    with interpreting():
+        changed, _ = case.trained(case.module())
+    assert case.ops.NAMESPACE != plain.ops.NAMESPACE
+    assert changed != loss
+
+    other = {**files("gpt2_345m"), f"kernels/{path.name}": before + "\n# more\n"}
+    with pytest.raises(UsageError, match=path.name):
+        write(other, out)
+    write(files("gpt2_345m"), out, force=True)
+    assert path.read_text() == before
 
 
 def test_configurations_are_read_at_import(tmp_path):
