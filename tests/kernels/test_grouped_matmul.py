@@ -1,0 +1,36 @@
+"""A layer of experts against torch, in fp64 under the checks, and in the other dtypes."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.campaign import count
+from tests.kernels import grouped_matmul_faults as suite
+from tests.kernels.grouped_matmul_faults import Case, case
+from tests.kernels.mutate import missed
+from tests.kernels.space import too_rough
+from weft.codegen.kernels import grouped_matmul
+
+MODULES = SimpleNamespace(grouped_matmul=grouped_matmul)
+
+
+@pytest.mark.parametrize("seed", range(count(60, 1000)))
+def test_experts_and_their_gradients(seed):
+    assert case(MODULES, seed) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(count(6, 100)))
+def test_rounding(seed, dtype):
+    this = Case(seed, dtype)
+    got, truth, theirs = this.run(MODULES), this.reference(torch.float64), this.reference(dtype)
+
+    assert [too_rough(*x) for x in zip(got, theirs, truth, strict=True)] == [""] * len(got)
+
+
+def test_planted_faults_are_found():
+    faults = random.Random(0).sample(suite.FAULTS, count(4, len(suite.FAULTS)))
+
+    assert missed(suite, faults, suite.CASES) == []
