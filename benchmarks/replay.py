@@ -1,0 +1,80 @@
+"""Searches replayed on recorded tables: cold, warm, by chance and by stock TPE, as fractions of the optimum."""
+
+import argparse
+import json
+import warnings
+from itertools import accumulate
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.environment import environment
+from weft.autotune.replay import Table, load
+from weft.autotune.replays import Replays, replays, table_text
+from weft.autotune.sampler import PoolSampler
+from weft.autotune.study import new_study
+
+RESULT = Path(__file__).parent / "results" / "replay.json"
+VENDORS = {"NVIDIA": ("nvidia", "geforce", "rtx", "tesla", "quadro"), "AMD": ("amd", "radeon", "instinct")}
+
+
+def vendor(table: Table) -> str:
+    """Of a table's GPU; "" where its name does not tell."""
+    name = table.device.lower()
+    return next((v for v, words in VENDORS.items() if any(w in name for w in words)), "")
+
+
+def stock_tpe(table: Table, seed: int, trials: int) -> float:
+    """Fraction of the optimum that Optuna's TPE reaches by itself: it knows the knobs, not the pool, so what it
+    proposes may be infeasible or known, and counts as a trial all the same."""
+    import optuna
+
+    sampler = PoolSampler(table.configs)  # for the values of the knobs, and to find a configuration's row
+    study, best = new_study(optuna.samplers.TPESampler(seed=seed)), []
+    for _ in range(trials):
+        trial = study.ask(sampler.space)
+        row = sampler.history.row(trial.params)
+        us = None if row is None else table.outcomes[row].us
+        study.tell(trial, us) if us else study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        best.append(table.best_us / us if us else 0.0)
+    return list(accumulate(best, max))[-1]
+
+
+def measured(table: Table, others: list[Table], seeds: int, trials: int) -> dict[str, object]:
+    """One table: every way of searching it."""
+    same = [o for o in others if vendor(o) == vendor(table)]
+    found: dict[str, Replays] = {
+        "cold": replays(table, seeds=seeds, trials=trials),
+        "random": replays(table, seeds=10 * seeds, trials=trials, sampler="random"),
+    }
+    if same:
+        found["warm, same vendor"] = replays(table, seeds=seeds, trials=trials, warm=same)
+    if others:
+        found["warm, any vendor"] = replays(table, seeds=seeds, trials=trials, warm=others)
+    print(table_text(list(found.values())), flush=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tpe = fmean(stock_tpe(table, seed, trials) for seed in range(seeds))
+    return {name: r.data() for name, r in found.items()} | {"stock TPE": round(tpe, 4)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", default="../shared/data/replay")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=100)
+    given = parser.parse_args(arguments)
+    tables = [load(path) for path in sorted(Path(given.folder).glob("*.json*"))]
+    if not tables:
+        print(f"no recorded tables in {given.folder}")
+        return 0
+    found = {
+        t.label: measured(t, [o for o in tables if o is not t and o.kernel == t.kernel], given.seeds, given.trials)
+        for t in tables
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"environment": environment(), "tables": found}, indent=1, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
