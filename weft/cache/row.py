@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from weft.cache.canonical import canonical, digest, is_text, plain
@@ -18,6 +18,7 @@ Pairs = tuple[tuple[str, Value], ...]
 MOST_TIMES = 4096
 _MOST_KNOBS, _MOST_FEATURES = 64, 64
 _MICROSECONDS = 1e12
+_EXACT = 2**53
 
 
 class RowInvalid(ValueError):
@@ -171,29 +172,36 @@ def _key(value: Any) -> str:
 
 def pairs(data: Any, most: int = _MOST_KNOBS, name: str = "cfg") -> Pairs:
     """A mapping of names to numbers, truths, short texts or None, sorted; RowInvalid for any other data."""
-    if not isinstance(data, Mapping) or len(data) > most:
+    if type(data) is not dict:
+        if not isinstance(data, Mapping):
+            raise RowInvalid(f"field {name!r} is not an object")
+        data = dict(data)
+    if len(data) > most:
         raise RowInvalid(f"field {name!r} is not a short object")
     for knob, value in data.items():
-        if not is_text(knob, 64) or not knob or not _is_value(value):
+        if not _is_name(knob) or not ((type(value) is int and -_EXACT <= value <= _EXACT) or _is_value(value)):
             raise RowInvalid(f"field {name!r} has a knob that is no number, truth, short text or null")
     return tuple(sorted(data.items()))
 
 
+@lru_cache(maxsize=4096)
+def _is_name(knob: Any) -> bool:
+    return is_text(knob, 64) and knob != ""
+
+
 def _is_value(value: Any) -> bool:
-    if type(value) is int:
-        return -(2**53) <= value <= 2**53
     if type(value) is float:
         return math.isfinite(value)
     return value is None or type(value) is bool or is_text(value, 100)
 
 
 def _times(data: Any) -> tuple[float, ...]:
-    if not isinstance(data, list | tuple) or len(data) > MOST_TIMES:
+    if type(data) not in (list, tuple) or len(data) > MOST_TIMES:
         raise RowInvalid("field 'times_us' is not a list")
     for t in data:
-        if type(t) not in (float, int) or not 0 < t <= _MICROSECONDS:
+        if not (type(t) is float or type(t) is int) or not 0 < t <= _MICROSECONDS:
             raise RowInvalid("field 'times_us' holds what is no time")
-    return tuple(float(t) for t in data)
+    return tuple(map(float, data))
 
 
 def _integer(name: str, value: Any) -> int:

@@ -7,7 +7,6 @@ or two rows show a crash, a time-out or the like.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,9 @@ from weft.cache.canonical import canonical, is_count, is_text
 from weft.cache.key import Soft
 from weft.cache.row import STRIKES, WRONG, Pairs, Row, RowInvalid, Source, Status, lower_median, pairs
 
+# Plain values, since a thousand rows are counted in the time of a lookup.
+_OK, _FINAL = Status.OK.value, Source.FINAL
+_STRIKES, _WRONG = (frozenset(s.value for s in group) for group in (STRIKES, WRONG))
 KEPT = 16
 """How many configurations per soft part are kept: enough that some are left when a space refuses the first."""
 
@@ -119,28 +121,53 @@ class _Trials:
 
 def summarise(rows: Iterable[Row], softs: Mapping[str, Soft] | None = None) -> Summary:
     """The summary of all rows of a key, in whatever order they come."""
-    counts: Counter[Status] = Counter()
+    counts: dict[str, int] = {}
     trials: dict[str, _Trials] = {}
     for row in rows:
-        counts[row.status] += 1
+        status = row.status.value
+        counts[status] = counts.get(status, 0) + 1
         # By its spelling, since 1, 1.0 and True are equal to Python.
-        seen = trials.setdefault(repr(row.cfg), _Trials(row.cfg))
-        if row.winnable and row.us is not None:
-            seen.times.setdefault(row.soft, []).append((row.round, row.src is Source.FINAL, row.us))
-        seen.strikes += row.status in STRIKES
-        seen.wrong |= row.status in WRONG
+        spelled = repr(row.cfg)
+        seen = trials.get(spelled)
+        if seen is None:
+            seen = trials[spelled] = _Trials(row.cfg)
+        if status == _OK:
+            us = row.us
+            if us is not None:
+                seen.times.setdefault(row.soft, []).append((row.round, row.src is _FINAL, us))
+        else:
+            seen.strikes += status in _STRIKES
+            seen.wrong |= status in _WRONG
     tops: dict[str, list[Best]] = {}
     for seen in trials.values():
         if seen.wrong or seen.strikes >= 2:
             continue
         for soft, times in seen.times.items():
             tops.setdefault(soft, []).append(_best(seen.cfg, times))
-    kept = {soft: tuple(sorted(found, key=lambda b: b.order)[:KEPT]) for soft, found in tops.items()}
-    return Summary(kept, dict(softs or {}), {status.value: n for status, n in counts.items()})
+    kept = {soft: tuple(_sorted(found)[:KEPT]) for soft, found in tops.items()}
+    return Summary(kept, dict(softs or {}), counts)
+
+
+def _sorted(found: list[Best]) -> list[Best]:
+    """Best first. Only those that may be kept are compared by their spelling, which costs most."""
+    found.sort(key=_coarse)
+    last = _coarse(found[min(KEPT, len(found)) - 1])
+    return sorted((best for best in found if _coarse(best) <= last), key=_order)
+
+
+def _coarse(best: Best) -> tuple[int, bool, float]:
+    return -best.round, not best.final, best.us
+
+
+def _order(best: Best) -> tuple[Any, ...]:
+    return best.order
 
 
 def _best(cfg: Pairs, times: list[tuple[int, bool, float]]) -> Best:
     """Of the trials of a configuration those of its latest round count, which were run side by side with the others."""
+    if len(times) == 1:
+        turn, final, us = times[0]
+        return Best(cfg, us, 1, turn, final)
     last = max(turn for turn, _, _ in times)
     counted = [(final, us) for turn, final, us in times if turn == last]
     return Best(cfg, lower_median([us for _, us in counted]), len(counted), last, any(final for final, _ in counted))
