@@ -80,10 +80,10 @@ def fitting(skeleton: str, config: Mapping[str, Any]) -> list[Space]:
 
 
 def tasks(planned: Planned, folder: str | Path, target: str, dtype: str = "bf16") -> list[Task]:
-    """Everything that can be tuned of a package whose kernels lie in `folder`, the heaviest first."""
+    """Everything that can be tuned of a package that stands in `folder`, the heaviest first."""
     out: list[Task] = []
     for region in planned.kernels.regions:
-        out += _of_region(planned, region, Path(folder), target, dtype)
+        out += _of_region(planned, region, Path(folder) / "kernels", target, dtype)
     return sorted(out, key=lambda t: -t.weight)
 
 
@@ -97,17 +97,21 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
     one = rows[0].region if rows else None
     for space in fitting(region.skeleton, config):
         own: Config = {k: (config[space.part] if space.part else config)[k] for k in space.knobs}
-        params: dict[str, Any] = {"kernel": region.kernel, "graph": _text(region.graph), "part": space.part}
-        params["statistics"] = statistics(region.graph)
         problem = Problem(
             f"{region.kernel}.{space.part}" if space.part else region.kernel, space,
-            Workload(str(folder), params=params), target, sizes, checks(planned.program, region.graph, planned.sizes),
+            workload(region, folder, space.part), target, sizes, checks(planned.program, region.graph, planned.sizes),
             given(region.graph, sizes, dtype), dtype, own,
         )  # fmt: skip
         seconds, nbytes, flops = (one.seconds, one.bytes, one.flops) if one else (0.0, 0, 0)
         runtime = tuple(sorted(d for d in sizes if Sizes.of(planned.program).number(d) is None))
         about = (space.part, region.skeleton, seconds, calls, nbytes, flops, region.graph, runtime)
         yield Task(problem, region.kernel, *about)
+
+
+def workload(region: RegionFile, folder: str | Path, part: str = "") -> Workload:
+    """How a worker finds the wrapper of a region whose kernels lie in `folder`. part: of its configuration."""
+    params = {"kernel": region.kernel, "graph": _text(region.graph), "part": part}
+    return Workload(str(folder), params={**params, "statistics": statistics(region.graph)})
 
 
 def _calls(planned: Planned, block: str) -> int:
