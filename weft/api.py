@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.api_tune import prepare as prepare
@@ -226,8 +226,13 @@ def explain(
     train: bool = True,
     target: str | None = None,
     resolved: bool = False,
+    kernels: bool = False,
+    watch: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """The plan's table as data: `rows`, and with `resolved` every value of the spec with its origin instead."""
+    """The plan's table as data: `rows`, and with `resolved` every value of the spec with its origin instead.
+
+    kernels: also compile them for the target, without a GPU (about half a second each): `kernels`, one row a launch,
+    or `kernels_note`, why there are none. watch: told how many launches are compiled, of how many."""
     from dataclasses import asdict
 
     spec = open_spec(source, sets, small)
@@ -238,8 +243,29 @@ def explain(
     from weft.codegen.explain import rows
     from weft.codegen.plan import document
 
-    made = document(planned(spec, train, target))
-    return {"spec": spec.name, "rows": rows(made), "plan": made}
+    found = planned(spec, train, target)
+    made = document(found)
+    return {"spec": spec.name, "rows": rows(made), "plan": made} | (_kernels(found, watch) if kernels else {})
+
+
+def _kernels(found: Planned, watch: Callable[[int, int], object] | None) -> dict[str, Any]:
+    """What the compiler says of a plan's kernels for its target, or in one line why it is not asked."""
+    from importlib.util import find_spec
+
+    name = found.target.name
+    if found.target.kind != "gpu":
+        return {"kernels_note": f"on {name} no kernel is compiled; --target sm_90 shows registers and shared memory"}
+    if find_spec("triton") is None:
+        return {"kernels_note": "the kernels are not compiled: triton is not installed"}
+    from weft.autotune.inspection import inspect
+    from weft.autotune.space import LIMITS
+    from weft.codegen.build import temporary
+
+    if name not in LIMITS:
+        return {"kernels_note": f"the kernels are not compiled: only for {', '.join(LIMITS)}, not for {name}"}
+    if not found.kernels.regions:
+        return {"kernels_note": "no region of this spec is a kernel"}
+    return {"kernels": [one.data() for one in inspect(found, temporary(found.kernels.files), name, watch=watch)]}
 
 
 FORMATS = ("onnx", "plan", "dot")

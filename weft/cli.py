@@ -230,19 +230,21 @@ def plan(out: str | None, force: bool, verdicts: bool, **given: Any) -> Report:
     return Report(found, "\n\n".join(p for p in parts if p))
 
 
-@verb(SPEC, TARGET, click.option("--resolved", is_flag=True, help="Every value of the spec and where it comes from."))
-def explain(spec: str, resolved: bool, **given: Any) -> Report:
-    """Table of SPEC: block, operation, kernel, parameters, FLOPs, bytes, pattern density, what is kept."""
+@verb(
+    SPEC,
+    TARGET,
+    click.option("--resolved", is_flag=True, help="Every value of the spec and where it comes from."),
+    click.option("--kernels/--no-kernels", default=True, help="Compile the kernels, for a GPU target. Default: do."),
+)
+def explain(spec: str, **given: Any) -> Report:
+    """Table of SPEC: block, operation, kernel, parameters, FLOPs, bytes, pattern density, what is kept. For a GPU
+    target also each kernel's registers, shared memory and occupancy; no GPU is needed, but seconds are."""
     from weft import api
+    from weft.autotune.inspection import beat
     from weft.codegen import explain as views
 
-    found = api.explain(spec, resolved=resolved, **given)
-    if resolved:
-        from tabulate import tabulate
-
-        rows = [(v["path"], v["value"], v["origin"]) for v in found["values"]]
-        return Report(found, tabulate(rows, ("value", "is", "from"), disable_numparse=True))
-    return Report(found, views.table(found["plan"]))
+    found = api.explain(spec, watch=beat, **given)
+    return Report(found, views.text(found))
 
 
 @verb(

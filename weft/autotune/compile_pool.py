@@ -34,8 +34,8 @@ class Built:
     """What a compiler said of a launch.
 
     status: OK, COMPILE or TIMEOUT; reason: a class of failures, "" where there is none; detail: for people. shared,
-    stack: bytes; regs: a thread. warps: after specialisation. wgmma, mma: instructions in the PTX. cubin: where
-    `keep` put the kernel.
+    stack: bytes; regs: a thread. warps: after specialisation. dots: matrix products in the kernel; wgmma, mma: the
+    instructions in the PTX that they became. cubin: where `keep` put the kernel.
     """
 
     status: Status
@@ -45,6 +45,7 @@ class Built:
     regs: int | None = None
     stack: int | None = None
     warps: int | None = None
+    dots: int = 0
     wgmma: int = 0
     mma: int = 0
     specialised: bool = False

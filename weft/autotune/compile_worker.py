@@ -23,6 +23,7 @@ from weft.autotune.launches import Kernels, Launch, source
 from weft.autotune.serve import Job
 from weft.autotune.staging import LIMITS
 
+_DOT = re.compile(r"= tt\.dot(?:_scaled)? ")
 MEMORY = 16 << 30  # bytes of addresses; ptxas alone has been seen at 1.2 GB
 
 
@@ -64,8 +65,8 @@ def staged(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
 
 
 def compiled(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
-    """Shared memory, registers, stack (bytes a thread; spills), tensor-core instructions, warps, whether they are
-    specialised."""
+    """Shared memory, registers, stack (bytes a thread; spills), matrix products, tensor-core instructions, warps,
+    whether they are specialised."""
     import triton
 
     from weft.autotune.capture import gpu
@@ -78,6 +79,7 @@ def compiled(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
         found = {
             "shared": built.metadata.shared,
             "warps": built.metadata.num_warps,
+            "dots": len(_DOT.findall(built.asm["ttir"])),
             "wgmma": ptx.count("wgmma.mma_async"),
             "mma": ptx.count("mma.sync") + ptx.count("tcgen05.mma"),
             "specialised": "setmaxnreg" in ptx,

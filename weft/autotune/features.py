@@ -38,17 +38,19 @@ PARTS: Mapping[str, Part] = {
 }
 """CUDA C++ Programming Guide, table of technical specifications; sms of the parts in `weft.passes.targets`."""
 _RESERVED = 1024
-_REGISTERS_AT_ONCE = 256  # a warp's registers are handed out in such units
+_SHARED_AT_ONCE = 128  # bytes
+_REGISTERS_AT_ONCE = 256  # a warp's registers are handed out in such units, from those of its quarter
+_QUARTERS = 4
 
 Facts = dict[str, float]
 
 
 def occupancy(regs: int, shared: int, warps: int, target: str) -> int:
-    """Blocks that a multiprocessor holds at once; 0: a block cannot be launched."""
+    """Blocks that a multiprocessor holds at once; 0: a block cannot be launched. As cuda_occupancy.h counts them."""
     part = PARTS[target]
     warp = -(-max(regs, 1) * 32 // _REGISTERS_AT_ONCE) * _REGISTERS_AT_ONCE
-    by_registers = part.registers // (warp * warps)
-    by_shared = part.shared // (shared + _RESERVED)
+    by_registers = _QUARTERS * (part.registers // _QUARTERS // warp) // warps
+    by_shared = part.shared // (-(-(shared + _RESERVED) // _SHARED_AT_ONCE) * _SHARED_AT_ONCE)
     return min(by_registers, by_shared, part.warps // warps, part.blocks)
 
 

@@ -92,7 +92,7 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
 
     rows = [r for r in planned.kernels.rows if r.kernel == region.kernel]
     config = region.configs[target][dtype]
-    sizes = {d: planned.sizes[d] for d in _dims(region.graph)}
+    sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}
     calls = sum(_calls(planned, r.block) for r in rows) or 1
     one = rows[0].region if rows else None
     for space in fitting(region.skeleton, config):
@@ -110,7 +110,7 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
 
 def workload(region: RegionFile, folder: str | Path, part: str = "") -> Workload:
     """How a worker finds the wrapper of a region whose kernels lie in `folder`. part: of its configuration."""
-    params = {"kernel": region.kernel, "graph": _text(region.graph), "part": part}
+    params = {"kernel": region.kernel, "graph": region_text(region.graph), "part": part}
     return Workload(str(folder), params={**params, "statistics": statistics(region.graph)})
 
 
@@ -118,7 +118,8 @@ def _calls(planned: Planned, block: str) -> int:
     return sum(b.calls for b in planned.blocks if b.name == block)
 
 
-def _dims(graph: Graph) -> set[str]:
+def region_dims(graph: Graph) -> set[str]:
+    """Every dim of a region's values and of the spaces that its nodes work over."""
     every = (*graph.inputs, *graph.outputs, *(v for n in graph.nodes for v in (*n.ins, *n.outs)))
     return {d for v in every for d in v.dims} | {d for n in graph.nodes for d in n.space}
 
@@ -148,10 +149,10 @@ def statistics(graph: Graph) -> dict[str, Any]:
     if not names:
         return {}
     by_name = {v.name: x for v, x in env.items()}
-    return {"graph": _text(dce(g.graph(*(by_name[n] for n in names)))), "names": names}
+    return {"graph": region_text(dce(g.graph(*(by_name[n] for n in names)))), "names": names}
 
 
-def _text(graph: Graph) -> str:
+def region_text(graph: Graph) -> str:
     """The graph as text that can be read back: composites of the emitter's own are opened."""
     from weft.codegen.prepare import prepare
     from weft.ir.op import op_name
@@ -173,7 +174,7 @@ def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[di
             resolved = program.resolve(**wanted)
         except SpecError:
             continue
-        one = {d: resolved.get(d, sizes[d]) for d in _dims(graph)}
+        one = {d: resolved.get(d, sizes[d]) for d in region_dims(graph)}
         if one not in found:
             found.append(one)
     return tuple(found)

@@ -9,6 +9,19 @@ Document = Mapping[str, Any]
 HEADERS = ("block", "op", "kernel", "params", "FLOPs", "bytes", "density", "kept", "recompute")
 
 
+def text(found: Document) -> str:
+    """What `weft.api.explain` found, for people."""
+    from tabulate import tabulate
+
+    if "values" in found:
+        values = [(v["path"], v["value"], v["origin"]) for v in found["values"]]
+        return tabulate(values, ("value", "is", "from"), disable_numparse=True)
+    parts = [table(found["plan"])]
+    parts += [kernels(found["kernels"])] if "kernels" in found else []
+    parts += [found["kernels_note"]] if "kernels_note" in found else []
+    return "\n\n".join(parts)
+
+
 def rows(plan: Document) -> list[dict[str, Any]]:
     """One row per region of each block's forward, as numbers: what `--json` holds.
 
@@ -66,6 +79,27 @@ def table(plan: Document) -> str:
         )
         last = title
     return f"{tabulate(lines, HEADERS, disable_numparse=True)}\n\n{summary(plan)}"
+
+
+def kernels(found: Sequence[Document]) -> str:
+    """What the compiler says of each launch: rows as `weft.autotune.inspection.Inspected.data` gives them.
+
+    occupancy: programs that a multiprocessor holds at once, and the share of its warps that they are."""
+    from tabulate import tabulate
+
+    shown: list[Sequence[str]] = []
+    for r in found:
+        if r["reason"]:
+            shown.append((r["kernel"], r["function"], "", "", "", "", "", "", f"no: {r['reason']}"))
+            continue
+        last = max((i for i, n in enumerate(r["grid"]) if n > 1), default=0)
+        grid = " x ".join(f"{n:,}" for n in r["grid"][: last + 1])
+        products = ", ".join(f"{r[n]} {n}" for n in ("wgmma", "mma") if r[n])
+        numbers = (grid, str(r["threads"]), str(r["regs"]), str(r["stack"] or ""), f"{r['shared']:,}")
+        occupancy = f"{r['occupancy']} ({_percent(r['busy'])})"
+        shown.append((r["kernel"], r["function"], *numbers, occupancy, products if r["fits"] else "no: does not fit"))
+    headers = ("kernel", "launches", "grid", "threads", "registers", "stack", "shared", "occupancy", "products")
+    return tabulate(_once(shown), headers, disable_numparse=True)
 
 
 def summary(plan: Document) -> str:
