@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: env test lint unit soak mutants bench demo docs clean
+.PHONY: env test lint unit soak mutants bench gpu programs demo docs clean
 
 env: $(VENV)/.ready
 
@@ -35,6 +35,14 @@ mutants: env
 
 bench: env
 	$(BIN)/python -m benchmarks.run
+
+# Everything that needs a GPU, from what the tree holds; nothing is installed. STAGES names some of them only.
+gpu:
+	@python=$(BIN)/python; [ -x $$python ] || python=$(PYTHON); $$python -m benchmarks.gpu $(STAGES)
+
+# The programs that it runs, after a change of the shipped specs or of how they are lowered.
+programs: env
+	$(BIN)/python -m benchmarks.gpu.programs
 
 demo: env
 	$(BIN)/python -m examples.demo

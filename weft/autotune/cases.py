@@ -88,7 +88,7 @@ class RegionCase:
             v.name: self._input(v, [sizes[d] for d in v.dims], sizes, device, dtype, draw) for v in self.graph.inputs
         }
         if self.statistics and device != "meta":
-            made = run(self.statistics, sizes, found, torch, torch.float64)
+            made = run(self.statistics, sizes, {n: torch.as_tensor(x) for n, x in found.items()}, torch, torch.float64)
             found |= {n: x.to(found[n].dtype) for n, x in zip(self.derived, made, strict=True)}
         return tuple(found.values())
 
