@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -12,10 +13,11 @@ from torch import Tensor
 from tests.kernels import attention_holes as H
 from tests.kernels.dual import interpreting
 from tests.kernels.sanitize import checked, strided
+from weft.codegen.attention_walks import Walks
 from weft.codegen.kernels import attention_plan as plan
 from weft.ir.pattern import Part, Pattern, holds, layout
 
-FILES = ("attention", "attention_pieces")
+FILES = ("attention", "attention_pieces", "attention_walks")
 
 
 def patterns(rng: random.Random) -> dict[str, str]:
@@ -55,7 +57,7 @@ def patterns(rng: random.Random) -> dict[str, str]:
 
 KINDS = tuple(patterns(random.Random(0)))
 HEADS = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 3), (1, 2, 2), (2, 1, 2))
-MODES = ("layout", "plan", "table", "one loop")
+MODES = ("layout", "plan", "table", "one loop", "emitted")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def generate(seed: int, dtype: torch.dtype = torch.float64) -> Case:
         lengths = tuple((a, a if square else rng.randint(0, nk)) for a in (rng.randint(0, nq) for _ in range(3)))
         nq, nk = max(1, *(a for a, _ in lengths)), max(1, *(b for _, b in lengths))
     dk = rng.choice((16, 16, 24, 32, 48, 80))
-    sizes, (batch, kv, group) = (16, 32, 32, 64), rng.choice(HEADS)
+    sizes = (16,) if listed and mode == "emitted" else (16, 32, 32, 64)  # those that divide a static set's
+    batch, kv, group = rng.choice(HEADS)
     return Case(
         seed=seed, text=text, mode=mode, batch=batch, kv=kv, group=group, nq=nq, nk=nk, most=(nq + more, nk + more),
         dk=dk, dv=dk if rng.random() < 0.7 else rng.choice((16, 40, 96)),
@@ -125,7 +128,7 @@ def parts_of(c: Case) -> list[tuple[Any, list[Part]]]:
     """[(heads, parts)]: by the pattern's layout, or each head's pattern as one part."""
     pattern, heads = Pattern.parse(c.text).at(max(c.nq, c.nk)), c.kv * c.group
     if c.mode == "layout" and not pattern.multiset:
-        chosen: dict[tuple[int, ...], list[Part]] = {}
+        chosen: dict[tuple[int, ...], list[int]] = {}
         found = layout(pattern, max(c.nq, c.nk), 32, heads).parts
         by_head = {h: [p for p in found if p.heads is None or h in range(*p.heads)] for h in range(heads)}
         if not pattern.per_head or all(p.layout in ("tiles", "blocks") for p in found):
@@ -145,18 +148,29 @@ def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: in
     loops = 1 if c.mode == "one loop" else 2
     if loops == 1 and not pattern.per_head:
         w = plan.walk(pattern, nq, nk, bm, bn, back, loops=1) if c.seed % 3 else plan.MASKED
+    elif c.mode == "emitted":
+        return emitted(modules, c, pattern, nq, nk, kernel)
     elif c.mode == "table" or pattern.per_head:
         w = plan.tabulate(pattern, nq, nk, bm, bn, back, heads, c.group if pattern.per_head else 1, loops)
-    elif c.mode == "plan" and pattern.text in ("all", "causal"):
-        w = plan.walk(
-            Pattern.parse("k >= 0 and q >= 0" if pattern.text == "all" else "k < q + 1"), nq, nk, bm, bn, back
-        )
+    elif c.mode == "plan" and plan.closed(pattern):
+        w = plan.planned(pattern, nq, nk, bm, bn, back) or plan.MASKED
     else:
         w = plan.walk(pattern, nq, nk, bm, bn, back)
     table = None if w.table is None else tuple(map(torch.from_numpy, w.table))
     names = modules.attention_pieces
     block = None if w.block is None else getattr(names, w.block)
     return modules.attention.Walk(getattr(names, w.pieces), block, w.slots, w.plan, table, w.packed, w.keep)
+
+
+def emitted(modules: Any, c: Case, pattern: Pattern, nq: int, nk: int, kernel: str) -> Any:
+    """The walk that a region's file has for the case's blocks, in one loop or two."""
+    back, heads = kernel == "dkdv", list(range(c.kv * c.group)) if pattern.per_head else [None]
+    text = Walks(plan.static_block(pattern))
+    text.add("WALKS", pattern, nq, nk, back, heads, c.group if back and pattern.per_head else 1)
+    numbers = SimpleNamespace(numbers=lambda s: torch.tensor([int(n) for n in s.split()], dtype=torch.int32))
+    scope = {**vars(modules), "launch": numbers}
+    exec("\n".join(text.lines), scope)
+    return modules.attention_walks.chosen(scope["WALKS"], (*c.blocks[kernel], 1 + c.seed % 2), torch.device("cpu"))
 
 
 def groups_of(modules: Any, c: Case, segments: Tensor | None) -> tuple[Any, Tensor]:

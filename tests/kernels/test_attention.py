@@ -9,6 +9,7 @@ import torch
 
 import weft.codegen.kernels.attention as attention
 import weft.codegen.kernels.attention_pieces as attention_pieces
+import weft.codegen.kernels.attention_walks as attention_walks
 from tests.campaign import count
 from tests.kernels import attention_faults, attention_holes
 from tests.kernels.attention_cases import KINDS, MODES, case, generate, run, too_rough, truth, wrong
@@ -17,7 +18,7 @@ from tests.kernels.mutate import found, planted
 from tests.kernels.sanitize import checked
 from weft.codegen.kernels.attention_plan import CAUSAL, CAUSAL_BACK
 
-MODULES = SimpleNamespace(attention=attention, attention_pieces=attention_pieces)
+MODULES = SimpleNamespace(attention=attention, attention_pieces=attention_pieces, attention_walks=attention_walks)
 CONFIG = {k: {"BM": 16, "BN": 32, "num_warps": 4, "num_stages": 2} for k in ("forward", "delta", "dkdv", "dq")}
 
 

@@ -1,24 +1,32 @@
 """Walks: the blocks that constants and tables list are those of the pattern, at every length up to the one solved."""
 
+import itertools
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.campaign import count
 from tests.kernels.attention_cases import KINDS, patterns
+from weft.codegen.attention_walks import Walks
+from weft.codegen.kernels import attention, attention_pieces, attention_walks
+from weft.codegen.kernels.attention import Walk
 from weft.codegen.kernels.attention_plan import (
-    CAUSAL,
-    CAUSAL_BACK,
-    DENSE,
-    DENSE_BACK,
     ENTRIES,
     MASKED,
     PACK,
+    closed,
+    gathered,
     geometry,
+    planned,
+    static_block,
     tabulate,
     walk,
 )
+from weft.codegen.kernels.attention_space import pairs
+from weft.codegen.kernels.attention_walks import chosen, table
 from weft.ir.pattern import Pattern, holds, layout, part_holds
 
 
@@ -84,7 +92,7 @@ def test_walks_list_the_patterns_blocks(seed):
     fixed = any(name in text for name in ("blocks", "bigbird"))
     pattern = pattern.at(max(n, nk))
     w = walk(pattern, n, nk, bm, bn, back, head)
-    if w in (DENSE, DENSE_BACK, CAUSAL, CAUSAL_BACK, MASKED):
+    if closed(pattern) or w is MASKED:
         w = tabulate(pattern, n, nk, bm, bn, back)
     for _ in range(3):
         short, keys = (n, nk) if fixed else (rng.randint(1, n), rng.randint(1, nk))
@@ -101,9 +109,9 @@ def test_walks_list_the_patterns_blocks(seed):
 )
 def test_a_million_tokens_take_few_constants(text, entries):
     for n in (1 << 14, 1 << 20):
-        w = walk(Pattern.parse(text), n, n, 128, 64)
+        w = planned(Pattern.parse(text), n, n, 128, 64)
         assert tuple(len(e) for e in w.plan[0]) == entries
-        back = walk(Pattern.parse(text), n, n, 128, 64, back=True)
+        back = planned(Pattern.parse(text), n, n, 128, 64, back=True)
         assert sum(len(e) for e in back.plan[0]) <= ENTRIES
 
 
@@ -114,9 +122,9 @@ TEXTS = ("window(300)", "longformer(300, 300, 5)", "causal and strided(200)", "k
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_short_way_folds_as_the_long_one(monkeypatch, text, back):
     n, pattern = 12000, Pattern.parse(text)
-    quick = walk(pattern, n, n, 16, 16, back)
-    monkeypatch.setattr("weft.codegen.kernels.attention_plan.FEW", 1 << 20)
-    slow = walk(pattern, n, n, 16, 16, back)
+    quick = planned(pattern, n, n, 16, 16, back) or walk(pattern, n, n, 16, 16, back)
+    monkeypatch.setattr("weft.codegen.kernels.attention_fold_plan.FEW", 1 << 20)
+    slow = planned(pattern, n, n, 16, 16, back) or walk(pattern, n, n, 16, 16, back)
 
     for i in range(0, n // 16, 5):
         assert sorted(listed(quick, i, n, n, 16, 16)) == sorted(listed(slow, i, n, n, 16, 16))
@@ -170,6 +178,55 @@ def test_heads_of_a_group_share_one_packed_list():
     first, blocks = w.table
 
     assert w.packed
-    assert w.plan == (2, 3, 2)
+    assert w.slots == (True,)
+    assert w.plan == (2, 3, 1)
     assert [(int(e) >> PACK, int(e) % (1 << PACK)) for e in blocks[first[0] : first[1]]] == [(0, 0), (1, 0)]
-    assert [(int(e) >> PACK, int(e) % (1 << PACK)) for e in blocks[first[2] : first[3]]] == [(0, 1), (1, 0)]
+    assert [(int(e) >> PACK, int(e) % (1 << PACK)) for e in blocks[first[1] : first[2]]] == [(0, 1), (1, 0)]
+
+
+# The walks that a region's file has
+
+
+@pytest.mark.parametrize("seed", range(count(sample=26, soak=520)))
+def test_a_table_recut_lists_the_patterns_blocks(seed):
+    """Made for blocks of 32 (or of the set), cut and joined for blocks of any size, in two loops and in one."""
+    rng = random.Random(seed)
+    kind, text = list(patterns(rng).items())[seed % len(KINDS)]
+    square = kind not in ("all", "lag", "ahead", "band", "columns")
+    n, back, loops = rng.choice((65, 200, 300)) if "b" not in kind[:2] else 120, rng.random() < 0.5, rng.choice((1, 2))
+    nk = n if square else rng.randint(1, n)
+    pattern, head = Pattern.parse(text).at(n), 0
+    block = static_block(pattern)
+    bm, bn = rng.choice(pairs(block))
+    w, grain = gathered(pattern, n, nk, back, [head if pattern.per_head else None], 1, block or 32, 1 << 20)
+    made = Walk(w.pieces, w.block, w.slots, w.plan, tuple(map(torch.from_numpy, w.table)), w.packed, w.keep)
+    w = chosen(table(made, grain, back), (bm, bn, loops), torch.device("cpu"))
+    q, k = np.arange(n)[:, None], np.arange(nk)[None]
+    meta = {"segments": (np.zeros(n, int), np.zeros(nk, int))} if "segment" in text else None
+    seen = np.broadcast_to(holds(pattern, q, k, head=head, np=np, n=max(n, nk), meta=meta), (n, nk))
+
+    assert loops == 2 or w.slots == (False,)
+    check(w, seen.astype(int), *((bn, bm) if back else (bm, bn)), back)
+    if seen.max() > 1:
+        assert not w.keep
+        mine = [j for j, _ in listed(w, 0, *(seen.T if back else seen).shape, bm, bn)]
+        assert len(mine) == sum(seen[::bm, ::bn].T[0] if back else seen[::bm, ::bn][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("back", [False, True])
+def test_a_file_walks_blocks_of_every_size(kind, back):
+    pattern = Pattern.parse(patterns(random.Random(3))[kind]).at(120)
+    heads = [0, 1] if pattern.per_head else [None]
+    text = Walks(static_block(pattern))
+    text.add("WALKS", pattern, 120, 120, back, heads, 1)
+    launch = SimpleNamespace(numbers=lambda s: torch.tensor([int(n) for n in s.split()], dtype=torch.int32))
+    scope = {"attention": attention, "attention_pieces": attention_pieces, "attention_walks": attention_walks}
+    exec("\n".join(text.lines), scope | (found := {"launch": launch}), found)
+
+    for (bm, bn), loops in itertools.product(pairs(static_block(pattern)), (1, 2)):
+        w = chosen(found["WALKS"], (bm, bn, loops), torch.device("cpu"))
+        assert len(w.slots) <= loops
+    if not closed(pattern) and not static_block(pattern) and not pattern.per_head:
+        with pytest.raises(ValueError, match="not 8 x 16: compile it again"):
+            chosen({k: v for k, v in found["WALKS"].items() if k}, (8, 16, 2), torch.device("cpu"))

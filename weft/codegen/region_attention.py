@@ -6,7 +6,6 @@ the attention pointwise is its epilogue.
 """
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +18,10 @@ from weft.ir.pattern.formula import Listed, Meta
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .attention import Axes, axes
-from .attention_configs import configurations
+from .attention_walks import Walks
 from .holes import Body, Hole
-from .kernels.attention_plan import Geometry, Walk, geometry, tabulate, walk
+from .kernels.attention_plan import geometry, static_block
+from .kernels.attention_space import WIDEST, configurations, pairs
 from .lines import fit
 from .region_pointwise import POINTWISE, kind
 from .regions import Job, Reads, Written, nested, pair
@@ -29,7 +29,6 @@ from .space import renamings
 from .triton_spelling import ATOM, Tri, literal
 from .wrapper import Refused, Why, Wrapper
 
-LONGEST = 1 << 16  # numbers of a table that a file holds
 KERNELS = {Attend: ("forward",), AttendGrad: ("dkdv", "dq")}
 Heads = tuple[int, int, int] | None
 
@@ -117,13 +116,10 @@ class _Writer:
                 out.append(((first, step, count), [parts[i] for i in mine]))
         return out
 
-    def walk(self, p: Part, g: Geometry, kernel: str, bm: int, bn: int) -> Walk:
-        nq, nk = (g.count(self.limit(d), at) for d, at in ((self.axes.query, g.q_at), (self.axes.over, g.k_at)))
-        back = kernel == "dkdv"
-        if g.rows.per_head:
-            group = self.heads // self.width(self.axes.shared)
-            return tabulate(g.rows, nq, nk, bm, bn, back, list(range(self.heads)), group)
-        return walk(g.rows, nq, nk, bm, bn, back)
+    @property
+    def block(self) -> int:
+        """The block that those of kernels must divide, of the static block sets of the pattern; 0: there is none."""
+        return static_block(self.of.pattern)
 
     # -- holes -------------------------------------------------------------------------------------------------------
 
@@ -246,11 +242,13 @@ class _Writer:
     def write(self) -> Written:
         score, dscore = self.scores()
         epilogue, results = self.epilogue()
-        formulas = [p.term.formula for _, parts in self.groups() for p in parts]
-        blocks = [f.table.block for f in formulas if isinstance(f, Listed)]
-        width = self.width((self.of.contract,)), self.width(self.axes.own)
-        configs = configurations(self.side, *width, min(blocks, default=0))
-        constants = self.walks(configs)
+        widths = self.width((self.of.contract,)), self.width(self.axes.own)
+        if max(widths) > WIDEST:
+            raise Refused(Why.WIDE)
+        if self.block and not pairs(self.block):
+            raise Refused(Why.LAYOUT)
+        configs = configurations(self.side, *widths, self.block)
+        constants = self.module()
         operands = self.operands()
         order = "do, q, k, v, out, lse" if self.back else "q, k, v"
         held = f"attention.Holes({score}, {dscore}, {epilogue})"
@@ -265,7 +263,7 @@ class _Writer:
             f"{', '.join(names)} = {call}",
             *self.results(names, results),
         ]
-        modules = "attention", "attention_pieces"
+        modules = "attention", "attention_pieces", "attention_walks"
         return Written(self.w, modules, tuple(self.holes), tuple(launch), configs, constants, allocates=False)
 
     def dtype(self, v: Val) -> str:
@@ -274,7 +272,7 @@ class _Writer:
         return TORCH_DTYPE[v.dtype] if self.job.mixed else "q.dtype"
 
     def keys(self) -> list[str]:
-        return [f'*launch.blocks(config["{k}"])' for k in KERNELS[type(self.core.op)]]
+        return [f'attention_walks.blocks(config["{k}"])' for k in KERNELS[type(self.core.op)]]
 
     def operands(self) -> list[str]:
         """q, k, v (and d(out), out, lse) as [batch, heads, rows, columns]."""
@@ -299,76 +297,38 @@ class _Writer:
             lines.append(f"{self.w.result(v)} = launch.apart({name}, {nested(where)}, {self.w.shape(v.dims)})")
         return lines
 
-    def walks(self, configs: Any) -> tuple[str, ...]:
-        """Module-level text: the walks of every kernel of every part for the blocks of the configurations, `groups`."""
+    def module(self) -> tuple[str, ...]:
+        """Module-level text: the walks of every kernel of every part, and `groups`, which finds those of its blocks."""
         kernels = KERNELS[type(self.core.op)]
-        sizes = {k: sorted({(c[k]["BM"], c[k]["BN"]) for a in configs.values() for c in a.values()}) for k in kernels}
-        lines, made, groups = list[str](), list[str](), list[str]()
+        walks, made, groups = Walks(self.block), list[str](), list[str]()
         for heads, parts in self.groups():
             names: list[str] = []
             for p in parts:
-                names.append(f"part{len(made)}")
-                said = self.part(p, len(made), kernels, sizes, lines)
-                made += fit(f"{names[-1]} = attention.EMPTY._replace({said})", 1)
+                number = sum(line.startswith("    part") for line in made)
+                names.append(f"part{number}")
+                made += fit(f"part{number} = attention.EMPTY._replace({self.part(p, number, kernels, walks)})", 1)
             groups.append(f"({nested(heads)}, {pair(names)})")
-        blocks = [f"{k}_{b}" for k in kernels for b in ("bm", "bn")]
-        head = f"def groups({', '.join(blocks)}, device):"
-        doc = '    """The parts of the pattern, as kernels with these blocks walk them."""'
-        return (*lines, "", "", "@functools.cache", head, doc, *made, *fit(f"return {pair(groups)}", 1))
+        head = f"def groups({', '.join(kernels)}, device):"
+        doc = '    """The parts of the pattern, as kernels with these (BM, BN, LOOPS) walk them."""'
+        return (*walks.lines, "", "", "@functools.cache", head, doc, *made, *fit(f"return {pair(groups)}", 1))
 
-    def part(self, p: Part, number: int, kernels: Sequence[str], sizes: Mapping[str, Any], lines: list[str]) -> str:
+    def part(self, p: Part, number: int, kernels: Sequence[str], walks: Walks) -> str:
         g = geometry(p)
-        needs, given = False, dict[str, str]()
+        needs, said = False, list[str]()
+        nq, nk = (g.count(self.limit(d), at) for d, at in ((self.axes.query, g.q_at), (self.axes.over, g.k_at)))
+        heads = list(range(self.heads)) if g.rows.per_head else [None]
         for k in kernels:
-            entries: list[str] = []
-            walks = {b: self.walk(p, g, k, *b) for b in sizes[k]}
-            needs = needs or any(w.keep for w in walks.values())
-            closed = len({(w.pieces, w.slots, w.plan is None) for w in walks.values()}) == 1
-            closed = closed and next(iter(walks.values())).plan is None
-            for b, w in walks.items():
-                entries.append(f"{nested(b)}: {self.spelled(w, lines)}")
-            name = f"{k.upper()}{number}"
-            if closed:
-                lines += fit(f"{name} = {self.spelled(next(iter(walks.values())), lines)}")
-                given[k] = f"{name}"
-            else:
-                lines += [f"{name} = {{", *(line for e in entries for line in _entry(e)), "}"]
-                given[k] = f"launch.walk({name}, {k}_bm, {k}_bn, device)"
-        keep = "None"
+            back, name = k == "dkdv", f"{k.upper()}{number}"
+            group = self.heads // self.width(self.axes.shared) if back and g.rows.per_head else 1
+            needs |= walks.add(name, g.rows, nq, nk, back, heads, group)
+            said.append(f"{k}=attention_walks.chosen({name}, {k}, device)")
         if needs and g.keep is not None:
             if g.keep.multiset:
                 raise Refused(Why.LAYOUT)
-            keep = self.keep(g.keep)
-        said = [f"{k}={walk}" for k, walk in given.items()]
-        said += [f"keep={keep}"] if keep != "None" else []
+            said.append(f"keep={self.keep(g.keep)}")
         if g.classes != 1 or g.q_at != (1, 1, 0) or g.k_at != (1, 1, 0):
             said += [f"classes={g.classes}", f"q_at={nested(g.q_at)}", f"k_at={nested(g.k_at)}"]
         return ", ".join(said)
-
-    def spelled(self, w: Walk, lines: list[str]) -> str:
-        block = f"attention_pieces.{w.block}" if w.block else "None"
-        table = ""
-        if w.table is not None:
-            if sum(map(len, w.table)) > LONGEST:
-                raise Refused(Why.LAYOUT)
-            names = [self.table(t, lines) for t in w.table]
-            table = f", ({', '.join(names)})" + (", True" if w.packed else "")
-        return f"attention.Walk(attention_pieces.{w.pieces}, {block}, {nested(w.slots)}, {nested(w.plan)}{table})"
-
-    def table(self, numbers: Any, lines: list[str]) -> str:
-        body = textwrap.wrap(" ".join(map(str, numbers.tolist())), 116)
-        text = 'launch.numbers("""\n' + "\n".join("    " + line for line in body) + '\n""")'
-        found = next((line.split(" = ")[0] for line in lines if line.endswith(text) and line.startswith("TABLE")), "")
-        if found:
-            return found
-        name = f"TABLE{sum(line.startswith('TABLE') for line in lines)}"
-        lines.append(f"{name} = {text}")
-        return name
-
-
-def _entry(text: str) -> list[str]:
-    found = fit(text, 1, 119)
-    return [*found[:-1], found[-1] + ","]
 
 
 def stretches(numbers: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -39,6 +39,7 @@ class Why(StrEnum):
     SMALL = "it is too small to gain"
     METADATA = "its pattern reads metadata"
     LAYOUT = "the skeleton does not walk this layout"
+    WIDE = "its head is wider than the skeleton holds"
 
 
 class Refused(Exception):

@@ -4,7 +4,7 @@
 Forward and dq run over key blocks j of a query block i. dk, dv run over query blocks of a key block: there the same
 holes get the key block as i, the numbers of queries and keys exchanged, and a plan of the transposed pattern.
 
- * `dense_`, `causal_`: closed forms for any lengths.
+ * `dense_`, `causal_`, `band_`: closed forms for any lengths and blocks.
  * `plan_`: a solver's closed form, folded into constants. PLAN = (entries of each slot, whether no row has two entries
    of that slot, CUT), an entry as in `members`. It holds for every length up to the one it was made for: blocks past
    the end are dropped, and with CUT (patterns that look ahead) a full block that the end cuts is visited by the partial
@@ -37,7 +37,7 @@ def dense_pieces(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexp
 
 @triton.jit
 def dense_back(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
-    """Everything, transposed: rows that do not exist have lse = +inf. Slots: full."""
+    """Everything, transposed: rows that do not exist have lse = +inf. Slots: full; or, of either direction, partial."""
     return 0, up(m, B), 1
 
 
@@ -59,6 +59,54 @@ def causal_back(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr
         return i * A // B, full, 1
     else:
         return full, up(m, B), 1
+
+
+@triton.jit
+def causal_masked(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
+    """k <= q in one loop. Slots: partial."""
+    return 0, up(tl.minimum(i * A + A, m), B), 1
+
+
+@triton.jit
+def causal_masked_back(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
+    """k <= q in one loop, transposed. Slots: partial."""
+    return i * A // B, up(m, B), 1
+
+
+@triton.jit
+def band(i, n, m, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr):
+    """(first block that is seen, first full one, end of the full ones, end) of row i: see `band_pieces`."""
+    low = tl.maximum(i * A - PLAN[0], 0) // B
+    end = tl.maximum(up(tl.minimum(tl.maximum(i * A + A + PLAN[1], 0), m), B), low)
+    full = tl.minimum(tl.maximum(up(tl.maximum(i * A + A - 1 - PLAN[0], 0), B), low), end)
+    return low, full, tl.maximum(tl.minimum(tl.maximum(i * A + 1 + PLAN[1], 0), m) // B, full), end
+
+
+@triton.jit
+def band_pieces(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
+    """q - back <= k <= q + ahead, PLAN = (back, ahead); transposed (ahead, back). Slots: full, partial."""
+    low, full, past, end = band(i, n, m, A, B, PLAN)
+    if s == 0:
+        return full, past, 1
+    else:
+        return low, full + end - past, 1
+
+
+@triton.jit
+def band_block(z, i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
+    """The partial blocks before the full ones, then those after them."""
+    if s == 0:
+        return z
+    else:
+        _, full, past, _ = band(i, n, m, A, B, PLAN)
+        return tl.where(z < full, z, z + past - full)
+
+
+@triton.jit
+def band_masked(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
+    """The same in one loop. Slots: partial."""
+    low, _, _, end = band(i, n, m, A, B, PLAN)
+    return low, end, 1
 
 
 # A solver's plan

@@ -7,16 +7,17 @@ solved. Where that would be long, or the pattern is a static block set, the bloc
 
 import itertools
 import math
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from weft.ir.pattern import Part, Pattern, Plan, is_causal, solve
 from weft.ir.pattern.formula import Listed, leaves
 from weft.ir.pattern.layout import core_text
-from weft.ir.pattern.plan import Piece
 from weft.ir.pattern.table import AnyTable
+
+from .attention_fold_plan import fold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +30,6 @@ TABLE = 1 << 22
 """Blocks up to which a table is written (16 MiB)."""
 PACK = 24
 """Bits of the block in an entry of a packed table; the head in its group stands above."""
-END = 1 << 30
-FEW = 512
-"""Rows that are looked at one by one before the plan's closed form is."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,28 @@ CAUSAL = Walk("causal_pieces", None, (True, False))
 CAUSAL_BACK = Walk("causal_back", None, (False, True))
 MASKED = Walk("dense_back", None, (False,), exact=False)
 """Every block, masked: right for any pattern, for either direction."""
+CLOSED = {
+    ("all", False): (DENSE, Walk("dense_back", None, (False,), keep=False)),
+    ("all", True): (DENSE_BACK, Walk("dense_back", None, (False,), keep=False)),
+    ("causal", False): (CAUSAL, Walk("causal_masked", None, (False,))),
+    ("causal", True): (CAUSAL_BACK, Walk("causal_masked_back", None, (False,))),
+}
+"""Of a pattern, back or not: the walks in two loops and in one that hold for blocks of any size."""
+
+
+def static_block(pattern: Pattern) -> int:
+    """The block that the blocks of kernels must divide, of the static sets of a pattern; 0: it has none."""
+    return math.gcd(*(leaf.table.block for leaf in leaves(pattern.formula) if isinstance(leaf, Listed)))
+
+
+def closed(pattern: Pattern, back: bool = False) -> tuple[Walk, Walk] | None:
+    """The walks of a pattern that hold for blocks of any size, in two loops and in one; None: it has none."""
+    if found := re.fullmatch(r"window\((\d+)\)|band\((\d+), (\d+)\)", pattern.text):
+        behind, ahead = (int(found[1]) - 1, 0) if found[1] else (int(found[2]), int(found[3]))
+        plan = (ahead, behind) if back else (behind, ahead)
+        two = Walk("band_pieces", "band_block", (True, False), plan)
+        return two, Walk("band_masked", None, (False,), plan)
+    return CLOSED.get(("causal" if pattern.text == "k <= q" else pattern.text, back))
 
 
 def geometry(part: Part) -> Geometry:
@@ -110,20 +130,35 @@ def walk(
     masks and partial ones with them; 1, all with masks, which takes fewer registers. Holds for every shorter length
     too, if the pattern does (a static block set is for its own length).
     """
-    if pattern.text == "all" and loops == 2:
-        return DENSE_BACK if back else DENSE
-    if pattern.text in ("causal", "k <= q") and loops == 2:
-        return CAUSAL_BACK if back else CAUSAL
+    if both := closed(pattern, back):
+        return both[2 - loops]
     if any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula)):
         return tabulate(pattern, nq, nk, bm, bn, back, (head,), loops=loops)
+    if found := planned(pattern, nq, nk, bm, bn, back, head, loops):
+        return found
+    plan = _solved(pattern, nq, nk, bm, bn, back, head)
+    listable = plan.full + plan.partial <= TABLE
+    return tabulate(pattern, nq, nk, bm, bn, back, (head,), loops=loops) if listable else MASKED
+
+
+def planned(
+    pattern: Pattern,
+    nq: int,
+    nk: int,
+    bm: int,
+    bn: int,
+    back: bool = False,
+    head: int | None = None,
+    loops: int = 2,
+) -> Walk | None:
+    """The walk by a solver's plan, as in `walk`; None where that would be long."""
     whole = math.lcm(bm, bn)
     plan = _solved(pattern, -(-nq // whole) * whole, -(-nk // whole) * whole, bm, bn, back, head)
     rows = -(-nk // bn) if back else -(-nq // bm)
     kinds = ((True,), (False,)) if loops == 2 else ((), (True, False))
     folded = [fold(plan, kind, rows) for kind in kinds]
     if any(len(entries) > ENTRIES for entries, _ in folded):
-        listable = plan.full + plan.partial <= TABLE
-        return tabulate(pattern, nq, nk, bm, bn, back, (head,), loops=loops) if listable else MASKED
+        return None
     cut = bool(folded[0][0]) and not (back or _causal(pattern, nq, nk, head))
     kept = [(full, *f) for full, f in zip((True, False), folded) if f[0] or (cut and not full)] or [(False, (), True)]
     slots, entries, single = zip(*kept)
@@ -152,8 +187,10 @@ def tabulate(
 
     rows = -(-(nk if back else nq) // (bn if back else bm))
     found = [_lists(pattern, nq, nk, bm, bn, back, h) for h in heads]
+    keep = any(not full for lists in found for _, full in lists)
     split = loops == 2 and (back or all(_causal(pattern, nq, nk, h) for h in heads))  # else the end may cut a full one
-    kinds = ((True,), (False,)) if split else ((True, False),)
+    slots = ((True, False) if keep else (True,)) if split else (False,)
+    kinds = tuple((full,) for full in slots) if split else ((True, False),)
     packed = back and group > 1
     first, blocks = [0], list[int]()
     for members in (
@@ -165,8 +202,35 @@ def tabulate(
             first.append(len(blocks))
     table = np.array(first, np.int32), np.array(blocks or [0], np.int32)
     plan = (len(found) // (group if packed else 1), rows, len(kinds))
-    keep = any(not full for lists in found for _, full in lists)
-    return Walk("table_pieces", "table_block", (True, False) if split else (False,), plan, table, packed, keep)
+    return Walk("table_pieces", "table_block", slots, plan, table, packed, keep)
+
+
+def gathered(
+    pattern: Pattern,
+    nq: int,
+    nk: int,
+    back: bool,
+    heads: Sequence[int | None],
+    group: int,
+    grain: int,
+    most: int,
+) -> tuple[Walk, int] | None:
+    """A walk by table of at most `most` blocks, made for square blocks of one size, and that size: the least from
+    `grain` on. A static set has no blocks but its own."""
+    static = any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula))
+    while True:
+        if static or len(heads) > 1 or _count(pattern, nq, nk, grain, back, heads[0]) <= most:
+            made = tabulate(pattern, nq, nk, grain, grain, back, heads, group)
+            if made.table and len(made.table[1]) <= most:
+                return made, grain
+        if static or grain > max(nq, nk):
+            return None
+        grain *= 2
+
+
+def _count(pattern: Pattern, nq: int, nk: int, grain: int, back: bool, head: int | None) -> int:
+    plan = _solved(pattern, nq, nk, grain, grain, back, head)
+    return plan.full + plan.partial
 
 
 Lists = dict[tuple[int, bool], list[int]]
@@ -204,190 +268,3 @@ def _solved(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool, he
 def _causal(pattern: Pattern, nq: int, nk: int, head: int | None) -> bool:
     """Is no full block ever cut by the end of the keys?"""
     return nq == nk and is_causal(pattern, max(nq, 2), (head or 0) + 1)
-
-
-# Folding
-
-
-class Run(NamedTuple):
-    """Blocks { j in [low, high) : (j - anchor) mod step < width }."""
-
-    low: int
-    high: int
-    step: int = 1
-    anchor: int = 0
-    width: int = 1
-
-
-class Entry(NamedTuple):
-    """Rows i of [first, end) with (i - first) mod every < span, and their run, moved (i - first) // every times."""
-
-    first: int
-    end: int
-    every: int
-    span: int
-    low: int
-    low_move: int
-    high: int
-    high_move: int
-    step: int
-    anchor: int
-    anchor_move: int
-    width: int
-
-    @property
-    def run(self) -> tuple[int, ...]:
-        return self[4:]
-
-
-def fold(plan: Plan, kinds: tuple[bool, ...], rows: int) -> tuple[tuple[Entry, ...], bool]:
-    """The blocks of some kinds (full or not) of the first `rows` rows, as entries; and whether no row has two.
-
-    What the first FEW rows follow is tried on the ends of the plan's groups; between them both are affine.
-    """
-    some = _fold(plan, kinds, range(min(rows, FEW)))
-    if rows <= FEW:
-        return some
-    marks = {i for g in plan.groups for t in (g.first, g.end) for i in range(t - 2 * g.every, t + 2 * g.every)}
-    probes = sorted(i for i in marks | {rows - 1} if FEW <= i < rows)
-    actual = _rows(plan, kinds, probes)
-    if all(canonical(_entered(some[0], i), plan.shape.columns) == actual[i] for i in probes):
-        return some
-    return _fold(plan, kinds, range(rows))
-
-
-def _fold(plan: Plan, kinds: tuple[bool, ...], rows: range) -> tuple[tuple[Entry, ...], bool]:
-    lists, best = list(_rows(plan, kinds, rows).values()), None
-    for every in sorted({1, math.lcm(*[g.every for g in plan.groups])}):
-        if every > max(1, len(rows) // 2):
-            continue
-        segments = [s for c in range(every) for s in _segments(lists[c::every], c, every, plan.shape.columns)]
-        found = _joined([e for s in segments for e in s])
-        if best is None or len(found) < len(best[0]):
-            best = found, all(len(s) <= 1 and all(e.step == 1 for e in s) for s in segments)
-    return best or ((), True)
-
-
-def _entered(entries: tuple[Entry, ...], i: int) -> list[Run]:
-    """The runs of row i as entries have them."""
-    out: list[Run] = []
-    for e in entries:
-        t, rest = divmod(i - e.first, e.every)
-        if e.first <= i < e.end and rest < e.span:
-            low, high, anchor = (
-                x + t * by for x, by in ((e.low, e.low_move), (e.high, e.high_move), (e.anchor, e.anchor_move))
-            )
-            out.append(Run(low, high, e.step, anchor, e.width))
-    return out
-
-
-def _rows(plan: Plan, kinds: tuple[bool, ...], rows: Sequence[int]) -> dict[int, tuple[Run, ...]]:
-    """The runs of some rows, in order."""
-    out: dict[int, list[Run]] = {i: [] for i in rows}
-    for g in plan.groups:
-        pieces = [p for p in g.pieces if p.full in kinds]
-        for i in bounded(rows, g.first, g.end) if pieces else ():
-            if (i - g.first) % g.every == 0:
-                out[i] += [_at(p, (i - g.first) // g.every) for p in pieces]
-    return {i: canonical(r, plan.shape.columns) for i, r in out.items()}
-
-
-def bounded(rows: Sequence[int], first: int, end: int) -> Sequence[int]:
-    """Those of sorted rows in [first, end)."""
-    return rows[bisect_left(rows, first) : bisect_left(rows, end)]
-
-
-def _at(p: Piece, t: int) -> Run:
-    return Run(p.low + t * p.low_move, p.high + t * p.high_move, p.step, p.anchor + t * p.anchor_move, p.width)
-
-
-def canonical(runs: Sequence[Run], end: int) -> tuple[Run, ...]:
-    """The same blocks below `end`: runs cut, shrunk to their members, sorted, neighbours joined."""
-    out: list[Run] = []
-    for run in sorted(filter(None, (_shrunk(r, end) for r in runs))):
-        last = out[-1] if out else None
-        if last and last.step == run.step == 1 and last.high == run.low:
-            out[-1] = last._replace(high=run.high)
-        else:
-            out.append(run)
-    return tuple(out)
-
-
-def _shrunk(r: Run, end: int) -> Run | None:
-    low, high = max(r.low, 0), min(r.high, end)
-    if r.width < r.step:
-        anchor = r.anchor % r.step
-        members = [j for j in range(low, min(high, low + r.step)) if (j - anchor) % r.step < r.width]
-        last = [j for j in range(max(low, high - r.step), high) if (j - anchor) % r.step < r.width]
-        low, high = (members[0], last[-1] + 1) if members else (0, 0)
-        if high - low > r.width:
-            return Run(low, high, r.step, anchor, r.width)
-    return Run(low, high) if low < high else None
-
-
-def _segments(lists: Sequence[tuple[Run, ...]], first: int, every: int, end: int) -> Iterator[list[Entry]]:
-    """Rows first, first + every, ... as stretches: one that moves evenly through the middle row, then the rest."""
-    todo = [(0, len(lists))]
-    while todo:
-        low, high = todo.pop()
-        if low >= high:
-            continue
-        z = (low + high) // 2
-        moves = _moves(lists[z], lists[z + 1]) if z + 1 < high else None
-        moves = moves or tuple((r, (0, 0, 0)) for r in lists[z])
-        start = stop = z
-        while start > low and canonical(_moved(moves, start - 1 - z), end) == lists[start - 1]:
-            start -= 1
-        while stop < high and canonical(_moved(moves, stop - z), end) == lists[stop]:
-            stop += 1
-        rows = first + start * every, END if stop == len(lists) else first + (stop - 1) * every + 1, every, 1
-        yield [
-            Entry(
-                *rows,
-                r.low,
-                by[0],
-                END if r.high == end and by[1] == 0 else r.high,
-                by[1],
-                r.step,
-                r.anchor,
-                by[2],
-                r.width,
-            )
-            for r, by in zip(_moved(moves, start - z), (m for _, m in moves))
-        ]
-        todo += [(low, start), (stop, high)]
-
-
-Moves = tuple[tuple[Run, tuple[int, int, int]], ...]
-
-
-def _moves(here: tuple[Run, ...], there: tuple[Run, ...]) -> Moves | None:
-    """How the runs of one row become those of the next; None: not by moving."""
-    if [(r.step, r.width) for r in here] != [(r.step, r.width) for r in there]:
-        return None
-    return tuple((a, (b.low - a.low, b.high - a.high, b.anchor - a.anchor)) for a, b in zip(here, there))
-
-
-def _moved(moves: Moves, t: int) -> tuple[Run, ...]:
-    return tuple(
-        Run(r.low + t * low, r.high + t * high, r.step, r.anchor + t * anchor, r.width)
-        for r, (low, high, anchor) in moves
-    )
-
-
-def _joined(entries: list[Entry]) -> tuple[Entry, ...]:
-    """Entries of neighbouring rows with the same run as one that spans them."""
-    out: list[Entry] = []
-    for e in sorted(entries, key=lambda e: (e.run, e.every, e.first)):
-        last = out[-1] if out else None
-        if last and _continues(last, e):
-            out[-1] = last._replace(span=last.span + 1, end=e.end)
-        else:
-            out.append(e)
-    return tuple(sorted(out))
-
-
-def _continues(a: Entry, b: Entry) -> bool:
-    """Are the rows of b those after the rows of a, with the same run?"""
-    ends = a.end == b.end == END or b.end == a.end + 1 < END
-    return (a.run, a.every) == (b.run, b.every) and b.first == a.first + a.span < a.first + a.every and ends

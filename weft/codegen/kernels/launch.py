@@ -121,19 +121,6 @@ def apart(x: Tensor, groups: tuple[tuple[int, ...], ...], shape: tuple[int, ...]
     return x.reshape([shape[a] for a in order]).permute([order.index(a) for a in range(len(order))]).contiguous()
 
 
-def blocks(config: dict[str, Any]) -> tuple[int, int]:
-    return config["BM"], config["BN"]
-
-
-def walk(walks: dict[tuple[int, int], Any], bm: int, bn: int, device: torch.device) -> Any:
-    """How a kernel with these blocks walks a part, its table on the device."""
-    if (bm, bn) not in walks:
-        known = ", ".join(f"{a} x {b}" for a, b in walks)
-        raise ValueError(f"this file walks blocks of {known}, not {bm} x {bn}: compile it again for that configuration")
-    found = walks[bm, bn]
-    return found._replace(table=tuple(t.to(device) for t in found.table)) if found.table else found
-
-
 def numbers(text: str) -> Tensor:
     """A table of integers written out."""
     return torch.tensor([int(n) for n in text.split()], dtype=torch.int32)
