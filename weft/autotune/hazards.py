@@ -9,19 +9,15 @@ import numpy as np
 from weft.autotune.space import Space, values
 from weft.autotune.types import Config
 from weft.cache.key import release
-
-FACTS: Mapping[str, int] = {"tiles": 1, "narrowest": 64, "scans": 0}
-"""What rules ask of a kernel besides its knobs, and what holds where the problem does not say: tiles of a head dim, the
-narrowest of them, scans in the kernel."""
+from weft.codegen.kernels.hazards import ORDINARY, rules
 
 
 def refusals(space: Space, given: Mapping[str, int], target: str, triton: str, configs: Sequence[Config]) -> list[str]:
     """For each configuration the hazard it would meet on the target with that Triton ("3.9.0"), "" if none."""
-    from weft.codegen.kernels.hazards import rules
     from weft.ir.formula import parse
 
     out = [""] * len(configs)
-    facts = {name: given.get(name, default) for name, default in FACTS.items()}
+    facts = {name: given.get(name, default) for name, default in ORDINARY.items()}
     columns = {n: np.asarray([space.number(n, c[n]) for c in configs]) for n in space.knobs} if configs else {}
     for name, rule in rules(target, release(triton)) if configs else ():
         condition = parse(rule)

@@ -305,13 +305,15 @@ def _named(values: Sequence[Val], read: set[Val]) -> list[Val]:
 
 
 def default(job: Job, space: Space, sums: bool) -> Configs:
-    """Configurations by the length of a row: about 4096 elements a tile, a warp for each 512."""
+    """Configurations by the length of a row: a tile of 1024 to 8192 elements, 16 of them a thread; 4 where sums over
+    rows are kept beside them, as the derivatives of norms read up to ten operands."""
     numbers = [job.sizes.number(d) for g in space.groups[space.rows :] for d in g]
     columns = 1
     for n in numbers:
         columns *= n or 1024
     tile = 1 << max(10, min(13, (columns - 1).bit_length()))
-    found = {"BLOCK": tile, "CHUNK": 4096, "LONGEST": 16384, "num_warps": max(4, min(16, tile // 512))}
+    warps = max(4, min(16, tile // (128 if sums else 512)))
+    found = {"BLOCK": tile, "CHUNK": 4096, "LONGEST": 16384, "num_warps": warps}
     if sums:
         found |= {"PROGRAMS": 264, "LONGEST": 1 << 20}
     return {a: {d: dict(found) for d in DTYPES} for a in ARCHS}

@@ -12,14 +12,12 @@ from weft.ir.primitives import Loop
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .holes import Body, Hole, ir_line
-from .region_pointwise import POINTWISE, flags_of, kind, laid, region_body
-from .regions import Configs, Job, Reads, Written, pair
+from .kernels.scan_space import DEFAULTS
+from .region_pointwise import POINTWISE, flags_of, kind, laid, region_body, same_everywhere
+from .regions import Job, Reads, Written, pair
 from .space import Space, coordinated, merged, renamings
 from .triton_spelling import ATOM, Tri
 from .wrapper import Refused, Why, Wrapper
-
-ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120")
-DTYPES = ("bf16", "f16", "f32")
 
 
 def write_scan(job: Job) -> Written:
@@ -124,7 +122,9 @@ class _Scan:
         cell, outs = self.cell(p, extra)
         holes = [*([before] if before else []), start, cell]
         launch = self.launch(before, outs, extra)
-        return Written(self.w, ("scan",), tuple(holes), tuple(launch), default(), orders=self.orders())
+        return Written(
+            self.w, ("scan",), tuple(holes), tuple(launch), same_everywhere(DEFAULTS["scan"]), orders=self.orders()
+        )
 
     def before(self) -> tuple[list[Val], Hole | None]:
         """p, what later holes read per lane, and the hole that makes it."""
@@ -246,8 +246,3 @@ class _Scan:
             f'EVERY=1, U=config["U"], B=config["B"], ACC=launch.acc({w.anchor.name}), '
             "IDX=launch.index((lanes, steps), *per_step, *outs), **launch.options(config))",
         ]
-
-
-def default() -> Configs:
-    found = {"B": 64, "U": 4, "AHEAD": True, "num_warps": 2}
-    return {a: {d: dict(found) for d in DTYPES} for a in ARCHS}

@@ -20,6 +20,7 @@ from weft.ir.text import show
 from weft.ir.types import FLOATS, Decision, Dims, Graph, Node, Val
 from weft.passes.fusion import Region
 
+from .hazards import clear, facts
 from .holes import Hole
 from .kernel_forms import rewritten
 from .lines import WIDTH, Lines, tuple_of
@@ -114,8 +115,9 @@ def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> Re
         raise Refused(Why.NO_KERNEL if job.region.skeleton else Why.VENDOR if product else Why.NO_SKELETON)
     written = writers[job.region.skeleton](job)
     key = region_key(job)
+    configs = clear(written.configs, facts(job.shown, job.sizes))
     return RegionFile(
-        job.kernel, key, text(job, written, key), written.configs, written.modules, job.region.skeleton, job.shown
+        job.kernel, key, text(job, written, key), configs, written.modules, job.region.skeleton, job.shown
     )
 
 

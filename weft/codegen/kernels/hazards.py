@@ -14,11 +14,18 @@ from dataclasses import dataclass
 
 Version = tuple[int, ...]
 EVER: Version = (99,)
+OLDEST: Version = (3, 6)
+"""The oldest Triton that packages run with: what a package holds must keep clear of every hazard from there on."""
+
+ORDINARY: Mapping[str, int] = {"tiles": 1, "narrowest": 64, "scans": 0}
+"""What rules ask of a kernel besides its knobs, and what holds of most: tiles of a head dim, the narrowest of them,
+scans in the kernel."""
 
 
 @dataclass(frozen=True)
 class Hazard:
-    """since <= version < before, on `targets` (empty: on all)."""
+    """since <= version < before, on `targets` (empty: on all). remedy: knobs that make any configuration keep the
+    rule."""
 
     id: str
     what: str
@@ -29,9 +36,17 @@ class Hazard:
     before: Version = EVER
     rule: str = ""
     pattern: str = ""
+    remedy: tuple[tuple[str, int], ...] = ()
+
+    def on(self, target: str) -> bool:
+        return not self.targets or target in self.targets
 
     def applies(self, target: str, version: Version) -> bool:
-        return (not self.targets or target in self.targets) and self.since <= version < self.before
+        return self.on(target) and self.since <= version < self.before
+
+    def meets(self, target: str) -> bool:
+        """Whether it applies with some version that packages run with."""
+        return self.on(target) and self.before > OLDEST
 
 
 HAZARDS: tuple[Hazard, ...] = (
@@ -55,13 +70,14 @@ HAZARDS: tuple[Hazard, ...] = (
         "8 warps where a tile of a head dim is 32 wide",
         "triton-lang/triton #11366, #10486",
         ("sm_90",), (3, 6), (3, 8), rule="narrowest > 32 or num_warps != 4",
+        remedy=(("num_warps", 8),),
     ),
     Hazard(
         "chained-dots-tcgen05",
         "two dots into one accumulator in one iteration give wrong sums with 64 rows or more",
         "head dims of one tile only, or torch ops",
         "triton-lang/triton #10821 (found on sm_103, 3.6.0 to 3.8.0)",
-        ("sm_100", "sm_103"), (3, 6), (3, 9), rule="tiles == 1 or BM < 64",
+        ("sm_100", "sm_103"), (3, 6), (3, 9), rule="tiles == 1 or BM < 64", remedy=(("BM", 32),),
     ),
     Hazard(
         "reversed-scan",
@@ -75,7 +91,7 @@ HAZARDS: tuple[Hazard, ...] = (
         "a kernel with cumsum and sum crashes with 8 warps",
         "at most 4 warps in kernels with cumsum",
         "fla-org/flash-linear-attention #734",
-        (), (3, 6), (3, 7), rule="scans == 0 or num_warps < 8",
+        (), (3, 6), (3, 7), rule="scans == 0 or num_warps < 8", remedy=(("num_warps", 4),),
     ),
     Hazard(
         "cast-to-own-dtype",
@@ -140,9 +156,3 @@ def offences(text: str) -> tuple[tuple[str, int], ...]:
     """(id, line) of every hazard that a source file shows, whatever the target."""
     found = ((h.id, m.start()) for h in HAZARDS if h.pattern for m in re.finditer(h.pattern, text))
     return tuple((name, text.count("\n", 0, at) + 1) for name, at in found)
-
-
-def knobs(config: Mapping[str, int], tiles: tuple[tuple[int, ...], ...] = (), scans: int = 0) -> dict[str, int]:
-    """A configuration, and what rules ask besides: how many tiles a head dim has, the least width, scans."""
-    widths = [t[2] for t in tiles] or [64]
-    return {**config, "tiles": len(widths), "narrowest": min(widths), "scans": scans}

@@ -1,0 +1,76 @@
+"""Default configurations kept clear of known faults of compilers, on every Triton that a package runs with.
+
+The table is `kernels/hazards.py`; the tuner asks it too (`weft.autotune.hazards`).
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from weft.ir.formula import parse, symbol
+from weft.ir.library.attention import Attend, AttendGrad
+from weft.ir.types import Graph
+
+from .kernels.hazards import HAZARDS, ORDINARY, Hazard
+from .sizes import Sizes
+
+if TYPE_CHECKING:
+    from .regions import Configs
+
+
+def facts(graph: Graph, sizes: Sizes) -> dict[str, int]:
+    """What rules ask of a region."""
+    found = [w for n in graph.nodes for d in heads(n.op, n.ins) for w in [widths(sizes.number(d) or 64)]]
+    if not found:
+        return dict(ORDINARY)
+    return {**ORDINARY, "tiles": max(map(len, found)), "narrowest": min(map(min, found))}
+
+
+def heads(op: Any, ins: Any) -> tuple[str, ...]:
+    """The head dims of an attention: of queries and keys, and of values; () of any other op."""
+    op = op.of if isinstance(op, AttendGrad) else op
+    if not isinstance(op, Attend):
+        return ()
+    own = [d for d in ins[2].dims if d not in ins[1].dims or d == op.contract]
+    return (op.contract, *own[-1:])
+
+
+def widths(d: int) -> list[int]:
+    """Widths of the power-of-two tiles of a head dim, as the attention kernels cut it: 80 is 64 and 16."""
+    left, out = -(-d // 16) * 16, list[int]()
+    while left:
+        out.append(1 << (left.bit_length() - 1))
+        left -= out[-1]
+    return out
+
+
+def broken(config: Mapping[str, Any], target: str, about: Mapping[str, int]) -> tuple[Hazard, ...]:
+    """The hazards whose rule a configuration breaks on a target, with some Triton from the oldest on."""
+    known = {**about, **config}
+    return tuple(h for h in HAZARDS if h.rule and h.meets(target) and not _keeps(h.rule, known))
+
+
+def _keeps(rule: str, known: Mapping[str, Any]) -> bool:
+    names, condition = _read(rule)
+    if not names <= known.keys():
+        return True
+    return bool(condition.subs({symbol(n): int(known[n]) for n in names}))
+
+
+@cache
+def _read(rule: str) -> tuple[frozenset[str], Any]:
+    condition = parse(rule)
+    return frozenset(s.name for s in condition.free_symbols), condition
+
+
+def clear(configs: "Configs", about: Mapping[str, int]) -> "Configs":
+    """The configurations, in parts or whole, with the remedies of the hazards that they would meet."""
+    return {t: {d: _clear(one, t, about) for d, one in own.items()} for t, own in configs.items()}
+
+
+def _clear(config: Mapping[str, Any], target: str, about: Mapping[str, int]) -> dict[str, Any]:
+    parts = {k: _clear(v, target, about) for k, v in config.items() if isinstance(v, Mapping)}
+    found = {**config, **parts}
+    for hazard in broken(found, target, about):
+        found |= hazard.remedy
+    return found
