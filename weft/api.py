@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from weft.api_tune import configured
 from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay
 from weft.api_tune import tune as tune
@@ -128,18 +129,23 @@ def compile(
     small: bool = False,
     force: bool = False,
     device: Any = None,
+    packs: Iterable[str | os.PathLike[str]] = (),
+    require_tuned: bool = False,
 ) -> Any:
     """Compile a spec (a path or a `weft.Model`) to a torch.nn.Module with .plan, .step(), .prefill() and .state().
 
     out: the folder to write the package to; without one it lives in a temporary folder until the process ends. memory:
     most bytes alive at once, as a number or like "60GB". set: sizes of dims. device: where the parameters are drawn;
-    "meta" allocates nothing. Raises SpecError, InfeasibleError, or UsageError where `out` holds edited files (`force`).
+    "meta" allocates nothing. packs: of tuning results, asked after the store. require_tuned: a kernel of the target
+    that was not measured is a CheckFailed. Raises SpecError, InfeasibleError, or UsageError where `out` holds edited
+    files (`force`).
     """
     from weft.codegen.build import files_of, module_of, temporary
     from weft.codegen.package import write
 
     spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
-    files = files_of(planned(spec, train, target, memory))
+    found = planned(spec, train, target, memory)
+    files = configured(files_of(found), found, spec.name, packs, require_tuned)
     folder = temporary(files) if out is None else write(files, out, force)
     return module_of(folder, device, wrapped=spec.model.modules())
 
@@ -151,11 +157,15 @@ def package(
     train: bool = True,
     target: str | None = None,
     memory: str | int | None = None,
+    packs: Iterable[str | os.PathLike[str]] = (),
+    require_tuned: bool = False,
 ) -> dict[str, str]:
-    """The files of the package of a spec: path below its folder -> text. Allocates no parameters."""
+    """The files of the package of a spec: path below its folder -> text. Allocates no parameters. See `compile`."""
     from weft.codegen.build import files_of
 
-    return files_of(planned(open_spec(source, sets, small), train, target, memory))
+    spec = open_spec(source, sets, small)
+    found = planned(spec, train, target, memory)
+    return configured(files_of(found), found, spec.name, packs, require_tuned)
 
 
 def reference(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import BackendError, UsageError
@@ -30,6 +30,8 @@ def tune(
     only: str = "",
     dtype: str = "bf16",
     devices: Sequence[str] = (),
+    shared: str | os.PathLike[str] | None = None,
+    storage: str = "",
     sampler: Any = "pool",
     seed: int = 0,
     watch: Any = None,
@@ -38,8 +40,9 @@ def tune(
     winners; every trial is kept in the store.
 
     target: the machine's own by default. seconds: for all kernels; trials: at most of one. resume: believe what was
-    timed before. only: part of a kernel's name. devices: as CUDA_VISIBLE_DEVICES names them. sampler: a name, or an
-    Optuna sampler. Raises BackendError where the device is missing.
+    timed before. only: part of a kernel's name. devices: as CUDA_VISIBLE_DEVICES names them. shared: a store that
+    tuners on other hosts use too; storage: URL of an Optuna storage that they use. sampler: a name, or an Optuna
+    sampler. Raises BackendError where the device is missing.
     """
     from weft.autotune.result import Options
     from weft.autotune.session import Session, Settings
@@ -52,11 +55,16 @@ def tune(
         raise BackendError("there is no GPU to tune on; --prepare needs none, and --replay searches a recorded table")
     made, folder, rewrite = _tunable(source, sets, small, train, target or own)
     options = Options(seed=seed, sampler=sampler, resume=resume)
-    settings = Settings(made.target.name, seconds, trials, tuple(devices) or ("",), only, dtype, options=options)
-    with Store() as store:
+    settings = Settings(
+        made.target.name, seconds, trials, tuple(devices) or ("",), only, dtype, shared=shared is not None,
+        storage=storage, options=options,
+    )  # fmt: skip
+    with Store() as private, Store(shared) if shared is not None else private as store:
+        others = (Pretuned(),) if store is private else (private, Pretuned())
         return Session(
-            made, folder, settings, store, (Pretuned(),), rewrite=rewrite, watch=watch or (lambda search: None)
-        ).run()
+            made, folder, settings, store, others, private=private, rewrite=rewrite,
+            watch=watch or (lambda search: None),
+        ).run()  # fmt: skip
 
 
 def prepare(
@@ -126,6 +134,33 @@ def replay(
     finally:
         if store is not None:
             store.close()
+
+
+def configured(
+    files: Mapping[str, str], planned: Planned, spec: str, packs: Iterable[str | os.PathLike[str]] = (),
+    require: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """The files of a package with the configurations that the store, packs and what ships with weft know for its
+    target; says once how they are known. spec: what `weft tune` would be given.
+
+    require, or $WEFT_REQUIRE_TUNED: CheckFailed where a kernel of the target was not measured."""
+    from weft.autotune.chosen import choose
+    from weft.cache import pack, place
+    from weft.cache.answer import require as tuned
+    from weft.cache.sources import ladder
+    from weft.cache.store import Store
+
+    target = planned.target
+    if require and target.kind != "gpu":
+        raise UsageError("--require-tuned needs to know what for: --target sm_90, say")
+    # Opened to read: compiling makes no folder and writes no index into the store.
+    found = choose(planned, ladder(Store(readonly=True), [pack.read(os.fspath(p)) for p in packs]), target.name,
+                   f"weft tune {spec} --target {target.name}")  # fmt: skip
+    if (require or place.require_tuned()) and target.kind == "gpu":
+        tuned(found.answers)
+    if line := found.line():
+        place.say_once(line, line)
+    return {**files, **found.files}
 
 
 def _tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: str) -> tuple[Planned, Path, bool]:

@@ -267,6 +267,8 @@ def export(out: str, **given: Any) -> Report:
     PLAN,
     OUT(required=True, what="folder"),
     click.option("--verify", "check_it", is_flag=True, help="Then compare it with the fp64 reference."),
+    click.option("--pack", "packs", multiple=True, metavar="PACK", help="Tuning results, asked after the store."),
+    click.option("--require-tuned", is_flag=True, help="Fail where a kernel of the target was not measured."),
     FORCE,
 )
 def compile(out: str, check_it: bool, force: bool, **given: Any) -> Report:
@@ -275,13 +277,12 @@ def compile(out: str, check_it: bool, force: bool, **given: Any) -> Report:
     from weft.codegen.package import write
 
     files = api.package(given.pop("spec"), **given)
-    folder = write(files, out, force)
+    data = {"path": str(write(files, out, force)), "files": sorted(files)}
     lines = sum(text.count("\n") for name, text in files.items() if name.endswith(".py"))
     text = f"wrote {out}: {len(files)} files, {lines:,} lines of Python"
-    data = {"path": str(folder), "files": sorted(files)}
     if not check_it:
         return Report(data, f"{text}; next: weft verify {out}")
-    found = api.verify(folder)
+    found = api.verify(out)
     return Report(data | {"verify": found.data()}, f"{text}\n{found.text()}", found.ok)
 
 

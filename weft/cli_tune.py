@@ -23,6 +23,8 @@ OPTIONS: tuple[Any, ...] = (
     click.option("--kernel", default="", metavar="NAME", help="Only kernels with this in their name."),
     click.option("--dtype", default="bf16", metavar="T", help="Of the configurations; default bf16."),
     click.option("--device", "devices", multiple=True, metavar="D", help="A GPU, as CUDA_VISIBLE_DEVICES names it."),
+    click.option("--shared", type=click.Path(), metavar="DIR", help="A store that tuners on other hosts use as well."),
+    click.option("--storage", default="", metavar="URL", help="An Optuna storage that other tuners use as well."),
     click.option("--sampler", default="pool", metavar="NAME", help="pool, random, all, tpe, nsga2, cmaes or gp."),
     click.option("--seed", default=0, metavar="N", help="Of every choice; default 0."),
     click.option("--replay", type=click.Path(), metavar="TABLE", help="Search a recorded table instead of a GPU."),
@@ -51,6 +53,8 @@ def tune(spec: str | None, **given: Any) -> Found:
     for name in ("warm", "seeds"):
         if given[name] not in ((), 1):
             raise UsageError(f"--{name} goes with --replay")
+    if given["shared"] and given["storage"]:
+        raise UsageError("--shared and --storage are two ways to share; give one")
     return _prepare(spec, given) if given["prepare"] else _package(spec, given)
 
 
@@ -99,7 +103,8 @@ def _package(spec: str | None, given: dict[str, Any]) -> Found:
         found = api.tune(
             spec, given["sets"], given["small"], given["train"], given["target"], seconds=given["seconds"],
             trials=given["trials"], resume=given["resume"], only=given["kernel"], dtype=given["dtype"],
-            devices=given["devices"], sampler=given["sampler"], seed=given["seed"], watch=progress.watch,
+            devices=given["devices"], shared=given["shared"], storage=given["storage"], sampler=given["sampler"],
+            seed=given["seed"], watch=progress.watch,
         )  # fmt: skip
     data = found.data()
     study = found.tuned[-1].result.study if found.tuned else None

@@ -287,7 +287,8 @@ def test_a_runner_thread_that_fails_is_heard_of():
 def test_processes_that_share_a_journal_split_the_pool():
     made, journal, taken = synthetic(7, SMALL), MemoryJournal(), set()
 
-    def claim(name):
+    def claim(config):
+        name = config_id(config)
         return name not in taken and not taken.add(name)
 
     options = Options(claim=claim)

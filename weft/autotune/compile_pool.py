@@ -120,9 +120,8 @@ class CompilePool:
         return str(self.versions.get("triton", ""))
 
     def ptxas(self, target: str) -> str:
-        """The first line of what the assembler for a target says of itself."""
-        said = str(self.versions.get("ptxas", {}).get(target, ""))
-        return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")[:100]
+        """What the assembler for a target says of its version."""
+        return named(str(self.versions.get("ptxas", {}).get(target, "")))
 
     def pause(self) -> None:
         """Start no further job until `resume`: finals want the machine for themselves."""
@@ -211,6 +210,11 @@ def first_line(text: str) -> str:
     """The last line that says something: where Triton puts the message itself."""
     lines = [line.strip() for line in text.splitlines() if line.strip(" ^\t")]
     return lines[-1][:300] if lines else ""
+
+
+def named(said: str) -> str:
+    """The version of an assembler as keys have it, of all that it says of itself."""
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")[:100]
 
 
 def _taken(path: str) -> bytes:

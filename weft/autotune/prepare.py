@@ -23,7 +23,7 @@ from weft.autotune.funnel import Funnel, table
 from weft.autotune.gates import Gatekeeper, Verdict
 from weft.autotune.kept import join
 from weft.autotune.kept import place as place_kept
-from weft.autotune.problems import Task, key
+from weft.autotune.problems import POLICY, Task, key
 from weft.autotune.types import Row, Source, Status
 from weft.cache.binaries import Binaries
 from weft.cache.key import Device, Key, Soft
@@ -143,7 +143,7 @@ class _Scratch:
 
 def prepared(source: Store | Pack, own: Key) -> list[Row]:
     """What was prepared for the architecture of a key's device, with the same Triton: for `Gatekeeper.recall`."""
-    wanted = own.on(Device(own.device.arch))
+    wanted = replace(own.on(Device(own.device.arch)), policy=POLICY)
     if isinstance(source, Pack):
         entry = source.entries.get(wanted.id)
         return [row for row in entry.rows if row.src is Source.PREPARE] if entry else []
@@ -165,10 +165,13 @@ def narrowed(task: Task, configs: int) -> Task:
     """The task with its spaces cut to about so many configurations, for a first look."""
     knobs = dict(task.problem.space.knobs)
     space = replace(task.problem.space, knobs=knobs)
-    while space.size > configs and any(len(v) > 1 for v in knobs.values()):
+    while space.size > configs:
         widest = max(knobs, key=lambda n: len(knobs[n]))
         kept = knobs[widest][::2] if len(knobs[widest]) > 2 else knobs[widest][:1]
         own = task.problem.default.get(widest)
-        knobs[widest] = tuple(v for v in knobs[widest] if v in kept or v == own)
+        fewer = tuple(v for v in knobs[widest] if v in kept or v == own)
+        if fewer == knobs[widest]:
+            break  # what is left is the default and one value beside it
+        knobs[widest] = fewer
         space = replace(space, knobs=dict(knobs))
     return replace(task, problem=replace(task.problem, space=space))

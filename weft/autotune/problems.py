@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,10 +67,11 @@ def space_of(name: str, data: Mapping[str, Any]) -> Space:
     return Space(name, knobs, constraints, shared, sizes, kernels, data.get("part", ""))
 
 
-def fitting(skeleton: str, config: Mapping[str, Any]) -> list[Space]:
-    """The spaces of a kernel that has this configuration: of each of its parts the one with the most knobs it has."""
+def fitting(modules: Iterable[str], config: Mapping[str, Any]) -> list[Space]:
+    """The spaces of a kernel of these modules that has this configuration: of each of its parts the one with the most
+    knobs it has."""
     best: dict[str, Space] = {}
-    for space in spaces(skeleton).values():
+    for space in (s for m in dict.fromkeys(modules) for s in spaces(m).values()):
         own = config.get(space.part) if space.part else config
         if isinstance(own, Mapping) and space.knobs.keys() <= own.keys():
             known = best.get(space.part)
@@ -95,7 +96,7 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
     sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}
     calls = sum(_calls(planned, r.block) for r in rows) or 1
     one = rows[0].region if rows else None
-    for space in fitting(region.skeleton, config):
+    for space in fitting((region.skeleton, *region.modules), config):
         own: Config = {k: (config[space.part] if space.part else config)[k] for k in space.knobs}
         problem = Problem(
             f"{region.kernel}.{space.part}" if space.part else region.kernel, space,

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class Options:
     """seed: of every choice. sampler: a name of `sampler.NAMES`, or an Optuna sampler, which is kept inside the pool.
     resume: take outcomes from the journal instead of timing again. enough: stop at this share of the roofline.
-    claim: whether this process may try the configuration of that id, where several share a journal."""
+    claim, release: of those who share a journal, see `weft.autotune.claims`: whether this process may try a
+    configuration now, and what is told once its row is kept."""
 
     seed: int = 0
     sampler: str | BaseSampler = "pool"
     resume: bool = False
     enough: float | None = 0.95
-    claim: Callable[[str], bool] | None = None
+    claim: Callable[[Config], bool] | None = None
+    release: Callable[[Config], None] | None = None
 
 
 @dataclass(frozen=True)

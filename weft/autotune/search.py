@@ -11,6 +11,7 @@ their outcomes in the journal, runs none of them twice, and goes on where the ot
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import Trial as Asked
 
+_PATIENCE = 0.25  # seconds between two looks at what others do
 _PRIOR_SEEDS = 5
 _RESERVE = 0.1
 """At most this share of the seconds is kept for the finals."""
@@ -78,6 +80,7 @@ class Search:
         self._running, self._launch_s = 0, 0.0
         self._deadlines = Deadlines.of(self.budget)
         self._failure: BaseException | None = None
+        self._elsewhere: dict[str, Config] = {}
 
     @property
     def best_us(self) -> float | None:
@@ -134,10 +137,12 @@ class Search:
         return make("all" if whole else given, pool, self.options.seed, seeds)
 
     def _ask(self) -> tuple[Asked, Config, str] | None:
-        """The next trial of the study that may be run; None at the end, and then `stopped` says why."""
+        """The next trial of the study that may be run. None at the end, and then `stopped` says why; or while all that
+        is left is with others, whose results, or ends, are waited for."""
         assert self.study is not None
         self._hear()
         while not self._over():
+            self._take_over()
             trial = self.study.ask()
             fixed = studies.fixed(self.study, trial.number)
             why = studies.refusal(fixed, self.sampler) if fixed else ""
@@ -149,17 +154,34 @@ class Search:
                     why = "not in the pool" if row is None else ""
             except Exhausted as error:
                 why = str(error)
-                if not fixed:
+                if not fixed and not self._elsewhere:
                     self.stopped = "pool"
             config = self.sampler.pool.configs[row] if row is not None else {}
             if fixed and not why and any(t.config == config for t in self.trials):
                 why = "tried already"
-            if not why and (self.options.claim is None or self.options.claim(config_id(config))):
+            if not why and self._mine(config):
                 return trial, config, "enqueued" if fixed else self.sampler.origins.get(trial.number, "")
             if fixed and why:
                 self.refused.append(f"{fixed}: {why}")
             studies.skip(self.study, trial.number)
+            if why and self._elsewhere:
+                return None
         return None
+
+    def _mine(self, config: Config) -> bool:
+        """Whether nobody else is at it; else it is remembered, should its holder die."""
+        if self.options.claim is None or self.options.claim(config):
+            self._elsewhere.pop(config_id(config), None)
+            return True
+        self._elsewhere[config_id(config)] = config
+        return False
+
+    def _take_over(self) -> None:
+        """Ask for what others held, and held without a result, once more."""
+        assert self.study is not None
+        for config in list(self._elsewhere.values()):
+            if self._mine(config):
+                self.study.enqueue_trial(dict(config))
 
     def _over(self) -> bool:
         if self.stopped:
@@ -200,10 +222,13 @@ class Search:
         stopwatch = self._stopwatch(runner)
         while True:
             with self._lock:
-                asked = self._ask()
-                if asked is None:
+                asked, best_us = self._ask(), self.best_us
+                self._running += asked is not None
+            if asked is None:
+                if self.stopped:
                     return
-                best_us, self._running = self.best_us, self._running + 1
+                time.sleep(_PATIENCE)
+                continue
             trial, config, origin = asked
             if self.ahead is not None:
                 with self._lock:
@@ -220,6 +245,8 @@ class Search:
         if not trial.recorded:
             self.keep(row_of(trial.config, trial.outcome, self.features(trial.config)))
         self.trials.append(trial)
+        if self.options.release is not None:
+            self.options.release(trial.config)
         studies.tell(self.study, trial.number, trial.outcome)
         self.watch(self)
 
@@ -246,6 +273,7 @@ class Search:
                 config, outcome = self.sampler.pool.configs[place], outcome_of(row)
                 number = studies.add(self.study, self.sampler, config, outcome)
                 self.trials.append(Trial(number, config, outcome, "peer", recorded=True))
+            self._elsewhere.pop(name, None)
 
     # The finals
 

@@ -10,26 +10,29 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.autotune.bench import BenchRunner
 from weft.autotune.budget import Budget
+from weft.autotune.claims import Claims
 from weft.autotune.compile_pool import CompilePool
+from weft.autotune.device import INTERPRETER, device_of
 from weft.autotune.gates import Gatekeeper
 from weft.autotune.neighbours import neighbours
 from weft.autotune.prepare import placer, prepared
-from weft.autotune.problems import Task, by_weight, key, tasks
+from weft.autotune.problems import POLICY, Task, by_weight, key, tasks
 from weft.autotune.progress import micros
 from weft.autotune.report import data, spelled, text
 from weft.autotune.result import Options, Result
 from weft.autotune.rows import StoreJournal
 from weft.autotune.search import Search
-from weft.autotune.types import Config, Subject
-from weft.cache.key import Device, Key, Soft
+from weft.autotune.types import Config, Journal, Subject, Value
+from weft.cache.key import Device, Key
+from weft.cache.lease import Leases
 from weft.cache.pack import Pack
 from weft.cache.search import Source
 from weft.cache.sources import export
@@ -51,7 +54,8 @@ Watch = Callable[[Search], None]
 class Settings:
     """target: "sm_90". seconds, trials: of the whole session, and at most of one kernel; None for no limit. devices: as
     CUDA_VISIBLE_DEVICES names them, "" for the first, "cpu" for the interpreter. only: part of a kernel's name, or a
-    skeleton. dtype: of the configurations. options: of every search."""
+    skeleton. dtype: of the configurations. shared: whether other tuners use the store as well; storage: URL of an
+    Optuna storage that they use. options: of every search."""
 
     target: str
     seconds: float | None = None
@@ -60,6 +64,8 @@ class Settings:
     only: str = ""
     dtype: str = "bf16"
     workers: int | None = None
+    shared: bool = False
+    storage: str = ""
     options: Options = field(default_factory=Options)
 
 
@@ -121,13 +127,15 @@ class Found:
 
 
 class Session:
-    """One run over a package. folder: of the package; rewrite: whether its configs.json gets the winners."""
+    """One run over a package. folder: of the package; store: gets the trials; private: has compiled kernels, default
+    the store; rewrite: whether the package's configs.json gets the winners."""
 
     def __init__(
         self, planned: Planned, folder: str | os.PathLike[str], settings: Settings, store: Store,
-        sources: Sequence[Source] = (), *, rewrite: bool = True, watch: Watch = lambda search: None,
+        sources: Sequence[Source] = (), *, private: Store | None = None, rewrite: bool = True,
+        watch: Watch = lambda search: None,
     ) -> None:  # fmt: skip
-        self.folder, self.settings, self.store = Path(folder), settings, store
+        self.folder, self.settings, self.store, self.private = Path(folder), settings, store, private or store
         self.sources: tuple[Source, ...] = (store, *sources)
         self.rewrite, self.watch = rewrite, watch
         found = tasks(planned, self.folder, settings.target, settings.dtype)
@@ -160,24 +168,25 @@ class Session:
     def _device(self, task: Task) -> Device:
         with BenchRunner(task.problem, None, device=self.settings.devices[0]) as runner:
             facts = runner.device()
-        arch = facts["arch"] or self.settings.target
-        if arch != self.settings.target:
+        device, self._soft = device_of(facts, self.settings.target)
+        if device.arch != self.settings.target:
             raise BackendError(
-                f"this machine has {arch} ({facts['gpu']}), not {self.settings.target}; --prepare needs no device"
+                f"this machine has {device.arch} ({device.gpu}), not {self.settings.target}; --prepare needs no device"
             )
-        self._soft = Soft(torch=str(facts.get("torch", "")), memory=int(facts.get("memory") or 0))
-        return Device(arch, facts["gpu"], facts["sms"], facts["shared"])
+        return device
 
     def _tune(self, task: Task, device: Device, compilers: CompilePool, cache: str, budget: Budget) -> Tuned:
         problem, settings = task.problem, self.settings
-        own = key(task, device, compilers.triton(), compilers.ptxas(settings.target))
-        journal, before = StoreJournal(self.store, own, self._soft), self._configured(task)
+        policy = INTERPRETER if device.gpu == INTERPRETER else POLICY
+        own = key(task, device, compilers.triton(), compilers.ptxas(settings.target), policy)
+        before = self._configured(task)
         with ExitStack() as stack:
+            journal, options = self._shared(stack, StoreJournal(self.store, own, self._soft), problem.space.knobs)
             keeper = stack.enter_context(Gatekeeper(problem, compilers))
             for source in self.sources:
                 if isinstance(source, Store | Pack):
                     keeper.recall(prepared(source, own))
-            place = placer(self.store, keeper.triton, cache)
+            place = placer(self.private, keeper.triton, cache)
             runners = [
                 stack.enter_context(BenchRunner(problem, keeper, device=d, cache=cache, place=place))
                 for d in settings.devices
@@ -188,12 +197,28 @@ class Session:
                 (compilers.pause if search.phase == "finals" else compilers.resume)()
                 self.watch(search)
 
-            search = Search(subject, runners, budget, journal, settings.options, watch=watch, ahead=keeper.ahead)
+            search = Search(subject, runners, budget, journal, options, watch=watch, ahead=keeper.ahead)
             try:
                 result = search.run()
             finally:
                 compilers.resume()
         return Tuned(task, own, before, result)
+
+    def _shared(
+        self, stack: ExitStack, own: StoreJournal, knobs: Mapping[str, Sequence[Value]]
+    ) -> tuple[Journal, Options]:
+        """The journal of a search and its options, where other tuners work on the same."""
+        options = self.settings.options
+        if self.settings.storage:
+            from weft.autotune.shared_study import SharedStudy
+
+            study = stack.enter_context(SharedStudy(own, self.settings.storage, knobs))
+            return study, replace(options, claim=study.take, release=study.release)
+        if self.settings.shared:
+            name = f"{own.key.id} {own.soft.id}"
+            claims = stack.enter_context(Claims(own, Leases(os.path.join(self.store.top, "leases")), name))
+            return own, replace(options, claim=claims.take, release=claims.release)
+        return own, options
 
     def _subject(
         self, task: Task, keeper: Gatekeeper, before: Config, seeds: Iterable[Config], budget: Budget

@@ -84,6 +84,11 @@ class Lease:
         if self.held():
             self.leases.write(self, released=True)
 
+    def drop(self) -> None:
+        """Remove it: what it was for is done, as who takes the next can see elsewhere."""
+        if self.held():
+            self.leases.remove(self.path)
+
 
 class Leases:
     """The leases in a folder; keeps what it saw of other hosts' leases, so use one for all tries."""
@@ -111,11 +116,11 @@ class Leases:
         finally:
             self.ops.close(fd)
         if self.top(name) != lease.generation:  # others took and left it while this process slept
-            self._drop(lease.path)
+            self.remove(lease.path)
             return None
         for generation in self._generations(name):
             if generation < lease.generation:
-                self._drop(self.path(name, generation))
+                self.remove(self.path(name, generation))
         return lease
 
     def holder(self, name: str) -> dict[str, Any] | None:
@@ -151,7 +156,7 @@ class Leases:
         for file in files.names(self.folder, self.ops):
             path = os.path.join(self.folder, file)
             if _NAME.fullmatch(file) and self._free(path):
-                count += self._drop(path)
+                count += self.remove(path)
         return count
 
     def _generations(self, name: str) -> list[int]:
@@ -165,7 +170,8 @@ class Leases:
         for part in parts[1:]:
             files.folder(part, self.ops, make=True)
 
-    def _drop(self, path: str) -> bool:
+    def remove(self, path: str) -> bool:
+        """Unlink a file of the folder; False where that fails."""
         with suppress(OSError):
             self.ops.unlink(path)
             return True
