@@ -22,8 +22,7 @@ def main(arguments: list[str]) -> int:
         cases = [read(case) for case in ElementTree.parse(report).iter("testcase")]
     total = Counter(case["outcome"] for case in cases)
     slow = sorted(cases, key=lambda case: -case["seconds"])[:20]
-    result = {
-        "schema": "weft.soak/1",
+    found = {
         "environment": environment(),
         "exit": code,
         "outcomes": dict(sorted(total.items())),
@@ -31,9 +30,16 @@ def main(arguments: list[str]) -> int:
         "failed": [case["test"] for case in cases if case["outcome"] == "failed"],
         "slowest": [{"test": case["test"], "seconds": round(case["seconds"], 1)} for case in slow],
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{RESULT.relative_to(Path.cwd())}: {result['outcomes']}")
+    keep(" ".join(arguments) or "tests", found)
+    print(f"{RESULT.relative_to(Path.cwd())}: {found['outcomes']}")
     return code
+
+
+def keep(run: str, found: dict) -> None:
+    """Put what a run found beside the runs of other folders; a run of everything replaces them all."""
+    others = json.loads(RESULT.read_text())["runs"] if RESULT.exists() and run != "tests" else {}
+    document = {"schema": "weft.soak/2", "runs": others | {run: found}}
+    RESULT.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
 def read(case: ElementTree.Element) -> dict:
