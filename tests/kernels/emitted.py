@@ -28,6 +28,7 @@ from weft.codegen.rewrite import merge, unlet
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
 from weft.ir.types import Graph
+from weft.passes.dispatch import dispatched
 from weft.passes.price import Prices
 from weft.passes.recompute import split
 from weft.passes.targets import find
@@ -68,7 +69,7 @@ class Emitted:
         n = len(self.graph.outputs)
         names = [v.name for m in split(joint, n, ()).forward.nodes for v in m.outs] if self.keep else []
         two = split(joint, n, names)
-        return two.forward, two.backward
+        return dispatched(two.forward), dispatched(two.backward)
 
     @cached_property
     def kernels(self) -> tuple[Graph, Graph, Kernels]:

@@ -9,6 +9,7 @@ from weft.ir.builder import Builder, dce
 from weft.ir.derive import backward
 from weft.ir.primitives import Map
 from weft.ir.types import Graph, Val
+from weft.passes.dispatch import dispatched
 from weft.passes.recompute import split
 
 from .composites import known
@@ -107,7 +108,8 @@ class Pair:
     """The two halves of one mode, ready to print. Inputs of backward: kept, tensors, cotangents, scalars.
 
     names: what is kept, by name in the joint graph. first: the backward where only the first float output has a
-    cotangent, if such a one is wanted. whole: forward and backward with their composites unopened."""
+    cotangent, if such a one is wanted. whole: forward and backward with their composites unopened and a dispatch for
+    each kind of product, as fusion sees them."""
 
     forward: Graph
     backward: Graph
@@ -154,7 +156,8 @@ def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
     back = replace(two.backward, inputs=(*two.saved, *tensors, *cotangents, *scalars))
     first = prepare(without(back, cotangents[1:]), known) if block.alone else None
     own = prepare(two.forward, known), prepare(back, known)
-    return Pair(*own, kept, tensors, cotangents, scalars, names, first, (two.forward, back))
+    whole = dispatched(two.forward), dispatched(back)
+    return Pair(*own, kept, tensors, cotangents, scalars, names, first, whole)
 
 
 def further(joint: Graph, name: str) -> str:

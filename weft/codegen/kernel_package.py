@@ -15,6 +15,8 @@ from .blocks import Block
 from .fused_file import Kernels, Row, Writers, fused_file
 from .package import as_json
 from .region_attention import write_attention
+from .region_grouped import write_grouped_matmul
+from .region_matmul import write_matmul
 from .region_pointwise import write_pointwise
 from .region_rowwise import write_rowwise
 from .region_scan import write_scan
@@ -25,6 +27,8 @@ WRITERS: Writers = {
     "rowwise": write_rowwise,
     "attention": write_attention,
     "scan": write_scan,
+    "matmul": write_matmul,
+    "grouped_matmul": write_grouped_matmul,
 }
 SCHEMA = "weft.configs/1"
 _IMPORT = re.compile(r"^from \.(\w*) import (.*)$", re.M)

@@ -19,7 +19,8 @@ _LOCALS = (
 )
 _HOLES = "pre body finish after same before start cell stage keep score dscore epilogue groups run empty NAME X ACC acc"
 _OTHERS = "torch triton tl launch ops elementwise functools x c q k v b h s d t i j m n o u dq dk dv do lse lanes steps"
-_RESERVED = frozenset([*keyword.kwlist, *dir(builtins), *_LOCALS.split(), *_HOLES.split(), *_OTHERS.split()])
+_MODULES = "matmul grouped_matmul cross_entropy factors depth"
+_RESERVED = frozenset([*keyword.kwlist, *dir(builtins), *" ".join((_LOCALS, _HOLES, _OTHERS, _MODULES)).split()])
 
 
 class Why(StrEnum):

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
-from weft.ir.primitives import Gather
+from weft.ir.primitives import Gather, Scatter
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.downsets import Mates, Partition, bits, partition
-from weft.passes.legality import HEAVY, No, Number, Reason, Work
+from weft.passes.legality import HEAVY, PRODUCTS, No, Number, Reason, Work
 from weft.passes.price import Prices, dtype
-from weft.passes.skeletons import SKELETONS, TILE, Skeleton
+from weft.passes.skeletons import DISPATCH, SKELETONS, TILE, Skeleton
 
 LIMIT = 20_000  # groups looked at in one class of a block before merging is greedy: about a second
 PICO = 10**12
@@ -61,8 +61,9 @@ class Verdict:
         pair = f"{self.producer} + {self.consumer}"
         if self.fused:
             return f"{pair}: fused, saves {self.microseconds:.2f} us"
-        if self.reason is Reason.SLOWER:
-            return f"{pair}: legal, but {self.microseconds:.2f} us slower"
+        if self.reason in (Reason.SLOWER, Reason.VENDOR):
+            lead = ": the vendor's product is ahead" if self.reason is Reason.VENDOR else ""
+            return f"{pair}: legal, but {self.microseconds:.2f} us slower{lead}"
         numbers = ", ".join(f"{k} {v}" for k, v in self.numbers)
         return f"{pair}: no, {self.reason}" + (f" ({numbers})" if numbers else "")
 
@@ -117,7 +118,7 @@ class _Search:
 
     def __init__(self, graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...], limit: int) -> None:
         self.work, self.prices, self.limit = Work(graph, prices, skeletons), prices, limit
-        self.kept = {self.work.shown.get(v, v) for v in graph.outputs}
+        self.kept = self.work.kept
         self.price = cache(self._price)
         self.memo: dict[int, Partition] = {}
 
@@ -195,12 +196,17 @@ class _Search:
         nbytes = sum(read.values()) + sum(p.size(v) for v in written)
         cores = [i for i in w.cores(group) if w.kinds[i] in HEAVY]
         flops, seconds = 0, 0.0
+        s = w.skeleton(group) if group & (group - 1) else None  # alone, a product is the vendor's op
+        tiles = self._tiles(group, cores)
         for i in bits(group):
-            again = self._tiles(cores) if any(w.dag.above[c] >> i & 1 for c in cores) else 1
+            again = tiles if any(w.dag.above[c] >> i & 1 for c in cores) else 1
             rate = target.matrix if w.kinds[i] in ("contraction", "grouped", "attention") else target.vector
-            f = p.flops(w.nodes[i]) * again
-            flops, seconds = flops + f, seconds + f / rate.get(dtype(w.nodes[i]), rate["f32"])
-        return nbytes, flops, target.launch + max(nbytes / target.bandwidth, seconds) / target.reach
+            f, share = p.flops(w.nodes[i]) * again, s.ratio if s and i in cores else 1.0
+            flops, seconds = flops + f, seconds + f / (rate.get(dtype(w.nodes[i]), rate["f32"]) * share)
+        launches = 1
+        if any(isinstance(n.op, Scatter) and len(n.op.at) > 1 for n in nodes):
+            launches = 1 + s.more if s else DISPATCH
+        return nbytes, flops, target.launch * launches + max(nbytes / target.bandwidth, seconds) / target.reach
 
     def _read(self, v: Val, nodes: Sequence[Node]) -> int:
         """Bytes read of an operand: of a gathered table, the rows."""
@@ -210,12 +216,14 @@ class _Search:
             return min(self.prices.size(v), sum(self.prices.size(n.outs[0]) for n in readers))
         return self.prices.size(v)
 
-    def _tiles(self, cores: Sequence[int]) -> int:
-        """How often a matmul's programs compute what comes before its products: once per tile of output columns."""
+    def _tiles(self, group: int, cores: Sequence[int]) -> int:
+        """How often a matmul's programs compute what comes before its products: once per tile of output columns, the
+        dims of the result that the factor so computed does not have."""
         w = self.work
-        if not cores or w.kinds[cores[0]] not in ("contraction", "grouped"):
+        if not cores or w.kinds[cores[0]] not in PRODUCTS:
             return 1
-        columns = max(w.extent(w.made[c] - w.dims(w.nodes[c].ins[0].dims)) for c in cores)
+        made = [v for v in w.ins[cores[0]] if v in w.maker and group >> w.maker[v] & 1]
+        columns = max((w.extent(w.made[cores[0]] - w.dims(v.dims)) for v in made), default=1)
         return -(-columns // TILE)
 
     def _region(self, k: int, group: int) -> Region:
@@ -252,7 +260,20 @@ class _Search:
         if no is not None:
             return Verdict(a, b, False, no.reason, 0.0, no.numbers)
         forced = self._best(self.limit if best.exact else 0, pair)
-        return Verdict(a, b, False, Reason.SLOWER, max(0, forced.cost - best.cost) / 1e6)
+        loss = max(0, forced.cost - best.cost) / 1e6
+        together = next(g for g in forced.groups if not pair & ~g)
+        reason = Reason.VENDOR if 0 < loss <= self._lead(together) else Reason.SLOWER
+        return Verdict(a, b, False, reason, loss)
+
+    def _lead(self, group: int) -> float:
+        """Microseconds that the vendor's products are ahead of the group's own."""
+        w, target = self.work, self.prices.target
+        s, cores = w.skeleton(group), [i for i in w.cores(group) if w.kinds[i] in PRODUCTS]
+        if s is None or not cores:
+            return 0.0
+        of = [(self.prices.flops(w.nodes[i]), dtype(w.nodes[i])) for i in cores]
+        seconds = sum(f / target.matrix.get(d, target.matrix["f32"]) for f, d in of)
+        return seconds * (1 / s.ratio - 1) / target.reach * 1e6
 
     def _no(self, pair: int) -> No | None:
         """Why no group holds the pair: the pair's own refusal, unless what lies between them makes it legal."""

@@ -19,6 +19,7 @@ from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, TILE, Skeleton
 
 HEAVY = ("attention", "scan", "contraction", "grouped")
+PRODUCTS = ("contraction", "grouped")
 
 
 class Reason(StrEnum):
@@ -36,6 +37,9 @@ class Reason(StrEnum):
     PATH_OUTSIDE = "a path leaves the pair and comes back"
     UNRELATED = "the nodes share no value"
     SLOWER = "slower"
+    VENDOR = "the vendor's product is faster than what fusing saves"
+    TWO_PROLOGUES = "a product has one operand that is computed on the way in"
+    LEAVES = "others read what is only a tile of the kernel"
 
 
 Number = tuple[str, int | float | str]
@@ -91,9 +95,18 @@ class Work:
         return tuple(tuple(dict.fromkeys(self.shown.get(v, v) for v in n.ins)) for n in self.nodes)
 
     @cached_property
+    def maker(self) -> dict[Val, int]:
+        """Value -> the node that makes it."""
+        return {v: i for i, n in enumerate(self.nodes) for v in n.outs}
+
+    @cached_property
+    def kept(self) -> frozenset[Val]:
+        """The graph's outputs, views looked through."""
+        return frozenset(self.shown.get(v, v) for v in self.graph.outputs)
+
+    @cached_property
     def dag(self) -> Dag:
-        maker = {v: i for i, n in enumerate(self.nodes) for v in n.outs}
-        preds = tuple(_mask(maker[v] for v in ins if v in maker) for ins in self.ins)
+        preds = tuple(_mask(self.maker[v] for v in ins if v in self.maker) for ins in self.ins)
         return Dag(preds)
 
     @cached_property
@@ -167,7 +180,64 @@ class Work:
         for i in bits(group):
             if i not in cores and (no := self._hole(i, i in ahead, cores, s)):
                 return no
+        return self._refuse_product(group, cores, ahead) if s.core in PRODUCTS else None
+
+    def _refuse_product(self, group: int, cores: Sequence[int], ahead: Sequence[int]) -> No | None:
+        """What a kernel of tiles of rows and columns cannot hold: its cores have one left factor and one space; what
+        comes before them stays inside, and what it stores has all rows and columns."""
+        if any(len(self.ins[c]) != 2 or len(self.nodes[c].ins) != 2 for c in cores):
+            return No(Reason.NO_HOLE, (("operands", max(len(self.ins[c]) for c in cores)),))
+        if any(self.made[c] != self.made[cores[0]] for c in cores):
+            return No(Reason.OTHER_SPACE, _spaces(*sorted({self.made[c] for c in cores}, key=sorted)[:2]))
+        fed = {v for c in cores for v in self.ins[c] if self.maker.get(v, -1) in ahead}
+        scatters = [i for i in ahead if self.kinds[i] == "scatter"]
+        if scatters:
+            if no := self._refuse_dispatch(scatters, cores, ahead, fed):
+                return no
+        elif len(fed) > 1 or any(v not in self.ins[c] for v in fed for c in cores):
+            return No(Reason.TWO_PROLOGUES, (("operands", len(fed)),))
+        inner = _mask((*ahead, *cores))
+        for i in bits(group):
+            if i in ahead and (self._leaves(i, group) or self._readers(i) & group & ~inner):
+                return No(Reason.LEAVES, (("node", self.name(i)),))
+            if i not in ahead and self.made[i] != self.made[cores[0]] and self._leaves(i, group):
+                return No(Reason.OTHER_SPACE, _spaces(self.made[i], self.made[cores[0]]))
+        room = frozenset[str]().union(*(self.dims(v.dims) for v in fed))
+        over = [i for i in ahead if not scatters and not self.spaces[i] <= room]
+        return No(Reason.OTHER_SPACE, _spaces(self.spaces[over[0]], room)) if over else None
+
+    def _refuse_dispatch(
+        self, scatters: Sequence[int], cores: Sequence[int], ahead: Sequence[int], fed: set[Val]
+    ) -> No | None:
+        """What a grouped product cannot hold of dispatches: all by one routing, each a factor as it is."""
+        first, *others = (self.nodes[i] for i in scatters)
+        at, places = first.op.at, first.ins[1:]  # type: ignore[attr-defined]
+        numbers = (("node", self.name(scatters[0])),)
+        sent = [v for i in scatters for v in self.nodes[i].outs]
+        if len(at) != 2 or any(n.op.at != at or n.ins[1:] != places for n in others):  # type: ignore[attr-defined]
+            return No(Reason.NO_HOLE, numbers)
+        expert, slot = (next(iter(self.dims((d,)))) for d in at)
+        kept = self.made[cores[0]]
+        if expert not in kept or not fed <= set(sent) or not set(sent) <= fed:
+            return No(Reason.NO_HOLE, numbers)
+        if slot in kept and (len(sent) > 1 or any(sent[0] not in self.ins[c] for c in cores)):
+            return No(Reason.TWO_PROLOGUES, (("operands", len(sent)),))
+        others_ahead = [i for i in ahead if i not in scatters]
+        tokens = frozenset[str]().union(*(self.dims(self.nodes[i].ins[0].dims) for i in scatters))
+        if any(self._readers(i) & _mask(cores) or not self.spaces[i] <= tokens for i in others_ahead):
+            return No(Reason.NO_HOLE, numbers)
         return None
+
+    def _readers(self, i: int) -> int:
+        """The nodes that read what a node makes, as a mask."""
+        out = 0
+        for v in self.nodes[i].outs:
+            out |= self.readers.get(v, 0)
+        return out
+
+    def _leaves(self, i: int, group: int) -> bool:
+        """Does anything outside the group read what the node makes?"""
+        return bool(self._readers(i) & ~group) or not self.kept.isdisjoint(self.nodes[i].outs)
 
     def _hole(self, i: int, ahead: bool, cores: Sequence[int], s: Skeleton) -> No | None:
         """Whether node i fits the hole before or after the cores."""
@@ -180,7 +250,7 @@ class Work:
         if kind == "rowwise" and self.extent(self.crossed[i]) > s.row:
             return No(Reason.ROW_OF_TILE, (("row", self.extent(self.crossed[i])), ("tile", s.row)))
         room = frozenset[str]().union(*(self.spaces[c] if ahead else self.made[c] for c in cores))
-        if kind != "scatter" and not self.spaces[i] <= room:
+        if not (ahead and s.core in PRODUCTS) and not self.spaces[i] <= room:
             return No(Reason.OTHER_SPACE, _spaces(self.spaces[i], room))
         return None
 

@@ -6,9 +6,9 @@
 
 What is computed again comes just before its first use, so the two halves never hold more than they must. Dropout is
 computed again from its counter; what routing decided is always kept, as is whatever an opaque module made: a decision
-that came out differently the second time would be another function. Which values to keep is a minimum cut (`lightest`):
-the fewest bytes such that only nodes of the allowed kinds are computed again. `modes` names the cuts worth choosing
-from; `chain.solve` chooses one per block under a byte budget.
+that came out differently the second time would be another function. What was dispatched is gathered again in every
+mode. Which values to keep is a minimum cut (`lightest`): the fewest bytes such that only nodes of the allowed kinds are
+computed again. `modes` names the cuts worth choosing from; `chain.solve` chooses one per block under a byte budget.
 
 Source: Checkmate's retention and recomputation variables (1910.02653) on one block, as a parametric minimum cut.
 """
@@ -22,6 +22,7 @@ from weft.ir import cost
 from weft.ir.library import Route
 from weft.ir.primitives import Opaque, OpaqueGrad
 from weft.ir.types import Decision, Graph, Node, Val
+from weft.passes.dispatch import dispatches
 from weft.passes.mincut import Edge, minimum_cut
 from weft.passes.price import Prices
 
@@ -161,7 +162,8 @@ def modes(joint: Graph, outputs: int, prices: Prices, held: Collection[str] = ()
     for mode, kinds in MODES.items():
 
         def redo(node: Node, kinds: tuple[str, ...] = kinds) -> float | None:
-            return prices.seconds(node) if node.outs[0] in free or cost.kind(node) in kinds else None
+            again = node.outs[0] in free or cost.kind(node) in kinds or dispatches(node)
+            return prices.seconds(node) if again else None
 
         kept = lightest(parts, prices.size, redo, held)
         if kept not in out.values():

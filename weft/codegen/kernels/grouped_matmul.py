@@ -15,7 +15,7 @@ The gradient of tokens is gather_sum of that of slots: no scatter, no atomics, o
 
     pro(x, i, c, X) -> a           None: A[0] as it is. Cast to DOT. i: row-major place in (e, slot, column)
     fac(x, i, c, X) -> factors     None: D as they are
-    epi(acc, e, i, c, X) -> y      None: the products. e: operands E, of slots or tokens, and columns
+    epi(acc, e, i, c, X) -> y      None: the products. e: operands E, of slots, empty ones too, and columns
     term(s, x, c, X) -> v          None: s[0]. s: operands S, of slots; x: operands P, of tokens and choices
     body(v, x, i, c, X) -> y       None: v. x: operands IN, of tokens; i: row-major place in (b, t, n)
 
@@ -33,11 +33,24 @@ Grids: grouped_matmul (experts * slot blocks * n blocks,), grouped_weights (expe
 (token blocks * n blocks,), slots (token blocks,).
 """
 
+import torch
 import triton
 import triton.language as tl
 
 from .matmul import left, swizzled, times, zeros
 from .operands import coordinates, load, load_one, product, store
+
+
+def routed(expert: torch.Tensor, place: torch.Tensor, batches: int, experts: int, capacity: int) -> torch.Tensor:
+    """TOKEN of a routing: i32[expert, batch ..., capacity] of expert, place: i64[batch ..., token ...]."""
+    token = expert.new_full((experts, *expert.shape[:batches], capacity), -1, dtype=torch.int32)
+    most = max(expert.numel(), token.numel())
+    slots[(triton.cdiv(expert.numel(), 256),)](
+        (expert,), (expert.stride(),), (place,), (place.stride(),), token, token.stride(), tuple(expert.shape),
+        experts, capacity, DIMS=((1,) * expert.dim(),), NB=batches, BM=256,
+        IDX=tl.int64 if most + 256 >= 1 << 31 else tl.int32, num_warps=4, num_stages=2, enable_fp_fusion=True,
+    )  # fmt: skip
+    return token
 
 
 @triton.jit
@@ -141,7 +154,7 @@ def grouped_matmul(
         cb = (e,) + coordinates(k, SIZES, NN, len(SIZES)) + cn
         acc = times(a, acc, B, b_strides, cb, k < nk, n < nn, B_DIMS, 1, 1 + len(SIZES) - NN, ACC, PREC)
     if epi is not None:
-        x = load(E, e_strides, cr + cn, ok, n < nn, E_DIMS, 1, NT, ACC)
+        x = load(E, e_strides, cr + cn, r < nr, n < nn, E_DIMS, 1, NT, ACC)
         acc = epi(acc, x, (e * nr + r) * nn + n, cr + cn, X)
     store(OUT, out_strides, acc, cr + cn, r < nr, n < nn, OUT_DIMS, 1, NT)
 
