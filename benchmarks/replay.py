@@ -1,4 +1,5 @@
-"""Searches replayed on recorded tables: cold, warm, by chance and by stock TPE, as fractions of the optimum."""
+"""Searches replayed on recorded tables: cold, warm, with the worst as seeds, by chance, by stock TPE; as fractions of the
+optimum."""
 
 import argparse
 import json
@@ -8,9 +9,12 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.environment import environment
-from weft.autotune.replay import Table, load
+from weft.autotune.budget import Budget
+from weft.autotune.replay import Replay, Table, load
 from weft.autotune.replays import Replays, replays, table_text
+from weft.autotune.result import Options
 from weft.autotune.sampler import PoolSampler
+from weft.autotune.search import Search
 from weft.autotune.study import new_study
 
 RESULT = Path(__file__).parent / "results" / "replay.json"
@@ -39,6 +43,15 @@ def stock_tpe(table: Table, seed: int, trials: int) -> float:
     return list(accumulate(best, max))[-1]
 
 
+def hostile(table: Table, seed: int, trials: int) -> float:
+    """Fraction of the optimum that is reached when the ten slowest configurations are said to have won elsewhere."""
+    timed = sorted((o.us, place) for place, o in enumerate(table.outcomes) if o.us is not None)
+    worst = [table.configs[place] for _, place in timed[:-11:-1]]
+    options = Options(seed=seed)
+    found = Search(table.subject(worst), [Replay(table)], Budget(trials=trials), options=options).run()
+    return table.best_us / (found.curve()[-1] or float("inf"))
+
+
 def measured(table: Table, others: list[Table], seeds: int, trials: int) -> dict[str, object]:
     """One table: every way of searching it."""
     same = [o for o in others if vendor(o) == vendor(table)]
@@ -54,7 +67,11 @@ def measured(table: Table, others: list[Table], seeds: int, trials: int) -> dict
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tpe = fmean(stock_tpe(table, seed, trials) for seed in range(seeds))
-    return {name: r.data() for name, r in found.items()} | {"stock TPE": round(tpe, 4)}
+    worst = fmean(hostile(table, seed, trials) for seed in range(seeds))
+    return {name: r.data() for name, r in found.items()} | {
+        "stock TPE": round(tpe, 4),
+        "hostile seeds": round(worst, 4),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.campaign import count
 from weft.autotune.explorer import Explorer, spread, targets
 from weft.autotune.seeds import MOST_SEEDS, Opening
 from weft.autotune.surrogate import Kernel, Posterior, expected_improvement, normal_cdf
@@ -98,18 +99,48 @@ def test_good_seeds_are_all_tried_in_turn_with_half_the_design():
     tried = opened(Opening(SEEDS, DESIGN, 10), lambda row: 1.0 + row / 1000 if row >= 100 else 10.0 + row)
     assert set(SEEDS) <= set(tried)
     assert sum(row < 100 for row in tried) == 5
-    assert tried[:6] == [100, 101, 0, 102, 103, 1]
+    assert tried[:12] == [100, 0, 101, 1, 102, 103, 104, 105, 2, 106, 107, 3]
 
 
-def test_seeds_that_are_worse_than_the_design_are_given_up_after_four():
+def test_seeds_that_lose_to_the_first_of_the_design_are_given_up():
     tried = opened(Opening(SEEDS, DESIGN, 10), lambda row: 50.0 + row if row >= 100 else 10.0 + row)
-    assert sum(row >= 100 for row in tried) == 4
+    assert sum(row >= 100 for row in tried) == 2
+    assert [row for row in tried if row < 100] == list(DESIGN[:10])
+
+
+def test_seeds_that_the_design_beats_later_are_given_up_then():
+    def time_of(row):
+        return 20.0 if row == 100 else 50.0 + row if row > 100 else 40.0 - row
+
+    tried = opened(Opening(SEEDS, tuple(range(30)), 10), lambda row: 10.0 if row == 2 else time_of(row))
+    assert sum(row >= 100 for row in tried) == 6
     assert [row for row in tried if row < 100] == list(DESIGN[:10])
 
 
 def test_seeds_that_all_fail_are_given_up_too():
     tried = opened(Opening(SEEDS, DESIGN, 10), lambda row: None if row >= 100 else 10.0 + row)
-    assert sum(row >= 100 for row in tried) == 4
+    assert sum(row >= 100 for row in tried) == 2
+
+
+@pytest.mark.parametrize("seed", range(count(sample=3, soak=30)))
+def test_hostile_seeds_cost_two_trials_and_change_nothing_else(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.random((400, 4))
+    times = 1.0 + ((x - rng.random(4)) ** 2).sum(1)
+
+    def proposed(seeds):
+        explorer, observed = Explorer(x, seed, seeds, uniform=0.3), []
+        for number in range(50):
+            row, _ = explorer.next(number, observed)
+            observed.append((row, float(times[row])))
+        return [row for row, _ in observed]
+
+    cold = proposed([])
+    worst = [int(row) for row in np.argsort(-times) if row not in cold][:10]
+    hostile = proposed(worst)
+    assert times[cold[:2]].min() < times[worst[:2]].min()
+    assert hostile[0:3:2] == worst[:2]
+    assert [row for row in hostile if row not in worst] == cold[:48]
 
 
 def test_the_opening_goes_on_until_something_runs():

@@ -54,6 +54,11 @@ class Explorer:
         planned = self.opening.next(observed, taken)
         if planned is not None:
             return planned
+        unseen: set[int] = set()
+        if self.opening.hostile(observed):  # go on as if there had been no seeds
+            unseen = set(self.opening.seeds) & {row for row, _ in observed}
+            observed = [o for o in observed if o[0] not in unseen]
+            number -= len(unseen)
         rng = np.random.default_rng([self.seed, number])
         times = {us for _, us in observed if us is not None}
         left = np.ones(len(self.x), dtype=bool)
@@ -64,13 +69,24 @@ class Explorer:
             row = self._model.best(list(pending), left)
             if row >= 0:
                 return row, "model"
-        return int(rng.choice(np.flatnonzero(left))), "uniform"
+        return _anyhow(rng, left, unseen), "uniform"
 
     def likely(self, taken: Collection[int]) -> list[int]:
         """Rows that will probably be proposed next: the rest of the opening, then what the model thought next best."""
         opening = [*self.opening.seeds, *self.opening.design[: self.opening.total]]
         planned = opening if self._model is None else self._model.runners_up
         return [row for row in planned if row not in taken][:_LIKELY]
+
+
+def _anyhow(rng: np.random.Generator, left: NDArray[np.bool_], unseen: Collection[int]) -> int:
+    """Any row that is left; the one that would be drawn were the rows `unseen` left as well, unless it is one."""
+    free = left.copy()
+    free[list(unseen)] = True
+    rows = np.flatnonzero(free)
+    while True:
+        row = int(rng.choice(rows))
+        if left[row]:
+            return row
 
 
 class _Model:

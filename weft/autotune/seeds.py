@@ -1,10 +1,11 @@
 """What is known from elsewhere: in which order it is tried, and why it cannot do harm.
 
 A configuration that won on another GPU is often good and sometimes at the foot of the wrong hill. So seeds are never
-the whole opening: after every two of them one point of a design that covers the pool is tried. When the design finds
-better than the seeds did, the seeds have shown that they do not fit this GPU, and the rest of them is not tried. The
-model sees both and treats a seed as any other observation; it neither starts at the seeds nor stays with them. The
-price of bad seeds is thus four trials, and what follows is the search that would have been run without them.
+the whole opening: the first two are tried in turn with two points of a design that covers the pool. When the better of
+those is faster than both seeds, the seeds are hostile: the rest of them is not tried, the model does not see them, and
+what follows is, trial by trial, the search that would have been run without them, two trials later. Otherwise a point
+of the design follows every two seeds, and when the design has found better than four or more seeds did, the rest of
+them is not tried either; the model sees both and treats a seed as any other observation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 MOST_SEEDS = 10
-_A_TURN = 2  # seeds between two points of the design
+_PAIRS = 2  # so many seeds are tried in turn with the design, and told hostile when all of them lose
+_A_TURN = 2  # seeds between two points of the design after that
 _JUDGED = 2 * _A_TURN  # so many seeds are tried before they are judged
 _ENOUGH = 3  # times the model needs to begin
 
@@ -33,16 +35,29 @@ class Opening:
     def next(self, observed: Observed, taken: Collection[int]) -> tuple[int, str] | None:
         """The next row and "seed" or "design"; None when the opening is over. taken: rows tried or being tried."""
         times = {row: us for row, us in observed if us is not None}
-        given_up = self.disappointing(times, taken)
+        given_up = self.hostile(observed) or self.disappointing(times, taken)
         seeds = [] if given_up else [row for row in self.seeds if row not in taken]
         design = [row for row in self.design if row not in taken]
-        covered = len(self.design) - len(design)
-        if seeds and len(self.seeds) - len(seeds) < _A_TURN * (covered + 1):
+        covered = sum(row in taken and row not in self.seeds for row in self.design)
+        tried = len(self.seeds) - len(seeds)
+        if seeds and design and min(tried, covered) < _PAIRS:
+            return (seeds[0], "seed") if tried <= covered else (design[0], "design")
+        if seeds and tried < _A_TURN * (covered + 1):
             return seeds[0], "seed"
         wanted = self.total if given_up else max(self.total // 2, self.total - len(self.seeds))
         if design and (covered < wanted or len(set(times.values())) < _ENOUGH):
             return design[0], "design"
         return (seeds[0], "seed") if seeds else None
+
+    def hostile(self, observed: Observed) -> bool:
+        """Whether the first seeds lost to the points of the design that they were tried with; stays as it is."""
+        none = float("inf")
+        times = {row: none if us is None else us for row, us in observed}
+        design = [row for row in self.design if row not in self.seeds][:_PAIRS]
+        seeds = self.seeds[:_PAIRS]
+        if len(seeds) < _PAIRS or not design or not times.keys() >= {*seeds, *design}:
+            return False
+        return min(times[row] for row in design) < min(times[row] for row in seeds)
 
     def disappointing(self, times: dict[int, float], taken: Collection[int]) -> bool:
         """Whether the seeds tried are worse than the design."""
