@@ -10,6 +10,7 @@ from weft.api_tune import configured
 from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay
 from weft.api_tune import tune as tune
+from weft.api_tune import tuned as tuned
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:

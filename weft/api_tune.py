@@ -11,9 +11,11 @@ from weft.errors import BackendError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from weft.autotune.chosen import Chosen
     from weft.autotune.prepare import Prepared
     from weft.autotune.replays import Replays
     from weft.autotune.session import Found
+    from weft.cache.answer import Answer
     from weft.codegen.planner import Planned
 
 
@@ -144,23 +146,45 @@ def configured(
     target; says once how they are known. spec: what `weft tune` would be given.
 
     require, or $WEFT_REQUIRE_TUNED: CheckFailed where a kernel of the target was not measured."""
-    from weft.autotune.chosen import choose
-    from weft.cache import pack, place
-    from weft.cache.answer import require as tuned
-    from weft.cache.sources import ladder
-    from weft.cache.store import Store
+    from weft.cache import place
+    from weft.cache.answer import require as measured
 
-    target = planned.target
-    if require and target.kind != "gpu":
+    if require and planned.target.kind != "gpu":
         raise UsageError("--require-tuned needs to know what for: --target sm_90, say")
-    # Opened to read: compiling makes no folder and writes no index into the store.
-    found = choose(planned, ladder(Store(readonly=True), [pack.read(os.fspath(p)) for p in packs]), target.name,
-                   f"weft tune {spec} --target {target.name}")  # fmt: skip
-    if (require or place.require_tuned()) and target.kind == "gpu":
-        tuned(found.answers)
+    found = _chosen(planned, spec, packs)
+    if (require or place.require_tuned()) and planned.target.kind == "gpu":
+        measured(found.answers)
     if line := found.line():
         place.say_once(line, line)
     return {**files, **found.files}
+
+
+def tuned(
+    source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True, target: str | None = None
+) -> Mapping[str, Answer]:
+    """How the configuration of every kernel of a spec, or of a package's folder, is known, by the kernel's name.
+
+    target: the machine's own by default. CheckFailed names every kernel that was not measured for it."""
+    from weft.cache.answer import require
+    from weft.codegen.machine import own_target
+
+    aim = target or own_target()
+    if aim == "cpu":
+        raise UsageError("--require-tuned needs to know what for: --target sm_90, say")
+    found = _chosen(_tunable(source, sets, small, train, aim)[0], os.path.basename(os.fspath(source)))
+    require(found.answers)
+    return found.answers
+
+
+def _chosen(planned: Planned, spec: str, packs: Iterable[str | os.PathLike[str]] = ()) -> Chosen:
+    from weft.autotune.chosen import choose
+    from weft.cache import pack
+    from weft.cache.sources import ladder
+    from weft.cache.store import Store
+
+    # Opened to read: compiling makes no folder and writes no index into the store.
+    asked = ladder(Store(readonly=True), [pack.read(os.fspath(p)) for p in packs])
+    return choose(planned, asked, planned.target.name, f"weft tune {spec} --target {planned.target.name}")
 
 
 def _tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: str) -> tuple[Planned, Path, bool]:

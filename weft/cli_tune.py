@@ -19,6 +19,7 @@ OPTIONS: tuple[Any, ...] = (
     click.option("--budget", metavar="TIME", help="How long it may take, such as 90s, 10m or 1h."),
     click.option("--trials", type=click.IntRange(1), metavar="N", help="Most configurations timed of a kernel."),
     click.option("--prepare", is_flag=True, help="Every gate that needs no GPU, into a pack; times nothing."),
+    click.option("--require-tuned", is_flag=True, help="Time nothing: exit 1 unless every kernel was measured."),
     click.option("--resume", is_flag=True, help="Take what an earlier run timed as it is, and go on."),
     click.option("--kernel", default="", metavar="NAME", help="Only kernels with this in their name."),
     click.option("--dtype", default="bf16", metavar="T", help="Of the configurations; default bf16."),
@@ -55,6 +56,8 @@ def tune(spec: str | None, **given: Any) -> Found:
             raise UsageError(f"--{name} goes with --replay")
     if given["shared"] and given["storage"]:
         raise UsageError("--shared and --storage are two ways to share; give one")
+    if given["require_tuned"]:
+        return _required(spec, given)
     return _prepare(spec, given) if given["prepare"] else _package(spec, given)
 
 
@@ -81,6 +84,14 @@ def _replay(given: dict[str, Any]) -> Found:
     parts = [report.text(last)] if len(results) == 1 else []
     text = "\n\n".join([*parts, table_text([found]), *(f"wrote {path}" for path in paths)])
     return data, text, INTERRUPTED if last.stopped == "interrupted" else 0
+
+
+def _required(spec: str | None, given: dict[str, Any]) -> Found:
+    from weft import api
+
+    found = api.tuned(spec, given["sets"], given["small"], given["train"], given["target"])
+    names = ", ".join(found)
+    return {"mode": "required", "kernels": {n: a.data() for n, a in found.items()}}, f"tuned: {names}", 0
 
 
 def _prepare(spec: str | None, given: dict[str, Any]) -> Found:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.campaign import count
-from weft.autotune.finals import FINALISTS, ROUNDS, WITHIN, decide, field, race
+from weft.autotune.finals import FINALISTS, ROUNDS, WITHIN, alone, decide, field, race
 from weft.autotune.types import Outcome, Status, Trial
 
 DRIFT, JITTER, SPIKES = 0.015, 0.02, 0.01
@@ -83,3 +83,13 @@ def test_the_field_is_the_fastest_few_within_five_percent():
     assert chosen[0].number == 0
     assert all(t.us <= 100 * WITHIN for t in chosen)
     assert field([]) == []
+
+
+def test_a_lone_finalist_is_as_sure_as_its_samples_are_steady():
+    def confidence(spread):
+        rng = np.random.default_rng(0)
+        times = [tuple(us * np.exp(rng.normal(0, spread, 9))) for us in (100.0, 108.0, 150.0)]
+        return alone([Trial(i, {"x": i}, Outcome(Status.OK, t)) for i, t in enumerate(times)], rng)
+
+    assert confidence(0.005) == 1.0
+    assert 0.5 < confidence(0.15) < 0.99

@@ -180,7 +180,7 @@ def test_only_what_changed_is_rewritten_and_the_store_answers(package, spec, gpu
     assert said.count("kernels on sm_90") == 1
     assert "sibling gpu" in said
     assert "run weft tune tiny.yaml --target sm_90" in said
-    assert cli.run([*words, str(tmp_path / "twice")]) == 0
+    assert cli.run([*words, str(tmp_path / "twice"), "--require-tuned"]) == 0  # of no GPU in particular
     assert configs(tmp_path / "twice") == configs(fresh)
     assert "kernels on" not in capsys.readouterr().err  # once a process
 
@@ -232,6 +232,8 @@ def test_untuned_kernels_are_an_error_where_that_is_asked_for(spec, machine, tmp
     assert f"{NORM}: analytic configuration" in said
     assert "weft tune tiny.yaml --target sm_90" in said
     assert not (tmp_path / "out").exists()
+    assert cli.run(["tune", *words[1:5], "--require-tuned"]) == 1
+    assert "1 of 1 kernels are not tuned" in capsys.readouterr().err
     monkeypatch.setenv("WEFT_REQUIRE_TUNED", "1")
     with pytest.raises(CheckFailed):
         api.package(spec, train=False, target="sm_90")

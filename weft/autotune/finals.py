@@ -44,6 +44,14 @@ def field(trials: Sequence[Trial]) -> list[Trial]:
     return [t for us, _, t in done[:FINALISTS] if us <= WITHIN * done[0][0]]
 
 
+def alone(trials: Sequence[Trial], rng: np.random.Generator) -> float:
+    """How sure the fastest is where nothing else is near: the share of resampled trials in which it stays so."""
+    done = sorted((t.us, t.number, t) for t in trials if t.outcome.status is Status.OK and t.us is not None)
+    samples = [np.array(t.outcome.times_us) for _, _, t in done[:FINALISTS]]
+    drawn = [np.median(s[rng.integers(0, len(s), (_BOOTSTRAPS, len(s)))], axis=1) for s in samples]
+    return float((drawn[0] <= np.min(drawn, axis=0)).mean())
+
+
 def race(
     count: int, launch: Callable[[int], float | None], rng: np.random.Generator, over: Callable[[], bool]
 ) -> Times:

@@ -39,6 +39,7 @@ def neighbours(sources: Iterable[Source], key: Key, soft: Soft) -> list[Config]:
     out: list[Config] = []
     for group in ranked:
         winners = [configs for _, configs in sorted(group, key=lambda pair: pair[0])[:MOST_SEEDS]]
-        in_turn = chain.from_iterable(zip_longest(*winners))
-        out += [config for config in in_turn if config is not None and config not in out]
+        for config in chain.from_iterable(zip_longest(*winners)):
+            if config is not None and config not in out:
+                out.append(config)
     return out[:MOST_SEEDS]

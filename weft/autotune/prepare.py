@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from weft.cache.key import Device, Key, Soft
 from weft.cache.pack import Entry, Pack
 from weft.cache.store import Store
 
-_TWINS = ("launches the same as another configuration",)
+_NOT_ITS_OWN = ("launches the same as another configuration", "the wrapper cannot be run")
+"""Refusals that say nothing of a configuration elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Prepared:
     triton: str
 
     def text(self) -> str:
-        """For people: what each gate left of each kernel."""
-        return table(self.funnels)
+        """For people: what each gate left of each kernel, and why it refused the rest."""
+        refused = [f"{name}: {reasons(f.rejected)}" for name, f in self.funnels.items() if f.rejected]
+        return "\n".join([table(self.funnels), *(["", "refused:", *refused] if refused else [])])
 
     def data(self) -> dict[str, Any]:
         """As JSON data."""
@@ -97,10 +99,16 @@ def prepare(
     return Prepared(made, funnels, survivors, time.monotonic() - began, spent, triton)
 
 
+def reasons(counts: Mapping[str, int]) -> str:
+    """How many for each reason, the most frequent first."""
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{n:,} {reason}" for reason, n in ranked)
+
+
 def _worth(verdict: Verdict) -> bool:
     """Whether a verdict is worth a row: not what arithmetic says again at once, nor what was never compiled."""
     if verdict.gate:
-        return verdict.gate != "arithmetic" and verdict.reason not in _TWINS
+        return verdict.gate != "arithmetic" and verdict.reason not in _NOT_ITS_OWN
     return verdict.compile_s is not None
 
 

@@ -126,8 +126,7 @@ def id_of(config: Config) -> str:
 def importance(result: Result) -> dict[str, float]:
     """How much each knob decides over being among the best, summing to 1 (PED-ANOVA, Watanabe et al. 2023); empty where
     there are too few trials."""
-    done = [t for t in result.trials if (t.us is not None and not t.recorded) or t.us is not None]
-    if result.study is None or len({t.us for t in done}) < 8:
+    if result.study is None or len({t.us for t in result.trials if t.us is not None}) < 8:
         return {}
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 

@@ -281,11 +281,11 @@ class Search:
         chosen = finals.field(self.trials)
         if not chosen or self.budget.left() <= 0:
             return Final()
+        rng = np.random.default_rng([self.options.seed, len(self.trials)])
         if len(chosen) == 1:
             why = f"nothing else within {finals.WITHIN - 1:.0%}"
-            return Final(chosen[0].config, chosen[0].us, 1.0, why)
+            return Final(chosen[0].config, chosen[0].us, finals.alone(self.trials, rng), why)
         self.phase = "finals"
-        rng = np.random.default_rng([self.options.seed, len(self.trials)])
         round_ = 1 + max((row.round for row in self.rows), default=0)
         times = finals.race(len(chosen), self._launcher(chosen, round_), rng, lambda: self.budget.left() <= 0)
         configs = [trial.config for trial in chosen]
