@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in one command of under ten minutes: `make gpu`, or `python -m benchmarks.gpu`.
 
     python -m benchmarks.gpu                    all stages; JSON in benchmarks/results/<gpu>/
-    python -m benchmarks.gpu correctness        one stage
+    python -m benchmarks.gpu correctness        one stage; `tables` runs only when it is named
     python -m benchmarks.gpu --rehearse         the same code on a CPU, kernels interpreted, toy sizes; nothing is kept
 
 Needs torch, triton and what they bring (sympy, networkx), no network: programs lie in lowered/. A stage runs in
@@ -32,11 +32,14 @@ GRACE = 45.0  # seconds that the case in hand may take beyond a stage's time
 
 @dataclass(frozen=True)
 class Kind:
-    """A stage of the run. seconds: of its own, in so many processes at once (several only where nothing is timed)."""
+    """A stage of the run. seconds: of its own, in so many processes at once (several only where nothing is timed).
+
+    asked: does it run only when it is named?"""
 
     name: str
     seconds: float
     processes: int = 1
+    asked: bool = False
 
 
 STAGES = (
@@ -45,8 +48,9 @@ STAGES = (
     Kind("training", 60, 6),
     Kind("attention", 140),
     Kind("regions", 110),
+    Kind("tables", 500, asked=True),
 )
-"""Together, with starts and graces, under ten minutes."""
+"""Those that run unasked take, with starts and graces, under ten minutes."""
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -66,7 +70,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if facts["gpu"] is None and not args.rehearse:
         print(f"no GPU: {facts['why']}; nothing was run", file=sys.stderr)
         return 0
-    chosen = [k for k in STAGES if not args.stages or k.name in args.stages]
+    chosen = [k for k in STAGES if k.name in args.stages or not (args.stages or k.asked)]
     began, failures, reached = time.monotonic(), 0, known_ceilings(facts)
     for kind in chosen:
         rows, fault = perform(kind, args.seconds, args.rehearse)
