@@ -1,5 +1,5 @@
-"""Searches replayed on recorded tables: cold, warm, with the worst as seeds, by chance, by stock TPE; as fractions of the
-optimum."""
+"""Searches replayed on recorded tables: cold, warm, with the worst as seeds, by chance, by stock TPE; as fractions of
+the optimum."""
 
 import argparse
 import json

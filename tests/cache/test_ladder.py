@@ -293,8 +293,13 @@ def test_lookups_are_quick(tmp_path, shape, record_property):
     cold_ms = quickest(lambda: Ladder([Store(tmp_path / "c")]).lookup(key, SOFT, judge, DEFAULT), 10) * 1e3
     miss = replace(KEY, kernel="f" * 32)
     miss_ms = quickest(lambda: Ladder([Store(tmp_path / "c")]).lookup(miss, SOFT, judge, DEFAULT), 10) * 1e3
-    record_property("hot us, cold ms, miss ms", f"{hot_us:.1f}, {cold_ms:.2f}, {miss_ms:.2f}")
+    beside = key.on(H100)
+    assert ladder.lookup(beside, SOFT, judge, DEFAULT).rung is Rung.SIBLING
+    sibling_ms = quickest(lambda: Ladder([Store(tmp_path / "c")]).lookup(beside, SOFT, judge, DEFAULT), 10) * 1e3
+    figures = f"{hot_us:.1f}, {cold_ms:.2f}, {miss_ms:.2f}, {sibling_ms:.2f}"
+    record_property("hot us, cold ms, miss ms, sibling ms", figures)
 
     assert hot_us <= 20
     assert cold_ms <= 5
     assert miss_ms <= 5
+    assert sibling_ms <= 5

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nsmallest
+from itertools import chain
 from math import log2
 from typing import Any, Protocol
 
@@ -95,9 +96,11 @@ class Search:
         self.hit = self._first(own) is not None
         buckets = self._on(Rung.BUCKET)
         found = self._first([*own, *buckets])
-        for rung in (Rung.OLDER, Rung.SIBLING):
-            if found is None:
-                found = self._first(self._on(rung))
+        farther = chain(self._levels(Rung.OLDER), self._levels(Rung.SIBLING)) if found is None else ()
+        for options in farther:
+            found = self._first(options)
+            if found is not None:
+                break
         return found or (None, None)
 
     def seeds(self, most: int) -> list[tuple[Option, Best]]:
@@ -152,33 +155,42 @@ class Search:
 
     def _on(self, rung: Rung) -> list[Option]:
         """What the nearest keys of a rung hold."""
-        ranked: list[tuple[tuple[Any, ...], str, Source]] = []
+        return [option for options in self._levels(rung) for option in options]
+
+    def _levels(self, rung: Rung) -> Iterator[list[Option]]:
+        """The same, and no more of it than is asked for: first what comes before all else whatever its values are."""
+        levels: dict[tuple[Any, ...], list[tuple[int, Source, Index, frozenset[str], list[str]]]] = {}
         allowed, needed = _FIELDS[rung]
         for place, (source, index, groups) in enumerate(self._all()):
             for fields, names in groups.items():
                 if fields <= allowed and fields & needed:
-                    for name in names:
-                        rank = self._rank(rung, index, name, fields)
-                        if rank is not None:
-                            ranked.append(((*rank, place), name, source))
-        out: list[Option] = []
-        for rank, name, source in nsmallest(_LOOKED_AT, ranked, key=_first_two):
-            key = source.key(name)
-            if key is not None:
-                out += self._options(source, key, rung, rank)
-        return out
+                    levels.setdefault(_level(rung, fields), []).append((place, source, index, fields, names))
+        left = _LOOKED_AT
+        for level in sorted(levels):
+            ranked = [
+                ((*rank, place), name, source)
+                for place, source, index, fields, names in levels[level]
+                for name in names
+                if (rank := self._rank(rung, index, name, fields)) is not None
+            ]
+            nearest = nsmallest(left, ranked, key=_first_two)
+            keys = [(rank, source, source.key(name)) for rank, name, source in nearest]
+            yield [o for rank, source, key in keys if key for o in self._options(source, key, rung, (*level, *rank))]
+            left -= len(nearest)
+            if not left:
+                return
 
     def _rank(self, rung: Rung, index: Index, name: str, fields: frozenset[str]) -> tuple[Any, ...] | None:
-        """How near a key of this rung is; None when it cannot be compared."""
+        """How near a key of this rung and level is; None when it cannot be compared."""
         try:
             apart = _apart(self._bucket, index.value(name, "bucket")) if "bucket" in fields else 0.0
             if rung is Rung.BUCKET or apart is None:
                 return None if apart is None else (apart,)
             tools = _tools(self.key.triton, index.value(name, "triton")) if "triton" in fields else (False, ())
             if rung is Rung.OLDER:
-                return "bucket" in fields, *tools, apart
+                return *tools, apart
             sms = abs(log2((1 + self.key.device.sms) / (1 + index.value(name, "sms"))))
-            return "bucket" in fields, "triton" in fields, len(fields & _DEVICE), sms, *tools, apart
+            return sms, *tools, apart
         except (TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError):
             return None  # an index that was tampered with
 
@@ -201,6 +213,14 @@ class Search:
             if key is not None:
                 return key
         return None
+
+
+def _level(rung: Rung, fields: frozenset[str]) -> tuple[Any, ...]:
+    """What of the fields in which a key differs decides before their values do."""
+    if rung is Rung.BUCKET:
+        return ()
+    own = ("bucket" in fields,)
+    return own if rung is Rung.OLDER else (*own, "triton" in fields, len(fields & _DEVICE))
 
 
 def _first_two(ranked: tuple[Any, str, Source]) -> tuple[Any, str]:
