@@ -1,5 +1,6 @@
 """Regions of generated graphs: from formula to interpreted kernels, forward and backward, equal to autograd."""
 
+from math import prod
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.campaign import count
 from tests.ir.generate import random_formula, random_graph
 from tests.kernels.attention_cases import patterns
 from tests.kernels.emitted import Emitted, check
+from weft.codegen.kernels import launch
 from weft.codegen.wrapper import Why
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
@@ -34,6 +36,28 @@ def draw(graph: Graph, sizes: dict[str, int], seed: int, scale: float = 1.0) -> 
         else:
             out[v.name] = torch.randint(0, 3, shape, generator=g)
     return out
+
+
+# -- operands ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(count(40, 500)))
+def test_operands_of_any_strides(seed):
+    """A group of axes is walked by its one stride, or the tensor is copied; axes of one may have any stride."""
+    rng = Random(seed)
+    shape = [rng.choice((1, 1, 2, 3)) for _ in range(rng.randint(1, 4))]
+    strides = [rng.choice((1, 2, 3, 6, 7)) for _ in shape] if rng.random() < 0.5 else list(torch.empty(shape).stride())
+    strides = [rng.choice((n, n, 2 * n, 5)) for n in strides]
+    store = torch.arange(sum((n - 1) * s for n, s in zip(shape, strides)) + 1)
+    x = store.as_strided(shape, strides)
+    cut = rng.randint(0, len(shape))
+    groups = tuple(g for g in (tuple(range(cut)), tuple(range(cut, len(shape)))) if g)
+    y, steps = launch.laid(x, *groups, ())
+
+    assert steps[-1] == 0
+    assert torch.equal(x, y)
+    sizes = [prod(shape[a] for a in g) for g in groups]
+    assert torch.equal(y.as_strided(sizes, steps[:-1]).reshape(shape), x)
 
 
 # -- recurrent cells ---------------------------------------------------------------------------------------------------

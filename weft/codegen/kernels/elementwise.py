@@ -81,12 +81,12 @@ def sign(x):
 
 @triton.jit
 def larger(a, b):
-    return tl.where((a > b) | (a != a), a, b)
+    return tl.where(a != a, a, tl.where(a > b, a, b))  # no `|`: the interpreter has none of a scalar and a block
 
 
 @triton.jit
 def smaller(a, b):
-    return tl.where((a < b) | (a != a), a, b)
+    return tl.where(a != a, a, tl.where(a < b, a, b))
 
 
 @triton.jit

@@ -68,11 +68,10 @@ def laid(x: Tensor, *groups: tuple[int, ...]) -> Operand:
     """A tensor and its stride along each group of neighbouring axes; 0 for (), which it does not have.
 
     Axes of a group that no one stride walks are copied into order first."""
-    if not all(
-        x.stride(a) == x.stride(b) * x.shape[b] or x.shape[a] == 1 for g in groups for a, b in itertools.pairwise(g)
-    ):
+    walked = [tuple(a for a in g if x.shape[a] > 1) or g[-1:] for g in groups]  # an axis of one may have any stride
+    if not all(x.stride(a) == x.stride(b) * x.shape[b] for w in walked for a, b in itertools.pairwise(w)):
         x = x.contiguous()
-    return x, tuple(x.stride(g[-1]) if g else 0 for g in groups)
+    return x, tuple(x.stride(w[-1]) if w else 0 for w in walked)
 
 
 def tensors(operands: Sequence[Operand]) -> tuple[tuple[Tensor, ...], tuple[tuple[int, ...], ...]]:
