@@ -193,10 +193,12 @@ def verify(
     train: bool = True,
     target: str | None = None,
     memory: str | int | None = None,
+    kernels: bool = True,
 ) -> Verified:
     """Compare the module of a spec, or of a package's folder, with the fp64 reference.
 
-    A package is checked against the graph saved in it."""
+    A package is checked against the graph saved in it. kernels: run its kernels too, on a GPU or in Triton's
+    interpreter, in a process of their own."""
     from pathlib import Path
 
     from weft.codegen.build import files_of, temporary, verified
@@ -204,10 +206,10 @@ def verify(
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
         from weft.codegen.saved import read
 
-        return verified(read(source), source)
+        return verified(read(source), source, kernels=kernels)
     spec = open_spec(source, sets, small)
     found = planned(spec, train, target, memory)
-    return verified(found.program, temporary(files_of(found)), spec.model.modules())
+    return verified(found.program, temporary(files_of(found)), spec.model.modules(), kernels)
 
 
 def plan(

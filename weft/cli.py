@@ -288,7 +288,7 @@ def compile(out: str, check_it: bool, force: bool, **given: Any) -> Report:
 
 @verb(SPEC, PLAN)
 def verify(spec: str, **given: Any) -> Report:
-    """Compare SPEC's module, or the package in a folder, with the fp64 reference: outputs, gradients, decoding."""
+    """Compare SPEC's module, or a package's folder, with the fp64 reference: outputs, gradients, decoding, kernels."""
     from weft import api
 
     found = api.verify(spec, **given)

@@ -57,10 +57,28 @@ def uniform(program: Program) -> bool:
     return found <= {"f32"}
 
 
-def verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None = None) -> "Verified":
-    """Compare the package in `folder` with the reference interpreter on `program`.
+def verified(
+    program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None = None, kernels: bool = True
+) -> "Verified":
+    """Compare the package in `folder` with the reference interpreter on `program`; its kernels too, if `kernels`.
 
     wrapped: the modules of opaque blocks, by key."""
+    from .verify_kernels import Running
+
+    if not kernels:
+        return _verified(program, folder, wrapped)
+    if wrapped:
+        found = _verified(program, folder, wrapped)
+        found.notes.append("kernels were not run: they run in another process, which has no wrapped modules")
+        return found
+    with Running(program, folder) as running:
+        found = _verified(program, folder, wrapped)
+        running.into(found)
+    return found
+
+
+def _verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None) -> "Verified":
+    """The torch path."""
     from .verify import retyped, verify
 
     if uniform(program):

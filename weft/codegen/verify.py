@@ -5,9 +5,10 @@ backward. Differences are normwise per tensor: ||a - b|| <= tol * max(||b||, 1e-
 median is over the gradients (or outputs), so that a tensor that should be zero has a scale too.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Verified:
 
     def data(self) -> dict[str, Any]:
         return {
-            "rows": [asdict(r) | {"ok": r.ok} for r in self.rows],
+            "rows": [asdict(r) | {"ok": r.ok, "error": r.error if isfinite(r.error) else None} for r in self.rows],
             "near_ties": self.near_ties,
             "notes": self.notes,
             "ok": self.ok,
@@ -65,9 +66,10 @@ class Verified:
 
     def text(self) -> str:
         """The table for people."""
-        head = f"{'check':22} {'dtype':5} {'error':>9} {'tol':>7}  {'worst of':>8}  tensor"
+        wide = max(22, *(len(r.check) for r in self.rows)) if self.rows else 22
+        head = f"{'check':{wide}} {'dtype':5} {'error':>9} {'tol':>7}  {'worst of':>8}  tensor"
         lines = [
-            f"{r.check:22} {r.dtype:5} {r.error:9.1e} {r.tolerance:7.0e}  {r.tensors:8}  {r.worst}"
+            f"{r.check:{wide}} {r.dtype:5} {r.error:9.1e} {r.tolerance:7.0e}  {r.tensors:8}  {r.worst}"
             + ("" if r.ok else "  FAILED")
             for r in self.rows
         ]
@@ -91,24 +93,30 @@ def verify(
     more than one; it is compared in its outputs alone. seed: of inputs and parameters. wrapped: the modules of opaque
     blocks, by key.
     """
-    sizes = program.resolve(**_batch(program))
     found = Verified()
-    params = _parameters(program, seed, sizes)
-    inputs, found.near_ties = _inputs(program, params, sizes, seed)
-    truth = _Truth(program, params, inputs, sizes, wrapped)
+    sizes, params, inputs, found.near_ties = case(program, seed)
+    truth = Truth(program, params, inputs, sizes, wrapped)
     for dtype in ("f32", "f64"):
-        module = _loaded(build(dtype), params, TORCH[dtype])
+        module = loaded(build(dtype), params, TORCH[dtype])
         found.rows += _compare(truth, module, dtype)
         if dtype == "f64":
             found.rows += _decoding(program, module, inputs, found.notes)
     if own is not None:
         dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
-        found.rows += _outputs(truth, _loaded(own, params, None), dtype)
+        found.rows += _outputs(truth, loaded(own, params, None), dtype)
     if found.near_ties:
         found.notes.append(
             f"{found.near_ties} routing decisions are near ties (within {NEAR_TIE:g} of the logits' size)"
         )
     return found
+
+
+def case(program: Program, seed: int) -> tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor], int]:
+    """Sizes, parameters, inputs, and how many routing decisions are near ties: the same for the same seed."""
+    sizes = program.resolve(**_batch(program))
+    params = _parameters(program, seed, sizes)
+    inputs, ties = _inputs(program, params, sizes, seed)
+    return sizes, params, inputs, ties
 
 
 def _batch(program: Program) -> dict[str, int]:
@@ -201,7 +209,7 @@ def counting_ties() -> Generator[list[int]]:
         Route.torch = plain  # type: ignore[method-assign]
 
 
-class _Truth:
+class Truth:
     """Outputs and gradients of the interpreter in float64."""
 
     def __init__(
@@ -237,25 +245,26 @@ class _Truth:
         return sum((outputs[n].double() * self.weights[n]).sum() for n in names)  # type: ignore[return-value]
 
 
-def _loaded(module: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:
+def loaded(module: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:
+    """The module with these parameters, all floats in one dtype (None: in its own)."""
     module = module if dtype is None else module.to(dtype)
     module.load_state_dict({name: p.to(module.state_dict()[name].dtype) for name, p in params.items()})
     return module.train()
 
 
-def _run(truth: _Truth, module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _run(truth: Truth, module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
     inputs = {n: x.to(dtype) if x.is_floating_point() and dtype is not None else x for n, x in truth.inputs.items()}
     out = module(**inputs)
     return dict(zip(truth.program.outputs, out))
 
 
-def _outputs(truth: _Truth, module: nn.Module, dtype: str) -> list[Row]:
+def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
     with torch.no_grad():
         got = _run(truth, module, None)
     return [compare("outputs", dtype, got, truth.outputs)]
 
 
-def _compare(truth: _Truth, module: nn.Module, dtype: str) -> list[Row]:
+def _compare(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
     rows: list[Row] = []
     for i, (what, names) in enumerate(truth.objectives().items()):
         out = _run(truth, module, TORCH[dtype])
@@ -269,9 +278,17 @@ def _compare(truth: _Truth, module: nn.Module, dtype: str) -> list[Row]:
     return rows
 
 
-def compare(check: str, dtype: str, got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> Row:
-    """The worst tensor by ||a - b|| / max(||b||, 1e-3 * median RMS * sqrt(numel)); integers must be equal."""
-    floats = [b.double() for b in want.values() if b.is_floating_point() and b.numel()]
+def compare(
+    check: str,
+    dtype: str,
+    got: Mapping[str, Tensor],
+    want: Mapping[str, Tensor],
+    beside: Iterable[Tensor] = (),
+    floor: float = 1e-3,
+) -> Row:
+    """The worst tensor by ||a - b|| / max(||b||, floor * median RMS * sqrt(numel)); integers and infinities must be
+    equal. beside: tensors that count for the median too."""
+    floats = [_finite(b) for b in (*want.values(), *beside) if b.is_floating_point() and b.numel()]
     rms = sorted(float(b.norm()) / b.numel() ** 0.5 for b in floats)
     median = rms[len(rms) // 2] if rms else 0.0
     worst, most = "", -1.0
@@ -282,12 +299,16 @@ def compare(check: str, dtype: str, got: Mapping[str, Tensor], want: Mapping[str
         elif not b.is_floating_point():
             error = float((a != b).sum())
         else:
-            scale = max(float(b.norm()), 1e-3 * median * b.numel() ** 0.5) or 1.0
-            error = float((a.double() - b).norm()) / scale
+            scale = max(float(_finite(b).norm()), floor * median * b.numel() ** 0.5) or 1.0
+            error = float(torch.where(a == b, 0.0, a.double() - b).norm()) / scale
         error = error if error == error else float("inf")
         if error > most:
             worst, most = name, error
     return Row(check, dtype, worst, most, TOLERANCE[dtype], len(want))
+
+
+def _finite(x: Tensor) -> Tensor:
+    return x.double().masked_fill(x.isinf(), 0.0)
 
 
 def _decoding(program: Program, module: nn.Module, inputs: Mapping[str, Tensor], notes: list[str]) -> list[Row]:
