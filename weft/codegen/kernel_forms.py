@@ -62,7 +62,8 @@ def _norm(g: Builder, of: Any, ins: Sequence[Val], names: Sequence[str], statist
     total = g.reduce(g.map("c*c", c=c, dtype=acc), to=left)
     rstd = g.map(f"rsqrt(t / n_{over} + {of.eps})", t=total, dtype=acc, names=more[:1] or None)
     formula = ("c*rstd", "c*rstd*w", "c*rstd*w + b")[len(affine)]
-    y = g.map(formula, c=c, rstd=rstd, **dict(zip("wb", affine)), to=x.dims, dtype=x.dtype, names=names[:1])
+    given: dict[str, Any] = dict(zip("wb", affine))
+    y = g.map(formula, c=c, rstd=rstd, **given, to=x.dims, dtype=x.dtype, names=names[:1])
     return (y, *own, rstd) if statistics else (y,)
 
 
@@ -74,13 +75,14 @@ def _norm_back(
     left = [d for d in x.dims if d != over]
     rstd = statistics[-1]
     center = "(x - mean)*rstd" if isinstance(of, LayerNorm) else "x*rstd"
-    mean = {"mean": statistics[0]} if isinstance(of, LayerNorm) else {}
+    mean: dict[str, Any] = {"mean": statistics[0]} if isinstance(of, LayerNorm) else {}
     u = g.map(center, x=x, rstd=rstd, **mean, to=x.dims, dtype=acc)
     d = g.map("dy*w", dy=dy, w=affine[0], to=x.dims, dtype=acc) if affine else g.cast(dy, acc)
     both = g.reduce(g.map("d*u", d=d, u=u, to=x.dims, dtype=acc), to=left)
-    formula, given = f"rstd*(d - u*both / n_{over})", {"both": both}
+    formula, given = f"rstd*(d - u*both / n_{over})", dict[str, Any](both=both)
     if isinstance(of, LayerNorm):
-        formula, given = f"rstd*(d - one / n_{over} - u*both / n_{over})", {"both": both, "one": g.reduce(d, to=left)}
+        formula = f"rstd*(d - one / n_{over} - u*both / n_{over})"
+        given["one"] = g.reduce(d, to=left)
     dx = g.map(formula, rstd=rstd, d=d, u=u, **given, to=x.dims, dtype=x.dtype, names=names[:1])
     out = [dx]
     if affine:
@@ -98,9 +100,10 @@ def _loss(g: Builder, of: Any, ins: Sequence[Val], names: Sequence[str], statist
     total = g.reduce(g.map("exp(x - top)", x=x, top=top, to=x.dims, dtype=acc), to=left)
     chosen = f"where(i_{of.over} == y, x - top, 0)"
     hit = g.reduce(g.map(chosen, x=x, y=y, top=top, to=x.dims, dtype=acc), to=left)
-    formula, more = "log(total) - hit", {}
+    formula, more = "log(total) - hit", dict[str, Any]()
     if of.ignore is not None:
-        formula, more = f"where(y != {of.ignore}, {formula}, 0)", {"y": y}
+        formula = f"where(y != {of.ignore}, {formula}, 0)"
+        more["y"] = y
     loss = g.map(formula, total=total, hit=hit, **more, to=left, dtype=acc, names=names[:1])
     if not statistics:
         return (loss,)

@@ -63,7 +63,8 @@ def literal(value: Any) -> Tri:
 class Host(Protocol):
     """What a spelling may ask of the function it is printed into."""
 
-    acc: str
+    @property
+    def acc(self) -> str: ...
 
     def bind(self, hint: str, src: Tri) -> Tri: ...
 
@@ -106,7 +107,7 @@ class Formulas:
             "logaddexp": lambda a, b: self.function("elementwise.logaddexp({}, {})", a, b),
             **{k: (lambda a, k=k: self.function(f"tl.{k}({{}})", a)) for k in _TL},
             **{k: (lambda a, k=k: self.function(f"elementwise.{k}({{}})", a)) for k in (*own, "gelu_tanh_grad")},
-            **{k: (lambda a, b, s=s: self.compare(*s, a, b)) for k, s in compare.items()},
+            **{k: (lambda a, b, s=s: self.compare(s[0], s[1], a, b)) for k, s in compare.items()},
         }
 
     # -- kinds -------------------------------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ class Formulas:
             return literal(fold(a.value, b.value))
         a, b, kind = self.together(a, b)
         if kind == "int":
-            low = fold(-math.inf if x.low is None else x.low for x in (a, b))
+            low = fold(*(-math.inf if x.low is None else x.low for x in (a, b)))
             said = "tl.maximum" if name == "larger" else "tl.minimum"
             return Tri(f"{said}({a.text}, {b.text})", ATOM, "int", None, None if low == -math.inf else low)
         if a.number or b.number:
