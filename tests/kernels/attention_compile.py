@@ -10,6 +10,7 @@ import weft.codegen.kernels.attention_forward as forward
 import weft.codegen.kernels.attention_pieces as pieces
 from tests.kernels.aot import Built, build, source
 from tests.kernels.attention_holes import keep_causal
+from weft.autotune.staging import shared
 from weft.codegen.kernels.attention_common import tiles
 from weft.codegen.kernels.attention_plan import Walk, walk
 from weft.ir.pattern import Pattern
@@ -65,6 +66,28 @@ def walking(name: str, pattern: str, config: dict[str, Any]) -> dict[str, Any]:
     return {"pieces": getattr(pieces, w.pieces), "block": block, "SLOTS": w.slots, "PLAN": w.plan, "keep": keep}
 
 
+def sources(
+    name: str,
+    config: dict[str, Any],
+    dim: int,
+    dtype: str,
+    pattern: str,
+    given: dict[str, Any],
+    constants: dict[str, Any],
+) -> list[Any]:
+    """A kernel in one of its configurations, twice where dk and dv are split. `given`: types of more arguments."""
+    kernel, constants = KERNELS[name], PLAIN | (walking(name, pattern, config) if name != "delta" else {}) | constants
+    constants |= {"scale": dim**-0.5, "DK": tiles(dim), "DV": tiles(dim), "BM": config["BM"], "BN": config.get("BN")}
+    if name == "dkdv":
+        constants["HEADS"] = constants["HEADS"] if len(constants["HEADS"] or ()) == 3 else None
+    out = []
+    for want in ((True, False), (False, True)) if config.get("SPLIT") else ((True, True),):
+        constants |= {"WANT_K": want[0], "WANT_V": want[1]} if config.get("SPLIT") else {}
+        known = {k: v for k, v in constants.items() if k in kernel.arg_names and k not in given}
+        out.append(source(kernel, types(kernel, dtype) | given, known))
+    return out
+
+
 def compiled(
     name: str,
     config: dict[str, Any],
@@ -75,16 +98,13 @@ def compiled(
     given: dict[str, Any] | None = None,
     **constants: Any,
 ) -> list[Built]:
-    """A kernel in one of its configurations, twice where dk and dv are split. `given`: types of more arguments."""
-    kernel, constants = KERNELS[name], PLAIN | walking(name, pattern, config) | constants
-    constants |= {"scale": dim**-0.5, "DK": tiles(dim), "DV": tiles(dim), "BM": config["BM"], "BN": config["BN"]}
-    if name == "dkdv":
-        constants["HEADS"] = constants["HEADS"] if len(constants["HEADS"] or ()) == 3 else None
-    given = given or {}
-    made = []
-    for want in ((True, False), (False, True)) if config.get("SPLIT") else ((True, True),):
-        constants |= {"WANT_K": want[0], "WANT_V": want[1]} if config.get("SPLIT") else {}
-        known = {k: v for k, v in constants.items() if k in kernel.arg_names and k not in given}
-        text = source(kernel, types(kernel, dtype) | given, known)
-        made.append(build(text, arch, config["num_warps"], config["num_stages"]))
-    return made
+    """What `sources` gives, compiled."""
+    made = sources(name, config, dim, dtype, pattern, given or {}, constants)
+    return [build(text, arch, config["num_warps"], config["num_stages"]) for text in made]
+
+
+def staged(name: str, config: dict[str, Any], arch: str, dim: int, dtype: str, pattern: str) -> int:
+    """Bytes of shared memory, without compiling to the end."""
+    options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"], "enable_fp_fusion": True}
+    made = sources(name, config, dim, dtype, pattern, {}, {"PREC": "ieee"})
+    return max(shared(text, arch, options) or 0 for text in made)

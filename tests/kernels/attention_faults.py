@@ -9,8 +9,8 @@ __all__ = ["CASES", "FAULTS", "FILES", "case"]
 
 CASES = 160
 
-COMMON, FORWARD, BACKWARD, PIECES, LAUNCH = (
-    "attention_common", "attention_forward", "attention_backward", "attention_pieces", "attention",
+COMMON, FORWARD, BACKWARD, PIECES, LAUNCH, WALKS = (
+    "attention_common", "attention_forward", "attention_backward", "attention_pieces", "attention", "attention_walks",
 )  # fmt: skip
 K_LOAD = "k = load(Kb, sk[2], j * BN, nk, BN, DK, not SLOTS[s], K_AT, IDX)"
 V_LOAD = "v = load(Vb, sv[2], j * BN, nk, BN, DV, not SLOTS[s], K_AT, IDX)"
@@ -92,6 +92,22 @@ FAULTS = (
     Fault("plan: entries overlap", PIECES, "member(first + z - past, anchor", "member(first + z, anchor"),
     Fault("table: another head's row", PIECES, "(h if PLAN[0] > 1 else 0)", "0"),
     Fault("table: next slot's blocks", PIECES, "tl.load(p), tl.load(p + 1), 1", "tl.load(p), tl.load(p + 2 - (p - TAB[0] + 2 > PLAN[0] * PLAN[1] * PLAN[2])), 1"),
+    Fault("causal in one loop: last block dropped", PIECES, "return 0, up(tl.minimum(i * A + A, m), B), 1", "return 0, up(tl.minimum(i * A + A, m) - 1, B), 1"),
+    Fault("causal back in one loop: first block dropped", PIECES, "return i * A // B, up(m, B), 1", "return up(i * A, B), up(m, B), 1"),
+    Fault("band: first key too late", PIECES, "tl.maximum(i * A - PLAN[0], 0) // B", "tl.maximum(i * A + B - 1 - PLAN[0], 0) // B"),
+    Fault("band: last key dropped", PIECES, "tl.maximum(i * A + A + PLAN[1], 0), m)", "tl.maximum(i * A + A + PLAN[1] - 1, 0), m)"),
+    Fault("band: full too early", PIECES, "tl.maximum(i * A + A - 1 - PLAN[0], 0)", "tl.maximum(i * A - PLAN[0], 0)"),
+    Fault("band: full too long", PIECES, "tl.maximum(i * A + 1 + PLAN[1], 0), m) // B", "tl.maximum(i * A + B + PLAN[1], 0), m) // B"),
+    Fault("band: blocks after the full ones lost", PIECES, "return tl.where(z < full, z, z + past - full)", "return z"),
+    Fault("table cut: all parts the first", WALKS, "head + j * times + z", "head + j * times"),
+    Fault("table cut: head lost", WALKS, "return [head + j * times", "return [0 * head + j * times"),
+    Fault("table joined: full if any is", WALKS, "(whole[e] == pieces) == full", "(whole[e] > 0) == full"),
+    Fault("table joined: partial ones lost", WALKS, "if len(slots) == 1 or", "if"),
+    Fault("table recut: rows of the block before", WALKS, "range(i * a // made.grain, min(rows,", "range(max(0, i - 1) * a // made.grain, min(rows,"),
+    Fault("table in one loop: starts of two", WALKS, "first[:: len(walk.slots)].contiguous()", "first"),
+    Fault("plan read: end cut nothing", WALKS, '"cut" in head', "False"),
+    Fault("plan read: end a small number", WALKS, "END = 1 << 30", "END = 1"),
+    Fault("plan in one loop: partial only", WALKS, "for slot in walk.plan[0] for e in slot", "for slot in walk.plan[0][-1:] for e in slot"),
     # launches
     Fault("rows no part reaches not cleared", LAUNCH, "of_heads(lse, heads).fill_(torch.inf)", "pass"),
     Fault("dq not cleared", LAUNCH, "of_heads(total.to(0), order[0][0]).zero_()", "pass"),

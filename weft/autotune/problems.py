@@ -183,7 +183,7 @@ def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[di
 
 def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
     """What formulas of spaces and hazards may ask of a region: bytes of an element; of an attention its head dims,
-    padded to 16, their tiles, and the block of its static block set, 0 without one."""
+    padded to 16, their tiles, whether nothing was padded, and the block of its static block set, 0 without one."""
     from weft.codegen.kernels.attention_plan import static_block
     from weft.ir.library.attention import Attend, AttendGrad
 
@@ -197,6 +197,7 @@ def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
             widths = [w for d in (dk, dv) for w in _tiles(d)]
             out |= {"dk": sum(_tiles(dk)), "dv": sum(_tiles(dv)), "narrowest": min(widths)}
             out |= {"tiles": max(len(_tiles(dk)), len(_tiles(dv))), "block": static_block(op.pattern)}
+            out["whole"] = int(dk % 16 == dv % 16 == 0)
     return out
 
 

@@ -51,12 +51,12 @@ SM120: dict[str, Rows] = {
 HALF = {"sm_80": SM80, "sm_90": SM90, "sm_100": SM90, "sm_120": SM120}
 """bf16 and f16."""
 FLOAT80: dict[str, Rows] = {
-    "forward": {64: (64, 32, 8, 2), 128: (32, 32, 8, 2), 256: (16, 16, 4, 2)},
+    "forward": {128: (32, 32, 8, 2), 256: (16, 16, 4, 2)},
     "dkdv": {64: (32, 32, 4, 2), 96: (32, 32, 8, 2), 128: (16, 32, 8, 2), 192: (16, 32, 4, 2), 256: (16, 32, 8, 2)},
     "dq": {96: (32, 32, 8, 2), 128: (16, 16, 4, 2), 192: (16, 32, 4, 2), 256: (16, 32, 8, 2)},
 }
 FLOAT90: dict[str, Rows] = {
-    "forward": {64: (64, 32, 8, 2), 96: (32, 32, 8, 2), 256: (16, 32, 8, 2)},
+    "forward": {96: (32, 32, 8, 2), 256: (16, 32, 8, 2)},
     "dkdv": {64: (32, 32, 8, 2), 192: (16, 32, 8, 2), 256: (16, 16, 8, 2)},
     "dq": {96: (32, 32, 8, 2), 256: (16, 32, 8, 2)},
 }
@@ -64,8 +64,7 @@ SINGLE = {"sm_80": FLOAT80, "sm_90": FLOAT90, "sm_100": FLOAT90, "sm_120": FLOAT
 """f32, whose products run on the ordinary units."""
 CHAINED = (32, 32, 8, 2)
 """bf16 and f16 on sm_100 where a head dim has several tiles: see `chained-dots-tcgen05` in the table of hazards."""
-DELTA: dict[int, tuple[int, int]] = {128: (64, 4), WIDEST: (32, 4)}
-"""delta, of any dtype: (BM, num_warps)."""
+DELTA = {"BM": 32, "num_warps": 8, "num_stages": 1}
 
 
 def configurations(side: str, dk: int, dv: int, block: int = 0) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
@@ -80,8 +79,7 @@ def default(kernel: str, target: str, dtype: str, dk: int, dv: int, block: int =
     if max(dk, dv) > WIDEST:
         raise ValueError(f"no attention kernel holds a head dim of {max(dk, dv)}: at most {WIDEST}")
     if kernel == "delta":
-        bm, warps = _of(DELTA, max(dk, dv))
-        return {"BM": bm, "num_warps": warps, "num_stages": 1}
+        return dict(DELTA)
     row = _of((SINGLE if dtype == "f32" else HALF)[target][kernel], max(dk, dv))
     if target == "sm_100" and dtype != "f32" and max(tile_count(dk), tile_count(dv)) > 1:
         row = (*CHAINED, *row[4:])
@@ -89,7 +87,6 @@ def default(kernel: str, target: str, dtype: str, dk: int, dv: int, block: int =
     if block:
         most = block & -block
         found |= {"BM": min(found["BM"], most), "BN": min(found["BN"], most)}
-        found["num_warps"] = min(found["num_warps"], max(1, found["BM"] * found["BN"] // 128))
     return {name: found[name] for name in KNOBS[kernel]}
 
 
@@ -116,23 +113,32 @@ _CONSTRAINTS = {
     "threads without an element": "BM*BN >= 32*num_warps",
     "more than 128 scores a thread": "BM*BN <= 128*32*num_warps",
 }
-_SIZES_ASKED = ("bytes", "dk", "dv", "block")
+_ASKED = ("bytes", "dk", "dv", "block", "whole", "narrowest")
+
+
+def _shared(fixed: str, rows: str) -> dict[str, str]:
+    """What a program has in shared memory at least: the tiles it keeps, and one pair of streamed tiles less than there
+    are stages; a tile of under four bytes a thread is not streamed, nor are rows cut off unaligned. As compiled with
+    Triton 3.6 and 3.9; of other targets nothing is known."""
+    stream = f"where({rows}*narrowest*bytes >= 128*num_warps, (num_stages - 1)*{rows}*(dk + dv)*bytes, 0)"
+    return dict.fromkeys(("sm_80", "sm_90", "sm_120"), f"{fixed}*bytes + whole*{stream}")
+
 
 SPACES: dict[str, dict[str, Any]] = {
     "attention_forward": {
-        "kernels": ("forward",), "part": "forward", "knobs": _KNOBS, "sizes": _SIZES_ASKED,
-        "constraints": _CONSTRAINTS,
+        "kernels": ("forward",), "part": "forward", "knobs": _KNOBS, "sizes": _ASKED,
+        "constraints": _CONSTRAINTS, "shared": _shared("BM*dk", "BN"),
     },
     "attention_dkdv": {
-        "kernels": ("dkdv",), "part": "dkdv", "knobs": _KNOBS | {"SPLIT": (False, True)}, "sizes": _SIZES_ASKED,
-        "constraints": _CONSTRAINTS,
+        "kernels": ("dkdv",), "part": "dkdv", "knobs": _KNOBS | {"SPLIT": (False, True)}, "sizes": _ASKED,
+        "constraints": _CONSTRAINTS, "shared": _shared("BN*(dk + dv)", "BM"),
     },
     "attention_dq": {
-        "kernels": ("dq",), "part": "dq", "knobs": _KNOBS, "sizes": _SIZES_ASKED,
-        "constraints": _CONSTRAINTS,
+        "kernels": ("dq",), "part": "dq", "knobs": _KNOBS, "sizes": _ASKED,
+        "constraints": _CONSTRAINTS, "shared": _shared("BM*(dk + dv)", "BN"),
     },
     "attention_delta": {
-        "kernels": ("delta",), "part": "delta", "sizes": _SIZES_ASKED,
+        "kernels": ("delta",), "part": "delta", "sizes": _ASKED,
         "knobs": {"BM": (16, 32, 64, 128, 256), "num_warps": (1, 2, 4, 8), "num_stages": (1,)},
         "constraints": {"more than 128 elements a thread": "BM*dv <= 128*32*num_warps"},
     },
