@@ -19,7 +19,7 @@ _LOCALS = (
 )
 _HOLES = "pre body finish after same before start cell stage keep score dscore epilogue groups run empty NAME X ACC acc"
 _OTHERS = "torch triton tl launch ops elementwise functools x c q k v b h s d t i j m n o u dq dk dv do lse lanes steps"
-_MODULES = "matmul grouped_matmul cross_entropy factors depth"
+_MODULES = "matmul grouped_matmul cross_entropy attention attention_pieces attention_walks factors depth"
 _RESERVED = frozenset([*keyword.kwlist, *dir(builtins), *" ".join((_LOCALS, _HOLES, _OTHERS, _MODULES)).split()])
 
 
