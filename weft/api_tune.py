@@ -80,10 +80,12 @@ def prepare(
     most: int | None = None,
     only: str = "",
     dtype: str = "bf16",
+    watch: Any = None,
 ) -> Prepared:
     """Take the configurations of a spec's or a package's kernels through every gate that needs no GPU.
 
     target: the machine's own by default. seconds: for all kernels; most: configurations of a kernel that are compiled.
+    watch: is told in a line what is being done.
     """
     from weft.autotune.prepare import prepare as run
     from weft.autotune.problems import by_weight, tasks
@@ -101,7 +103,7 @@ def prepare(
         raise UsageError(nothing(only, [t.problem.name for t in found]))
     with Store() as store:
         bounds: dict[str, Any] = {"most": most} if most else {}
-        return run(chosen, store, aim, seconds=seconds or float("inf"), **bounds)
+        return run(chosen, store, aim, seconds=seconds or float("inf"), watch=watch or (lambda text: None), **bounds)
 
 
 def replay(

@@ -97,10 +97,10 @@ def _required(spec: str | None, given: dict[str, Any]) -> Found:
 def _prepare(spec: str | None, given: dict[str, Any]) -> Found:
     from weft import api
 
-    with _progress():
+    with _progress() as progress:
         found = api.prepare(
             spec, given["sets"], given["small"], given["train"], given["target"], seconds=given["seconds"],
-            most=given["trials"], only=given["kernel"], dtype=given["dtype"],
+            most=given["trials"], only=given["kernel"], dtype=given["dtype"], watch=progress.note,
         )  # fmt: skip
     paths = [_pack(given["out"], found.pack)] if given["out"] else []
     data = {"mode": "prepare", **found.data(), "paths": paths}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,21 +112,30 @@ class Gatekeeper:
         """What the whole space comes to after the gates up to `upto`.
 
         most: let only so many through the gates from "compile" on, the most promising by the cost model, and seconds:
-        begin no further ones after so long; the others stay in the pool and are judged when their turn comes."""
-        left, end = self._arithmetic(), time.monotonic() + seconds
+        begin no further ones after so long, half of it in the gate before; the others stay in the pool and are judged
+        when their turn comes."""
+        began, left = time.monotonic(), self._arithmetic()
         for gate in STEPS[: STEPS.index(upto) + 1]:
-            if gate in ("compile", "interpreter"):
-                ranked = sorted(left, key=lambda c: (c.config != self.problem.default, estimate(self._facts(c))))
-                ranked = [c for c in ranked if c.seen == "compile"] if gate == "interpreter" else ranked
-                ranked = ranked[:most] if most else ranked
-                for first in range(0, len(ranked), _AT_ONCE):
-                    if time.monotonic() > end:
-                        break
-                    self._through(gate, ranked[first : first + _AT_ONCE])
-            else:
+            if gate == "wrapper":
                 self._through(gate, left)
+            else:
+                ends = began + seconds / (2 if gate == "shared" and upto != gate else 1)
+                for some in _batches(self._ranked(gate, left, most)):
+                    if time.monotonic() > ends:
+                        break
+                    self._through(gate, some)
             left = [c for c in left if c.refused is None]
         return Pool(tuple(c.config for c in left), self._columns(left), self.funnel.rejected, self.funnel.seconds)
+
+    def _ranked(self, gate: str, left: Sequence[_Candidate], most: int) -> list[_Candidate]:
+        """Who is asked at a gate, the default and the most promising first; before anything is known, in an order by
+        chance, so that a part is like the whole."""
+        if gate == "shared":
+            return sorted(left, key=lambda c: (c.config != self.problem.default, config_id(c.config)))
+        seen = STEPS[STEPS.index(gate) - 1]
+        ready = [c for c in left if c.seen == seen or c.recalled]
+        ready = sorted(ready, key=lambda c: (c.config != self.problem.default, estimate(self._facts(c))))
+        return ready[:most] if most else ready
 
     def recall(self, rows: Iterable[Row]) -> int:
         """Believe what `--prepare` found out with this very Triton: refusals are not asked again, survivors need not be
@@ -347,3 +356,8 @@ class Gatekeeper:
 
 def _identity(launches: Sequence[Launch]) -> tuple[Any, ...]:
     return tuple((f.key(), f.grid) for f in launches)
+
+
+def _batches(candidates: Sequence[_Candidate]) -> Iterator[Sequence[_Candidate]]:
+    for first in range(0, len(candidates), _AT_ONCE):
+        yield candidates[first : first + _AT_ONCE]

@@ -68,13 +68,13 @@ def prepare(
     workers: int | None = None,
     interpret: bool = True,
     cubins: bool = True,
-    watch: Callable[[str, Funnel], object] | None = None,
+    watch: Callable[[str], object] = lambda text: None,
 ) -> Prepared:
     """Every task through the gates up to the interpreter (or the compilation), the heaviest first.
 
     seconds: for all of them, divided by their weight; most: configurations of a task that are compiled, the most
-    promising; the others are neither kept nor refused. cubins: keep compiled kernels in the store. watch: is told of
-    every task that is done."""
+    promising; the others are neither kept nor refused. cubins: keep compiled kernels in the store. watch: is told in a
+    line what is being done."""
     began, funnels, survivors, entries = time.monotonic(), dict[str, Funnel](), dict[str, int](), list[Entry]()
     if not tasks:
         return Prepared(Pack.of([]), {}, {}, 0.0, {}, "")
@@ -82,9 +82,10 @@ def prepare(
         keep = _Scratch(Path(scratch)) if cubins else None
         with CompilePool(tasks[0].problem.workload.folder, workers, keep) as compilers:
             triton, weight = compilers.triton(), sum(t.weight for t in tasks) or 1.0
-            for task in tasks:
+            for place, task in enumerate(tasks):
+                watch(f"preparing {task.problem.name}, {place + 1} of {len(tasks)}")
                 left = seconds - (time.monotonic() - began)
-                share = left if weight <= task.weight else left * task.weight / weight
+                share = left if weight <= task.weight or left == float("inf") else left * task.weight / weight
                 weight -= task.weight
                 with Gatekeeper(task.problem, compilers, triton=triton) as keeper:
                     keeper.pool("interpreter" if interpret else "compile", most, max(0.0, share))
@@ -92,8 +93,6 @@ def prepare(
                 funnels[task.problem.name] = keeper.funnel
                 survivors[task.problem.name] = sum(row.status is Status.OK for row in rows)
                 entries.append(_kept(task, store, Device(target), rows, triton, compilers.ptxas(target)))
-                if watch is not None:
-                    watch(task.problem.name, keeper.funnel)
             spent = summary(compilers)
     made = Pack.of(entries, by="weft tune --prepare", target=target, triton=triton)
     return Prepared(made, funnels, survivors, time.monotonic() - began, spent, triton)

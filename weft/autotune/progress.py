@@ -87,6 +87,7 @@ class Progress:
     def __post_init__(self) -> None:
         self.tty = self.out.isatty() if self.terminal is None else self.terminal
         self._search: Search | None = None
+        self._note = "starting"
         self._drawn, self._width, self._began = -1e9, 0, self.clock()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,6 +115,11 @@ class Progress:
         if self.clock() - self._drawn >= (0.1 if self.tty else _QUIET_SECONDS):
             self.draw()
 
+    def note(self, text: str) -> None:
+        """What to show while there is no search."""
+        self._search, self._note = None, text
+        self.draw()
+
     def beat(self) -> None:
         """Show that the search is alive."""
         if self.clock() - self._drawn >= BEAT_SECONDS * 0.9:
@@ -124,7 +130,7 @@ class Progress:
         with self._lock:
             self._drawn = self.clock()
             elapsed = int(self._drawn - self._began)
-            state = line(self._search) if self._search is not None else "starting"
+            state = line(self._search) if self._search is not None else self._note
             text = f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {state}"
             if self.tty:
                 text = text[: max(20, shutil.get_terminal_size().columns - 1)]  # a line that wraps cannot be redrawn
