@@ -30,16 +30,35 @@ def main(arguments: list[str]) -> int:
         "failed": [case["test"] for case in cases if case["outcome"] == "failed"],
         "slowest": [{"test": case["test"], "seconds": round(case["seconds"], 1)} for case in slow],
     }
-    keep(" ".join(arguments) or "tests", found)
+    keep(" ".join(arguments) or "tests", found, cases)
     print(f"{RESULT.relative_to(Path.cwd())}: {found['outcomes']}")
     return code
 
 
-def keep(run: str, found: dict) -> None:
-    """Put what a run found beside the runs of other folders; a run of everything replaces them all."""
-    others = json.loads(RESULT.read_text())["runs"] if RESULT.exists() and run != "tests" else {}
-    document = {"schema": "weft.soak/2", "runs": others | {run: found}}
-    RESULT.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+def keep(run: str, found: dict, cases: list[dict]) -> None:
+    """Put what a run found beside the runs of other folders; a run of everything replaces them all.
+
+    A run of test files that a folder's run had as well counts there, each of its tests with the later outcome."""
+    runs = json.loads(RESULT.read_text())["runs"] if RESULT.exists() and run != "tests" else {}
+    folder = next((k for k in runs if k != run and all(p.startswith(f"{k}/") for p in run.split())), None)
+    if folder is None:
+        runs[run] = found
+    else:
+        again(runs[folder], found, {case["test"] for case in cases if case["outcome"] == "passed"})
+    RESULT.write_text(json.dumps({"schema": "weft.soak/2", "runs": runs}, indent=2, sort_keys=True) + "\n")
+
+
+def again(whole: dict, found: dict, passed: set[str]) -> None:
+    """Take what was run once more into the folder's run; "again" says with which command what was."""
+    mended = sorted(passed & set(whole["failed"]))
+    failed = sorted((set(whole["failed"]) - passed) | set(found["failed"]))
+    counts = Counter(whole["outcomes"])
+    counts["passed"] += len(whole["failed"]) - len(failed)
+    counts["failed"] = len(failed)
+    whole["outcomes"], whole["failed"] = {k: n for k, n in sorted(counts.items()) if n}, failed
+    whole["campaigns"] |= found["campaigns"]
+    whole["exit"] = int(bool(failed))
+    whole.setdefault("again", []).append({"command": found["environment"]["command"], "passed_now": mended})
 
 
 def read(case: ElementTree.Element) -> dict:

@@ -15,12 +15,18 @@ TINY = {"m": 64, "n": 64, "k": 32}
 ODD = ({"m": 1, "n": 1, "k": 1}, {"m": 37, "n": 19, "k": 33})
 CONFIG = {"BM": 32, "BN": 32, "BK": 32, "FLAW": "", "num_warps": 4, "num_stages": 2}
 
-# Tensor cores of Hopper read both operands from shared memory, so every stage is held; older ones hold one less.
-SHARED = {
-    "sm_80": "(BM + BN)*BK*bytes*(num_stages - 1)",
-    "sm_90": "(BM + BN)*BK*bytes*where(BM >= 64 and num_warps >= 4, num_stages, num_stages - 1)",
-    "sm_120": "(BM + BN)*BK*bytes*(num_stages - 1)",
-}
+# Tensor cores of Hopper read both operands from shared memory, so every stage is held; older ones hold one less. Of an
+# operand with less than four bytes a thread, which no asynchronous copy can take, one stage is held.
+_OLDER = "num_stages - 1"
+_HOPPER = "where(BM >= 64 and num_warps >= 4, num_stages, num_stages - 1)"
+
+
+def _shared(stages):
+    few = f"where({stages} >= 1, 1, 0)"
+    return " + ".join(f"{n}*BK*bytes*where({n}*BK*bytes >= 128*num_warps, {stages}, {few})" for n in ("BM", "BN"))
+
+
+SHARED = {"sm_80": _shared(_OLDER), "sm_90": _shared(_HOPPER), "sm_120": _shared(_OLDER)}
 
 
 class MatmulCase:
