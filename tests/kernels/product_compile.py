@@ -6,7 +6,9 @@ for launch, built in compiled(made, "sm_90", sizes): built.stack, built.wgmma
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -18,23 +20,23 @@ from weft.ir.types import Val
 
 TORCH = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "i64": torch.int64, "bool": torch.bool}
 
+OWN = ("num_warps", "num_stages", "enable_fp_fusion")
 
-def launches(made: Emitted, arch: str, dtype: str, skeleton: str) -> Iterator[Launch]:
-    """What the wrappers of a block's kernels of a skeleton launch, its floats of this dtype; nothing runs."""
+
+def launches(made: Emitted, arch: str, dtype: str, skeleton: str, config: Any = None) -> Iterator[Launch]:
+    """What the wrappers of a block's kernels of a skeleton launch, its floats of this dtype; nothing runs.
+
+    config: instead of the kernels' own."""
     ops = made.ops
     package = ops.__name__.removesuffix(".ops")
-    device = importlib.import_module(f"{package}.launch")
-    known, device.arch = device.arch, lambda _: arch
-    device._config.cache_clear()
-    try:
-        for region in made.kernels[2].files.values():
-            if region.skeleton == skeleton:
-                run = importlib.import_module(f"{package}.{region.kernel}").run
-                with recording(arch, package) as found:
-                    run(*arguments(run, region.graph, made.sizes, dtype))
-                yield from found
-    finally:
-        device.arch = known
+    device: Any = importlib.import_module(f"{package}.launch")
+    for region in made.kernels[2].files.values():
+        if region.skeleton == skeleton:
+            run = importlib.import_module(f"{package}.{region.kernel}").run
+            own = config or region.configs[arch][dtype]
+            with recording(arch, package) as found, patch.object(device, "config", lambda *_, own=own: own):
+                run(*arguments(run, region.graph, made.sizes, dtype))
+            yield from found
 
 
 def arguments(run: Any, graph: Any, sizes: Mapping[str, int], dtype: str) -> list[Any]:
@@ -51,12 +53,15 @@ def arguments(run: Any, graph: Any, sizes: Mapping[str, int], dtype: str) -> lis
     return [one(v) for v in graph.inputs]
 
 
-def compiled(made: Emitted, arch: str, dtype: str = "bf16", skeleton: str = "matmul", **options: Any) -> list[Built]:
-    """Each of them compiled; options replace those of its configuration."""
-    kernels = Kernels(made.folder.parent / made.ops.__name__.split(".")[0] / "kernels")
+def compiled(
+    made: Emitted, arch: str, dtype: str = "bf16", skeleton: str = "matmul", config: Any = None
+) -> list[Built]:
+    """Each product among them, compiled."""
+    kernels = Kernels(Path(made.ops.__file__).parent)
     out: list[Built] = []
-    for launch in launches(made, arch, dtype, skeleton):
-        given = {k: v for k, v in launch.options.items() if k not in ("num_warps", "num_stages", "enable_fp_fusion")}
-        warps, stages = (options.get(k, launch.options[k]) for k in ("num_warps", "num_stages"))
-        out.append(build(source(launch, kernels), arch, warps, stages, **given))
+    for launch in launches(made, arch, dtype, skeleton, config):
+        if launch.function != "slots":
+            given = {k: v for k, v in launch.options.items() if k not in OWN}
+            warps, stages = launch.options["num_warps"], launch.options["num_stages"]
+            out.append(build(source(launch, kernels), arch, warps, stages, **given))
     return out

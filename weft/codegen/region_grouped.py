@@ -14,7 +14,7 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .holes import Hole
 from .kernels.matmul_space import default
-from .region_matmul import Product, begin, epilogue, products, tile, write_products
+from .region_matmul import Product, begin, epilogue, products, tile, tiles, write_products
 from .region_pointwise import POINTWISE, flags_of, laid, region_body, said
 from .regions import Job, Reads, Written, pair
 from .space import Space, coordinated, merged
@@ -124,7 +124,7 @@ class _Grouped:
         groups = (("left", left, ins), ("right", right, p.b), ("more", result, es), ("results", result, outs))
         holes = (before, last)
         lines = self.launch("grouped_matmul", groups, "ABE", holes, n, k, (w.points(p.n), w.points(p.k)))
-        return self.written(holes, lines)
+        return self.written(holes, lines, tiles(p.cores, es, outs, (*maps, *self.late)))
 
     def write_weights(self) -> Written:
         """Slots times slots, summed over them: gradients of weights."""
@@ -142,11 +142,11 @@ class _Grouped:
         groups = (("left", left, ins), ("right", right, ds), ("results", result, outs))
         holes = (before, factors)
         lines = self.launch("grouped_weights", groups, "AD", holes, m, n, (w.points(p.m), w.points(p.n)))
-        return self.written(holes, lines)
+        return self.written(holes, lines, tiles(p.cores, outs, (*maps, *more)))
 
-    def written(self, holes: Sequence[Hole | None], lines: Sequence[str]) -> Written:
+    def written(self, holes: Sequence[Hole | None], lines: Sequence[str], held: int) -> Written:
         found = tuple(h for h in holes if h is not None)
-        return Written(self.w, ("matmul", "grouped_matmul"), found, tuple(lines), default(len(self.product.cores)))
+        return Written(self.w, ("matmul", "grouped_matmul"), found, tuple(lines), default(held))
 
     def fits(self, *checks: tuple[Space, Sequence[Val]]) -> None:
         for space, values in checks:

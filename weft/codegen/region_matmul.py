@@ -8,6 +8,7 @@ the cores is `before`, what stands after them `epilogue`.
 from collections.abc import Sequence
 from typing import Any
 
+from weft.ir.library import Dropout
 from weft.ir.primitives import Einsum
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
@@ -129,7 +130,8 @@ class _Matmul:
         before, epilogue = self.before(), self.epilogue()
         holes = [h for h in (before, epilogue) if h is not None]
         launch = self.launch(before, epilogue)
-        return Written(self.w, ("matmul",), tuple(holes), tuple(launch), default(len(self.product.cores)))
+        held = tiles(self.product.cores, self.es, self.outs, (*self.ahead, *self.late))
+        return Written(self.w, ("matmul",), tuple(holes), tuple(launch), default(held))
 
     def before(self) -> Hole | None:
         """The left factor of loaded operands."""
@@ -152,7 +154,6 @@ class _Matmul:
         w, p = self.w, self.product
         z, m, n, k = self.sides
         a, b, e, outs = (w.mint(x) for x in ("left", "right", "more", "results"))
-        batches, depth = w.mint("batches"), w.mint("depth")
         like = w.argument(p.b[0]).name
         given = ((a, self.left, self.named(self.ins)), (b, self.right, self.named(p.b)))
         given += ((e, self.result, self.named(self.es)), (outs, self.result, [(w.result(v), v) for v in self.outs]))
@@ -163,18 +164,23 @@ class _Matmul:
             f"config = launch.config(NAME, {like})",
             *(f"{name} = {pair(laid(space, x, v) for x, v in vs)}" for name, space, vs in given),
             f"sizes = {pair(w.points(g) for g in (*z, *m, *n, *k))}",
-            f"{batches}, rows, columns, {depth} = {', '.join(w.points(x) for x in (p.z, p.m, p.n, p.k))}",
-            f'grid = ({batches} * triton.cdiv(rows, config["BM"]) * triton.cdiv(columns, config["BN"]),)',
+            f"batches, rows, columns, depth = {', '.join(w.points(x) for x in (p.z, p.m, p.n, p.k))}",
+            'grid = (batches * triton.cdiv(rows, config["BM"]) * triton.cdiv(columns, config["BN"]),)',
             f"matmul.matmul[grid]({tensors}, (), (), sizes, {self.reads.text}, "
             f"{before.name if before else None}, {epilogue.name if epilogue else None}, {dims}, SUM_DIMS=(), "
             f"NZ={ends[0]}, NM={ends[1]}, NN={ends[2]}, {tile()}, DOT=matmul.factor({like}), "
             f'ACC=launch.acc({like}), PREC="ieee", '
-            f"IDX=launch.index(({batches}, rows, max(columns, {depth})), *{a}, *{b}, *{e}, *{outs}), "
+            f"IDX=launch.index((batches, rows, max(columns, depth)), *{a}, *{b}, *{e}, *{outs}), "
             "**launch.options(config))",
         ]
 
     def named(self, values: Sequence[Val]) -> list[tuple[str, Val]]:
         return [(self.w.argument(v).name, v) for v in values]
+
+
+def tiles(*held: Sequence[Any]) -> int:
+    """How many tiles of results a program holds at once; the last are its maps: random bits take as many as four."""
+    return sum(map(len, held[:-1])) + 4 * sum(isinstance(n.op, Dropout) for n in held[-1])
 
 
 def tile() -> str:
