@@ -17,7 +17,9 @@ from weft.autotune.claims import Claims
 from weft.autotune.rows import StoreJournal, recorded
 from weft.autotune.types import Row, Status, config_id
 from weft.cache.lease import Leases
+from weft.cache.place import forget_said
 from weft.cache.store import Store
+from weft.errors import UsageError
 
 CONFIGS = land(1).configs
 A, B = CONFIGS[:2]
@@ -85,6 +87,29 @@ def test_a_folder_that_cannot_be_used_does_not_stop_the_search(pair, monkeypatch
     monkeypatch.setattr(one.leases, "take", lambda *_: (_ for _ in ()).throw(PermissionError("no")))
     assert one.take(A)
     assert "not told" in capsys.readouterr().err
+
+
+def test_a_storage_that_fails_does_not_stop_the_search(tmp_path, monkeypatch, capsys):
+    from weft.autotune.shared_study import SharedStudy
+
+    forget_said()
+    knobs = {name: sorted({c[name] for c in CONFIGS}) for name in A}
+    with SharedStudy(StoreJournal(Store(tmp_path), KEY, SOFT), f"sqlite:///{tmp_path}/s.db", knobs) as shared:
+        assert shared.take(A)
+
+        def gone(*_, **__):
+            raise RuntimeError("the server went away")
+
+        with monkeypatch.context() as patch:
+            for name in ("create_new_trial", "get_all_trials", "set_trial_user_attr", "set_trial_state_values"):
+                patch.setattr(shared.study._storage, name, gone)
+            shared.append(done(A))
+            shared.release(A)
+            assert shared.take(B)
+            assert [row.cfg_id for row in shared.rows()] == [config_id(A)]
+    assert capsys.readouterr().err.count("the server went away") == 1
+    with pytest.raises(UsageError, match="cannot be used"):
+        SharedStudy(StoreJournal(Store(tmp_path), KEY, SOFT), "no such thing", knobs)
 
 
 class Reader(threading.Thread):

@@ -14,7 +14,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from weft.autotune.rows import StoreJournal
 from weft.autotune.study import new_study
 from weft.autotune.types import Config, Row, Source, Status, Value, config_id
 from weft.cache.lease import alive, boot_id, started
+from weft.cache.place import say_once
 from weft.cache.row import RowInvalid
 from weft.cache.shard import host
 from weft.errors import UsageError
@@ -68,7 +70,10 @@ class SharedStudy(Heart):
 
     def rows(self) -> Sequence[Row]:
         found = {row.text: row for row in self.inner.rows()}
-        for trial in self.study.get_trials(deepcopy=False):
+        trials: list[FrozenTrial] = []
+        with self._unreached():
+            trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
             text = trial.user_attrs.get(_ROW)
             if isinstance(text, str) and text not in found:
                 row = _row(text)
@@ -81,8 +86,9 @@ class SharedStudy(Heart):
         number = self._held.get(row.cfg_id)
         if row.src is Source.TUNE and number is not None:
             timed = row.us if row.status in (Status.OK, Status.SLOW) else None
-            self._storage.set_trial_user_attr(number, _ROW, row.under(self.inner.soft.id).text)
-            self._finish(number, timed)
+            with self._unreached():
+                self._storage.set_trial_user_attr(number, _ROW, row.under(self.inner.soft.id).text)
+                self._finish(number, timed)
         return kept
 
     # The claims
@@ -92,33 +98,38 @@ class SharedStudy(Heart):
         with self._lock:
             if name in self._held:
                 return True
-            if self._other(name, None):
-                return False
-            about = {_CONFIG: name, _BY: self._me, _BEAT: 0}
-            template = create_trial(
-                state=TrialState.RUNNING, params=dict(config), distributions=dict(self.space), user_attrs=about
-            )
-            template.datetime_start = datetime.now()
-            mine = self._storage.create_new_trial(self.study._study_id, template)
-            if self._other(name, mine):
-                self._finish(mine, None)
-                return False
-            self._held[name] = mine
-            return True
+            with self._unreached():
+                return self._claim(config, name)
+            return True  # alone
+
+    def _claim(self, config: Config, name: str) -> bool:
+        if self._other(name, None):
+            return False
+        about = {_CONFIG: name, _BY: self._me, _BEAT: 0}
+        template = create_trial(
+            state=TrialState.RUNNING, params=dict(config), distributions=dict(self.space), user_attrs=about
+        )
+        template.datetime_start = datetime.now()
+        mine = self._storage.create_new_trial(self.study._study_id, template)
+        if self._other(name, mine):
+            self._finish(mine, None)
+            return False
+        self._held[name] = mine
+        return True
 
     def release(self, config: Config) -> None:
         with self._lock:
             self._held.pop(config_id(config), None)
 
     def beat(self) -> None:
-        with self._lock:
+        with self._lock, self._unreached():
             for trial in self._held.values():
                 self._storage.set_trial_user_attr(trial, _BEAT, time.time())
 
     def close(self) -> None:
         """Let go of what was begun, and keep what others found in the own store too."""
         super().close()
-        with self._lock:
+        with self._lock, self._unreached():
             for trial in self._held.values():
                 self._finish(trial, None)
             self._held = {}
@@ -126,6 +137,15 @@ class SharedStudy(Heart):
         for row in self.rows():
             if row.text not in known:
                 self.inner.append(row)
+
+    @contextmanager
+    def _unreached(self) -> Generator[None]:
+        """A storage that cannot be reached is said once, and the search goes on alone."""
+        try:
+            yield
+        except Exception as error:  # of whichever driver the URL names
+            said = (str(error).splitlines() or [""])[0]
+            say_once(f"storage {self.study.study_name}", f"other tuners are not heard, the storage fails: {said}")
 
     @property
     def _storage(self) -> Any:
