@@ -1,6 +1,5 @@
 """The attention kernels, interpreted under the checks: meaning in fp64, rounding in other dtypes, corners, faults."""
 
-import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import torch
 import weft.codegen.kernels.attention as attention
 import weft.codegen.kernels.attention_pieces as attention_pieces
 import weft.codegen.kernels.attention_walks as attention_walks
-from tests.campaign import count
+from tests.campaign import SOAK, count
 from tests.kernels import attention_faults, attention_holes
 from tests.kernels.attention_cases import KINDS, MODES, case, generate, run, too_rough, truth, wrong
 from tests.kernels.dual import interpreting
@@ -113,7 +112,8 @@ def test_rows_beyond_two_to_the_31_elements():
     assert lse[:, :, n - rows :].isfinite().all()
 
 
-FAULTS = random.Random(7).sample(attention_faults.FAULTS, count(sample=6, soak=len(attention_faults.FAULTS)))
+SOON = ("key bound missing", "sum not rescaled", "delta not subtracted in dkdv", "dq without delta")  # by case 0
+FAULTS = [f for f in attention_faults.FAULTS if SOAK or f.name in SOON]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
