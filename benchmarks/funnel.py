@@ -108,6 +108,14 @@ def compared(made: Cell, target: str, closed: bool, cheap: list[Built], full: li
     made.spilling += any(b.stack for b in full)
 
 
+def write(cells: dict[str, dict[str, Any]]) -> None:
+    """The cells so far, with their totals."""
+    keys = ("sampled", "compared", "equal", "over", "caught", "lost")
+    total = {k: sum(c[k] for by in cells.values() for c in by.values()) for k in keys}
+    document = {"schema": "weft.funnel/1", "environment": environment(), "total": total, "spaces": cells}
+    RESULT.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configs", type=int, default=8, help="compiled of each space on each target")
@@ -125,11 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
                         found = cell(task, target, compilers, given.configs)
                         cells[name][target] = {"spec": spec, "kernel": task.kernel, **found.data()}
                         print(name, target, cells[name][target], file=sys.stderr, flush=True)
-    keys = ("sampled", "compared", "equal", "over", "caught", "lost")
-    total = {k: sum(c[k] for by in cells.values() for c in by.values()) for k in keys}
-    document = {"schema": "weft.funnel/1", "environment": environment(), "total": total, "spaces": cells}
-    RESULT.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
-    print(total)
+                        write(cells)
+    print(json.loads(RESULT.read_text())["total"])
     return 0
 
 

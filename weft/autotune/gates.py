@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,9 @@ HOST = "weft.autotune.host_worker"
 STEPS = ("wrapper", "shared", "compile", "interpreter")
 """The gates that look at one configuration after another; `upto` names the last one that is asked."""
 _BATCH, _AT_ONCE = 64, 16
+_SHARES = {"wrapper": 0.25, "shared": 0.5}
+"""Of the seconds, until when these gates are asked; of what is compiled they see `_MORE` times as much."""
+_MORE = 16
 _LAUNCH_SECONDS, _INTERPRET_SECONDS = 60.0, 120.0
 _TWIN = "launches the same as another configuration"
 
@@ -111,31 +114,33 @@ class Gatekeeper:
     def pool(self, upto: str = "shared", most: int = 0, seconds: float = math.inf) -> Pool:
         """What the whole space comes to after the gates up to `upto`.
 
-        most: let only so many through the gates from "compile" on, the most promising by the cost model, and seconds:
-        begin no further ones after so long, half of it in the gate before; the others stay in the pool and are judged
-        when their turn comes."""
+        most: let only so many through the gates from "compile" on, the most promising by the cost model, and some times
+        as many through those before. seconds: begin no further ones after so long, at the first gates sooner; the
+        default goes through all the same. The others stay in the pool and are judged when their turn comes."""
         began, left = time.monotonic(), self._arithmetic()
         for gate in STEPS[: STEPS.index(upto) + 1]:
-            if gate == "wrapper":
-                self._through(gate, left)
-            else:
-                ends = began + seconds / (2 if gate == "shared" and upto != gate else 1)
-                for some in _batches(self._ranked(gate, left, most)):
-                    if time.monotonic() > ends:
-                        break
-                    self._through(gate, some)
+            ends = began + seconds * (1.0 if gate == upto else _SHARES.get(gate, 1.0))
+            asked = self._ranked(gate, left, most, seconds < math.inf)
+            size = _BATCH if gate == "wrapper" else _AT_ONCE
+            for first in range(0, len(asked), size):
+                late = time.monotonic() > ends
+                self._through(gate, asked[first : first + size] if not late else asked[:1])
+                if late:
+                    break
             left = [c for c in left if c.refused is None]
         return Pool(tuple(c.config for c in left), self._columns(left), self.funnel.rejected, self.funnel.seconds)
 
-    def _ranked(self, gate: str, left: Sequence[_Candidate], most: int) -> list[_Candidate]:
-        """Who is asked at a gate, the default and the most promising first; before anything is known, in an order by
-        chance, so that a part is like the whole."""
-        if gate == "shared":
-            return sorted(left, key=lambda c: (c.config != self.problem.default, config_id(c.config)))
-        seen = STEPS[STEPS.index(gate) - 1]
-        ready = [c for c in left if c.seen == seen or c.recalled]
-        ready = sorted(ready, key=lambda c: (c.config != self.problem.default, estimate(self._facts(c))))
-        return ready[:most] if most else ready
+    def _ranked(self, gate: str, left: Sequence[_Candidate], most: int, cut: bool) -> list[_Candidate]:
+        """Who is asked at a gate, the default first, then the most promising; before anything is known, as they are
+        listed, or where only some will be asked in an order by chance, so that a part is like the whole."""
+        place, default = STEPS.index(gate), self.problem.default
+        ready = [c for c in left if not place or c.seen == STEPS[place - 1] or c.recalled]
+        if gate not in _SHARES:
+            ready = sorted(ready, key=lambda c: (c.config != default, estimate(self._facts(c))))
+            return ready[:most] if most else ready
+        if cut or 0 < _MORE * most < len(ready):
+            ready = sorted(ready, key=lambda c: config_id(c.config))
+        return sorted(ready, key=lambda c: c.config != default)[: _MORE * most or None]
 
     def recall(self, rows: Iterable[Row]) -> int:
         """Believe what `--prepare` found out with this very Triton: refusals are not asked again, survivors need not be
@@ -356,8 +361,3 @@ class Gatekeeper:
 
 def _identity(launches: Sequence[Launch]) -> tuple[Any, ...]:
     return tuple((f.key(), f.grid) for f in launches)
-
-
-def _batches(candidates: Sequence[_Candidate]) -> Iterator[Sequence[_Candidate]]:
-    for first in range(0, len(candidates), _AT_ONCE):
-        yield candidates[first : first + _AT_ONCE]
