@@ -20,16 +20,16 @@ from .fused_file import Kernels, Row, Writers, fused_file
 from .package import as_json
 from .prepare import prepare
 from .region_attention import write_attention
+from .region_cross_entropy import write_rows
 from .region_grouped import write_grouped_matmul
 from .region_matmul import write_matmul
 from .region_pointwise import write_pointwise
-from .region_rowwise import write_rowwise
 from .region_scan import write_scan
 from .regions import RegionFile
 
 WRITERS: Writers = {
     "pointwise": write_pointwise,
-    "rowwise": write_rowwise,
+    "rowwise": write_rows,
     "attention": write_attention,
     "scan": write_scan,
     "matmul": write_matmul,

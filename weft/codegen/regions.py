@@ -130,7 +130,7 @@ def view(n: Node) -> bool:
 
 def text(job: Job, written: Written, key: str) -> str:
     w, lines = written.wrapper, Lines()
-    lines.lines += header(job, key)
+    lines.lines += header(job, key, written.modules)
     lines.add()
     body = _body(job, written)
     said = "\n".join([*written.constants, *body])
@@ -203,7 +203,7 @@ def wrapped_doc(said: str, depth: int) -> list[str]:
     return [f'{pad}"""{parts[0]}', *(pad + p for p in parts[1:]), f'{pad}"""']
 
 
-def header(job: Job, key: str) -> list[str]:
+def header(job: Job, key: str, modules: Sequence[str]) -> list[str]:
     """The docstring: what the kernel is, the region in IR text, who decided it, how to change it."""
     r = job.region
     src = f", from {provenance(r.src)}" if r.src else ""
@@ -224,8 +224,9 @@ def header(job: Job, key: str) -> list[str]:
         numbers = ", ".join(f"{k} {v}" for k, v in d.numbers)
         said = f"{d.pass_}: {d.subject}: {d.choice} ({d.kind}{'; ' + numbers if numbers else ''})"
         out += textwrap.wrap(said, WIDTH - 6, initial_indent="    ", subsequent_indent="        ")
+    name = r.skeleton if r.skeleton in modules else modules[-1]
     said = (
-        f"Runs the {r.skeleton} skeleton beside this file, with the configuration that configs.json holds under its "
+        f"Runs the {name} skeleton beside this file, with the configuration that configs.json holds under its "
         f"name. Edit it freely: the next import uses it, and `weft compile` keeps it (--force overwrites). Key {key}."
     )
     return [line.replace("\\", "/") for line in [*out, "", *textwrap.wrap(said, WIDTH), '"""']]
