@@ -73,6 +73,8 @@ def whole_space(
     def one(dims: Dims) -> Dims:
         return tuple(same.get(d, d) for d in dims)
 
+    if any(len(set(one(n.space))) < len(n.space) for n in nodes):
+        raise Refused(Why.SPACES)  # a dim and its new name side by side
     every = {d for n in nodes for d in one(n.space)}
     largest = max((v for n in nodes for v in (*n.outs, *n.ins) if v.dims), key=lambda v: len(v.dims), default=None)
     if not every:
@@ -235,12 +237,13 @@ def write_sums(job: Job, graph: Graph) -> Written:
     outs = [v for v in graph.outputs if v in made]
     sums = [v for v in graph.outputs if v not in made]
     space = whole_space(graph, [*early, *reductions], same, outs, tuple(next(iter(rows))))
-    if any(space.flags(v) != (1,) * len(space.groups) for v in outs) or any(v.dims for v in late_reads(late, own)):
+    columns = Space(space.groups[space.rows :], 0, same)
+    if any(space.flags(v) != (1,) * len(space.groups) for v in outs):
         raise Refused(Why.SPACES)
+    check_late(graph, late, own, columns)
     reads = Reads()
     kinds = [n.op.kind for n in reductions]  # type: ignore[attr-defined]
     body = body_hole(w, space, reads, early, [*outs, *(n.ins[0] for n in reductions)])
-    columns = Space(space.groups[space.rows :], 0, same)
     ends = Reads()
     after = after_hole(w, columns, ends, reductions, late, sums)
     launch = tuple(_sums_launch(w, space, columns, (reads, ends), outs, sums, kinds))
@@ -262,10 +265,14 @@ def after_nodes(graph: Graph, values: set[Val]) -> list[Node]:
     return out
 
 
-def late_reads(late: Sequence[Node], reduced: set[Val]) -> set[Val]:
-    """What nodes after the reductions read besides these and each other."""
+def check_late(graph: Graph, late: Sequence[Node], reduced: set[Val], columns: Space) -> None:
+    """Refused unless nodes after the reductions over rows are over columns alone, and read besides these and each
+    other operands without dims."""
     inside = {v for n in late for v in n.outs} | reduced
-    return {v for n in late for v in n.ins if v not in inside}
+    read = {v for n in late for v in n.ins if v not in inside}
+    wide = any(not set(columns.one(n.space)) <= set(columns.dims) for n in late)
+    if wide or any(v.dims or v not in graph.inputs for v in read):
+        raise Refused(Why.SPACES)
 
 
 def after_hole(

@@ -21,10 +21,10 @@ from .region_pointwise import (
     SAME,
     after_hole,
     after_nodes,
+    check_late,
     flags_of,
     kind,
     laid,
-    late_reads,
     operands,
     region_body,
     said,
@@ -118,8 +118,8 @@ class _Rowwise:
         row_dims = set(self.space.dims[: sum(len(g) for g in self.space.groups[: self.space.rows])])
         if any({self.same.get(d, d) for d in v.dims} != row_dims for v in self.per_row):
             raise Refused(Why.SPACES)
-        if any(v.dims for v in late_reads(self.late, {v for n in sums for v in n.outs})):
-            raise Refused(Why.SPACES)
+        columns = Space(self.space.groups[self.space.rows :], 0, self.same)
+        check_late(graph, self.late, {v for n in sums for v in n.outs}, columns)
         self.maker = {v: n for n in self.main for v in n.outs}
         self.level = self._levels()
         self.reads, self.ends = Reads(), Reads()
