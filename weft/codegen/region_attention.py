@@ -29,7 +29,7 @@ from .space import renamings
 from .triton_spelling import ATOM, Tri, literal
 from .wrapper import Refused, Why, Wrapper
 
-KERNELS = {Attend: ("forward",), AttendGrad: ("dkdv", "dq")}
+KERNELS: dict[Any, tuple[str, ...]] = {Attend: ("forward",), AttendGrad: ("dkdv", "dq")}
 Heads = tuple[int, int, int] | None
 
 
@@ -87,7 +87,7 @@ class _Writer:
 
     @property
     def scale(self) -> str:
-        e = self.of.scale.xreplace({s: self.job.sizes.number(s.name[2:]) for s in self.of.scale.free_symbols})
+        e: Any = self.of.scale.xreplace({s: self.job.sizes.number(str(s)[2:]) for s in self.of.scale.free_symbols})
         if e.free_symbols:
             raise Refused(Why.NO_SIZE)
         return repr(float(e))

@@ -182,8 +182,8 @@ class _Elsewhere:
             own = at.text if g == (space.same.get(dim, dim),) else f"c[{k}]"
             terms += f" + {own} * {x}[1][{k}]" if has else ""
         cast = f".to({hole.acc})" if v.dtype in FLOATS else ""
-        at = hole.bind(f"{v.name}_at", Tri(f"{x}[0]{terms}")).text
-        return Tri(f"tl.load({at}, mask={self.inside} & {there.text}, other=0){cast}", ATOM, kind(v))
+        place = hole.bind(f"{v.name}_at", Tri(f"{x}[0]{terms}")).text
+        return Tri(f"tl.load({place}, mask={self.inside} & {there.text}, other=0){cast}", ATOM, kind(v))
 
     def points(self, dims: Dims) -> str:
         text = self.w.points(dims)

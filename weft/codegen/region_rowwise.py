@@ -49,9 +49,9 @@ def write_rowwise(job: Job) -> Written:
     over = {n: frozenset(same.get(d, d) for d in n.ins[0].dims if d not in n.op.to) for n in reductions}  # type: ignore[attr-defined]
     largest = max((v for n in graph.nodes for v in (*n.ins, *n.outs)), key=lambda v: len(v.dims))
     last = same.get(largest.dims[-1], largest.dims[-1]) if largest.dims else ""
-    every = {same.get(d, d) for d in largest.dims}
+    every = frozenset(same.get(d, d) for d in largest.dims)
     columns = next((s for s in over.values() if last in s and s != every), frozenset[str]())
-    rows = frozenset(every - columns)
+    rows = every - columns
     if not columns:
         return write_sums(job, graph)
     if not set(over.values()) <= {columns, rows}:
@@ -69,7 +69,8 @@ def primitive(graph: Graph) -> Graph:
             if isinstance(n.op, Einsum) and set(n.space) != set(n.op.to):
                 dims = union(*(v.dims for v in ins))
                 formula = "*".join(f"x{i}" for i in range(len(ins)))
-                product = g.map(formula, **{f"x{i}": v for i, v in enumerate(ins)}, to=dims, dtype=n.outs[0].dtype)
+                factors: dict[str, Any] = {f"x{i}": v for i, v in enumerate(ins)}
+                product = g.map(formula, **factors, to=dims, dtype=n.outs[0].dtype)
                 outs: Sequence[Val] = (g.one(Reduce(n.op.to), product, names=names),)
             elif isinstance(n.op, Reduce) and set(n.op.to) == set(ins[0].dims):
                 outs = (g.map("x", x=ins[0], to=n.op.to, dtype=ins[0].dtype, names=names),)

@@ -39,7 +39,7 @@ class _Scan:
             raise Refused(Why.NOT_POINTWISE)
         self.w = Wrapper(graph, job.sizes, job.mixed)
         self.same = renamings(graph)
-        self.time = self.same.get(op.dim, op.dim)
+        self.time = self.same.get(self.op.dim, self.op.dim)
         self.reads = Reads()
         self.split()
 

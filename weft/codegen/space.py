@@ -81,7 +81,7 @@ def coordinated(nodes: Iterable[Node], order: Dims, same: Mapping[str, str]) -> 
     out: set[str] = set()
     for n in nodes:
         if isinstance(n.op, Map):
-            names = {s.name for e in (*n.op.lets, *n.op.exprs) for s in e.free_symbols}
+            names = {str(s) for e in (*n.op.lets, *n.op.exprs) for s in e.free_symbols}
             out |= {same.get(s[2:], s[2:]) for s in names if s.startswith("i_")}
         elif isinstance(n.op, Gather):
             out |= {same.get(d, d) for d in n.op.at}
