@@ -156,7 +156,9 @@ class _Rowwise:
 
     def shared(self) -> list[Val]:
         """What the stages and the body read of `pre`: values free of reductions."""
-        first = [v for v in (*self.outs, *(n.ins[0] for n in (*self.reductions, *self.sums))) if not self.level[v]]
+        first = [
+            v for v in (*self.outs, *(n.ins[0] for n in (*self.reductions, *self.sums_in_order))) if not self.level[v]
+        ]
         for n in self.main:
             if self.level[n.outs[0]]:
                 first += [v for v in n.ins if not self.level[v]]
