@@ -21,6 +21,9 @@ from weft.ir.pattern import Pattern
 from weft.ir.types import Graph, Type
 
 EPS = parse("0.00001")
+ONCE_WRONG = (20, 65, 113, 158, 168)
+"""Seeds of graphs that had a kernel which did not run or was wrong: read what only another hole has; a scalar compared
+with a block; a dim beside its new name; sums spread over rows again; an axis of one with a stride of its own."""
 
 
 def draw(graph: Graph, sizes: dict[str, int], seed: int, scale: float = 1.0) -> dict[str, Tensor]:
@@ -221,7 +224,7 @@ def test_rows_and_points(seed):
     assert refused == set()
 
 
-@pytest.mark.parametrize("seed", range(count(20, 300)))
+@pytest.mark.parametrize("seed", sorted({*range(count(20, 300)), *ONCE_WRONG}))
 def test_any_graph(seed):
     """Whatever the generator makes: regions that a kernel holds are right, the others stay torch ops."""
     graph, sizes = random_graph(Random(seed))

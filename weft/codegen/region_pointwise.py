@@ -8,7 +8,7 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .holes import Body, Hole, ir_line
 from .regions import Configs, Job, Reads, Written, nested, pair
-from .space import Space, by_place, coordinated, merged, renamings
+from .space import Space, by_place, coordinated, merged, renamings, tell_apart
 from .triton_spelling import ATOM, Tri
 from .wrapper import Refused, Why, Wrapper
 
@@ -73,8 +73,7 @@ def whole_space(
     def one(dims: Dims) -> Dims:
         return tuple(same.get(d, d) for d in dims)
 
-    if any(len(set(one(n.space))) < len(n.space) for n in nodes):
-        raise Refused(Why.SPACES)  # a dim and its new name side by side
+    tell_apart(nodes, same)
     every = {d for n in nodes for d in one(n.space)}
     largest = max((v for n in nodes for v in (*n.outs, *n.ins) if v.dims), key=lambda v: len(v.dims), default=None)
     if not every:

@@ -15,7 +15,7 @@ from .holes import Body, Hole, ir_line
 from .kernels.scan_space import DEFAULTS
 from .region_pointwise import POINTWISE, flags_of, kind, laid, region_body, same_everywhere
 from .regions import Job, Reads, Written, pair
-from .space import Space, coordinated, merged, renamings
+from .space import Space, coordinated, merged, renamings, tell_apart
 from .triton_spelling import ATOM, Tri
 from .wrapper import Refused, Why, Wrapper
 
@@ -39,6 +39,7 @@ class _Scan:
             raise Refused(Why.NOT_POINTWISE)
         self.w = Wrapper(graph, job.sizes, job.mixed)
         self.same = renamings(graph)
+        tell_apart(graph.nodes, self.same)
         self.time = self.same.get(self.op.dim, self.op.dim)
         self.reads = Reads()
         self.split()

@@ -8,6 +8,7 @@ from weft.ir.primitives import Gather, Map, Rename
 from weft.ir.types import Dims, Graph, Node, Val
 
 from .triton_spelling import ATOM, Tri
+from .wrapper import Refused, Why
 
 
 def renamings(graph: Graph) -> dict[str, str]:
@@ -19,6 +20,13 @@ def renamings(graph: Graph) -> dict[str, str]:
             out |= {d: a for d in (*out, n.op.old, n.op.new) if out.get(d, d) == b}
             out[b] = a
     return out
+
+
+def tell_apart(nodes: Iterable[Node], same: Mapping[str, str]) -> None:
+    """Refused where a node has a dim and its new name side by side, which would be walked as one."""
+    for n in nodes:
+        if not isinstance(n.op, Rename) and len({same.get(d, d) for d in n.space}) < len(n.space):
+            raise Refused(Why.SPACES)
 
 
 @dataclass(frozen=True)
