@@ -144,8 +144,8 @@ def text(job: Job, written: Written, key: str) -> str:
         elif module.endswith("tl") and written.holes:
             lines.add(f"import {module}  # noqa: F401 (the interpreter looks for it)")
     lines.add()
-    own = [m for m in ("elementwise", "launch", "ops") if f"{m}." in said]
-    lines.add(f"from . import {', '.join(sorted({*own, *written.modules}))}")
+    own = [m for m in sorted({"elementwise", "launch", "ops", *written.modules}) if re.search(rf"\b{m}\.", said)]
+    lines.add(f"from . import {', '.join(own)}")
     lines.add()
     lines.add(f'NAME = "{job.kernel}"')
     for name, n in sorted(w.constants.items()):
