@@ -141,7 +141,9 @@ class Output:
             self.out, self.lse = rows.joined(out), rows.joined(lse)
             return
         o, s = self.buffers()
-        o, s = rows.view(o[batch]), rows.view(s[batch])
+        if batch != slice(None):  # a slice of all is a view too, of which torch.compile allows no second
+            o, s = o[batch], s[batch]
+        o, s = rows.view(o), rows.view(s)
         if fresh:
             o.copy_(out)
             s.copy_(lse)
