@@ -1,4 +1,4 @@
-"""The walks of an attention region as source: closed forms, a solver's plan for each pair of block sizes, or a table."""
+"""An attention region's walks as source: closed forms, a solver's plan for each pair of block sizes, or a table."""
 
 import textwrap
 from collections.abc import Sequence
