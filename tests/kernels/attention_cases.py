@@ -159,7 +159,8 @@ def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: in
     table = None if w.table is None else tuple(map(torch.from_numpy, w.table))
     names = modules.attention_pieces
     block = None if w.block is None else getattr(names, w.block)
-    return modules.attention.Walk(getattr(names, w.pieces), block, w.slots, w.plan, table, w.packed, w.keep)
+    numbers = names.flat(*w.plan) if w.pieces == "plan_pieces" else w.plan
+    return modules.attention.Walk(getattr(names, w.pieces), block, w.slots, numbers, table, w.packed, w.keep)
 
 
 def emitted(modules: Any, c: Case, pattern: Pattern, nq: int, nk: int, kernel: str) -> Any:

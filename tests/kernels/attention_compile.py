@@ -63,7 +63,8 @@ def walking(name: str, pattern: str, config: dict[str, Any]) -> dict[str, Any]:
         Pattern.parse(text), 1 << 16, 1 << 16, config["BM"], config["BN"], name == "dkdv", loops=config.get("LOOPS", 2)
     )
     block = None if w.block is None else getattr(pieces, w.block)
-    return {"pieces": getattr(pieces, w.pieces), "block": block, "SLOTS": w.slots, "PLAN": w.plan, "keep": keep}
+    plan = pieces.flat(*w.plan) if w.pieces == "plan_pieces" else w.plan
+    return {"pieces": getattr(pieces, w.pieces), "block": block, "SLOTS": w.slots, "PLAN": plan, "keep": keep}
 
 
 def sources(

@@ -23,7 +23,7 @@ log-sum-exp; both are merged in. OLD may be OUT. Y: tuple of the epilogue's outp
 | BM, BN       | queries and keys of a block, powers of two >= 16                                                    |
 | REVERSE      | last query block first: of causal patterns that is the longest work                                 |
 | SLOTS        | a loop each, at most two: True visits full blocks (all pairs visible, all keys exist), False others |
-| PLAN         | nested tuples of ints for `pieces` and `block`                                                      |
+| PLAN         | integers for `pieces` and `block`                                                                   |
 | ACC, PREC    | float32 or float64; "ieee", "tf32", "tf32x3": how fp32 operands of a dot are read                   |
 | IDX          | int32, or int64 where BM or BN rows span 2**31 elements                                             |
 | MULTI        | keep gives how often a key counts, not only whether                                                 |

@@ -5,10 +5,10 @@ Forward and dq run over key blocks j of a query block i. dk, dv run over query b
 holes get the key block as i, the numbers of queries and keys exchanged, and a plan of the transposed pattern.
 
  * `dense_`, `causal_`, `band_`: closed forms for any lengths and blocks.
- * `plan_`: a solver's closed form, folded into constants. PLAN = (entries of each slot, whether no row has two entries
-   of that slot, CUT), an entry as in `members`. It holds for every length up to the one it was made for: blocks past
-   the end are dropped, and with CUT (patterns that look ahead) a full block that the end cuts is visited by the partial
-   slot; the slots then are full, partial.
+ * `plan_`: a solver's closed form, folded into constants. PLAN = (entries of slot 0, of slot 1; whether no row has two
+   entries of slot 0, of slot 1; CUT; the entries), an entry being twelve numbers as in `members`: see `flat`. It holds
+   for every length up to the one it was made for: blocks past the end are dropped, and with CUT (patterns that look
+   ahead) a full block that the end cuts is visited by the partial slot; the slots then are full, partial.
  * `table_`: int32 lists, TAB = (first, blocks): block list entries first[(h * rows + i) * slots + s] to the next one's.
    PLAN = (heads, rows, slots) as the table was made; heads = 1: for all. A block listed m times counts m times.
 """
@@ -123,26 +123,26 @@ def rank(x, anchor, step: tl.constexpr, width: tl.constexpr):
 
 
 @triton.jit
-def members(i, E: tl.constexpr, end):
-    """(rank of the first, how many, anchor) of the blocks below `end` that entry E lists for row i.
+def members(i, PLAN: tl.constexpr, at: tl.constexpr, end):
+    """(rank of the first, how many, anchor) of the blocks below `end` that the entry at PLAN[at] lists for row i.
 
-    E = (first, last, every, span, low, low_move, high, high_move, step, anchor, anchor_move, width): rows of
+    An entry is first, last, every, span, low, low_move, high, high_move, step, anchor, anchor_move, width: rows of
     [first, last) with (i - first) mod every < span. With t = (i - first) // every, the blocks of
     [low + t low_move, high + t high_move) with (j - anchor - t anchor_move) mod step < width.
     """
-    there = (i >= E[0]) & (i < E[1])
-    t = tl.maximum(i - E[0], 0)
-    if E[2] > 1:
-        if E[3] < E[2]:
-            there = there & (t % E[2] < E[3])
-        t = t // E[2]
-    low = tl.minimum(tl.maximum(E[4] + t * E[5], 0), end)
-    high = tl.minimum(E[6] + t * E[7], end)
+    there = (i >= PLAN[at]) & (i < PLAN[at + 1])
+    t = tl.maximum(i - PLAN[at], 0)
+    if PLAN[at + 2] > 1:
+        if PLAN[at + 3] < PLAN[at + 2]:
+            there = there & (t % PLAN[at + 2] < PLAN[at + 3])
+        t = t // PLAN[at + 2]
+    low = tl.minimum(tl.maximum(PLAN[at + 4] + t * PLAN[at + 5], 0), end)
+    high = tl.minimum(PLAN[at + 6] + t * PLAN[at + 7], end)
     anchor = t * 0
-    if E[8] > 1:
-        anchor = ((E[9] + t * E[10]) % E[8] + E[8]) % E[8]
-    first = rank(low, anchor, E[8], E[11])
-    n = tl.where(there & (high > low), rank(tl.maximum(high, low), anchor, E[8], E[11]) - first, 0)
+    if PLAN[at + 8] > 1:
+        anchor = ((PLAN[at + 9] + t * PLAN[at + 10]) % PLAN[at + 8] + PLAN[at + 8]) % PLAN[at + 8]
+    first = rank(low, anchor, PLAN[at + 8], PLAN[at + 11])
+    n = tl.where(there & (high > low), rank(tl.maximum(high, low), anchor, PLAN[at + 8], PLAN[at + 11]) - first, 0)
     return first, n, anchor
 
 
@@ -159,8 +159,9 @@ def member(rank, anchor, step: tl.constexpr, width: tl.constexpr):
 def cut(i, PLAN: tl.constexpr, m, B: tl.constexpr):
     """1 if the end of the keys cuts a block that the plan has as full for row i, else 0."""
     n = i * 0
-    for e in tl.static_range(len(PLAN[0][0])):
-        n += members(i, PLAN[0][0][e], up(m, B))[1] - members(i, PLAN[0][0][e], m // B)[1]
+    entries: tl.constexpr = PLAN[0]
+    for e in tl.static_range(entries):
+        n += members(i, PLAN, 5 + 12 * e, up(m, B))[1] - members(i, PLAN, 5 + 12 * e, m // B)[1]
     return n
 
 
@@ -168,13 +169,14 @@ def cut(i, PLAN: tl.constexpr, m, B: tl.constexpr):
 def plan_pieces(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
     """A slot's blocks in row i: the run itself where there is one, else numbers for `plan_block`."""
     start, total = i * 0, i * 0
-    end = m // B if PLAN[2] and s == 0 else up(m, B)
-    for e in tl.static_range(len(PLAN[0][s])):
-        first, count, anchor = members(i, PLAN[0][s][e], end)
-        if PLAN[1][s]:
+    end = m // B if PLAN[4] and s == 0 else up(m, B)
+    entries: tl.constexpr = PLAN[s]  # Triton 3.6 takes no subscript here, nor tuples of tuples
+    for e in tl.static_range(entries):
+        first, count, anchor = members(i, PLAN, 5 + 12 * (e + s * PLAN[0]), end)
+        if PLAN[2 + s]:
             start = tl.where(count > 0, first, start)
         total += count
-    if PLAN[2] and s == 1:
+    if PLAN[4] and s == 1:
         total += cut(i, PLAN, m, B)
     return start, start + total, 1
 
@@ -182,18 +184,27 @@ def plan_pieces(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr
 @triton.jit
 def plan_block(z, i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
     """The z-th block of a slot, entry after entry; past them, the block that the end cuts."""
-    if PLAN[1][s]:
+    if PLAN[2 + s]:
         j = z
     else:
         j = m // B + i * 0
         past = i * 0
-        end = m // B if PLAN[2] and s == 0 else up(m, B)
-        for e in tl.static_range(len(PLAN[0][s])):
-            first, count, anchor = members(i, PLAN[0][s][e], end)
+        end = m // B if PLAN[4] and s == 0 else up(m, B)
+        entries: tl.constexpr = PLAN[s]
+        for e in tl.static_range(entries):
+            at: tl.constexpr = 5 + 12 * (e + s * PLAN[0])
+            first, count, anchor = members(i, PLAN, at, end)
             here = (z >= past) & (z < past + count)
-            j = tl.where(here, member(first + z - past, anchor, PLAN[0][s][e][8], PLAN[0][s][e][11]), j)
+            j = tl.where(here, member(first + z - past, anchor, PLAN[at + 8], PLAN[at + 11]), j)
             past += count
     return j
+
+
+def flat(entries, runs, cut):
+    """PLAN of entries (for each slot a tuple of them), and for each slot whether no row has two of its entries."""
+    counts, single = [len(e) for e in entries], [int(r) for r in runs]
+    counts, single = counts + [0] * (2 - len(counts)), single + [0] * (2 - len(single))
+    return (*counts, *single, int(cut), *(n for slot in entries for entry in slot for n in entry))
 
 
 # A table

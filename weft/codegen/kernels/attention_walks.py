@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .attention import Walk
-from .attention_pieces import plan_block, plan_pieces
+from .attention_pieces import flat, plan_block, plan_pieces
 
 END = 1 << 30
 SHIFT = 24  # of the head in an entry of a packed table
@@ -62,8 +62,7 @@ def once(walk: Walk) -> Walk:
         first, listed = walk.table
         plan = (*walk.plan[:2], 1)
         return walk._replace(slots=(False,), plan=plan, table=(first[:: len(walk.slots)].contiguous(), listed))
-    entries = tuple(e for slot in walk.plan[0] for e in slot)
-    return walk._replace(slots=(False,), plan=((entries,), (False,), False))
+    return walk._replace(slots=(False,), plan=(sum(walk.plan[:2]), 0, 0, 0, 0, *walk.plan[5:]))
 
 
 def plans(text: str) -> dict[tuple[int, int], Walk]:
@@ -78,7 +77,7 @@ def plans(text: str) -> dict[tuple[int, int], Walk]:
             kinds.append(kind == "full")
             entries.append(tuple(zip(*[iter(numbers)] * 12, strict=True)))
             runs.append("run" in words)
-        plan = (tuple(entries), tuple(runs), "cut" in head)
+        plan = flat(entries, runs, "cut" in head)
         walk = Walk(plan_pieces, plan_block, tuple(kinds), plan, keep=False in kinds)
         for bm, bn in re.findall(r"(\d+)x(\d+)", head):
             out[int(bm), int(bn)] = walk
