@@ -147,12 +147,12 @@ def members(i, PLAN: tl.constexpr, at: tl.constexpr, end):
 
 
 @triton.jit
-def member(rank, anchor, step: tl.constexpr, width: tl.constexpr):
-    """The block of that rank."""
-    if step == 1:
+def member(rank, anchor, PLAN: tl.constexpr, at: tl.constexpr):
+    """The block of that rank in the entry at PLAN[at]."""
+    if PLAN[at + 8] == 1:
         return rank
     else:
-        return rank // width * step + rank % width + anchor - step
+        return rank // PLAN[at + 11] * PLAN[at + 8] + rank % PLAN[at + 11] + anchor - PLAN[at + 8]
 
 
 @triton.jit
@@ -192,10 +192,9 @@ def plan_block(z, i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constex
         end = m // B if PLAN[4] and s == 0 else up(m, B)
         entries: tl.constexpr = PLAN[s]
         for e in tl.static_range(entries):
-            at: tl.constexpr = 5 + 12 * (e + s * PLAN[0])
-            first, count, anchor = members(i, PLAN, at, end)
-            here = (z >= past) & (z < past + count)
-            j = tl.where(here, member(first + z - past, anchor, PLAN[at + 8], PLAN[at + 11]), j)
+            first, count, anchor = members(i, PLAN, 5 + 12 * (e + s * PLAN[0]), end)
+            found = member(first + z - past, anchor, PLAN, 5 + 12 * (e + s * PLAN[0]))
+            j = tl.where((z >= past) & (z < past + count), found, j)
             past += count
     return j
 
