@@ -184,6 +184,7 @@ def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[di
 def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
     """What formulas of spaces and hazards may ask of a region: bytes of an element; of an attention its head dims,
     padded to 16, their tiles, whether nothing was padded, and the block of its static block set, 0 without one."""
+    from weft.codegen.hazards import widths
     from weft.codegen.kernels.attention_plan import static_block
     from weft.ir.library.attention import Attend, AttendGrad
 
@@ -194,20 +195,10 @@ def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
             dk = sizes[op.contract]
             own = [d for d in node.ins[2].dims if d not in node.ins[1].dims or d == op.contract]
             dv = sizes[own[-1]] if own else dk
-            widths = [w for d in (dk, dv) for w in _tiles(d)]
-            out |= {"dk": sum(_tiles(dk)), "dv": sum(_tiles(dv)), "narrowest": min(widths)}
-            out |= {"tiles": max(len(_tiles(dk)), len(_tiles(dv))), "block": static_block(op.pattern)}
+            keys, values = widths(dk), widths(dv)
+            out |= {"dk": sum(keys), "dv": sum(values), "narrowest": min(keys + values)}
+            out |= {"tiles": max(len(keys), len(values)), "block": static_block(op.pattern)}
             out["whole"] = int(dk % 16 == dv % 16 == 0)
-    return out
-
-
-def _tiles(d: int) -> list[int]:
-    """Widths of the power-of-two tiles of a head dim, as the attention kernels cut it: 80 is 64 and 16."""
-    out: list[int] = []
-    left = -(-d // 16) * 16
-    while left:
-        out.append(1 << (left.bit_length() - 1))
-        left -= out[-1]
     return out
 
 
