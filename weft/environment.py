@@ -9,6 +9,7 @@ ENVIRONMENT = {
     "WEFT_KERNELS": "what a package runs: torch (its torch path everywhere) or interpret (its kernels, on a CPU)",
     "WEFT_REQUIRE_TUNED": "1: a kernel without a measured configuration for its key is an error",
     "WEFT_SOAK": "1: the test suite runs the full counts of its campaigns",
+    "WEFT_TRITON36": "a Python with Triton 3.6: the full counts compile every shipped kernel with it too",
 }
 
 
