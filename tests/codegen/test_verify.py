@@ -72,7 +72,8 @@ def test_a_package_is_checked_against_its_own_graph(tmp_path):
         api.verify(out)
 
 
-def test_the_verb_says_it_in_its_exit_code(tmp_path, capsys):
+def test_the_verb_says_it_in_its_exit_code(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WEFT_KERNELS", "torch")  # kernels have tests of their own
     out = broken(tmp_path, "blocks/layer.py", "attention.Causal()", "attention.Dense()")
 
     assert run(["verify", str(out), "--json"]) == 1
