@@ -41,7 +41,7 @@ class Package:
 
     def half(self, region: RegionFile) -> str:
         """ "forward" or "backward", where the region stands first."""
-        row = next(r for r in self.planned.kernels.rows if r.kernel == region.kernel)
+        row = next(r for r in self.planned.kernels.rows if region.kernel in r.kernel.split(" + "))
         return row.half.split(",")[0]
 
     def checks(self, region: RegionFile) -> tuple[dict[str, int], ...]:

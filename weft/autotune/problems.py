@@ -91,7 +91,7 @@ def tasks(planned: Planned, folder: str | Path, target: str, dtype: str = "bf16"
 def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, dtype: str) -> Iterator[Task]:
     from weft.codegen.sizes import Sizes
 
-    rows = [r for r in planned.kernels.rows if r.kernel == region.kernel]
+    rows = [r for r in planned.kernels.rows if region.kernel in r.kernel.split(" + ")]
     config = region.configs[target][dtype]
     sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}
     calls = sum(_calls(planned, r.block) for r in rows) or 1
