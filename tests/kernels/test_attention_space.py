@@ -13,7 +13,8 @@ from tests.kernels.aot import SHARED
 from tests.kernels.attention_compile import PATTERNS, compiled, staged
 from tests.kernels.emitted import Emitted, check
 from weft.autotune.hazards import refusals
-from weft.autotune.problems import _tiles, given, spaces
+from weft.autotune.problems import given, spaces
+from weft.codegen.hazards import widths
 from weft.codegen.kernels.attention_space import ARCHS, DTYPES, SIDES, WIDEST, configurations, default, pairs
 from weft.codegen.wrapper import Why
 from weft.ir.builder import Builder
@@ -30,7 +31,7 @@ SPILL = {("sm_80", "dkdv"): 24, ("sm_80", "forward"): 24, ("sm_80", "dq"): 8, ("
 
 
 def facts(dim: int, dtype: str, block: int = 0) -> dict[str, int]:
-    widths = _tiles(dim)
+    widths = widths(dim)
     return {
         "bytes": 4 if dtype == "f32" else 2, "dk": sum(widths), "dv": sum(widths), "narrowest": min(widths),
         "tiles": len(widths), "block": block, "whole": int(dim % 16 == 0),
