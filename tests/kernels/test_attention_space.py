@@ -31,10 +31,10 @@ SPILL = {("sm_80", "dkdv"): 24, ("sm_80", "forward"): 24, ("sm_80", "dq"): 8, ("
 
 
 def facts(dim: int, dtype: str, block: int = 0) -> dict[str, int]:
-    widths = widths(dim)
+    tiles = widths(dim)
     return {
-        "bytes": 4 if dtype == "f32" else 2, "dk": sum(widths), "dv": sum(widths), "narrowest": min(widths),
-        "tiles": len(widths), "block": block, "whole": int(dim % 16 == 0),
+        "bytes": 4 if dtype == "f32" else 2, "dk": sum(tiles), "dv": sum(tiles), "narrowest": min(tiles),
+        "tiles": len(tiles), "block": block, "whole": int(dim % 16 == 0),
     }  # fmt: skip
 
 
