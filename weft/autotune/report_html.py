@@ -18,7 +18,7 @@ _PAGE = """<!doctype html>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1a1a1a; background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid #ccc; padding-top: 1rem } h3 { font-size: 1rem }
 table { border-collapse: collapse; font-size: .9rem } th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums } code { font-size: .85rem } .win { background: #e8f4ea } svg text { font-size: 11px; fill: #444 }
+td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums } code { font-size: .85rem } .win { background: #e8f4ea } svg text { font-size: 11px; fill: #444 }
 .bar { background: #4a7fb5; height: .7rem; display: inline-block }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #16181b } th, td { border-color: #333 } h2 { border-color: #444 } .win { background: #1f3a25 } svg text { fill: #aaa } }
 </style></head><body>
