@@ -68,21 +68,6 @@ class Span:
         return self.count <= 0 or self.groups <= 0
 
 
-# With open lengths torch.compile takes a view of a view for out of bounds.
-@torch.compiler.disable()  # pyright: ignore[reportUntypedFunctionDecorator]
-def merge(rows: Span, o: Tensor, s: Tensor, out: Tensor, lse: Tensor, fresh: bool) -> None:
-    """Merge out, lse into the rows of o, s by the log-sum-exp; `fresh` rows are only written."""
-    o, s = rows.view(o), rows.view(s)
-    if fresh:
-        o.copy_(out)
-        s.copy_(lse)
-        return
-    least = torch.finfo(s.dtype).min / 4  # two rows without keys merge to 0, not to nan
-    weight = torch.sigmoid(lse.clamp(min=least) - s.clamp(min=least))
-    o.lerp_(out.to(o.dtype), weight[..., None])
-    s.copy_(torch.logaddexp(s, lse))
-
-
 @dataclass(frozen=True)
 class Piece:
     """One family of blocks: query spans against key spans, member by member.
@@ -158,7 +143,15 @@ class Output:
         o, s = self.buffers()
         if batch != slice(None):  # a slice of all is a view too, of which torch.compile allows no second
             o, s = o[batch], s[batch]
-        merge(rows, o, s, out, lse, fresh)
+        o, s = rows.view(o), rows.view(s)
+        if fresh:
+            o.copy_(out)
+            s.copy_(lse)
+            return
+        least = torch.finfo(s.dtype).min / 4  # two rows without keys merge to 0, not to nan
+        weight = torch.sigmoid(lse.clamp(min=least) - s.clamp(min=least))
+        o.lerp_(out.to(o.dtype), weight[..., None])
+        s.copy_(torch.logaddexp(s, lse))
 
     def buffers(self) -> tuple[Tensor, Tensor]:
         """(out, lse) in the accumulation dtype, rows not yet seen 0 and -inf; both may be written to."""
