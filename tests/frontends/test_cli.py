@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -186,11 +185,14 @@ def test_an_interrupt_is_130(weft, monkeypatch):
 
 
 def test_a_signal_is_130_from_outside(tmp_path):
-    code = "import weft.api, time; weft.api.check = lambda *a, **k: time.sleep(30); from weft.cli import main; main()"
-    run = subprocess.Popen([sys.executable, "-c", code, "check", "x"], cwd=ROOT, stderr=subprocess.PIPE)
-    time.sleep(1.0)
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=20)
+    slow = "weft.api.check = lambda *a, **k: (print('there', flush=True), time.sleep(30))"
+    code = f"import weft.api, time; {slow}; from weft.cli import main; main()"
+    command = [sys.executable, "-c", code, "check", "x"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        run.stdout.readline()  # it is at work now, however long it took to start
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=20)
 
     assert run.returncode == 130
     assert b"Traceback" not in err
