@@ -17,21 +17,18 @@ Source: incremental evaluation as in key-value caches (Shazeer 2019, 1911.02150)
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from math import prod
-from typing import Any
-
-import sympy as sp
+from dataclasses import dataclass, replace
 
 from weft.errors import DecodeError
 from weft.ir.builder import Builder, dce
-from weft.ir.formula import operand, symbol
 from weft.ir.library import Attend, Dropout, Rotary, Route
-from weft.ir.op import Composite, Op, expansion, op_name
-from weft.ir.pattern import is_causal, max_distance
-from weft.ir.primitives import Concat, Einsum, Gather, Loop, Map, Opaque, Part, Rename, Scatter
-from weft.ir.types import Dims, Graph, Node, Type, Val, union
+from weft.ir.op import Composite, expansion
+from weft.ir.pattern import is_causal
+from weft.ir.primitives import Concat, Gather, Loop, Map, Opaque, Part, Rename, Scatter
+from weft.ir.types import Graph, Node, Type, Val
 from weft.ir.verify import verify
+from weft.passes.decode_slots import Routed, on_tokens, sent, taken
+from weft.passes.decode_time import above, heads, mentions, refusal, shifted, symbols, touches, windows
 from weft.passes.legality import crossed
 
 
@@ -80,16 +77,7 @@ class _Keys:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Routed:
-    """A scatter of single tokens into slots, as the tokens: `dims` of the slots -> the `index` values they went to."""
-
-    token: Val
-    dims: Dims
-    index: tuple[Val, ...]
-
-
-_Found = Val | _Keys | _Routed | DecodeError
+_Found = Val | _Keys | Routed | DecodeError
 
 
 class _Step:
@@ -106,7 +94,7 @@ class _Step:
         self.joined: dict[tuple[Val, str], Val] = {}  # new rows, key dim -> past and new rows
         self.at: Val | None = None
         self.joining = False  # inside an attention's meaning, where keys meet queries
-        self.windows = _windows(graph, sizes, time)
+        self.windows = windows(graph, sizes, time)
         self.router: dict[Val, int] = {}  # routing results -> which router made them
 
     def build(self) -> StepGraph:
@@ -156,10 +144,6 @@ class _Step:
                         bad = e
             env.update(dict.fromkeys(n.outs, bad))
 
-    def fail(self, n: Node, why: str) -> DecodeError:
-        where = f" ({n.src})" if n.src else ""
-        return DecodeError(f"{n.outs[0].name} = {op_name(type(n.op))}{where} {why}, so its block has no step")
-
     def value(self, x: _Found) -> Val:
         assert isinstance(x, Val)
         return x
@@ -181,13 +165,13 @@ class _Step:
                 return self.route(n, op, ins)
             case Loop(dim=dim) if dim == t:
                 return self.loop(n, op, ins)
-            case Scatter() if t in _dims(n.ins):
-                return self.scatter(n, op, ins)
-            case Gather() if isinstance(ins[0], _Routed):
-                return [self.gathered(n, op, ins)]
-            case Composite() if t in crossed(n) or _mentions(op, n.types, t) or any(isinstance(x, _Keys) for x in ins):
+            case Scatter() if any(t in v.dims for v in n.ins):
+                return [self.scatter(n, op, ins)]
+            case Gather() if isinstance(ins[0], Routed):
+                return [taken(self.g, n, op, ins[0], ins[1:])]
+            case Composite() if t in crossed(n) or mentions(op, n.types, t) or any(isinstance(x, _Keys) for x in ins):
                 return self.inline(n, op, ins)
-            case _ if any(isinstance(x, _Routed) for x in ins):
+            case _ if any(isinstance(x, Routed) for x in ins):
                 return self.routed(n, ins)
             case Map():
                 return self.map(n, op, ins)
@@ -197,14 +181,14 @@ class _Step:
     def plain(self, n: Node, ins: list[_Found]) -> Iterable[_Found]:
         """The same op, when no result depends on another position."""
         if any(isinstance(x, _Keys) for x in ins):
-            raise self.fail(n, "works on keys after they were renamed from positions")
+            raise refusal(n, "works on keys after they were renamed from positions")
         if self.time in crossed(n) or (isinstance(n.op, Opaque) and self.time in n.space):
-            raise self.fail(n, f"mixes positions along {self.time}")
+            raise refusal(n, f"mixes positions along {self.time}")
         touched = {n.op.old, n.op.new} if isinstance(n.op, Rename | Part) else set[str]()
         if self.time in touched or (isinstance(n.op, Concat) and self.time in (*n.op.dims, n.op.new)):
-            raise self.fail(n, f"moves positions along {self.time}")
-        if isinstance(n.op, Loop) and _touches(n.op.body, self.time):
-            raise self.fail(n, f"runs a loop over {n.op.dim} that mixes positions along {self.time}")
+            raise refusal(n, f"moves positions along {self.time}")
+        if isinstance(n.op, Loop) and touches(n.op.body, self.time):
+            raise refusal(n, f"runs a loop over {n.op.dim} that mixes positions along {self.time}")
         return self.g.many(n.op, *map(self.value, ins), names=[v.name for v in n.outs])
 
     def positions(self) -> Val:
@@ -218,16 +202,12 @@ class _Step:
 
     def map(self, n: Node, op: Map, ins: list[_Found]) -> Iterable[_Found]:
         """i_seq becomes pos + i_seq; a formula in n_seq depends on positions that are not there yet."""
-        used = _symbols(op)
+        used = symbols(op)
         if f"n_{self.time}" in used:
-            raise self.fail(n, f"depends on the length along {self.time}")
+            raise refusal(n, f"depends on the length along {self.time}")
         if f"i_{self.time}" not in used:
             return self.plain(n, ins)
-        here = symbol(f"i_{self.time}")
-        shift = {here: here + operand(len(ins))}
-        moved = replace(
-            op, lets=tuple(e.xreplace(shift) for e in op.lets), exprs=tuple(e.xreplace(shift) for e in op.exprs)
-        )
+        moved = shifted(op, self.time, len(ins))
         return self.plain(replace(n, op=moved), [*ins, self.pos])
 
     def inline(self, n: Node, op: Composite, ins: list[_Found]) -> Iterable[_Found]:
@@ -246,11 +226,11 @@ class _Step:
         if not moving and self.time not in (op.query, op.over):
             return self.plain(n, ins)
         if op.query != self.time or {"key_at", "query_at"} & set(op.meta):
-            raise self.fail(n, f"attends from {op.query} to all positions along {self.time}")
+            raise refusal(n, f"attends from {op.query} to all positions along {self.time}")
         names, meta = ("query_at",), [self.positions()]
         if moving:
-            if not is_causal(op.pattern, self.sizes[self.time], _heads(op, self.sizes)):
-                raise self.fail(n, f"sees later positions under {op.pattern.source or op.pattern}")
+            if not is_causal(op.pattern, self.sizes[self.time], heads(op, self.sizes)):
+                raise refusal(n, f"sees later positions under {op.pattern.source or op.pattern}")
             names, meta = ("query_at", "key_at"), [*meta, self.keys(_Keys(self.positions(), op.over), n)]
         given = [*(self.keys(x, n) if isinstance(x, _Keys) else self.value(x) for x in ins), *meta]
         wide = replace(op, meta=(*op.meta, *names), layout=None)
@@ -276,8 +256,8 @@ class _Step:
 
     def carry(self, n: Node, name: str, first: Val | Type) -> Val:
         """A new input for a state that starts as `first`."""
-        if isinstance(first, Val) and self.time in {d for m in _above(self.graph, first) for d in m.space}:
-            raise self.fail(n, f"starts from a value that depends on positions along {self.time}")
+        if isinstance(first, Val) and self.time in {d for m in above(self.graph, first) for d in m.space}:
+            raise refusal(n, f"starts from a value that depends on positions along {self.time}")
         value = self.g.input(f"past_{name}", first.type if isinstance(first, Val) else first)
         self.starts[value] = first
         return value
@@ -285,7 +265,7 @@ class _Step:
     def loop(self, n: Node, op: Loop, ins: list[_Found]) -> Iterable[_Found]:
         """The cell goes on from where it was left."""
         if op.reverse:
-            raise self.fail(n, f"runs backwards along {self.time}")
+            raise refusal(n, f"runs backwards along {self.time}")
         given = [self.value(x) for x in ins[op.carries :]]
         before = [self.carry(n, v.name, x) for v, x in zip(op.body.inputs, n.ins[: op.carries])]
         outs = self.g.many(op, *before, *given, names=[v.name for v in n.outs])
@@ -300,101 +280,21 @@ class _Step:
         outs = self.g.many(op, self.value(ins[0]), before, names=[v.name for v in n.outs])
         self.states.append(State("carry", before, outs[4], src=n.src))
         self.router |= dict.fromkeys(outs[:2], len(self.states))
-        bad = self.fail(n, f"mixes positions along {self.time}")
+        bad = refusal(n, f"mixes positions along {self.time}")
         return [*outs[:3], bad, outs[4], *(bad for _ in outs[5:])]
 
-    def scatter(self, n: Node, op: Scatter, ins: list[_Found]) -> Iterable[_Found]:
+    def scatter(self, n: Node, op: Scatter, ins: list[_Found]) -> Routed:
         """Tokens sent to slots of their own stay tokens."""
         x, *index = ins
         routers = {self.router.get(i) for i in index if isinstance(i, Val)}
         if not isinstance(x, Val) or len(routers) != 1 or None in routers:
-            raise self.fail(n, f"adds up positions along {self.time}")
-        where = tuple(map(self.value, index))
-        dims = union(*(v.dims for v in where), (d for d in op.to if d not in op.at))
-        return [_Routed(self.g.expand(x, to=dims), op.at, where)]
-
-    def gathered(self, n: Node, op: Gather, ins: list[_Found]) -> Val:
-        """A token takes its own slot's result: 0 when it was dropped."""
-        x, *index = ins
-        assert isinstance(x, _Routed)
-        if op.at != x.dims or tuple(index) != x.index:
-            raise self.fail(n, "reads slots that other positions may have filled")
-        names = [f"s{i}" for i in range(len(x.index))]
-        inside = sp.And(*(sp.And(symbol(s) >= 0, symbol(s) < symbol(f"n_{d}")) for s, d in zip(names, x.dims)))
-        formula = sp.Piecewise((symbol("x"), inside), (0, True))
-        read: dict[str, Any] = {"x": x.token} | dict(zip(names, x.index))
-        out = n.outs[0]
-        return self.g.maps([formula], to=out.dims, dtype=out.dtype, names=[out.name], **read)[0]
+            raise refusal(n, f"adds up positions along {self.time}")
+        return sent(self.g, op, x, tuple(map(self.value, index)))
 
     def routed(self, n: Node, ins: list[_Found]) -> Iterable[_Found]:
-        """An op on slots, done on the tokens in them: what it reads by slot is read where the token is."""
-        slots = next(x for x in ins if isinstance(x, _Routed))
-        if any(isinstance(x, _Routed) and (x.dims, x.index) != (slots.dims, slots.index) for x in ins):
-            raise self.fail(n, "mixes slots of different routers")
-        if not isinstance(n.op, Map | Einsum) or set(slots.dims) & crossed(n):
-            raise self.fail(n, f"mixes slots, and with them positions along {self.time}")
-        where = union(*(v.dims for v in slots.index))
-        to = union(*((where if d in slots.dims else (d,)) for d in n.op.to))
-        own = [self.token(x, slots) if isinstance(x, Val) else self.value(getattr(x, "token", x)) for x in ins]
-        op: Op = replace(n.op, to=to)
-        if isinstance(op, Map):
-            used = [d for d in slots.dims if f"i_{d}" in _symbols(op)]
-            place = {symbol(f"i_{d}"): operand(len(own) + i) for i, d in enumerate(used)}
-            own += [slots.index[slots.dims.index(d)] for d in used]
-            op = replace(
-                op, lets=tuple(e.xreplace(place) for e in op.lets), exprs=tuple(e.xreplace(place) for e in op.exprs)
-            )
-            n = replace(n, op=op)
-            return [_Routed(self.value(v), slots.dims, slots.index) for v in self.map(n, op, [*own])]
-        return [_Routed(self.g.one(op, *own, names=[n.outs[0].name]), slots.dims, slots.index)]
-
-    def token(self, x: Val, slots: _Routed) -> Val:
-        """A value by slot, at each token's slot."""
-        at = [(d, i) for d, i in zip(slots.dims, slots.index) if d in x.dims]
-        return self.g.gather(x, *(i for _, i in at), at=[d for d, _ in at]) if at else x
-
-
-def _dims(values: Iterable[Val]) -> set[str]:
-    return {d for v in values for d in v.dims}
-
-
-def _symbols(op: Map) -> set[str]:
-    return {str(s) for e in (*op.lets, *op.exprs) for s in e.free_symbols}
-
-
-def _mentions(op: Op, types: tuple[Type, ...], time: str) -> bool:
-    """Does a composite's meaning read the coordinate or the size of `time`, or rename it?"""
-    if isinstance(op, Map):
-        return bool({f"i_{time}", f"n_{time}"} & _symbols(op))
-    if isinstance(op, Rename):
-        return time in (op.old, op.new)
-    if isinstance(op, Composite):
-        return any(_mentions(n.op, n.types, time) for n in expansion(op, types).nodes)
-    return any(isinstance(v := getattr(op, f.name), sp.Basic) and _reads(v, time) for f in fields(op))  # pyright: ignore
-
-
-def _reads(e: Any, time: str) -> bool:
-    return any(str(s) in (f"i_{time}", f"n_{time}") for s in e.free_symbols)
-
-
-def _touches(body: Graph, time: str) -> bool:
-    return any(time in crossed(n) or _mentions(n.op, n.types, time) for n in body.nodes)
-
-
-def _above(graph: Graph, v: Val) -> list[Node]:
-    """The nodes that a value is computed by."""
-    return list(dce(replace(graph, outputs=(v,))).nodes)
-
-
-def _windows(graph: Graph, sizes: Mapping[str, int], time: str) -> dict[str, int]:
-    """Key dim -> how many positions back its attentions still read, where that is bounded."""
-    far: dict[str, list[int | None]] = {}
-    for n in graph.nodes:
-        if isinstance(n.op, Attend) and n.op.query == time:
-            reach = max_distance(n.op.pattern, sizes[time], _heads(n.op, sizes))
-            far.setdefault(n.op.over, []).append(None if reach is None else max(1, reach + 1))
-    return {key: max(w for w in ws if w is not None) for key, ws in far.items() if None not in ws}
-
-
-def _heads(op: Attend, sizes: Mapping[str, int]) -> int:
-    return prod(sizes[d] for d in op.heads)
+        """An op on slots, done on the tokens in them."""
+        given = [x if isinstance(x, Routed) else self.value(x) for x in ins]
+        op, own, slots = on_tokens(self.g, n, given, self.time)
+        here = replace(n, op=op)
+        made = self.map(here, op, [*own]) if isinstance(op, Map) else self.g.many(op, *own, names=[n.outs[0].name])
+        return [replace(slots, token=self.value(v)) for v in made]
