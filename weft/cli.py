@@ -1,8 +1,8 @@
 """The command line: `weft VERB ...`. One short function per verb, which calls `weft.api` and returns a Report.
 
-A verb is a function under `@verb(...)`: its docstring is its help, `SPEC`, `SIZES` and the like are its parameters, and
-`--json` and `--debug` are added to all. Exit codes: 0 ok, 1 a check failed, 2 usage, 3 bad spec, 4 infeasible, 5 device
-or backend missing, 70 a bug of weft, 130 interrupted.
+A verb is a function under `@verb(...)`: its docstring is its help, `SPEC`, `TARGET` and the like are its parameters,
+and `--json` and `--debug` are added to all. Exit codes: 0 ok, 1 a check failed, 2 usage, 3 bad spec, 4 infeasible,
+5 device or backend missing, 70 a bug of weft, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,148 +10,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
 import click
 
 from weft import __version__
+from weft.cli_shell import FORCE, OUT, PLAN, SPEC, TARGET, Report, document, say, verb
 from weft.environment import unknown
-from weft.errors import InfeasibleError, SpecError, UsageError, WeftError
+from weft.errors import UsageError, WeftError
 
 BUG, INTERRUPTED = 70, 130
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a verb found: data for `--json`, text for people, and whether the check it stands for held.
-
-    code: the exit code, where it is neither 0 nor 1."""
-
-    data: dict[str, Any] = field(default_factory=dict)
-    text: str = ""
-    ok: bool = True
-    code: int | None = None
-
-
-def SPEC(function: Any, required: bool = True) -> Any:
-    """The spec a verb works on, and how to change its sizes."""
-    options = (
-        click.argument("spec", type=click.Path(), required=required),
-        click.option("--set", "sets", multiple=True, metavar="DIM=VALUE", help="Change a dim; may be repeated."),
-        click.option("--small", is_flag=True, help="Apply the spec's `small:` map: a model that runs in a second."),
-        click.option("--train/--no-train", default=True, help="With or without backward. Default: with."),
-    )
-    return _all(options)(function)
-
-
-def TARGET(function: Any) -> Any:
-    """The machine whose prices count."""
-    text = "cpu, sm_80, sm_90, sm_100, sm_120 or gfx942; default: this machine."
-    return click.option("--target", metavar="T", help=text)(function)
-
-
-def PLAN(function: Any) -> Any:
-    """What a plan is made for."""
-    options = (
-        TARGET,
-        click.option("--memory", metavar="BYTES", help="Peak memory allowed, such as 60GB or 24GiB."),
-    )
-    return _all(options)(function)
-
-
-def OUT(*, required: bool = False, what: str = "file") -> Any:
-    """Where the result goes."""
-    return click.option("-o", "--out", type=click.Path(), required=required, help=f"The {what} to write.")
-
-
-def FORCE(function: Any) -> Any:
-    """Permission to overwrite."""
-    return click.option("--force", is_flag=True, help="Overwrite what is there.")(function)
-
-
-def _all(options: Sequence[Any]) -> Callable[[Any], Any]:
-    def apply(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return apply
-
-
-def verb(*parameters: Any, name: str | None = None) -> Callable[[Callable[..., Report]], click.Command]:
-    """Make a command of a function that returns a Report."""
-
-    def make(function: Callable[..., Report]) -> click.Command:
-        word = name or function.__name__.rstrip("_")
-
-        def run(as_json: bool, debug: bool, **given: Any) -> int:
-            return _run(word, lambda: function(**given), as_json, debug)
-
-        run.__doc__ = function.__doc__
-        shared = (
-            click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
-            click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
-        )
-        return click.command(word.rpartition(".")[2])(_all((*parameters, *shared))(run))
-
-    return make
-
-
-def _run(word: str, body: Callable[[], Report], as_json: bool, debug: bool) -> int:
-    schema = {"schema": f"weft.{word}/1"}
-    try:
-        report = body()
-    except WeftError as error:
-        if debug:
-            raise
-        _say(_message(error), people=True)
-        if as_json:
-            _say(_json(schema | {"ok": False} | _error_data(error)))
-        return error.exit_code
-    if as_json:
-        _say(_json(schema | {"ok": report.ok} | report.data))
-    if report.text:
-        _say(report.text, people=as_json)
-    if report.code is not None:
-        return report.code
-    return 0 if report.ok else 1
-
-
-def _message(error: WeftError) -> str:
-    if isinstance(error, SpecError):
-        from weft.frontends.problems import render
-
-        return render(error)
-    from weft.frontends.problems import visible
-
-    return "\n".join(f"error: {visible(line)}" if i == 0 else visible(line) for i, line in enumerate(_lines(error)))
-
-
-def _lines(error: WeftError) -> list[str]:
-    return str(error).splitlines() or [type(error).__name__]
-
-
-def _error_data(error: WeftError) -> dict[str, Any]:
-    if isinstance(error, SpecError):
-        from weft.frontends.problems import as_json
-
-        return {"problems": [as_json(p) for p in error.problems]}
-    data: dict[str, Any] = {"error": {"kind": type(error).__name__, "message": str(error)}}
-    if isinstance(error, InfeasibleError):
-        data["error"]["smallest_bytes"] = error.smallest
-    return data
-
-
-def _json(data: Any) -> str:
-    import json
-
-    return json.dumps(data, indent=2, ensure_ascii=True)
-
-
-def _say(text: str, people: bool = False) -> None:
-    click.echo(text, err=people)
 
 
 @verb(SPEC)
@@ -176,8 +45,8 @@ def schema(out: str | None) -> Report:
 
     found = json_schema()
     if out is None:
-        return Report({"json_schema": found}, _json(found))
-    _write(out, _json(found) + "\n", force=True)
+        return Report({"json_schema": found}, document(found))
+    _write(out, document(found) + "\n", force=True)
     return Report({"json_schema": found, "path": out}, f"wrote {out}")
 
 
@@ -349,18 +218,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     for name in unknown():
-        _say(f"warning: weft reads no variable {name}; `weft doctor` shows those it reads", people=True)
+        say(f"warning: weft reads no variable {name}; `weft doctor` shows those it reads", people=True)
     try:
         return cli.main(given, prog_name="weft", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
-        _say(error.format_message(), people=True)
+        say(error.format_message(), people=True)
         return 2
     except click.ClickException as error:
         error.show()
         _failed(given, "UsageError", error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted", people=True)
+        say("interrupted", people=True)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout went away; nothing may be flushed to it at exit.
@@ -377,7 +246,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         else:
-            _say(f"internal error: {_one_line(error)} (weft {__version__}; --debug shows where)", people=True)
+            say(f"internal error: {_one_line(error)} (weft {__version__}; --debug shows where)", people=True)
         _failed(given, "internal", _one_line(error))
         return BUG
 
@@ -386,7 +255,7 @@ def _failed(given: Sequence[str], kind: str, message: str) -> None:
     """The JSON document of a run that did not come to its verb's own."""
     if "--json" in given:
         word = next((a for a in given if a in cli.commands), "weft")
-        _say(_json({"schema": f"weft.{word}/1", "ok": False, "error": {"kind": kind, "message": message}}))
+        say(document({"schema": f"weft.{word}/1", "ok": False, "error": {"kind": kind, "message": message}}))
 
 
 def _one_line(error: Exception) -> str:
