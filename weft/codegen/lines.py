@@ -2,13 +2,29 @@
 
 Statements arrive on one line; a long one is broken at its last bracket pair: contents on one line if they fit, else one
 item a line with a trailing comma. What weft prints keeps to statements for which that is the formatter's own choice.
+Any other is broken too, if less prettily, and always means what it meant: a line ends only inside brackets, new ones go
+around a whole expression, and a comma goes where it makes no tuple of one.
 """
 
+import keyword
+import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from itertools import pairwise
 
 WIDTH = 120
 _OPEN, _CLOSE = "([{", ")]}"
+_TEXT = re.compile(r"\"\"\".*?\"\"\"|'''.*?'''|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'", re.DOTALL)
+_PARAMETERS = re.compile(r"\blambda\b[^:]*:")
+_LEAD = re.compile(r"return | (?:[-+*/%@&|^]|//|\*\*|<<|>>)?= ")
+_SIGNS = tuple(
+    re.compile(f" (?:{signs})(?= )")
+    for signs in (
+        *("if|else", "or", "and", r"not in|is not|in|is|[<>=!]=|<|>", r"\|", r"\^", "&", "<<|>>", r"\+|-"),
+        r"\*|/|//|%|@",
+    )
+)
+"""Operators between operands, the loosest first."""
 
 
 class Lines:
@@ -52,41 +68,32 @@ def fit(statement: str, depth: int = 0, width: int = WIDTH) -> list[str]:
     pad = " " * 4 * depth
     if len(pad) + len(statement) <= width:
         return [pad + statement]
-    if statement.startswith("return ") and len(split(statement[7:])) > 1:
-        return _wrapped(statement, depth, width)
-    start, end = _last_brackets(statement)
+    outline = _outline(statement)
+    lead = _lead(outline)
+    if lead and (len(split(statement[lead:])) > 1 or len(_terms(statement[lead:])) > 2):
+        return _wrapped(statement, lead, depth, width)
+    start, end = _last_brackets(outline)
     if start < 0:
-        return _wrapped(statement, depth, width)
+        return _wrapped(statement, lead, depth, width) if lead else [pad + statement]
+    if len(pad) + start >= width and lead:
+        return _chained(statement, lead, start, depth, width)
     head, body, tail = statement[: start + 1], statement[start + 1 : end], statement[end:]
-    if len(pad) + len(head) > width and " = " in head:
-        return _chained(statement, start, depth, width)
-    items = split(body)
-    call = start > 0 and (statement[start - 1].isalnum() or statement[start - 1] in "_)]") and statement[start] == "("
-    inner = pad + "    "
-    if len(items) > 1 and (not call or len(inner) + len(body) > width):
-        lines = [line for item in items for line in _item(item, depth + 1, width)]
-        return [pad + head, *lines, pad + tail]
+    items, inner = split(body), pad + "    "
+    if len(items) > 1 and (not _called(outline, start) or len(inner) + len(body) > width):
+        return [pad + head, *(line for item in items for line in _item(item, depth + 1, width)), pad + tail]
     if len(inner) + len(body) <= width:
         return [pad + head, inner + body, pad + tail]
-    body = body.removesuffix(",")  # of a tuple of one
-    return [pad + head, *_item(body, depth + 1, width, comma=not body.startswith("*")), pad + tail]
+    comma = _separates(outline, start, body)
+    return [pad + head, *_item(body.removesuffix(","), depth + 1, width, comma), pad + tail]
 
 
-def split(text: str, mark: str = ",") -> list[str]:
-    """Split at the commas (or another mark) outside brackets and strings: `a, f(b, c)` -> [`a`, `f(b, c)`]."""
-    parts, depth, quote, start = [], 0, "", 0
-    for i, c in enumerate(text):
-        if quote:
-            quote = "" if c == quote else quote
-        elif c in "\"'":
-            quote = c
-        elif c in _OPEN or c in _CLOSE:
-            depth += 1 if c in _OPEN else -1
-        elif depth == 0 and text.startswith(mark, i):
-            parts.append(text[start:i].strip())
-            start = i + len(mark)
-    parts.append(text[start:].strip())
-    return [p for p in parts if p]
+def split(text: str) -> list[str]:
+    """Split at the commas between items: `a, f(b, c)` -> [`a`, `f(b, c)`]; a comprehension is one item."""
+    outline = _outline(text)
+    if " for " in outline:
+        return [text.strip()]
+    cuts = [-1, *(i for i, c in enumerate(outline) if c == ","), len(text)]
+    return [part for a, b in pairwise(cuts) if (part := text[a + 1 : b].strip())]
 
 
 def call(name: str, *args: object, **named: object) -> str:
@@ -101,63 +108,93 @@ def tuple_of(items: Iterable[str]) -> str:
 
 
 def _item(item: str, depth: int, width: int, comma: bool = True) -> list[str]:
-    """One element of a broken bracket, itself broken where it must be."""
-    lines = fit(item, depth, width - comma)
+    """What stands on lines of its own inside brackets: broken before operators, or as a statement is."""
+    room, pad = width - comma, " " * 4 * depth
+    terms = _terms(item)
+    if len(pad) + len(item) <= room:
+        lines = [pad + item]
+    elif len(terms) > 2 or (len(terms) == 2 and _last_brackets(_outline(item))[0] < 0):
+        lines = [line for term in terms for line in fit(term, depth, room)]
+    else:
+        lines = fit(item, depth, room)
     return [*lines[:-1], lines[-1] + ("," if comma else "")]
 
 
-def _wrapped(statement: str, depth: int, width: int) -> list[str]:
+def _wrapped(statement: str, lead: int, depth: int, width: int) -> list[str]:
     """`y = a + b` that is too long gets parentheses around its right-hand side, an operator leading each line."""
-    for lead in ("return ", " = "):
-        at = statement.find(lead)
-        if at >= 0 and (lead != "return " or at == 0):
-            head, body = statement[: at + len(lead)], statement[at + len(lead) :]
-            break
-    else:
-        return [" " * 4 * depth + statement]
-    pad, inner = " " * 4 * depth, " " * 4 * (depth + 1)
+    pad, head, body = " " * 4 * depth, statement[:lead], statement[lead:]
     items = split(body)
-    if len(items) > 1:
-        return [f"{pad}{head}(", *(line for item in items for line in _item(item, depth + 1, width)), pad + ")"]
-    if len(inner) + len(body) <= width:
-        return [f"{pad}{head}(", inner + body, pad + ")"]
-    lines = [inner + term for term in _terms(body)]
-    return [f"{pad}{head}(", *lines, pad + ")"]
+    if len(items) > 1 or body.endswith(","):
+        lines = [line for item in items for line in _item(item, depth + 1, width)]
+    else:
+        lines = _item(body, depth + 1, width, comma=False)
+    return [f"{pad}{head}(", *lines, f"{pad})"]
 
 
-def _chained(statement: str, start: int, depth: int, width: int) -> list[str]:
+def _chained(statement: str, lead: int, start: int, depth: int, width: int) -> list[str]:
     """`y = f(a, b).g(c)` whose last call starts past the width: the call before it is broken instead."""
-    pad, dot = " " * 4 * depth, statement.rfind(").", 0, start)
+    pad, dot = " " * 4 * depth, _outline(statement).rfind(").", lead, start)
     before, rest = statement[: dot + 1], statement[dot + 1 :]
-    first, last = _last_brackets(before) if dot > 0 else (-1, -1)
+    first, last = _last_brackets(_outline(before)) if dot > 0 else (-1, -1)
     body = before[first + 1 : last]
     if first >= 0 and len(pad) + 4 + len(body) <= width and len(pad) + 1 + len(rest) <= width:
         return [pad + before[: first + 1], f"{pad}    {body}", f"{pad}){rest}"]
-    left, right = statement.split(" = ", 1)
-    return [f"{pad}{left} = (", *fit(right, depth + 1, width), pad + ")"]
+    return [f"{pad}{statement[:lead]}(", *fit(statement[lead:], depth + 1, width), f"{pad})"]
+
+
+def _outline(text: str) -> str:
+    """The text with strings, parameters of a lambda and insides of brackets blanked: `f(a) + "b"` -> `f(_) + ___`."""
+    out, depth = list(_TEXT.sub(lambda m: "_" * len(m[0]), text)), 0
+    for i, c in enumerate(out):
+        depth -= c in _CLOSE
+        if depth:
+            out[i] = "_"
+        depth += c in _OPEN
+    return _PARAMETERS.sub(lambda m: "_" * len(m[0]), "".join(out))
+
+
+def _lead(outline: str) -> int:
+    """Where the expression of `y = ..` or `return ..` starts; 0 in any other statement."""
+    found = [m.end() for m in _LEAD.finditer(outline) if m[0] != "return " or not m.start()]
+    return found[-1] if found else 0
 
 
 def _terms(body: str) -> list[str]:
-    """Cut at the loosest top-level operators: `a + b*c - d` -> `a`, `+ b*c`, `- d`."""
-    for marks in ((" | ",), (" & ",), (" + ", " - "), (" * ", " / ", " @ ")):
-        cuts, depth = [0], 0
-        for i, c in enumerate(body):
-            depth += (c in _OPEN) - (c in _CLOSE)
-            if depth == 0 and i and any(body.startswith(m, i) for m in marks):
-                cuts.append(i + 1)
-        if len(cuts) > 1:
-            return [body[a:b].strip() for a, b in zip(cuts, [*cuts[1:], len(body)])]
+    """Cut before the loosest operators: `a + b*c - d` -> `a`, `+ b*c`, `- d`."""
+    outline = _outline(body)
+    for signs in _SIGNS:
+        cuts = [0, *(m.start() + 1 for m in signs.finditer(outline)), len(body)]
+        if len(cuts) > 2:
+            return [body[a:b].strip() for a, b in pairwise(cuts)]
     return [body]
 
 
-def _last_brackets(statement: str) -> tuple[int, int]:
+def _last_brackets(outline: str) -> tuple[int, int]:
     """Positions of the bracket pair that ends the statement (before a colon), or (-1, -1)."""
-    end = len(statement) - 1 - (statement.endswith(":"))
-    if statement[end] not in _CLOSE:
+    end = len(outline) - 1 - outline.endswith(":")
+    if outline[end] not in _CLOSE:
         return -1, -1
-    depth = 0
-    for i in range(end, -1, -1):
-        depth += (statement[i] in _CLOSE) - (statement[i] in _OPEN)
-        if depth == 0:
-            return (i, end) if end - i > 1 else (-1, -1)
-    return -1, -1
+    start = max(outline.rfind(c, 0, end) for c in _OPEN)
+    return (start, end) if end - start > 1 else (-1, -1)
+
+
+def _called(outline: str, start: int) -> bool:
+    """Are these the parentheses of a call, or of parameters?"""
+    return outline[start] == "(" and _follows(outline, start)
+
+
+def _follows(outline: str, start: int) -> bool:
+    """Does the bracket follow a value, which it calls or looks up in?"""
+    word = re.search(r"\w+$", outline[:start])
+    return not keyword.iskeyword(word[0]) if word else outline[start - 1 : start] in (*_CLOSE,)
+
+
+def _separates(outline: str, start: int, body: str) -> bool:
+    """May a comma follow the one item in these brackets? It would make a tuple of what stands in plain parentheses or
+    is looked up, and no sense behind a comprehension."""
+    if " for " in _outline(body):
+        return False
+    tuple_of_one = body.endswith(",")
+    if outline[start] == "(":
+        return tuple_of_one or _called(outline, start)
+    return tuple_of_one or outline[start] == "{" or not _follows(outline, start)
