@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from weft import outputs
 from weft.api_tune import configured
 from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay
 from weft.api_tune import tune as tune
 from weft.api_tune import tuned as tuned
-from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
+from weft.errors import FileError, FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned, Profiler
@@ -142,8 +143,10 @@ def compile(
     files (`force`).
     """
     from weft.codegen.build import files_of, module_of, temporary
-    from weft.codegen.package import write
+    from weft.codegen.package import tried, write
 
+    if out is not None:
+        tried(out, force)
     spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
     found = planned(spec, train, target, memory)
     files = configured(files_of(found), found, spec.name, packs, require_tuned)
@@ -301,11 +304,8 @@ def export(
     """
     from pathlib import Path
 
-    if format not in FORMATS:
-        raise UsageError(f"no format is called {format!r}; known: {', '.join(FORMATS)}")
+    exportable(format, out, force)
     path = Path(out)
-    if path.exists() and not force and not (format == "onnx" and path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{out} exists; --force overwrites it")
     if format == "onnx":
         from weft.codegen.onnx import export as write
 
@@ -314,22 +314,33 @@ def export(
     from weft.codegen.package import as_json
 
     made = saved_plan(source) or plan(source, sets, small, train, target, memory)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dot(made) if format == "dot" else as_json(made), encoding="utf-8")
+    outputs.write(path, dot(made) if format == "dot" else as_json(made))
     return [str(path)]
 
 
+def exportable(format: str, out: str | os.PathLike[str], force: bool = False) -> None:
+    """UsageError where `export` could not write to `out`, or may not."""
+    if format not in FORMATS:
+        raise UsageError(f"no format is called {format!r}; known: {', '.join(FORMATS)}")
+    if format != "onnx":
+        outputs.tried(out, force)
+        return
+    outputs.tried_folder(out)
+    if not force and os.path.isdir(out) and os.listdir(out):
+        raise UsageError(f"{out} exists; --force overwrites it")
+
+
 def saved_plan(source: Any) -> dict[str, Any] | None:
-    """The plan of a package on disk; None when `source` is no folder. Raises UsageError for a folder without one."""
-    import json
+    """The plan of a package on disk; None when `source` is no folder. Raises FileError where it is damaged."""
     from pathlib import Path
 
     if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
         return None
-    try:
-        found = json.loads((Path(source) / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UsageError(f"{source} is a folder without a plan.json that can be read") from None
-    if not isinstance(found, dict) or found.get("schema") != "weft.plan/1" or "blocks" not in found:
-        raise UsageError(f"{source}/plan.json is not a plan that weft wrote")
+    from weft.codegen import reading
+
+    name, schema = reading.PLAN
+    found = reading.data(Path(source) / name, schema)
+    reading.unchanged(Path(source), name)
+    if "blocks" not in found:
+        raise FileError(Path(source) / name, "not a plan that weft wrote: it has no blocks")
     return found

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 import click
 
-from weft import __version__
+from weft import __version__, outputs
 from weft.cli_shell import FORCE, OUT, PLAN, SPEC, TARGET, Report, document, say, verb
 from weft.environment import unknown
-from weft.errors import UsageError, WeftError
+from weft.errors import WeftError
 
 BUG, INTERRUPTED = 70, 130
 
@@ -46,12 +46,12 @@ def schema(out: str | None) -> Report:
     found = json_schema()
     if out is None:
         return Report({"json_schema": found}, document(found))
-    _write(out, document(found) + "\n", force=True)
+    outputs.write(out, document(found) + "\n")
     return Report({"json_schema": found, "path": out}, f"wrote {out}")
 
 
 @verb(click.argument("kind", required=False), OUT(), FORCE)
-def new(kind: str | None, out: str | None, force: bool) -> Report:
+def new(kind: str | None, out: str | None, **_: Any) -> Report:
     """Write a commented spec to start from. Without KIND: list the kinds."""
     from weft.frontends import new as templates
 
@@ -61,7 +61,7 @@ def new(kind: str | None, out: str | None, force: bool) -> Report:
     text = templates.text(kind)
     if out is None:
         return Report({"kind": kind, "text": text}, text.rstrip())
-    _write(out, text, force)
+    outputs.write(out, text)
     return Report({"kind": kind, "text": text, "path": out}, f"wrote {out}; next: weft check {out}")
 
 
@@ -83,18 +83,19 @@ def doctor() -> Report:
     OUT(),
     FORCE,
 )
-def plan(out: str | None, force: bool, verdicts: bool, **given: Any) -> Report:
+def plan(out: str | None, verdicts: bool, **given: Any) -> Report:
     """Decide everything about SPEC and say why: layouts, regions, what the backward recomputes, peak memory."""
     from weft import api
     from weft.codegen import explain as views
     from weft.codegen.package import as_json
 
+    del given["force"]
     found = api.plan(given.pop("spec"), **given)
     parts = [views.summary(found), views.memory(found), views.layers(found)]
     parts += [views.verdicts(found)] if verdicts else []
     parts += [views.collectives(found)] if "mesh" in found else []
     if out is not None:
-        _write(out, as_json(found), force)
+        outputs.write(out, as_json(found))
         parts.append(f"wrote {out}")
     return Report(found, "\n\n".join(p for p in parts if p))
 
@@ -116,11 +117,17 @@ def explain(spec: str, **given: Any) -> Report:
     return Report(found, views.text(found))
 
 
+def _exported(path: str, given: Mapping[str, Any]) -> None:
+    from weft import api
+
+    api.exportable(given["format"], path, given["force"])
+
+
 @verb(
     SPEC,
     PLAN,
     click.option("--format", required=True, type=click.Choice(["onnx", "plan", "dot"]), help="What to write."),
-    OUT(required=True, what="file, or folder for onnx,"),
+    OUT(required=True, what="file, or folder for onnx,", tried=_exported),
     FORCE,
 )
 def export(out: str, **given: Any) -> Report:
@@ -131,10 +138,16 @@ def export(out: str, **given: Any) -> Report:
     return Report({"paths": paths}, "\n".join(f"wrote {p}" for p in paths))
 
 
+def _packaged(path: str, given: Mapping[str, Any]) -> None:
+    from weft.codegen.package import tried
+
+    tried(path, given["force"])
+
+
 @verb(
     SPEC,
     PLAN,
-    OUT(required=True, what="folder"),
+    OUT(required=True, what="folder", tried=_packaged),
     click.option("--verify", "check_it", is_flag=True, help="Then compare it with the fp64 reference."),
     click.option("--pack", "packs", multiple=True, metavar="PACK", help="Tuning results, asked after the store."),
     click.option("--require-tuned", is_flag=True, help="Fail where a kernel of the target was not measured."),
@@ -191,16 +204,6 @@ def _cache() -> click.Group:
 
 
 VERBS = (check, explain, plan, compile, verify, _tune(), export, schema, new, _cache(), doctor)
-
-
-def _write(path: str, text: str, force: bool) -> None:
-    if os.path.lexists(path) and not force:
-        raise UsageError(f"{path} exists; --force overwrites it")
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or 'cannot be written'}") from None
 
 
 @click.group(

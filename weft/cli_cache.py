@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from weft import __version__
-from weft.errors import UsageError
+from weft.cli_shell import FORCE, OUT
 
 Found = tuple[dict[str, Any], str, bool]
 
@@ -34,11 +33,10 @@ def explain(what: str) -> Found:
     return found, _explained(found), True
 
 
-def export(out: str, force: bool, **given: Any) -> Found:
+def export(out: str, **given: Any) -> Found:
     """Write the store, or some of its keys, to one portable file."""
     from weft.cache.verbs import write
 
-    _free(out, force)
     by = f"weft {__version__}"
     found = write(out, given["key"], given["format"], given["winners"], given["note"], by)
     return found, f"wrote {out}: {found['rows']} rows of {found['keys']} keys", True
@@ -54,11 +52,10 @@ def import_(packs: tuple[str, ...], key: str) -> Found:
     return found, "\n".join(lines), found["kept"]
 
 
-def merge(packs: tuple[str, ...], out: str, force: bool) -> Found:
+def merge(packs: tuple[str, ...], out: str, **_: Any) -> Found:
     """Write the union of PACKS as a new one; in any order and any number of times the result is the same."""
     from weft.cache.verbs import merge
 
-    _free(out, force)
     found = merge(out, packs)
     return found, f"wrote {out}: {found['rows']} rows of {found['keys']} keys", True
 
@@ -89,8 +86,6 @@ def _packs(required: bool) -> Any:
     return click.argument("packs", nargs=-1, required=required, type=click.Path())
 
 
-_OUT = click.option("-o", "--out", type=click.Path(), required=True, help="The file to write.")
-_FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
 VERBS: tuple[tuple[str, Callable[..., Found], tuple[Any, ...]], ...] = (
     ("ls", ls, ()),
     ("explain", explain, (click.argument("what", metavar="KEY|PACK"),)),
@@ -102,20 +97,15 @@ VERBS: tuple[tuple[str, Callable[..., Found], tuple[Any, ...]], ...] = (
             click.option("--format", type=click.Choice(["pack", "t4"]), default="pack", help="T4 is Kernel Tuner's."),
             click.option("--winners", is_flag=True, help="Only the trials of the best configurations."),
             click.option("--note", default="", help="A line of provenance."),
-            _OUT,
-            _FORCE,
+            OUT(required=True),
+            FORCE,
         ),
     ),
     ("import", import_, (_packs(True), click.option("--key", default="", help="What a file without a key is for."))),
-    ("merge", merge, (_packs(True), _OUT, _FORCE)),
+    ("merge", merge, (_packs(True), OUT(required=True), FORCE)),
     ("verify", verify, (_packs(False),)),
     ("gc", gc, (click.option("--dry-run", is_flag=True, help="Only count."),)),
 )
-
-
-def _free(path: str, force: bool) -> None:
-    if os.path.lexists(path) and not force:
-        raise UsageError(f"{path} exists; --force overwrites it")
 
 
 def _keys(rows: list[dict[str, Any]]) -> str:

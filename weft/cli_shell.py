@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import click
 
-from weft.errors import InfeasibleError, SpecError, WeftError
+from weft import outputs
+from weft.errors import InfeasibleError, SpecError, UsageError, WeftError
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,42 @@ def PLAN(function: Any) -> Any:
     return _all(options)(function)
 
 
-def OUT(*, required: bool = False, what: str = "file") -> Any:
+Try = Callable[[str, Mapping[str, Any]], object]
+"""UsageError where a path cannot be written to, told what else was given."""
+
+
+class Output(click.Option):
+    """A path that a verb writes to. Every one is tried before the verb begins: `tried` says how."""
+
+    def __init__(self, names: Sequence[str], tried: Try, **options: Any) -> None:
+        super().__init__(names, type=click.Path(), **options)
+        self.tried = tried
+
+
+def output(*names: str, tried: Try | None = None, **options: Any) -> Any:
+    """An `Output` as a parameter; by default a file, which is overwritten where that is allowed."""
+    return click.option(*names, cls=Output, tried=tried or _file, **options)
+
+
+def _file(path: str, given: Mapping[str, Any]) -> None:
+    outputs.tried(path, given.get("force", True))
+
+
+def _tried(given: Mapping[str, Any]) -> None:
+    """Every path that the verb at hand would write to."""
+    found: dict[str, str] = {}
+    for param in click.get_current_context().command.params:
+        path = given.get(param.name or "")
+        if isinstance(param, Output) and path is not None:
+            param.tried(path, given)
+            other = found.setdefault(os.path.realpath(path), param.opts[-1])
+            if other != param.opts[-1]:
+                raise UsageError(f"{other} and {param.opts[-1]} are one file: {path}")
+
+
+def OUT(*, required: bool = False, what: str = "file", tried: Try | None = None) -> Any:
     """Where the result goes."""
-    return click.option("-o", "--out", type=click.Path(), required=required, help=f"The {what} to write.")
+    return output("-o", "--out", tried=tried, required=required, help=f"The {what} to write.")
 
 
 def FORCE(function: Any) -> Any:
@@ -78,7 +113,11 @@ def verb(*parameters: Any, name: str | None = None) -> Callable[[Callable[..., R
         word = name or function.__name__.rstrip("_")
 
         def run(as_json: bool, debug: bool, **given: Any) -> int:
-            return _run(word, lambda: function(**given), as_json, debug)
+            def body() -> Report:
+                _tried(given)
+                return function(**given)
+
+            return _run(word, body, as_json, debug)
 
         run.__doc__ = function.__doc__
         shared = (

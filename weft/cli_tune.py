@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from weft import outputs
+from weft.cli_shell import output
 from weft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,6 +17,25 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 Found = tuple[dict[str, Any], str, int]
+
+
+def _study(path: str, given: Mapping[str, Any]) -> None:
+    from weft.autotune.types import STUDIES
+
+    if not path.endswith(STUDIES):
+        raise UsageError(f"a study is written to a file that ends in {', '.join(STUDIES)}, not {path}")
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists; a study is written to a new file")
+    outputs.tried(path)
+
+
+def _added(path: str, given: Mapping[str, Any]) -> None:
+    from weft.cache import pack
+
+    outputs.tried(path, force=True)
+    if os.path.isfile(path):
+        pack.read(path)
+
 
 OPTIONS: tuple[Any, ...] = (
     click.option("--budget", metavar="TIME", help="How long it may take, such as 90s, 10m or 1h."),
@@ -31,9 +53,9 @@ OPTIONS: tuple[Any, ...] = (
     click.option("--replay", type=click.Path(), metavar="TABLE", help="Search a recorded table instead of a GPU."),
     click.option("--seeds", type=click.IntRange(1), default=1, metavar="N", help="Replay with so many seeds."),
     click.option("--warm", multiple=True, type=click.Path(), metavar="TABLE", help="Replay: seeds from this table."),
-    click.option("--html", type=click.Path(), metavar="PATH", help="Also write the report as one HTML file."),
-    click.option("--study", type=click.Path(), metavar="PATH", help="Also write the trials for optuna-dashboard."),
-    click.option("-o", "--out", type=click.Path(), metavar="PACK", help="The pack to write or to add to."),
+    output("--html", metavar="PATH", help="Also write the report as one HTML file."),
+    output("--study", tried=_study, metavar="PATH", help="Also write the trials for optuna-dashboard."),
+    output("-o", "--out", tried=_added, metavar="PACK", help="The pack to write or to add to."),
     click.option("--force", is_flag=True, help="Overwrite the HTML file."),
 )
 
@@ -44,10 +66,6 @@ def tune(spec: str | None, **given: Any) -> Found:
 
     if (spec is None) == (given["replay"] is None):
         raise UsageError("tune takes a SPEC, the folder of a package, or --replay TABLE")
-    if given["html"] and os.path.lexists(given["html"]) and not given["force"]:
-        raise UsageError(f"{given['html']} exists; --force overwrites it")
-    if given["study"] and os.path.lexists(given["study"]):
-        raise UsageError(f"{given['study']} exists; a study is written to a new file")
     given["seconds"] = seconds_of(given.pop("budget")) if given["budget"] else None
     if given["replay"] is not None:
         return _replay(given)
@@ -131,7 +149,7 @@ def _pack(path: str, made: Any) -> str:
     """Write a pack; what a pack that is there holds stays in it."""
     from weft.cache import pack
 
-    if os.path.lexists(path):
+    if os.path.isfile(path):
         made = pack.read(path) | made
     pack.save(path, made.text())
     return path
@@ -143,11 +161,7 @@ def _written(given: dict[str, Any], results: list[dict[str, Any]], title: str, s
     if given["html"]:
         from weft.autotune.report_html import page
 
-        try:
-            with open(given["html"], "w", encoding="utf-8") as file:
-                file.write(page(results, os.path.basename(title)))
-        except OSError as error:
-            raise UsageError(f"{given['html']}: {error.strerror or 'cannot be written'}") from None
+        outputs.write(given["html"], page(results, os.path.basename(title)))
         paths.append(given["html"])
     if given["study"] and study is not None:
         from weft.autotune.study import export

@@ -103,6 +103,16 @@ class PassError(WeftError, RuntimeError):
         super().__init__(f"pass {name} failed: {why}\npasses already run: {', '.join(self.done) or 'none'}\n{before}")
 
 
+class FileError(WeftError, ValueError):
+    """A file of a package that is damaged: which, where in it (1-based; 0: nowhere in particular), and how."""
+
+    exit_code = 3
+
+    def __init__(self, path: object, message: str, line: int = 0, column: int = 0) -> None:
+        self.path, self.line, self.column = str(path), line, column
+        super().__init__(":".join([self.path, *(str(n) for n in (line, column) if n)]) + f": {message}")
+
+
 class PackError(WeftError, ValueError):
     """A pack of tuning results that cannot be used; `problems` holds (line, message) of all that was found."""
 

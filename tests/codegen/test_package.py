@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.faulty import Faulty
 from tests.codegen.emission import ROOT, SPECS, package, ruff
-from weft import api
+from weft import api, outputs
+from weft.codegen.manifest import digest, manifest
 from weft.codegen.package import MANIFEST, edited, load, write
 from weft.errors import UsageError
 
@@ -80,19 +82,121 @@ def test_files_of_others_are_carried_over(out):
     assert (out / "data/weights.bin").read_bytes() == b"123"
 
 
-def test_a_failure_leaves_the_old_package(out, monkeypatch):
-    before = contents(out)
+NEWER = {"__init__.py": "X = 9\n", "blocks/a.py": "Y = 9\n", "blocks/b/c.py": "Z = 9\n", "configs.json": "{}\n"}
 
-    def broken(self, data):
-        raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write(FILES | {"__init__.py": "X = 9\n"}, out)
-    monkeypatch.undo()
+@pytest.mark.parametrize("mode", ["ENOSPC", "ENOSPC mid", "EROFS"])
+def test_a_failure_of_any_call_leaves_nothing_behind(tmp_path, monkeypatch, mode):
+    """Before the files take their places the old package is whole; after that, writing again makes the new one."""
+    for at in range(1, 100):
+        out = write(FILES, tmp_path / f"{at}/out")
+        inode, before, system = out.stat().st_ino, contents(out), Faulty(at, mode)
+        monkeypatch.setattr(outputs, "SYSTEM", system)
+        said = refusal(NEWER, out)
+        monkeypatch.undo()
+        left = contents(out)
 
-    assert contents(out) == before
-    assert [p.name for p in out.parent.iterdir()] == ["out"]
+        assert said.count("\n") == 0
+        assert ".weft-" not in said
+        assert out.stat().st_ino == inode
+        assert not any(".weft-" in name for name in left)
+        assert left == before or {*left} - {"blocks/b/c.py"} == {*before}
+        write(NEWER, out)
+        assert contents(out) == NEWER_BYTES
+        if system.calls < at:
+            return
+    raise AssertionError("calls without an end")
+
+
+def refusal(files: dict[str, str], out: Path) -> str:
+    try:
+        write(files, out)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+NEWER_BYTES = {name: text.encode() for name, text in {**NEWER, MANIFEST: manifest(NEWER)}.items()}
+
+
+def test_written_in_place_through_links_and_where_a_shell_stands(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "dangling").symlink_to("later")
+    monkeypatch.chdir(tmp_path / "real")
+    inode = os.stat(".").st_ino
+
+    write(FILES, ".")
+    write(NEWER, tmp_path / "link")
+    write(FILES, tmp_path / "dangling")
+
+    assert (os.stat(".").st_ino, os.stat(tmp_path / "real").st_ino) == (inode, inode)
+    assert os.readlink(tmp_path / "link") == "real"
+    assert contents(tmp_path / "real") == NEWER_BYTES
+    assert os.readlink(tmp_path / "dangling") == "later"
+    assert (tmp_path / "later/blocks/a.py").read_text() == "Y = 2\n"
+
+
+def test_what_is_written_no_more_goes_away_with_what_python_compiled_of_it(out):
+    (out / "blocks/__pycache__").mkdir()
+    for name in ("a", "mine"):
+        (out / f"blocks/__pycache__/{name}.cpython-311.pyc").write_bytes(b"old")
+
+    write({"__init__.py": "X = 1\n"}, out)
+    assert [p.name for p in out.rglob("*.pyc")] == ["mine.cpython-311.pyc"]
+    (out / "blocks/__pycache__/mine.cpython-311.pyc").unlink()
+    write(FILES, out)
+    write({"__init__.py": "X = 1\n"}, out)
+
+    assert {*contents(out)} == {"__init__.py", MANIFEST}
+    assert not (out / "blocks").exists()
+
+
+def test_a_new_text_is_imported_at_once(out):
+    assert load(out).X == 1
+    __import__("py_compile").compile(str(out / "__init__.py"))
+
+    write(FILES | {"__init__.py": "X = 2\n"}, out)
+
+    assert load(out).X == 2
+
+
+@pytest.mark.parametrize("name", ["../victim", "/victim", "blocks/../../victim"])
+def test_a_manifest_removes_nothing_elsewhere(tmp_path, name):
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.write_text("v")
+    out.mkdir()
+    name = str(victim) if name == "/victim" else name
+    (out / MANIFEST).write_text(json.dumps({"files": {name: digest("v")}}))
+
+    with pytest.raises(UsageError, match="not a manifest"):
+        write(FILES, out)
+    write(FILES, out, force=True)
+
+    assert victim.read_text() == "v"
+
+
+@pytest.mark.parametrize("what", ["blocks is a file", "a file is a folder", "out is a file", "a file is above"])
+def test_a_file_where_a_folder_is_wanted_is_one_line(tmp_path, what):
+    out = tmp_path / "out"
+    if what == "out is a file":
+        out.write_text("x")
+    elif what == "a file is above":
+        (tmp_path / "f").write_text("x")
+        out = tmp_path / "f/out"
+    else:
+        write(FILES, out)
+        for p in (out / "blocks").rglob("*"):
+            p.unlink()
+        (out / "blocks").rmdir()
+        (out / "blocks").write_text("x") if what == "blocks is a file" else (out / "blocks/a.py").mkdir(parents=True)
+    before = contents(tmp_path)
+
+    with pytest.raises(UsageError) as error:
+        write(NEWER, out, force=True)
+
+    assert len(str(error.value).splitlines()) == 1
+    assert contents(tmp_path) == before
 
 
 def test_load_says_what_is_missing(tmp_path):

@@ -7,7 +7,6 @@ A kernel gets the share of the budget that it has of the model's time; what one 
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft import outputs
 from weft.autotune.bench import BenchRunner
 from weft.autotune.budget import Budget
 from weft.autotune.claims import Claims
@@ -37,13 +37,13 @@ from weft.cache.pack import Pack
 from weft.cache.search import Source
 from weft.cache.sources import export
 from weft.cache.store import Store
+from weft.codegen.reading import CONFIGS, configurations
 from weft.errors import BackendError, UsageError
 from weft.passes.targets import find
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
 
-CONFIGS = "configs.json"
 _LEAST_SECONDS = 5.0
 _STAGING_SECONDS = 0.2  # what the shared-memory gate takes a configuration
 _STAGING_SHARE = 0.25  # of the budget, at most
@@ -142,6 +142,8 @@ class Session:
         self.tasks = by_weight(found, settings.only) if settings.only else found
         if not self.tasks:
             raise UsageError(nothing(settings.only, [t.problem.name for t in found]))
+        if rewrite:
+            outputs.tried(self.folder / CONFIGS[0], force=True)
 
     def run(self) -> Found:
         """All kernels, the heaviest first. BackendError where there is no device for the target."""
@@ -242,38 +244,30 @@ class Session:
     def _configured(self, task: Task) -> Config:
         """What the package runs the kernel with today, the knobs of the task's space."""
         try:
-            found = _place(self._configs(), task, self.settings)
+            found = _place(configurations(self.folder), task, self.settings)
             return {k: found[k] for k in task.problem.space.knobs}
         except (KeyError, TypeError):
             return dict(task.problem.default)
-
-    def _configs(self) -> dict[str, Any]:
-        path = self.folder / CONFIGS
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UsageError(f"{path} cannot be read; compile the package again") from None
 
     def _write(self, done: Sequence[Tuned]) -> str:
         """Put the winners into configs.json; the file is replaced as a whole."""
         from weft.codegen.package import as_json
 
-        document, path = self._configs(), self.folder / CONFIGS
+        document, path = configurations(self.folder), self.folder / CONFIGS[0]
         for tuned in done:
             _place(document, tuned.task, self.settings).update(tuned.after)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            fresh.write_text(as_json(document), encoding="utf-8")
-            os.replace(fresh, path)
-        except OSError as error:
-            fresh.unlink(missing_ok=True)
-            raise UsageError(f"{path} cannot be written: {error.strerror}; the trials are kept in the store") from None
+            outputs.write(path, as_json(document))
+        except UsageError as error:
+            raise UsageError(f"{error}; the trials are kept in the store") from None
         return str(path)
 
 
 def _place(document: dict[str, Any], task: Task, settings: Settings) -> dict[str, Any]:
-    found = document["kernels"][task.kernel][settings.target][settings.dtype]
-    return found[task.part] if task.part else found
+    found = document["kernels"].setdefault(task.kernel, {})
+    for name in (settings.target, settings.dtype, *([task.part] if task.part else [])):
+        found = found.setdefault(name, {})
+    return found
 
 
 def nothing(only: str, names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from weft.autotune.types import Outcome, Status, Value
+from weft.autotune.types import STUDIES, Outcome, Status, Value
 from weft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from weft.autotune.sampler import FromPool
 
 NAME = "weft"
-_SQLITE = (".db", ".sqlite", ".sqlite3")
-_JOURNAL = (".log", ".journal", ".jsonl")
+_SQLITE = STUDIES[:3]
 
 
 def new_study(sampler: Any, storage: Any = None, name: str | None = None) -> Study:
@@ -91,15 +90,13 @@ def export(study: Study, path: str | os.PathLike[str]) -> str:
         raise UsageError(f"{file} exists; a study is written to a new file")
     if file.suffix in _SQLITE:
         where: Any = f"sqlite:///{file}"
-    elif file.suffix in _JOURNAL:
+    elif file.suffix in STUDIES:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
         where = JournalStorage(JournalFileBackend(str(file)))
     else:
-        raise UsageError(
-            f"a study is written to a file that ends in {', '.join((*_SQLITE, *_JOURNAL))}, not {file.name}"
-        )
+        raise UsageError(f"a study is written to a file that ends in {', '.join(STUDIES)}, not {file.name}")
     made = new_study(None, where, NAME)
     made.add_trials([t for t in study.get_trials(deepcopy=False) if t.state.is_finished()])
     return where if isinstance(where, str) else str(file)

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from weft.cache.row import STRIKES, WRONG, Row, Source, Status, Value, config_id, lower_median
 
 Config = dict[str, Value]
+STUDIES = (".db", ".sqlite", ".sqlite3", ".log", ".journal", ".jsonl")
+"""How the file of an Optuna study may end: SQLite's, then those of a journal."""
 """A value for every knob."""
 
 FAULTS = WRONG | STRIKES | {Status.COMPILE}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from weft import outputs
 from weft.cache import files
 from weft.cache.canonical import canonical, is_text
 from weft.cache.index import Index
@@ -25,7 +26,7 @@ from weft.cache.key import Key, KeyInvalid, Soft
 from weft.cache.lines import MOST_LINE
 from weft.cache.row import Row, RowInvalid
 from weft.cache.summary import Summary, summarise
-from weft.errors import PackError, UsageError
+from weft.errors import PackError
 
 PACK_SCHEMA = "weft.pack/1"
 MOST_PACK = 1 << 28  # bytes
@@ -230,10 +231,7 @@ def read(path: str, sha256: str = "") -> Pack:
 
 def save(path: str, given: bytes) -> None:
     """Write a file for others to read, replaced as a whole; UsageError where it cannot be written."""
-    try:
-        files.replace(path, given, mode=0o644)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
+    outputs.write(path, given)
 
 
 def _json(line: bytes) -> Any:

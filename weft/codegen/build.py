@@ -13,6 +13,7 @@ from .emit import emit
 from .package import load, write
 from .plan import document
 from .planner import Planned
+from .reading import blaming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,8 +43,9 @@ def module_of(
 
     wrapped: the modules of opaque blocks, by key."""
     package = load(folder)
-    module = package.Model(device=device, generator=generator)
-    return package.install(module, wrapped) if wrapped else module
+    with blaming(folder):
+        module = package.Model(device=device, generator=generator)
+        return package.install(module, wrapped) if wrapped else module
 
 
 def uniform(program: Program) -> bool:
@@ -81,11 +83,12 @@ def _verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping
     """The torch path."""
     from .verify import retyped, verify
 
-    if uniform(program):
-        return verify(program, lambda dtype: module_of(folder, wrapped=wrapped), wrapped=wrapped)
-    own = module_of(folder, wrapped=wrapped)
+    with blaming(folder):
+        if uniform(program):
+            return verify(program, lambda dtype: module_of(folder, wrapped=wrapped), wrapped=wrapped)
+        own = module_of(folder, wrapped=wrapped)
 
-    def build(dtype: str) -> "nn.Module":
-        return module_of(temporary(emit(retyped(program, dtype))), wrapped=wrapped)
+        def build(dtype: str) -> "nn.Module":
+            return module_of(temporary(emit(retyped(program, dtype))), wrapped=wrapped)
 
-    return verify(program, build, own, wrapped=wrapped)
+        return verify(program, build, own, wrapped=wrapped)

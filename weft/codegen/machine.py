@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from weft import outputs
 from weft.ir.text import show
 from weft.ir.types import Graph
 from weft.passes import Watch
@@ -32,6 +33,8 @@ def watcher(folder: str | None, names: Collection[str], say: Callable[[str], obj
     """Writes every graph to `folder` as NN_pass.txt, numbered in the order passes end, and says those after `names`."""
     if not folder and not names:
         return None
+    if folder:
+        outputs.tried_folder(folder)
     count = 0
 
     def watch(_: int, name: str, graph: Graph) -> None:
@@ -39,8 +42,9 @@ def watcher(folder: str | None, names: Collection[str], say: Callable[[str], obj
         count += 1
         text = f"# after pass {name}\n{show(graph)}\n"
         if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / f"{count:02d}_{name}.txt").write_text(text)
+            with outputs.Batch() as batch:
+                batch.folder(folder)
+                batch.add(Path(folder) / f"{count:02d}_{name}.txt", text)
         if name in names:
             say(text)
 

@@ -1,18 +1,21 @@
 """A program as data: `graph.weft` holds its graph, `program.json` what stands beside it; a package is checked by it."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weft.errors import UsageError, WeftError
+from weft.errors import FileError, TextError, UsageError, WeftError
 from weft.ir.formula import parse as formula
 from weft.ir.formula import show as formula_text
 from weft.ir.program import Init, Param, Policy, Program, Runtime
 from weft.ir.text import parse
+from weft.ir.types import Graph
 from weft.ir.verify import verify
 
+from .reading import SHAPES, data, first_line, text, unchanged
+
+PROGRAM, GRAPH = "program.json", "graph.weft"
 SCHEMA = "weft.program/1"
 
 
@@ -39,22 +42,24 @@ def _param(p: Param) -> dict[str, Any]:
 
 
 def from_data(data: Mapping[str, Any], graph: str) -> Program:
-    """The program of such data and its graph's text. Raises UsageError when they are not what weft wrote."""
-    try:
-        return Program(
-            name=str(data["name"]),
-            graph=verify(parse(graph)),
-            sizes={str(d): n if isinstance(n, int) else formula(n) for d, n in data["sizes"].items()},
-            runtime={str(d): Runtime(*map(int, r)) for d, r in data["runtime"].items()},
-            params=tuple(map(_read_param, data["params"])),
-            inputs=tuple(map(str, data["inputs"])),
-            outputs=tuple(map(str, data["outputs"])),
-            train=bool(data["train"]),
-            source=str(data["source"]),
-            policy=Policy(*map(str, data["policy"])),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"graph.weft and program.json are not what weft wrote: {error}") from error
+    """The program of such data and its graph's text. Raises TextError, VerifyError or one of SHAPES when they are not
+    what weft wrote."""
+    return _program(data, verify(parse(graph)))
+
+
+def _program(data: Mapping[str, Any], graph: Graph) -> Program:
+    return Program(
+        name=str(data["name"]),
+        graph=graph,
+        sizes={str(d): n if isinstance(n, int) else formula(n) for d, n in data["sizes"].items()},
+        runtime={str(d): Runtime(*map(int, r)) for d, r in data["runtime"].items()},
+        params=tuple(map(_read_param, data["params"])),
+        inputs=tuple(map(str, data["inputs"])),
+        outputs=tuple(map(str, data["outputs"])),
+        train=bool(data["train"]),
+        source=str(data["source"]),
+        policy=Policy(*map(str, data["policy"])),
+    )
 
 
 def _read_param(data: Mapping[str, Any]) -> Param:
@@ -67,12 +72,19 @@ def _read_param(data: Mapping[str, Any]) -> Param:
 def read(folder: str | os.PathLike[str]) -> Program:
     """The program that the package in `folder` was emitted from."""
     folder = Path(folder)
+    if not any((folder / name).exists() for name in (PROGRAM, GRAPH)):
+        raise UsageError(f"{folder} holds no package that weft wrote: no {PROGRAM}, no {GRAPH}")
+    found, graph = data(folder / PROGRAM, SCHEMA), text(folder / GRAPH)
     try:
-        data = json.loads((folder / "program.json").read_text(encoding="utf-8"))
-        return from_data(data, (folder / "graph.weft").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{folder} holds no package that weft wrote: {error.strerror}") from None
-    except WeftError:
-        raise
-    except ValueError as error:
-        raise UsageError(f"{folder}/program.json is no JSON: {error}") from None
+        parsed = verify(parse(graph))
+    except TextError as error:
+        raise FileError(folder / GRAPH, str(error).removeprefix(f"line {error.line}: "), error.line) from None
+    except (WeftError, *SHAPES) as error:
+        raise FileError(folder / GRAPH, f"not the graph that weft wrote: {first_line(error)}") from None
+    try:
+        program = _program(found, parsed)
+    except (WeftError, *SHAPES) as error:
+        raise FileError(folder / PROGRAM, f"not what weft wrote: {first_line(error)}") from None
+    for name in (PROGRAM, GRAPH):
+        unchanged(folder, name)
+    return program

@@ -4,8 +4,6 @@
 in the graph, weights are inputs under their logical names. `semantic.onnx`: the same model as one node per block, each
 a local function, with the block's spec line, parameters and FLOPs in its metadata."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from weft import outputs
 from weft.codegen.onnx.emitter import Emitter, info
 from weft.errors import UsageError
 from weft.ir.builder import dce
@@ -33,8 +32,12 @@ def export(program: Program, folder: Path) -> dict[str, Path]:
     models = {"portable": portable(program), "semantic": semantic(program)}
     for model in models.values():
         onnx.checker.check_model(model, full_check=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return {name: _write(model, folder / f"{name}.onnx") for name, model in models.items()}
+    paths = {name: folder / f"{name}.onnx" for name in models}
+    with outputs.Batch() as batch:
+        batch.folder(folder)
+        for name, model in models.items():
+            batch.add(paths[name], model.SerializeToString(deterministic=True))
+    return paths
 
 
 def portable(program: Program) -> onnx.ModelProto:
@@ -151,15 +154,6 @@ def _needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onn
             keep.append(n)
             live |= set(n.input) | {i for a in n.attribute if a.HasField("g") for m in a.g.node for i in m.input}
     return keep[::-1]
-
-
-def _write(model: onnx.ModelProto, path: Path) -> Path:
-    """All or nothing: the file appears complete, or stays as it was."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "wb") as f:
-        f.write(model.SerializeToString(deterministic=True))
-    os.replace(temporary, path)
-    return path
 
 
 def run(program: Program, path: Path, arrays: Mapping[str, Any]) -> dict[str, Any]:
