@@ -92,7 +92,11 @@ class VerifyError(WeftError, ValueError):
 
 
 class DecodeError(WeftError, ValueError):
-    """A block has no step, because a node mixes positions; names the node and its spec line."""
+    """A block has no step: `node` ("y = reduce", of minted names) at the spec line `src`, and why."""
+
+    def __init__(self, node: str, src: str, why: str) -> None:
+        self.node, self.src, self.why = node, src, why
+        super().__init__(f"{node}{f' at {src}' if src else ''} {why}")
 
 
 class PassError(WeftError, RuntimeError):

@@ -44,7 +44,7 @@ def test_steps_are_the_whole_sequence(name, start):
     for t in range(start, tokens.shape[1]):
         out, state = module.step(tokens[:, t], state)
         torch.testing.assert_close(out.logits, whole[:, t], rtol=1e-10, atol=1e-10)
-    assert state.pos == tokens.shape[1]
+    assert state.length == tokens.shape[1]
 
 
 def test_a_state_can_be_stepped_twice():
@@ -62,20 +62,23 @@ def test_a_window_keeps_only_what_it_reads():
     module, tokens = model("mistral_7b"), prompt("mistral_7b")
     _, state = module.prefill(tokens)
 
-    assert {x.shape[1] for block in state.blocks for x in block if x.dim() == 4} == {7}  # window 8, the newest apart
+    assert {x.shape[1] for block in state.blocks for x in block.rows} == {7}  # window 8, the newest apart
 
 
 def test_a_cell_s_state_is_its_carry_and_its_keys():
     _, state = model("sru_pp_enwik8").prefill(prompt("sru_pp_enwik8")[:, :5])
 
-    assert [tuple(x.shape) for x in state.blocks[1]] == [(5,), (2, 5, 8), (2, 5, 8), (2, 16)]
+    rows, carried = state.blocks[1]
+    assert [tuple(x.shape) for x in rows] == [(2, 5, 8), (2, 5, 8)]
+    assert [tuple(x.shape) for x in carried] == [(2, 16)]
 
 
 def test_past_the_maximum_is_refused():
     module, tokens = model("gpt2_345m"), prompt("gpt2_345m")
     _, state = module.prefill(tokens)
-    with pytest.raises(ValueError, match="dim seq would be 33, over its declared maximum 32"):
-        module.step(tokens[:, 0], state)
+    for call in (lambda: module.step(tokens[:, 0], state), lambda: module.prefill(tokens[:, :3], [1, 0], state)):
+        with pytest.raises(ValueError, match="dim seq would be 33, over its declared maximum 32"):
+            call()
 
 
 @pytest.mark.parametrize("name", ["bert_base", "bigbird_base", "longformer_base"])
@@ -83,7 +86,7 @@ def test_what_sees_later_positions_says_where(name):
     module = module_of(temporary(package(name, False)))
     for call in (module.step, module.prefill, module.state):
         with pytest.raises(
-            NotImplementedError, match=rf"cannot decode: \w+ = attend at {name}.yaml:\d+ depends on later"
+            NotImplementedError, match=rf"cannot decode: \w+ = attend at {name}.yaml:\d+ sees later positions"
         ):
             call(torch.zeros(2, dtype=torch.int64))
 
@@ -93,4 +96,4 @@ def test_steps_make_no_graph():
     out, state = module.prefill(tokens[:, :4])
 
     assert not out.logits.requires_grad
-    assert not any(x.requires_grad for block in state.blocks for x in block)
+    assert not any(x.requires_grad for block in state.blocks for x in (*block.rows, *block.carried))

@@ -54,7 +54,7 @@ def test_a_wrong_backward_is_found(tmp_path):
 
 
 def test_a_wrong_step_is_found(tmp_path):
-    out = broken(tmp_path, "model.py", "State(state.pos + 1,", "State(state.pos,")
+    out = broken(tmp_path, "model.py", "fed.shown(logits)), fed.after(left)", "fed.shown(logits)), state")
     found = api.verify(out, kernels=False)
 
     assert {r.check for r in found.rows if not r.ok} == {"decode = parallel"}

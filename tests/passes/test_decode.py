@@ -41,7 +41,7 @@ def stepped(graph: Graph, step: StepGraph, args: dict[str, torch.Tensor], sizes:
     for s in step.states:
         held[s.value] = next(first) if s.kind == "carry" else torch.zeros(shape(s.value, sizes | {s.past: 0}))
     got: list[list[torch.Tensor]] = []
-    pos = 0
+    pos, batch = 0, sizes["batch"]
     for chunk in chunks:
         now = {
             v: args[v.name].narrow(v.dims.index("seq"), pos, chunk) if "seq" in v.dims else args[v.name]
@@ -52,7 +52,9 @@ def stepped(graph: Graph, step: StepGraph, args: dict[str, torch.Tensor], sizes:
             if s.past:
                 past = held[s.value].shape[s.value.dims.index(s.past)]
                 here |= {s.past: past, s.past.removeprefix("past_"): past + chunk}
-        given = {v.name: t for v, t in (now | held).items()} | {"pos": torch.tensor(pos)}
+        at = torch.arange(pos, pos + chunk).expand(batch, chunk)
+        fed = {step.fed.pos: torch.full((batch,), pos), step.fed.at: at, step.fed.real: at >= 0}
+        given = {v.name: t for v, t in (now | held | fed).items()}
         wanted = {v.name: given[v.name] for v in step.graph.inputs}
         outs = run(step.graph, here, wanted, torch, torch.float64)
         k = len(step.outputs)
@@ -93,11 +95,10 @@ def agree(graph: Graph, sizes: dict[str, int] = MOE, chunks: list[int] | None = 
 def test_attention_keeps_its_keys(pattern: str, chunks: list[int]):
     step = agree(gpt(pattern), chunks=chunks)
     assert [(s.kind, s.past, s.window) for s in step.states] == [
-        ("at", "past_key", None),
         ("rows", "past_key", None),
         ("rows", "past_key", None),
     ]
-    assert step.states[1].src == "spec.yaml:7"
+    assert step.states[0].src == "spec.yaml:7"
 
 
 def test_a_window_keeps_its_width():
@@ -134,7 +135,7 @@ def test_positions_scores_and_grouped_heads():
 
 def test_segments_and_padding_are_kept_with_the_keys():
     step = agree(attention("causal and same_segment", meta=("segments",)))
-    assert sorted(s.value.dtype for s in step.states) == ["f32", "f32", "i64", "i64"]
+    assert sorted(s.value.dtype for s in step.states) == ["f32", "f32", "i64"]
     agree(attention("causal and valid", meta=("valid",)))
     agree(attention("causal and same_segment and valid", meta=("segments", "valid")), chunks=[4, 4])
 
@@ -177,9 +178,9 @@ def test_routed_tokens_meet_their_experts_alone(k: int):
 
 def test_a_learned_position_is_read_where_it_is():
     g = Builder()
-    table = g.input("table", floats("inner width"))
-    graph = g.graph(g.gather(table, g.map("i_seq + 1", to="seq", dtype="i64"), at="inner"))
-    agree(graph)
+    x, table = g.input("x", floats("batch seq width")), g.input("table", floats("inner width"))
+    place = g.gather(table, g.map("i_seq + 1", to="seq", dtype="i64"), at="inner")
+    agree(g.graph(g.map("x + p", x=x, p=place)))
 
 
 def refused(build) -> str:
@@ -199,7 +200,7 @@ def test_what_mixes_positions_is_refused_with_its_place():
     assert "backwards" in refused(lambda g, x: total(g, x)["h"])
     joined = "batch seq key"
     assert "renamed" in refused(lambda g, x: g.einsum(x, g.map("tanh(k)", k=g.rename(x, "seq", "key")), to=joined))
-    with pytest.raises(DecodeError, match="later positions under all"):
+    with pytest.raises(DecodeError, match="sees later positions"):
         decode(attention("all"), MOE)
     with pytest.raises(DecodeError, match=r"spec\.yaml:4"):
         decode(attention("window(3) or k == 5"), MOE)

@@ -101,6 +101,8 @@ class _Writer:
         own = [f"from ..runtime.module import {', '.join(helpers)}"]
         if self.block.wrapped is not None:
             own.append("from ..runtime.opaque import Wrapped")
+        if self.stepping is not None:
+            own.append("from ..runtime.state import Past")
         if self.fused:
             own = [f"from ..fused import {self.block.name} as fused", "from ..kernels.ops import wanted", *own]
         out = Lines()

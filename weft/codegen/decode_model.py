@@ -1,23 +1,20 @@
 """Decoding of the whole model: which blocks step, which results a step has, and the Model's methods for it."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from weft.errors import DecodeError
 from weft.ir.types import Node, Val
 
-from .blocks import Block, key, scalar
+from .blocks import Block, key
 from .body import File
-from .lines import Lines
+from .lines import Lines, tuple_of
 from .model_forward import carried
 from .mounts import Mounts
-from .sizes import identifier
+from .sizes import identifier, provenance
 from .stepping import TIME, Stepping, stepping
 from .structure import Borrowed, Given, Site, Stack, Structure
-
-_PLACE = re.compile(r"([a-z_0-9]+) = ([a-z_0-9]+)(?: \(([A-Za-z0-9_.-]+:\d+)\))?", re.IGNORECASE)
 
 
 @dataclass
@@ -45,9 +42,8 @@ def decoding(model: Structure, blocks: Mapping[object, Block]) -> Decoding:
                 break
             missing = {k: missing[k] | lacks[k] for k in blocks}
     except DecodeError as error:
-        at = _PLACE.match(str(error))
-        where = f"{at[1]} = {at[2]}" + (f" at {at[3]}" if at[3] else "") if at else "a block"
-        return Decoding(why=f"{where} depends on later positions")
+        at = provenance(error.src)
+        return Decoding(why=f"{error.node}{f' at {at}' if at else ''} {error.why}")
     if not any(TIME in v.dims for _, v in found.outputs(model)):
         return Decoding(why="no result has one row for each position")
     return found
@@ -74,7 +70,7 @@ def _walk(model: Structure, blocks: Mapping[object, Block], found: Decoding) -> 
             for s in step.sites:
                 site(s, inner)
             if not all(v.name in inner for v in body.outputs[: step.loop.carries]):
-                raise DecodeError(f"{step.node.outs[0].name} = loop reads what no step has")
+                raise DecodeError(f"{step.node.outs[0].name} = loop", step.node.src, "reads what no step has")
             have |= {o.name for v, o in zip(body.outputs, step.node.outs) if v.name in inner}
         elif all(v.name in have for v in step.ins) and TIME not in step.space:
             have |= {v.name for v in step.outs}
@@ -97,14 +93,6 @@ class DecodeWriter:
             for name, v in self.found.outputs(self.model):
                 code.add(f"{identifier(name)}: Tensor", f"[{' '.join(names[d] for d in v.dims)}]")
         code.lines += ["", ""]
-        with code.indent("class State(NamedTuple):"):
-            code.text(
-                '"""What later positions need of earlier ones: how many there were, and each block\'s own state."""'
-            )
-            code.add()
-            code.add("pos: int")
-            code.add("blocks: tuple[tuple[Tensor, ...], ...]")
-        code.lines += ["", ""]
 
     def methods(self, code: Lines) -> None:
         if self.found.why:
@@ -117,9 +105,10 @@ class DecodeWriter:
             code.add("blocks = []")
             for step in self.model.steps:
                 self.each(code, step, lambda where: f"blocks.append({where}.state(batch, like))")
-            code.add("return State(0, tuple(blocks))")
-        self.run(code, "prefill", False)
-        self.run(code, "step", True)
+            code.add('return State.first(batch, LIMITS.get("batch"), blocks, like.device)')
+        public = [v for v in (self.program.input(n) for n in self.program.inputs) if self.reads(v)]
+        self.prefill(code, public)
+        self.step(code, public)
 
     def refusals(self, code: Lines) -> None:
         for name in ("state", "prefill", "step"):
@@ -136,47 +125,52 @@ class DecodeWriter:
                 for site in step.sites:
                     code.add(say(self.mounts.place(site, "i")))
 
-    def run(self, code: Lines, name: str, one: bool) -> None:
-        """`step` (one position) or `prefill`."""
-        public = [v for v in (self.program.input(n) for n in self.program.inputs) if self.reads(v, one)]
+    def prefill(self, code: Lines, public: Sequence[Val]) -> None:
         names = [identifier(v.name) for v in public]
-        env = {v.name: identifier(v.name) for v in public}
         code.add()
         code.add("@torch.no_grad()")
-        with code.indent(f"def {name}(self, {', '.join([*names, *(['state'] if one else [])])}):"):
-            shown = "batch" if one else "batch, positions"
+        with code.indent(f"def prefill(self, {', '.join(names)}, lengths=None, state=None):"):
+            code.text('"""The results of a prompt [batch, positions], and the state after it.')
+            code.add()
             code.text(
-                f'"""The results of {"the next position" if one else "a prompt"} [{shown}], and the state after it."""'
+                "lengths [batch]: how many positions are each row's own, where rows differ; those behind are padding.\n"
+                'state: what came before the prompt."""'
             )
-            for v, n in zip(public, names):
-                if one and TIME in v.dims:
-                    code.add(f"{n} = {n}.unsqueeze({v.dims.index(TIME)})")
-            first = next(n for n, v in zip(names, public) if not scalar(v))
-            tensors = [(n, v) for n, v in zip(names, public) if not scalar(v)]
-            given = ", ".join(f'"{n}": {n}' for n, _ in tensors)
-            kept = "{n: SIGNATURE[n] for n in (" + ", ".join(f'"{n}"' for n, _ in tensors) + ",)}"
-            limits = "{d: (most, 1) for d, (most, _) in LIMITS.items()}"
-            code.add(f"{'' if one else 'sizes = '}check({{{given}}}, {kept}, FIXED, {limits})")
-            if one:
-                time = self.sizes.names[TIME]
-                code.add(f'pos = position(state.pos, LIMITS.get("{time}"), "{time}", {first}.device)')
-                code.add("past = iter(state.blocks)")
-            code.add("now = []")
-            for step in self.model.steps:
-                self.step(code, step, env, one)
-            results = [
-                env[v.name] + (f".select({v.dims.index(TIME)}, 0)" if one and TIME in v.dims else "")
-                for _, v in self.found.outputs(self.model)
-            ]
-            after = "state.pos + 1" if one else f'sizes["{self.sizes.names[TIME]}"]'
-            code.add(f"return Step({', '.join(results)}), State({after}, tuple(now))")
+            with code.indent("if state is not None:"):
+                code.add(f"return self.step({', '.join(names)}, state, lengths)")
+            self.run(code, public, names, "prefill")
 
-    def reads(self, public: Val, one: bool) -> bool:
+    def step(self, code: Lines, public: Sequence[Val]) -> None:
+        names = [identifier(v.name) for v in public]
+        code.add()
+        code.add("@torch.no_grad()")
+        with code.indent(f"def step(self, {', '.join(names)}, state, lengths=None):"):
+            code.text('"""The results of the next position [batch] or positions [batch, n], and the state after them.')
+            code.add()
+            code.text("lengths [batch]: as in `prefill`; a row may have none.\n" + '"""')
+            self.run(code, public, names, "step")
+
+    def run(self, code: Lines, public: Sequence[Val], names: Sequence[str], method: str) -> None:
+        """What `prefill` and `step` share: the blocks in order."""
+        given = ", ".join(f'"{n}": {n}' for n in names)
+        more = ", state" if method == "step" else ""
+        code.add(f"fed, {tuple_of(names)} = feed({{{given}}}, SIGNATURE, FIXED, LIMITS, lengths{more})")
+        if method == "step":
+            code.add("past = iter(state.blocks)")
+        code.add("left = []")
+        env = {v.name: n for v, n in zip(public, names)}
+        for step in self.model.steps:
+            self.walk(code, step, env, method)
+        results: list[str] = []
+        for _, v in self.found.outputs(self.model):
+            axis = v.dims.index(TIME) if TIME in v.dims and method == "step" else -1
+            results.append(env[v.name] if axis < 0 else f"fed.shown({env[v.name]}{f', {axis}' if axis != 1 else ''})")
+        code.add(f"return Step({', '.join(results)}), fed.after(left)")
+
+    def reads(self, public: Val) -> bool:
         """Does any block's step read this public input?"""
         for site in self.model.sites:
-            s = self.found.steps[key(site)]
-            graph = s.step if one else s.prefill
-            used = {v.name for v in graph.inputs}
+            used = {v.name for v in self.found.steps[key(site)].step.inputs}
             for v, source in zip(site.body.inputs, site.sources):
                 if isinstance(source, Given) and v.name in used and self.outer(source.value) == public.name:
                     return True
@@ -189,9 +183,10 @@ class DecodeWriter:
                 return step.node.ins[step.loop.body.inputs.index(v)].name
         return v.name
 
-    def step(self, code: Lines, step: object, env: dict[str, str], one: bool) -> None:
+    def walk(self, code: Lines, step: object, env: dict[str, str], method: str) -> None:
+        """One step of the model: a block, or a stack of them."""
         if isinstance(step, Site):
-            self.call(code, step, env, self.mounts.place(step), "", one)
+            self.call(code, step, env, self.mounts.place(step), "", method)
         elif isinstance(step, Stack):
             body, node = step.loop.body, step.node
             inner = {v.name: env[o.name] for v, o in zip(body.inputs, node.ins) if o.name in env}
@@ -202,15 +197,15 @@ class DecodeWriter:
                 inner[body.inputs[i].name] = name
             with code.indent(f"for i in range({self.file.constant(step.loop.dim)}):"):
                 for site in step.sites:
-                    self.call(code, site, inner, self.mounts.place(site, "i"), "i", one)
+                    self.call(code, site, inner, self.mounts.place(site, "i"), "i", method)
             for v, o in zip(body.outputs[: step.loop.carries], node.outs):
                 env[o.name] = inner[v.name]
         else:
             assert isinstance(step, Node)
 
-    def call(self, code: Lines, site: Site, env: dict[str, str], where: str, i: str, one: bool) -> None:
+    def call(self, code: Lines, site: Site, env: dict[str, str], where: str, i: str, method: str) -> None:
         s = self.found.steps[key(site)]
-        used = {v.name for v in (s.step if one else s.prefill).inputs}
+        used = {v.name for v in (s.step if method == "step" else s.prefill).inputs}
         by_input = dict(zip(site.body.inputs, site.sources))
         args: list[str] = []
         for v in self.mounts.blocks[key(site)].given:
@@ -231,10 +226,9 @@ class DecodeWriter:
                 name = self.carry_name(site)
             env[v.name] = name
             outs.append(name)
-        method = "step" if one else "prefill"
-        rest = ["pos", "next(past)"] if one else []
+        rest = ["fed", "next(past)"] if method == "step" else ["fed"]
         code.add(f"{', '.join([*outs, 'new'])} = {where}.{method}({', '.join([*args, *rest])})")
-        code.add("now.append(new)")
+        code.add("left.append(new)")
 
     def carry_name(self, site: Site) -> str:
         """The variable that a stack's running value goes by."""

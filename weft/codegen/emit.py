@@ -81,8 +81,7 @@ def runtime(text: str) -> dict[str, str]:
     wanted = {"module"}
     for line in re.findall(r"^from \.+runtime import (.*)$", text, re.M):
         wanted |= {n.strip() for n in line.split(",")}
-    if "from ..runtime.opaque import" in text:
-        wanted.add("opaque")
+    wanted |= {name for name in ("opaque", "state") if re.search(rf"^from \.+runtime\.{name} import", text, re.M)}
     every = {f for w in wanted for f in NEEDS.get(w, (w,))}
     home = resources.files("weft.codegen.runtime")
     files = {f"runtime/{name}.py": (home / f"{name}.py").read_text() for name in sorted(every)}

@@ -58,7 +58,6 @@ class _Writer:
                 "found",
                 "initialise",
                 "place",
-                "position",
                 "refuse_autocast",
                 "weight",
             )
@@ -66,6 +65,8 @@ class _Writer:
         ]
         own = [f"from .blocks.{b.name} import {b.title}" for b in sorted(self.blocks.values(), key=lambda b: b.name)]
         own.append(f"from .runtime.module import {', '.join(helpers)}")
+        if not self.decoding.found.why:
+            own.append("from .runtime.state import State, feed")
         plain = re.fullmatch(r"[A-Za-z0-9_.-]+", self.program.source)
         source = f", from {self.program.source}" if plain else ""
         doc = f"The model{source}: `Model` runs the blocks of `blocks/` in order."

@@ -7,12 +7,14 @@ import sympy as sp
 
 from weft.errors import DecodeError
 from weft.ir.builder import Builder, dce
-from weft.ir.formula import symbol
+from weft.ir.formula import operand, symbol
 from weft.ir.library.attention import Attend
-from weft.ir.primitives import Concat
+from weft.ir.library.rotary import Rotary
+from weft.ir.primitives import Concat, Map
 from weft.ir.program import Program, Runtime
 from weft.ir.types import Graph, Node, Val
-from weft.passes.decode import State, StepGraph, decode
+from weft.passes.decode import ROWS, Fed, State, StepGraph, decode
+from weft.passes.decode_time import refitted, replaced
 
 from .blocks import Block
 from .sizes import Sizes
@@ -24,21 +26,27 @@ TIME = "seq"
 class Stepping:
     """The decode functions of one block.
 
-    step: the block's inputs that it reads, `pos` if read, each state's value; to the outputs that a step has, then each
-    state's next value. prefill: likewise without pos and states. start: first values of the carries. `outputs`: which
-    of the block's outputs those are. sizes: with past rows and the longest sequence's derived sizes."""
+    step: the block's inputs that it reads, what it reads of `fed`, each state's value; to the outputs that a step has,
+    then each state's next value. prefill: likewise with `real` alone and no states. start: first values of the carries.
+    outputs: which of the block's outputs those are. sizes: with past rows and the longest sequence's derived sizes."""
 
     step: Graph
     prefill: Graph
     start: Graph
+    fed: Fed
     outputs: tuple[int, ...]
     states: tuple[State, ...]
     sizes: Sizes
 
-    def window(self, i: int) -> int | None:
-        """How many past rows state i keeps; None: all."""
-        w = self.states[i].window
-        return None if w is None or self.states[i].kind == "carry" else w - 1
+    @property
+    def rows(self) -> tuple[State, ...]:
+        """The states that hold one row for each position; carries follow them."""
+        return tuple(s for s in self.states if s.kind != "carry")
+
+    @property
+    def kept(self) -> tuple[int | None, ...]:
+        """How many rows each of them keeps for later positions; None: all."""
+        return tuple(None if s.window is None else s.window - 1 for s in self.rows)
 
 
 def stepping(program: Program, block: Block, missing: frozenset[str] = frozenset()) -> Stepping:
@@ -52,15 +60,16 @@ def stepping(program: Program, block: Block, missing: frozenset[str] = frozenset
     after = [joined.get(s.value, v) if s.kind != "carry" else v for s, v in zip(found.states, graph.outputs[count:])]
     lost = _below(graph, missing)
     if bad := [v.name for v in after if v in lost]:
-        raise DecodeError(f"{bad[0]} = state reads what no step has")
+        raise DecodeError(bad[0], "", "is kept for later positions and reads what no step has")
     kept = [(i, v) for i, v in zip(found.outputs, graph.outputs) if v not in lost]
     whole = replace(graph, outputs=(*(v for _, v in kept), *after))
     own = {v.name for v in block.graph.inputs} - {v.name for v in block.given}
-    keep = own | {s.value.name for s in found.states} | {"pos"}
-    first = _read_only(_prefill(whole, found), keep)
+    keep = own | {s.value.name for s in found.states}
+    first = _read_only(_prefill(whole, found), own)
     start = _read_only(found.start, own)
     outputs = tuple(i for i, _ in kept)
-    return Stepping(_read_only(whole, keep), first, start, outputs, found.states, _sizes(program, found))
+    step = _read_only(whole, keep)
+    return Stepping(step, first, start, found.fed, outputs, found.states, _sizes(program, found))
 
 
 def _below(graph: Graph, names: frozenset[str]) -> set[Val]:
@@ -99,33 +108,37 @@ def _sizes(program: Program, found: StepGraph) -> Sizes:
 
 
 def _prefill(step: Graph, found: StepGraph) -> Graph:
-    """The step with nothing before it: position 0, keys that are the new rows, carries at their start."""
+    """The step with nothing before it: positions are coordinates, keys the new rows, carries at their start."""
     g = Builder()
-    given = {s.value for s in found.states}
-    env: dict[Val, Val] = {v: g.input(v.name, v.type) for v in step.inputs if v not in given and v.name != "pos"}
-    inputs = [env[v] for v in step.inputs if v in env]
-    own = [next(v for v in inputs if v.name == w.name) for w in found.start.inputs]
+    given, fed = {s.value for s in found.states}, found.fed
+    env: dict[Val, Val] = {v: g.input(v.name, v.type) for v in step.inputs if v not in {*given, fed.pos, fed.at}}
+    own = [next(x for v, x in env.items() if v.name == w.name) for w in found.start.inputs]
     starts = iter(g.inline(found.start, own))
-    for v in step.inputs:
-        if v.name == "pos":
-            env[v] = g.map(0, to="", dtype="i64", names=["pos"])
     for s in found.states:
         if s.kind == "carry":
             env[s.value] = next(starts)
     for n in step.nodes:
+        if fed.pos in n.ins or (isinstance(n.op, Concat) and fed.at in n.ins):
+            continue  # where past rows stand
         with g.at(n.src):
-            env.update(zip(n.outs, _first(g, n, env, given), strict=True))
-    return g.graph(*(env[v] for v in step.outputs))
+            env.update(zip(n.outs, _first(g, n, env, fed), strict=True))
+    return g.graph(*(g.expand(env[v], to=v.dims) for v in step.outputs))
 
 
-def _first(g: Builder, n: Node, env: dict[Val, Val], given: set[Val]) -> tuple[Val, ...]:
+def _first(g: Builder, n: Node, env: dict[Val, Val], fed: Fed) -> tuple[Val, ...]:
     """One node of the step, at the start."""
-    op, names = n.op, [v.name for v in n.outs]
-    if isinstance(op, Concat) and n.ins[0] in given:
-        return (g.rename(env[n.ins[1]], op.dims[1], op.new),)
-    ins = [env[v] for v in n.ins]
-    if isinstance(op, Attend) and {"query_at", "key_at"} & set(op.meta):
-        kept = [(m, v) for m, v in zip(op.meta, ins[3:]) if m not in ("query_at", "key_at")]
+    op, ins = n.op, list(n.ins)
+    if isinstance(op, Concat) and op.dims[0].startswith("past_"):
+        return (g.rename(env[ins[1]], op.dims[1], op.new),)
+    if isinstance(op, Attend):
+        kept = [(m, v) for m, v in zip(op.meta, ins[3:]) if m not in ("query_at", "key_at", "key_segments")]
         op = replace(op, meta=tuple(m for m, _ in kept))
         ins = [*ins[:3], *(v for _, v in kept)]
-    return g.many(op, *ins, names=names)
+    elif isinstance(op, Rotary):
+        ins = [v for v in ins if v != fed.at]
+    elif isinstance(op, Map) and fed.at in ins:
+        place = ins.index(fed.at)
+        order = {operand(i): operand(i - (i > place)) for i in range(len(ins))} | {operand(place): symbol(f"i_{TIME}")}
+        op, ins = replaced(op, order), [v for v in ins if v != fed.at]
+    now = [env[v] for v in ins]
+    return g.many(refitted(op, n.ins, now, ROWS), *now, names=[v.name for v in n.outs])

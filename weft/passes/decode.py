@@ -1,13 +1,15 @@
-"""A block one step at a time: the same function of new positions, given what earlier positions left behind.
+"""A block a few positions at a time: the same function of new positions, given what earlier positions left behind.
 
     (x [batch seq width], ..) { k = einsum(x, wk); o = attend(q, rename(k, seq -> key), ..) }
-    ->  (x [batch seq width], .., pos, past_k [batch past_key heads head], past_key_at [past_key])
-        { k = einsum(x, wk); o = attend(q, concat(past_k, k), .., query_at = pos + i_seq, key_at) }  and k is kept
+    ->  (x [batch seq width], .., pos [batch], at [batch seq], real [batch seq], past_k [batch past_key heads head])
+        { k = einsum(x, wk); o = attend(q, concat(past_k, k), .., query_at = at, key_at) }  and the keys are kept
 
-`seq` stays a dim, of as many new positions as are fed at once (one in a step). A coordinate `i_seq` becomes
-`pos + i_seq`. Keys and values are joined to those of earlier positions, of which a bounded window keeps only the last.
-A loop along `seq` starts from the state it was left in. Queues of a router go on counting, and a routed token meets its
-expert's weights alone, since its slot holds nothing else. Dropout does nothing when decoding.
+`seq` stays a dim, of as many new positions as are fed at once (one in a step). Row b has had pos[b] positions, its new
+ones are `at` (a coordinate `i_seq` becomes `at`); where `real` is false there is none, but padding behind the last. Keys
+and values are joined to those of earlier positions, of which a bounded window keeps only the last; a row with fewer has
+free slots before them, at negative positions, which nobody sees. A loop along `seq` starts from the state it was left
+in, and padding leaves that alone. Queues of a router go on counting what is real, and a routed token meets its expert's
+weights alone, since its slot holds nothing else. Dropout does nothing when decoding.
 
 It does not fire, and says why with the node and its spec line, on whatever mixes positions in another way: a reduction
 over `seq`, attention that sees later keys, a loop backwards, a part or gather along `seq`, an opaque module. Outputs
@@ -28,16 +30,30 @@ from weft.ir.primitives import Concat, Gather, Loop, Map, Opaque, Part, Rename, 
 from weft.ir.types import Graph, Node, Type, Val
 from weft.ir.verify import verify
 from weft.passes.decode_slots import Routed, on_tokens, sent, taken
-from weft.passes.decode_time import above, heads, mentions, refusal, shifted, symbols, touches, windows
+from weft.passes.decode_time import (
+    above,
+    heads,
+    holding,
+    mentions,
+    placed,
+    refitted,
+    refusal,
+    symbols,
+    touches,
+    windows,
+)
 from weft.passes.legality import crossed
+
+ROWS = "batch"
+"""The dim of sequences, each at a position of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a step reads from earlier positions and leaves for later ones.
+    """What a step reads from earlier positions and leaves for later ones; `batch` is its first dim.
 
-    kind: "rows" (one row per position: `value` holds the past ones along `past`, `new` the new ones along the time
-    dim), "at" (the positions of those rows), "carry" (`value` before, `new` after; `StepGraph.start` gives the first).
+    kind: "rows" (one row per position: `value` holds the past ones along `past`, its second dim, `new` the new ones
+    along the time dim), "carry" (`value` before, `new` after; `StepGraph.start` gives the first).
     window: how many positions back, the newest included, are still read; None: all. src: the spec line."""
 
     kind: str
@@ -49,14 +65,25 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """The inputs of a step that say where its rows stand: pos i64[batch], how many positions came before; at i64[batch
+    seq], the new ones; real bool[batch seq], whether there is one. Where that is false `at` is negative."""
+
+    pos: Val
+    at: Val
+    real: Val
+
+
+@dataclass(frozen=True, slots=True)
 class StepGraph:
     """A block's step.
 
-    graph: the block's inputs, `pos` i64[] (the first new position), then every state's `value`; to the outputs that can
+    graph: the block's inputs, those of `fed`, then every state's `value`, rows before carries; to the outputs that can
     be computed, then every state's `new`. outputs: which of the block's outputs those are. start: the block's inputs to
     the first value of each "carry", in order. A dim past_<key> is the number of past rows, n_<key> = n_past + n_seq."""
 
     graph: Graph
+    fed: Fed
     outputs: tuple[int, ...]
     states: tuple[State, ...]
     start: Graph
@@ -88,12 +115,15 @@ class _Step:
         self.g = Builder()
         self.env: dict[Val, _Found] = {v: self.g.input(v.name, v.type) for v in graph.inputs}
         self.own = len(self.g.inputs)
-        self.pos = self.g.input("pos", Type("i64", ()))
+        each = (ROWS, time)
+        self.fed = Fed(
+            self.g.input("pos", Type("i64", (ROWS,))),
+            self.g.input("at", Type("i64", each)),
+            self.g.input("real", Type("bool", each)),
+        )
         self.states: list[State] = []
         self.starts: dict[Val, Val | Type] = {}  # carry -> a value of the block, or zeros of a type
         self.joined: dict[tuple[Val, str], Val] = {}  # new rows, key dim -> past and new rows
-        self.at: Val | None = None
-        self.joining = False  # inside an attention's meaning, where keys meet queries
         self.windows = windows(graph, sizes, time)
         self.router: dict[Val, int] = {}  # routing results -> which router made them
 
@@ -102,22 +132,25 @@ class _Step:
         outs, kept = list[Val](), list[int]()
         for i, v in enumerate(self.graph.outputs):
             got = self.env[v]
-            if isinstance(got, Val):
-                outs.append(got)
+            if isinstance(got, Val) and set(got.dims) == set(v.dims):
+                outs.append(self.g.expand(got, to=v.dims))
                 kept.append(i)
             elif self.time in v.dims or not any(self.time in o.dims for o in self.graph.outputs):
-                raise got if isinstance(got, DecodeError) else DecodeError(f"{v.name} lies in slots or among keys")
+                why = "differs from row to row" if isinstance(got, Val) else "lies in slots or among keys"
+                raise got if isinstance(got, DecodeError) else DecodeError(v.name, "", why)
         states = self.live(outs)
         made = dce(self.g.graph(*outs, *(s.new for s in states)))
-        inputs = (*made.inputs[: self.own], self.pos, *(s.value for s in states))
-        return StepGraph(verify(replace(made, inputs=inputs)), tuple(kept), states, self.start(states))
+        inputs = (*made.inputs[: self.own + 3], *(s.value for s in states))
+        whole = verify(replace(made, inputs=inputs))
+        return StepGraph(whole, self.fed, tuple(kept), states, self.start(states))
 
     def live(self, outs: list[Val]) -> tuple[State, ...]:
         """The states that the outputs, now or later, depend on."""
         found: tuple[State, ...] = ()
         while True:
             read = {v for n in dce(self.g.graph(*outs, *(s.new for s in found))).nodes for v in n.ins}
-            now = tuple(s for s in self.states if s.value in read)
+            used = [s for s in self.states if s.value in read]
+            now = tuple(sorted(used, key=lambda s: s.kind == "carry"))
             if now == found:
                 return found
             found = now
@@ -155,12 +188,11 @@ class _Step:
             case Dropout():
                 return [ins[0]]
             case Rename(old=old, new=new) if old == t and isinstance(ins[0], Val):
-                keys = _Keys(ins[0], new)
-                return [self.keys(keys, n) if self.joining else keys]
+                return [_Keys(ins[0], new)]
             case Attend():
                 return self.attend(n, op, ins)
             case Rotary(position=p) if p == t and len(ins) == 1:
-                return self.plain(n, [*ins, self.positions()])
+                return self.plain(n, [*ins, self.fed.at])
             case Route(along=along) if along == t and len(ins) == 1:
                 return self.route(n, op, ins)
             case Loop(dim=dim) if dim == t:
@@ -189,26 +221,19 @@ class _Step:
             raise refusal(n, f"moves positions along {self.time}")
         if isinstance(n.op, Loop) and touches(n.op.body, self.time):
             raise refusal(n, f"runs a loop over {n.op.dim} that mixes positions along {self.time}")
-        return self.g.many(n.op, *map(self.value, ins), names=[v.name for v in n.outs])
-
-    def positions(self) -> Val:
-        """The new positions: i64[seq]."""
-        made = self.at
-        if made is None:
-            formula = f"pos + i_{self.time}"
-            (made,) = self.g.maps([formula], pos=self.pos, to=self.time, dtype="i64", names=["at"])
-            self.at = made
-        return made
+        given = [self.value(x) for x in ins]
+        if isinstance(n.op, Loop) and any(set(v.dims) != set(x.dims) for v, x in zip(n.ins, given)):
+            raise refusal(n, f"runs a loop over {n.op.dim} on what differs from row to row")
+        return self.g.many(refitted(n.op, n.ins, given, ROWS), *given, names=[v.name for v in n.outs])
 
     def map(self, n: Node, op: Map, ins: list[_Found]) -> Iterable[_Found]:
-        """i_seq becomes pos + i_seq; a formula in n_seq depends on positions that are not there yet."""
+        """i_seq becomes the position; a formula in n_seq depends on positions that are not there yet."""
         used = symbols(op)
         if f"n_{self.time}" in used:
             raise refusal(n, f"depends on the length along {self.time}")
         if f"i_{self.time}" not in used:
             return self.plain(n, ins)
-        moved = shifted(op, self.time, len(ins))
-        return self.plain(replace(n, op=moved), [*ins, self.pos])
+        return self.plain(replace(n, op=placed(op, self.time, len(ins))), [*ins, self.fed.at])
 
     def inline(self, n: Node, op: Composite, ins: list[_Found]) -> Iterable[_Found]:
         """The rules on what a composite means, where it meets positions."""
@@ -227,61 +252,81 @@ class _Step:
             return self.plain(n, ins)
         if op.query != self.time or {"key_at", "query_at"} & set(op.meta):
             raise refusal(n, f"attends from {op.query} to all positions along {self.time}")
-        names, meta = ("query_at",), [self.positions()]
+        if any(f"n_{self.time}" == str(s) for e in (op.scale, op.score) for s in e.free_symbols):
+            raise refusal(n, f"has scores that depend on the length along {self.time}")
+        meta: dict[str, Val] = {"query_at": self.fed.at}
         if moving:
             if not is_causal(op.pattern, self.sizes[self.time], heads(op, self.sizes)):
-                raise refusal(n, f"sees later positions under {op.pattern.source or op.pattern}")
-            names, meta = ("query_at", "key_at"), [*meta, self.keys(_Keys(self.positions(), op.over), n)]
-        given = [*(self.keys(x, n) if isinstance(x, _Keys) else self.value(x) for x in ins), *meta]
-        wide = replace(op, meta=(*op.meta, *names), layout=None)
-        if "segments" not in op.meta:
-            return self.g.many(wide, *given, names=[v.name for v in n.outs])
-        extra = tuple(Val(name, v.type) for name, v in zip(names, meta))
-        self.joining = True
-        try:
-            return self.inline(replace(n, op=wide, ins=(*n.ins, *extra)), wide, [*given])
-        finally:
-            self.joining = False
+                raise refusal(n, "sees later positions")
+            meta["key_at"] = self.key_positions(op.over)
+        if "segments" in op.meta and "key_segments" not in op.meta:
+            ids = self.value(ins[3 + op.meta.index("segments")])
+            meta["key_segments"] = self.keys(_Keys(ids, op.over), n)
+        given = [self.keys(x, n) if isinstance(x, _Keys) else self.value(x) for x in ins]
+        wide = replace(op, meta=(*op.meta, *meta), layout=None)
+        return self.g.many(wide, *given, *meta.values(), names=[v.name for v in n.outs])
+
+    def key_positions(self, key: str) -> Val:
+        """Where past and new rows stand: i64[batch key], negative where there is none."""
+        if (self.fed.at, key) not in self.joined:
+            past = f"past_{key}"
+            formula = f"pos - n_{past} + i_{past}"
+            (before,) = self.g.maps([formula], pos=self.fed.pos, to=(ROWS, past), dtype="i64", names=[f"{past}_at"])
+            self.joined[self.fed.at, key] = self.join(before, self.fed.at, key, f"{key}_at")
+        return self.joined[self.fed.at, key]
 
     def keys(self, x: _Keys, n: Node) -> Val:
-        """Past rows, then the new ones: [.. key ..]."""
+        """Past rows, then the new ones: [batch key ..]."""
         if (x.row, x.key) not in self.joined:
-            past, is_at = f"past_{x.key}", x.row == self.at
-            type_ = x.row.type.but(past if d == self.time else d for d in x.row.dims)
-            value = self.g.input(f"{past}_at" if is_at else f"past_{x.row.name}", type_)
-            window = self.windows.get(x.key)
-            self.states.append(State("at" if is_at else "rows", value, x.row, past, window, n.src))
-            self.joined[x.row, x.key] = self.g.concat(value, x.row, dims=(past, self.time), new=x.key)
+            past = f"past_{x.key}"
+            row = self.g.expand(x.row, to=(ROWS, self.time, *(d for d in x.row.dims if d not in (ROWS, self.time))))
+            value = self.g.input(f"past_{x.row.name}", row.type.but(past if d == self.time else d for d in row.dims))
+            self.states.append(State("rows", value, row, past, self.windows.get(x.key), n.src))
+            self.joined[x.row, x.key] = self.join(value, row, x.key, f"all_{x.row.name}")
         return self.joined[x.row, x.key]
+
+    def join(self, past: Val, new: Val, key: str, name: str) -> Val:
+        return self.g.one(Concat((f"past_{key}", self.time), key), past, new, names=[name])
 
     def carry(self, n: Node, name: str, first: Val | Type) -> Val:
         """A new input for a state that starts as `first`."""
         if isinstance(first, Val) and self.time in {d for m in above(self.graph, first) for d in m.space}:
             raise refusal(n, f"starts from a value that depends on positions along {self.time}")
-        value = self.g.input(f"past_{name}", first.type if isinstance(first, Val) else first)
+        type_ = first.type if isinstance(first, Val) else first
+        if type_.dims[:1] != (ROWS,):
+            raise refusal(n, f"carries what is not by {ROWS} first")
+        value = self.g.input(f"past_{name}", type_)
         self.starts[value] = first
         return value
 
     def loop(self, n: Node, op: Loop, ins: list[_Found]) -> Iterable[_Found]:
-        """The cell goes on from where it was left."""
+        """The cell goes on from where it was left, and padding leaves it there."""
         if op.reverse:
             raise refusal(n, f"runs backwards along {self.time}")
         given = [self.value(x) for x in ins[op.carries :]]
+        if any(set(v.dims) != set(x.dims) for v, x in zip(n.ins[op.carries :], given)):
+            raise refusal(n, f"runs along {self.time} on what differs from row to row")
         before = [self.carry(n, v.name, x) for v, x in zip(op.body.inputs, n.ins[: op.carries])]
-        outs = self.g.many(op, *before, *given, names=[v.name for v in n.outs])
+        body = holding(op.body, op.carries, ROWS)
+        outs = self.g.many(replace(op, body=body), *before, *given, self.fed.real, names=[v.name for v in n.outs])
         for value, after in zip(before, outs):
             self.states.append(State("carry", value, after, src=n.src))
         return outs
 
     def route(self, n: Node, op: Route, ins: list[_Found]) -> Iterable[_Found]:
-        """The queues are as long as earlier positions left them. The losses mix positions."""
+        """The queues are as long as earlier positions left them; padding joins none. The losses mix positions."""
         count = n.outs[4]
         before = self.carry(n, count.name, count.type)
-        outs = self.g.many(op, self.value(ins[0]), before, names=[v.name for v in n.outs])
-        self.states.append(State("carry", before, outs[4], src=n.src))
-        self.router |= dict.fromkeys(outs[:2], len(self.states))
+        expert, place, gate, *_ = self.g.many(op, self.value(ins[0]), before, names=[v.name for v in n.outs])
+        joins = self.g.map(
+            f"where(real and expert == i_{op.over}, 1, 0)", real=self.fed.real, expert=expert,
+            to=(*expert.dims, op.over), dtype="i64",
+        )  # fmt: skip
+        after = self.g.map("n + more", n=before, more=self.g.reduce(joins, to=count.dims), dtype="i64")
+        self.states.append(State("carry", before, after, src=n.src))
+        self.router |= dict.fromkeys((expert, place), len(self.states))
         bad = refusal(n, f"mixes positions along {self.time}")
-        return [*outs[:3], bad, outs[4], *(bad for _ in outs[5:])]
+        return [expert, place, gate, bad, after, *(bad for _ in n.outs[5:])]
 
     def scatter(self, n: Node, op: Scatter, ins: list[_Found]) -> Routed:
         """Tokens sent to slots of their own stay tokens."""

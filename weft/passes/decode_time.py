@@ -1,6 +1,6 @@
 """How the nodes of a block meet the time dim: what reads its coordinate or its length, how far back attention sees."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from math import prod
 from typing import Any
@@ -8,20 +8,19 @@ from typing import Any
 import sympy as sp
 
 from weft.errors import DecodeError
-from weft.ir.builder import dce
+from weft.ir.builder import Builder, dce
 from weft.ir.formula import operand, symbol
 from weft.ir.library import Attend
 from weft.ir.op import Composite, Op, expansion, op_name
 from weft.ir.pattern import max_distance
-from weft.ir.primitives import Map, Rename
+from weft.ir.primitives import Einsum, Map, Reduce, Rename
 from weft.ir.types import Graph, Node, Type, Val
 from weft.passes.legality import crossed
 
 
 def refusal(n: Node, why: str) -> DecodeError:
     """The error that a node cannot be followed step by step."""
-    where = f" ({n.src})" if n.src else ""
-    return DecodeError(f"{n.outs[0].name} = {op_name(type(n.op))}{where} {why}, so its block has no step")
+    return DecodeError(f"{n.outs[0].name} = {op_name(type(n.op))}", n.src, why)
 
 
 def symbols(op: Map) -> set[str]:
@@ -34,10 +33,30 @@ def replaced(op: Map, by: Mapping[Any, Any]) -> Map:
     return replace(op, lets=tuple(e.xreplace(by) for e in op.lets), exprs=tuple(e.xreplace(by) for e in op.exprs))
 
 
-def shifted(op: Map, time: str, operands: int) -> Map:
-    """i_time becomes i_time plus a further operand, the first new position."""
-    here = symbol(f"i_{time}")
-    return replaced(op, {here: here + operand(operands)})
+def placed(op: Map, time: str, operands: int) -> Map:
+    """i_time becomes a further operand: the positions."""
+    return replaced(op, {symbol(f"i_{time}"): operand(operands)})
+
+
+def refitted(op: Op, was: Sequence[Val], now: Sequence[Val], rows: str) -> Op:
+    """The op for operands that have the dim `rows` where none had it, or the other way round."""
+    before, after = (any(rows in v.dims for v in vs) for vs in (was, now))
+    if before == after or not isinstance(op, Map | Einsum | Reduce) or after == (rows in op.to):
+        return op
+    return replace(op, to=(rows, *op.to) if after else tuple(d for d in op.to if d != rows))
+
+
+def holding(body: Graph, carries: int, rows: str) -> Graph:
+    """The body of a loop that takes one more operand, `real` bool[rows]: where it is false the carries stay."""
+    g = Builder()
+    given = [g.input(v.name, v.type) for v in body.inputs]
+    outs = g.inline(body, given)
+    real = g.input("real", Type("bool", (rows,)))
+    kept = [
+        g.map("where(real, new, old)", real=real, new=new, old=old, to=old.dims, dtype=old.dtype)
+        for old, new in zip(given, outs[:carries])
+    ]
+    return g.graph(*kept, *outs[carries:])
 
 
 def mentions(op: Op, types: tuple[Type, ...], time: str) -> bool:

@@ -135,13 +135,6 @@ def check(
     return sizes
 
 
-def position(pos: int, limit: tuple[int, int] | None, dim: str, device: torch.device) -> Tensor:
-    """A position as a tensor. Raises ValueError past the declared maximum."""
-    if limit is not None and pos >= limit[0]:
-        raise ValueError(f"position {pos}: dim {dim} would be {pos + 1}, over its declared maximum {limit[0]}")
-    return torch.tensor(pos, device=device)
-
-
 def refuse_autocast(x: Tensor) -> None:
     """Dtypes are the spec's policy; autocast would change some and not others."""
     if torch.is_autocast_enabled(x.device.type):

@@ -23,7 +23,7 @@ S = symbol("s")
 META = ("segments", "key_segments", "valid", "query_at", "key_at")
 """What an operand after q, k, v can be. segments: i64 ids over the queries; keys have the same under their own dim, or
 key_segments. valid: bool over the keys. query_at, key_at: i64 positions, which then replace the coordinates in pattern
-and score."""
+and score; nobody sees a key at a negative one."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,10 @@ class Scores:
             count = symbol(f"listed{i}")
             known[atom] = count if of.pattern.multiset else count > 0
         i_q, i_k, i_h = self.place.values()
-        return to_sympy(of.pattern, i_q, i_k, i_h if of.heads else None, known)
+        see: Any = to_sympy(of.pattern, i_q, i_k, i_h if of.heads else None, known)
+        if "key_at" not in of.meta:
+            return see
+        return where(i_k >= 0, see, 0) if of.pattern.multiset else sp.And(i_k >= 0, see)
 
     def at(self) -> tuple[bool, bool]:
         return "query_at" in self.of.meta, "key_at" in self.of.meta
