@@ -12,6 +12,7 @@ from weft.cli import run
 from weft.codegen.package import write
 from weft.codegen.verify import compare, index_range
 from weft.errors import UsageError
+from weft.frontends.schema import Model
 
 DECODING = {
     "gpt2_345m", "megatron_8b", "mistral_7b", "sparse_transformer_cifar10", "sparse_transformer_enwik8",
@@ -119,3 +120,48 @@ def test_index_inputs_stay_in_their_tables():
     ranges = {n: index_range(program.graph, program.input(n), sizes) for n in ("tokens", "types", "labels")}
 
     assert ranges == {"tokens": sizes["vocab"], "types": 2, "labels": 2}
+
+
+DIMS = {"batch": 2, "seq": 8, "width": 8, "heads": 2, "head": 4, "inner": 6, "experts": 4, "vocab": 11}
+MOE = {"kind": "moe", "capacity_factor": 1.25}
+CAUSAL = {"kind": "attention", "pattern": "causal"}
+
+
+def verified(*blocks, **keys):
+    """A model of these blocks, one layer, verified without its kernels."""
+    parts = {f"b{i}": b for i, b in enumerate(blocks)}
+    model = Model.model_validate(
+        {"name": "tiny", "dims": DIMS, "blocks": parts, "stack": [{"layer": [*parts]}], **keys}
+    )
+    return api.verify(model, target="cpu", kernels=False)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"embed": {"types": 2}}, {"dims": {**DIMS, "vocab": 1}}, {"embed": {"types": 2}, "head": {"tied": True}}],
+    ids=["an input beside the tokens", "one token only", "tied"],
+)
+def test_what_decodes_is_verified_whatever_its_inputs(keys):
+    found = verified(CAUSAL, MOE, **keys)
+
+    assert found.ok, found.text()
+    assert {"decode = parallel", "no leak from later"} <= {r.check for r in found.rows}
+
+
+def wrapped():
+    torch.manual_seed(0)
+    return {"kind": "opaque", "module": torch.nn.Linear(8, 8)}
+
+
+@pytest.mark.parametrize("blocks", [("moe", "opaque"), ("opaque", "moe"), ("opaque", "opaque")])
+def test_a_wrapped_module_is_verified_beside_any_block(blocks):
+    found = verified(*(wrapped() if b == "opaque" else MOE for b in blocks))
+
+    assert found.ok, found.text()
+
+
+@pytest.mark.parametrize("policy", [{"compute": "bf16"}, {"params": "f16", "compute": "f32"}, {"accumulate": "f64"}])
+def test_a_wrapped_module_is_verified_under_any_policy(policy):
+    found = verified(wrapped(), MOE, dtype=policy)
+
+    assert found.ok, found.text()

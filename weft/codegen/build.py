@@ -81,7 +81,8 @@ def verified(
 
 def _verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None) -> "Verified":
     """The torch path."""
-    from .verify import retyped, verify
+    from .retype import retyped
+    from .verify import verify
 
     with blaming(folder):
         if uniform(program):

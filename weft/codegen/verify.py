@@ -5,9 +5,10 @@ backward. Differences are normwise per tensor: ||a - b|| <= tol * max(||b||, 1e-
 median is over the gradients (or outputs), so that a tensor that should be zero has a scale too.
 """
 
+import inspect
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -94,11 +95,11 @@ def verify(
     blocks, by key.
     """
     found = Verified()
-    sizes, params, inputs, found.near_ties = case(program, seed)
+    sizes, params, inputs, found.near_ties = case(program, seed, wrapped)
     truth = Truth(program, params, inputs, sizes, wrapped)
     for dtype in ("f32", "f64"):
         module = loaded(build(dtype), params, TORCH[dtype])
-        found.rows += _compare(truth, module, dtype)
+        found.rows += compared(truth, module, dtype)
         if dtype == "f64":
             found.rows += _decoding(program, module, inputs, found.notes)
     if own is not None:
@@ -111,11 +112,15 @@ def verify(
     return found
 
 
-def case(program: Program, seed: int) -> tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor], int]:
-    """Sizes, parameters, inputs, and how many routing decisions are near ties: the same for the same seed."""
-    sizes = program.resolve(**_batch(program))
+def case(
+    program: Program, seed: int, wrapped: Mapping[str, nn.Module] | None = None, **run: int
+) -> tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor], int]:
+    """Sizes, parameters, inputs, and how many routing decisions are near ties: the same for the same seed.
+
+    run: run-time dims of which the call has less than the most, such as `seq=5`."""
+    sizes = program.resolve(**_batch(program) | run)
     params = _parameters(program, seed, sizes)
-    inputs, ties = _inputs(program, params, sizes, seed)
+    inputs, ties = _inputs(program, params, sizes, seed, wrapped)
     return sizes, params, inputs, ties
 
 
@@ -133,7 +138,11 @@ def _parameters(program: Program, seed: int, sizes: Mapping[str, int]) -> dict[s
 
 
 def _inputs(
-    program: Program, params: Mapping[str, Tensor], sizes: Mapping[str, int], seed: int
+    program: Program,
+    params: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    seed: int,
+    wrapped: Mapping[str, nn.Module] | None,
 ) -> tuple[dict[str, Tensor], int]:
     """Random inputs, drawn again while a routing decision is a near tie; and how many near ties are left."""
     ties, given = 0, dict[str, Tensor]()
@@ -143,7 +152,7 @@ def _inputs(
         if not _routes(program.graph):
             return given, 0
         with torch.no_grad(), counting_ties() as margins:
-            reference(program, torch, params, given, sizes, torch.float64)
+            reference(program, torch, params, given, sizes, torch.float64, wrapped)
         ties = sum(margins)
         if not ties:
             break
@@ -264,7 +273,7 @@ def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
     return [compare("outputs", dtype, got, truth.outputs)]
 
 
-def _compare(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
+def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
     rows: list[Row] = []
     for i, (what, names) in enumerate(truth.objectives().items()):
         out = _run(truth, module, TORCH[dtype])
@@ -324,56 +333,36 @@ def _decoding(program: Program, module: nn.Module, inputs: Mapping[str, Tensor],
         return []
     with torch.no_grad():
         whole = dict(zip(program.outputs, module(**inputs)))
-        return [*_steps(module, inputs[tokens], whole), _leak(program, module, inputs, whole)]
+        half = inputs[tokens].shape[1] // 2
+        return [decoded(module, inputs, whole, half), leak(program, module, inputs, whole)]
 
 
-def _steps(module: Any, tokens: Tensor, whole: Mapping[str, Tensor]) -> list[Row]:
-    n = tokens.shape[1]
-    first, state = module.prefill(tokens[:, : n // 2])
-    parts = {name: [y] for name, y in first._asdict().items()}
-    for t in range(n // 2, n):
-        out, state = module.step(tokens[:, t], state)
-        for name, y in out._asdict().items():
-            parts[name].append(y[:, None])
-    got = {name: torch.cat(ys, 1) for name, ys in parts.items()}
-    return [compare("decode = parallel", "f64", got, {name: whole[name] for name in got})]
+def decoded(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int) -> Row:
+    """The first positions by `prefill` (none: from an empty state), the others by `step`, against the whole run."""
+    batch, n = inputs["tokens"].shape[:2]
+    given = {k: inputs[k] for k in inspect.signature(module.step).parameters if k in inputs}
+    parts: dict[str, list[Tensor]] = {}
+    state = module.state(batch)
+    if first:
+        out, state = module.prefill(**{k: x[:, :first] for k, x in given.items()})
+        parts = {k: [y] for k, y in out._asdict().items()}
+    for t in range(first, n):
+        out, state = module.step(**{k: x[:, t] for k, x in given.items()}, state=state)
+        for k, y in out._asdict().items():
+            parts.setdefault(k, []).append(y[:, None])
+    got = {k: torch.cat(ys, 1) for k, ys in parts.items()}
+    return compare("decode = parallel", "f64", got, {k: whole[k] for k in got})
 
 
-def _leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Row:
+def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Row:
     """Tokens from the middle on are changed: results before it must not move."""
     tokens = inputs["tokens"]
     n = tokens.shape[1]
     changed = tokens.clone()
-    changed[:, n // 2 :] = (changed[:, n // 2 :] + 1) % max(2, int(tokens.max()) + 1)
+    many = index_range(program.graph, program.input("tokens"), program.resolve())
+    changed[:, n // 2 :] = (changed[:, n // 2 :] + 1) % many
     after = dict(zip(program.outputs, module(**{**inputs, "tokens": changed})))
     graph = dict(zip(program.outputs, program.graph.outputs))
     rows = [k for k, v in graph.items() if v.dims[:2] == ("batch", "seq")]
     got, want = ({k: y[k][:, : n // 2] for k in rows} for y in (after, whole))
     return compare("no leak from later", "f64", got, want)
-
-
-def retyped(program: Program, dtype: str) -> Program:
-    """The program with every float dtype replaced."""
-    return replace(
-        program,
-        graph=_retyped(program.graph, dtype),
-        params=tuple(replace(p, dtype=dtype) for p in program.params),
-        policy=replace(program.policy, params=dtype, compute=dtype, accumulate=dtype),
-    )
-
-
-def _retyped(graph: Graph, dtype: str) -> Graph:
-    """A graph with every float dtype replaced, in types and in ops."""
-
-    def val(v: Val) -> Val:
-        return replace(v, type=replace(v.type, dtype=dtype)) if v.type.floating else v
-
-    def op(o: Any) -> Any:
-        if isinstance(getattr(o, "body", None), Graph):
-            o = replace(o, body=_retyped(o.body, dtype))
-        return replace(o, dtype=dtype) if getattr(o, "dtype", None) in FLOATS else o
-
-    nodes = tuple(
-        replace(n, op=op(n.op), ins=tuple(map(val, n.ins)), outs=tuple(map(val, n.outs))) for n in graph.nodes
-    )
-    return replace(graph, inputs=tuple(map(val, graph.inputs)), nodes=nodes, outputs=tuple(map(val, graph.outputs)))

@@ -1,0 +1,70 @@
+"""python -m tests.sweep [--cases N] [--kernels K] [--seed S] [--shrink] [--without REGEX] [--workers W] [--result]"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import environment
+from tests.sweep.campaign import Found, campaign
+from tests.sweep.shrink import shrunk
+
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "sweep.json"
+
+
+def main() -> int:
+    o = options()
+    kinds: dict[str, list[Found]] = {}
+    done = with_kernels = 0
+    figures: dict[str, Any] = {}
+    spent = 0.0
+    for found, covered in campaign(o.seed, o.cases, o.kernels, o.workers, o.without, o.first):
+        done, with_kernels, spent = done + 1, with_kernels + found.with_kernels, spent + found.seconds
+        for signature in {t.signature for t in found.faults}:
+            kinds.setdefault(signature, []).append(found)
+        told = "; ".join(sorted({t.signature for t in found.faults})) or "ok"
+        if told != "ok" or done % 50 == 0:
+            print(f"{done:5} case {found.number} {told}", flush=True)
+        if o.out and found.faults:
+            with open(o.out, "a") as out:
+                out.write(json.dumps({"case": found.number, "faults": told, "spec": found.spec}) + "\n")
+        figures = covered.figures()
+    print(f"{done} cases, {with_kernels} with kernels, {spent:.0f} CPU-seconds; {figures}")
+    for signature, cases in sorted(kinds.items(), key=lambda x: -len(x[1])):
+        print(f"{len(cases):4}  {signature}")
+        print("      " + json.dumps(smallest(signature, cases) if o.shrink else cases[0].spec), flush=True)
+    if o.result:
+        wrong = {s: [f.number for f in cases] for s, cases in sorted(kinds.items())}
+        kept = {"schema": "weft.sweep/1", "environment": environment(), "seed": o.seed, "cases": done}
+        kept |= {"with_kernels": with_kernels, "wrong": len({n for ns in wrong.values() for n in ns}), "faults": wrong}
+        RESULT.write_text(json.dumps(kept | {"covered": figures}, indent=2, sort_keys=True) + "\n")
+    return int(bool(kinds))
+
+
+def options() -> argparse.Namespace:
+    p = argparse.ArgumentParser(prog="python -m tests.sweep", description="Specs over the whole language, compared.")
+    p.add_argument("--cases", type=int, default=100)
+    p.add_argument("--first", type=int, default=0, help="number of the first case that is run")
+    p.add_argument("--seed", default="0")
+    p.add_argument("--kernels", type=int, default=0, help="every so many cases their kernels too; 0: never")
+    p.add_argument("--without", default="^$", help="options (`key=value`) that are not drawn: a regular expression")
+    p.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    p.add_argument("--shrink", action="store_true", help="make a failing spec of each kind small")
+    p.add_argument("--out", help="a line of JSON a failing case is added to this file")
+    p.add_argument("--result", action="store_true", help=f"write {RESULT.name} beside the other results")
+    return p.parse_args()
+
+
+def smallest(signature: str, cases: list[Found]) -> dict[str, Any]:
+    """The least spec that still has this fault."""
+    from tests.sweep.compare import faults_of
+
+    shortest = min(cases, key=lambda f: len(json.dumps(f.spec)))
+    with_kernels = signature.startswith("kernels")
+    return shrunk(shortest.spec, lambda s: any(f.signature == signature for f in faults_of(s, with_kernels)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""One spec against the reference interpreter, in float64: what is compared, and the faults it has.
+
+Outputs and gradients of the torch path at run lengths 1, odd and largest, each row alone, `prefill` of none, half and
+all with `step` for the rest, no leak from later tokens; on demand every kernel in Triton's interpreter, alone and all
+together. Package and reference share parser and lowering: that a key does anything there is seen by taking it away.
+"""
+
+import copy
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tests.kernels.dual import interpreting
+from tests.sweep.coverage import every_key, keys_of
+from tests.sweep.draw import Spec
+from weft import api
+from weft.codegen import verify
+from weft.codegen import verify_kernels as kernels
+from weft.codegen.build import files_of, module_of, uniform
+from weft.codegen.emit import emit
+from weft.codegen.package import load, write
+from weft.codegen.retype import retyped
+from weft.errors import SpecError
+from weft.frontends.load import load_model, load_text
+from weft.frontends.schema import Model
+from weft.ir.program import Program
+from weft.ir.reference_model import reference
+
+T = TypeVar("T")
+TOLERANCE = 1e-8
+"""Rounding alone crosses 1e-10 once in some hundred cases (logsumexp cells); a real fault is 1e-3 and more."""
+
+
+class Fault(Exception):
+    """Something that must not be. where: the comparison or stage; what: what happened there."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.where, self.what = where, what
+
+    @property
+    def signature(self) -> str:
+        """The kind of fault: which tensor is off, and by how much, is chance."""
+        what = re.sub(r"\S+ off by .*", "off", self.what)
+        where = re.sub(r"length (max|\d+)", lambda m: m[0] if m[1] in ("1", "max") else "length some", self.where)
+        return re.sub(r"\d[\d.e+-]*|'[^']*'|`[^`]*`", "#", f"{where}: {what}".replace("\n", " "))[:160]
+
+
+def at(where: str, work: Callable[..., T], *args: Any) -> T:
+    """Run it; whatever it raises is a fault of that place."""
+    try:
+        return work(*args)
+    except Fault:
+        raise
+    except SpecError as e:
+        raise Fault(where, f"refused: {e.problems[0].code} {e.problems[0].message}"[:300]) from None
+    except Exception as e:
+        raise Fault(where, f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:300]) from None
+
+
+def held(where: str, row: verify.Row) -> None:
+    if not row.error <= TOLERANCE:
+        raise Fault(f"{where}: {row.check.split(' of ')[0]}", f"{row.worst} off by {row.error:.1e}")
+
+
+def blocks_of(spec: Spec) -> list[Spec]:
+    """The blocks written in a spec, in `blocks` and in the stack."""
+    layers = [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
+    written = [s["block"] for layer in layers for s in layer if isinstance(s, dict) and isinstance(s["block"], dict)]
+    return [*spec.get("blocks", {}).values(), *written]
+
+
+def opened(spec: Spec) -> Any:
+    """The loaded spec. One with a wrapped module goes through the builder, any other through the parser."""
+    spec = copy.deepcopy(spec)
+    small = "small" in spec
+    wrapped = [b for b in blocks_of(spec) if b.get("kind") == "opaque"] if spec.get("stack") else []
+    if not wrapped:
+        return load_text(json.dumps(spec), small=small)
+    for b in wrapped:
+        b["module"] = nn.Linear(4 if small else 8, 4 if small else 8)
+    return load_model(Model.model_validate(spec), small=small)
+
+
+class Case:
+    """One spec compiled for training, and what is compared of it. folder: where its packages are written."""
+
+    def __init__(self, spec: Spec, folder: Path) -> None:
+        self.spec, self.faults = spec, list[Fault]()
+        loaded = at("check", opened, spec)
+        at("check", api.program, loaded)
+        planned = at("compile", api.planned, loaded, True, "cpu")
+        self.program: Program = planned.program
+        self.wrapped: Mapping[str, nn.Module] = loaded.model.modules()
+        self.folder = write(at("compile", files_of, planned), folder / "package")
+        wide = self.folder
+        if not uniform(self.program):
+            wide = write(at("compile", lambda: emit(retyped(self.program, "f64"))), folder / "f64")
+        self.module = at("compile", lambda: module_of(wide, wrapped=self.wrapped).double())
+        limit = self.program.runtime["seq"]
+        lengths = sorted({*map(limit.near, (1, 5)), limit.max})
+        self.lengths = {n: f"length {'max' if n == limit.max else n}" for n in lengths}
+
+    def run(self, with_kernels: bool) -> list[Fault]:
+        for n, where in self.lengths.items():
+            self.tried(self.compare, n, where)
+        self.tried(at, "effect", self.effects)
+        if with_kernels and not self.wrapped and any((self.folder / "kernels").glob("k[0-9]*.py")):
+            for n in list(self.lengths)[-2:]:
+                self.tried(self.interpreted, n, f"kernels, {self.lengths[n]}")
+        return self.faults
+
+    def tried(self, work: Callable[..., object], *args: Any) -> None:
+        try:
+            work(*args)
+        except Fault as fault:
+            self.faults.append(fault)
+
+    def truth(self, n: int) -> tuple[verify.Truth, dict[str, Tensor]]:
+        """What the reference gives for a run of n tokens, and its parameters."""
+        sizes, params, inputs, _ = at("reference", lambda: verify.case(self.program, n, self.wrapped, seq=n))
+        truth = at("reference", verify.Truth, self.program, params, inputs, sizes, self.wrapped)
+        every = {**truth.outputs, **{k: g for grads in truth.grads.values() for k, g in grads.items()}}
+        if bad := [k for k, v in every.items() if v.is_floating_point() and not v.isfinite().all()]:
+            raise Fault("reference", f"not finite: {bad[0]}")
+        return truth, params
+
+    def compare(self, n: int, where: str) -> None:
+        truth, params = self.truth(n)
+        module = verify.loaded(self.module, params, torch.float64)
+        for row in at(where, verify.compared, truth, module, "f64"):
+            held(where, row)
+        module = module.eval()
+        inputs = {k: v.double() if v.is_floating_point() else v for k, v in truth.inputs.items()}
+        with torch.no_grad():
+            whole = dict(zip(self.program.outputs, at(where, lambda: module(**inputs))))
+            self.decoded(module, inputs, whole, n, f"{where}: decode")
+            first = {k: v[:1] if v.dim() else v for k, v in inputs.items()}
+            alone = dict(zip(self.program.outputs, at(f"{where}: one row", lambda: module(**first))))
+        rows = [k for k, y in whole.items() if y.dim()]
+        held(f"{where}: one row alone", verify.compare("outputs", "f64", alone, {k: whole[k][:1] for k in rows}))
+
+    def decoded(
+        self, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], n: int, where: str
+    ) -> None:
+        try:
+            module.state(2)
+        except NotImplementedError:
+            return
+        held(where, at(where, verify.leak, self.program, module, inputs, whole))
+        for first in sorted({0, n // 2, n}):
+            from_ = f"{where} from {'0' if not first else 'n' if first == n else 'half'}"
+            held(from_, at(from_, verify.decoded, module, inputs, whole, first))
+
+    def interpreted(self, n: int, where: str) -> None:
+        truth, params = self.truth(n)
+        folder = self.folder
+        if not uniform(self.program):
+            folder = self.folder.with_name("wide")
+            shutil.rmtree(folder, ignore_errors=True)
+            kernels.widened(self.folder, folder)
+        package = load(folder)
+        with interpreting():
+            ops = at(where, kernels.imported, package.__name__, folder)
+            mode = kernels.Kernels(ops.NAMESPACE, kernels.regions(folder), self.program.resolve(batch=2, seq=n), "f64")
+            module = verify.loaded(package.Model(), params, torch.float64)
+            rows = at(where, kernels.whole, truth, module, "f64", mode, "cpu")
+        for row in (*mode.rows.values(), *rows):
+            held(where, row)
+
+    def effects(self) -> None:
+        """A score, rotary or scale must move the global rows too."""
+        for block in blocks_of(self.spec):
+            for key in sorted({"score", "rotary", "scale"} & set(block) if "globals" in block else ()):
+                if self.global_rows(self.alone(block, key)) == self.global_rows(self.alone(block, key, without=True)):
+                    raise Fault("effect", f"{key} does nothing on global rows")
+
+    def alone(self, block: Spec, key: str, without: bool = False) -> Spec:
+        """A spec of this block alone, its key there for certain to have an effect, or left out."""
+        told = block | ({"score": "3*s + k % 2"} if key == "score" else {"scale": 0.77} if key == "scale" else {})
+        own = {k: v for k, v in told.items() if not (without and k == key)}
+        head = {k: self.spec[k] for k in ("weft", "name", "dims")}
+        return {**head, "stack": [{"layer": [{"block": own}]}], "embed": {"positions": [{"learned": "most"}]}}
+
+    def global_rows(self, spec: Spec) -> list[float]:
+        program = api.program(opened(spec))
+        sizes, params, inputs, _ = verify.case(program, 3)
+        params = {k: v + torch.linspace(0, 9, v.numel()).double().sin().view(v.shape) for k, v in params.items()}
+        logits = reference(program, torch, params, inputs, sizes, torch.float64)["logits"]
+        return logits[:, : blocks_of(spec)[0]["globals"]["tokens"]].flatten().tolist()
+
+
+def covered(spec: Spec) -> set[str]:
+    """The keys of the schema that a spec sets; none of one that does not load, which the comparison tells."""
+    try:
+        return keys_of(opened(spec).model) & every_key()
+    except SpecError:
+        return set()
+
+
+def faults_of(spec: Spec, with_kernels: bool = False) -> list[Fault]:
+    """Every fault of one spec; one that stops it before anything runs is the only one told."""
+    with tempfile.TemporaryDirectory(prefix="weft-sweep-") as folder:
+        try:
+            return Case(spec, Path(folder)).run(with_kernels)
+        except Fault as fault:
+            return [fault]

@@ -1,0 +1,148 @@
+"""A spec drawn from the options, as a map; options seldom taken so far are likelier."""
+
+import copy
+import json
+import random
+from collections import Counter
+from typing import Any
+
+from tests.sweep import options as o
+
+Spec = dict[str, Any]
+
+
+class Draw:
+    """One drawing. seen: how often each option was taken before. told: those that this drawing took, `key=value`."""
+
+    def __init__(self, seed: str, seen: Counter[str]) -> None:
+        self.random, self.seen = random.Random(seed), seen
+        self.told: list[str] = []
+        self.most = 0
+
+    def one(self, key: str, options: o.Options) -> Any:
+        weights = [1 / (1 + self.seen[f"{key}={x}"]) for x in options]
+        got = self.random.choices(options, weights)[0]
+        self.told.append(f"{key}={got}")
+        return copy.deepcopy(got)
+
+    def some(self, share: float, at: str, keys: dict[str, o.Options]) -> Spec:
+        """Each key with probability `share`, its value drawn."""
+        return {k: self.one(f"{at}.{k}", values) for k, values in keys.items() if self.random.random() < share}
+
+    def spec(self) -> Spec:
+        causal, most = self.random.random() < 0.6, self.one("most", [7, 8, 12])
+        self.most = most
+        names = ["a", "b", "c"][: self.random.choice([1, 1, 2, 3])]
+        sizes = {"width": 8, "heads": 2, "head": "width // heads", "inner": 6, "experts": 4, "vocab": 11}
+        blocks = {n: self.block(causal) for n in names}
+        s: Spec = {
+            "weft": 1,
+            "name": "drawn",
+            "dims": {"batch": 2, "seq": most, **sizes, "most": most},
+            "blocks": blocks,
+        }
+        s["stack"] = self.stack(causal, blocks)
+        s |= self.runtime(most)
+        if s.get("runtime", {}).get("seq") and self.random.random() < 0.5:
+            s["dims"]["seq"] = 4 + 2 * (most == 12)
+        ends = self.ends(causal)
+        model = {"norm": o.NORM, "about": ["A drawn spec."], "dtype": o.DTYPE, "small": [{"width": 4}]}
+        s |= self.some(0.3, "model", model) | ends
+        if '"opaque"' in json.dumps(s):
+            s.pop("dtype", None)  # a wrapped module has dtypes of its own
+        return s
+
+    def stack(self, causal: bool, blocks: dict[str, Spec]) -> list[Spec]:
+        steps = [self.step(n, b) for n, b in blocks.items()]
+        stage: Spec = {"cycle": [[x] for x in steps]} if self.random.random() < 0.25 else {"layer": steps}
+        found = [stage | self.some(0.3, "stage", {"repeat": [1, 2, 3], "name": ["part"]})]
+        if self.random.random() < 0.15:
+            found.append({"layer": [{"block": self.block(causal)}], "name": "last"})
+        return found
+
+    def runtime(self, most: int) -> Spec:
+        if self.random.random() >= 0.3:
+            return {}
+        found: Spec = {"batch": {"max": 4}}
+        if self.random.random() < 0.6:
+            found["seq"] = {"max": most, "align": self.one("align", [1, 2] if most % 2 == 0 else [1])}
+        return {"runtime": found}
+
+    def ends(self, causal: bool) -> Spec:
+        sub = {"norm": o.NORM, "residual": o.RESIDUAL, "dropout": [0.1]}
+        found = {
+            "embed": self.some(0.4, "embed", o.EMBED),
+            "sublayer": self.some(0.35, "sublayer", sub),
+            "head": self.head(causal),
+            "init": self.some(0.25, "init", dict.fromkeys(o.ROLES, o.RULE)),
+        }
+        return {k: v for k, v in found.items() if v}
+
+    def head(self, causal: bool) -> Spec | list[Spec]:
+        language = self.some(0.4, "head", o.LANGUAGE)
+        kind = "language" if causal else self.one("heads", ["language", "classify", "both"])
+        if kind == "language":
+            return language
+        classify = {"kind": "classify", "classes": 3} | self.some(0.5, "classify", {"pool": o.ACTIVATION})
+        return classify if kind == "classify" else [language, classify]
+
+    def step(self, name: str, block: Spec) -> str | Spec:
+        changes = {"mlp": {"gated": True}, "moe": {"normalize": True}, "attention": {"bias": False}}
+        keys = {"norm": o.NORM, "residual": o.RESIDUAL, "dropout": [0.1]}
+        if block["kind"] in changes:
+            keys["set"] = [changes[block["kind"]]]
+        own = self.some(0.25, "step", keys)
+        return {"block": name} | own if own else name
+
+    def block(self, causal: bool) -> Spec:
+        kind = self.one("kind", ["attention", "attention", "recurrence", "moe", "mlp", "opaque"])
+        return getattr(self, kind)(causal)
+
+    def mlp(self, causal: bool) -> Spec:
+        return {"kind": "mlp"} | self.some(0.5, "mlp", o.MLP)
+
+    def opaque(self, causal: bool) -> Spec:
+        signature = {"signature": "batch seq width -> batch seq width"}
+        return {"kind": "opaque"} | (signature if causal else {})
+
+    def attention(self, causal: bool) -> Spec:
+        backward = causal or self.random.random() < 0.3
+        scores = [*o.SCORE, *o.BACKWARD_SCORE] if backward else o.SCORE
+        found: Spec = {"kind": "attention"} | self.some(0.35, "attention", o.ATTENTION)
+        if self.random.random() < 0.5:
+            found["score"] = self.one("attention.score", scores)
+        if not causal and not backward and self.random.random() < 0.25:
+            return found | {"plan": self.plan()}
+        found["pattern"] = self.one("attention.pattern", o.CAUSAL if backward else o.BOTH_WAYS)
+        if not causal and "kv_heads" not in found and self.random.random() < 0.35:
+            found["globals"] = {"tokens": self.one("globals.tokens", [1, 2, 3])}
+        return found
+
+    def plan(self) -> Spec:
+        """A block plan, drawn by the compiler or given outright for the rows of the largest length."""
+        block = self.one("plan.block", [2, 3])
+        found = {"block": block} | self.some(0.5, "plan", {"window": [1, 3]})
+        if self.random.random() < 0.3:
+            rows = -(-self.most // block)
+            return found | {"table": [[[(i + 2) % rows, i] for i in range(max(0, rows - 2))]]}
+        return found | {"seed": 1} | self.some(0.5, "plan", {"random": [0, 1, 3]})
+
+    def recurrence(self, causal: bool) -> Spec:
+        at = self.one("cell", list(range(len(o.CELL))))
+        parts = dict(zip(("inputs", "state", "parameters", "let", "update", "output"), copy.deepcopy(o.CELL[at])))
+        rules = {n: self.one("cell.rule", o.RULE[:6]) for n in parts["parameters"]}
+        found: Spec = {"kind": "recurrence"} | {k: v for k, v in parts.items() if v or k not in ("parameters", "let")}
+        found |= ({"parameters": rules} if rules else {}) | self.some(0.3, "cell", {"init": o.CELL_INIT})
+        if "mask" in found["output"]:
+            found["dropout"] = 0.25
+        if found["inputs"] and self.random.random() < 0.4:
+            patterns = ["none", *o.CAUSAL[:8]] + ([] if causal else o.BOTH_WAYS[:4])
+            found["projection"] = {"rank": 4} | self.some(0.5, "projection", {**o.PROJECTION, "pattern": patterns})
+        return found
+
+    def moe(self, causal: bool) -> Spec:
+        found: Spec = {"kind": "moe", "experts": 4} | self.some(0.5, "moe", o.MOE)
+        if self.random.random() < 0.5:
+            return found | {"capacity": self.one("moe.capacity", o.CAPACITY)}
+        factors = [0.5, 1.0, 1.25, 4 / found.get("top_k", 1), 9.0]
+        return found | {"capacity_factor": self.one("moe.factor", factors)}

@@ -1,0 +1,118 @@
+"""What the sweep draws from: for each key of the language, values that differ in what they make the compiler do."""
+
+from typing import Any
+
+Options = list[Any]
+
+BOTH_WAYS: Options = [
+    "all", "band(2, 1)", "dilated_band(2, 1, 2)", "longformer(2, 1, 2)", "prefix(3)", "block_diagonal(3)",
+    "fixed(3, 1)", "strided(3)", "rows(2) or k <= q", "cols(2)", "columns(4, 1, 2)", "not window(2)", "same_segment",
+    "valid", "valid and same_segment", "blocks(3, [all, [0, 1, 1], [2], [1, 0]])", "-2 <= q - k <= 2", "q != k",
+    "chunks_before(3) or block_diagonal(3)", "k % 2 == h % 2", "q + k < seq", "heads(all, not cols(1))",
+    "heads(same_segment, valid and band(2, 2))", "strided(2) and valid", "same_segment or cols(1)",
+    "on_heads(0, 1, all) or valid and block_diagonal(2)", "not same_segment or k == q",
+]  # fmt: skip
+"""Patterns that see later keys too."""
+
+CAUSAL: Options = [
+    "causal", "strict_causal", "window(3)", "window_inclusive(2)", "window_before(3)", "dilated(3, 2)", "false",
+    "causal and fixed(3, 1)", "causal and fixed_with_zero(3, 1)", "causal and fixed_heads(4, 1, 2)", "window(99)",
+    "causal and strided(3)", "chunks_before(3)", "heads(window(3), causal and strided(3))",
+    "on_heads(0, 1, window(2)) or causal and k < 3", "causal and same_segment", "causal and valid",
+    "0 <= q - k < 2*head", "causal and not window(2)", "causal and (window(2) or cols(2))", "k == q",
+    "causal and q // 3 <= k // 3 + h", "causal and k % 3 == q % 3", "window(seq // 2)",
+    "causal and same_segment and (window(3) or strided(2))", "window(4) and valid",
+    "heads(window(2), causal and valid)", "causal and not same_segment",
+]  # fmt: skip
+
+SCORE: Options = [
+    "0.5*s", "2*s", "s + 1", "0", "s - 0.1*(q - k)", "30*tanh(s/30)", "s*(1 + h)", "s - abs(q - k)/seq", "s*s",
+    "where(q - k > 2, s - 1, s)", "s - 1 if q - k > 2 else s", "max(s, -1)", "s*cos(q - k) + k % 3", "s/width + h",
+    "s - log(1 + abs(q - k))", "s - (h + 1)*(q - k)/heads", "s",
+]  # fmt: skip
+BACKWARD_SCORE: Options = ["s*(1 + h) - log(1 + q - k)", "s - sqrt(q - k)", "s + log(q - k + 1)/(1 + h)"]
+"""Scores without a value after the query: a masked pair must not matter whatever the score is there."""
+
+SCALE: Options = [0.3, "1/head", "4/seq", "-1/8", 1.0, "sqrt(head)/heads"]
+
+ACTIVATION: Options = [
+    "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "silu", "tanh", "sigmoid", "none", "max(x, 0)**2", "x", "1", "abs(x)",
+    "x if x > 0 else 0.1*x", "where(x > 0, x, 0.1*x)", "x*sigmoid(1.7*x)", "x/width", "x**3", "logaddexp(x, 0)",
+    "erf(x) + sin(x)", "min(max(x, -1), 1)", "x*rsqrt(1 + x*x)", "exp(-abs(x))*sign(x)", "softplus(x) - log(2)",
+    "-logsigmoid(-x)", "relu2(x) + relu(x)", "x - floor(x)", "mod(x, 2)", "1/(1 + x**2)",
+    "0.5*x if x > 1 and x < 2 or not x > -1 else tanh(x) + pi",
+]  # fmt: skip
+
+CELL: Options = [  # inputs, state, parameters, let, update, output
+    (["z", "c"], {"h": 0.0}, {}, {}, {"h": "(1 - sigmoid(z))*h + sigmoid(z)*c"}, "h"),
+    ([], {"h": 0.5}, {}, {}, {"h": "0.9*h + x"}, "h + x"),
+    ([], {"h": 0.0}, {"d": "ones"}, {"n": "sigmoid(d)*h + x"}, {"h": "n"}, "n"),
+    (["u", "g"], {"a": 0.0, "b": 1.0}, {"p": "ones"}, {}, {"a": "sigmoid(g)*a + u", "b": "b/2 + p*a"}, "a*b + x"),
+    (["u"], {"h": 0.0}, {"w": {"normal": 0.3}}, {}, {"h": "tanh(u + w*h)"}, "h"),
+    (
+        ["u", "f"], {"c": 0.0}, {"v": "ones", "b": "zeros"}, {"g": "sigmoid(f + v*c + b)", "n": "g*c + (1 - g)*u"},
+        {"c": "n"}, "mask*n + (1 - mask)*x",
+    ),
+    (["u"], {"h": -1.0}, {}, {}, {"h": "max(h, u)"}, "h"),
+    (["u"], {"h": 0.0}, {}, {}, {"h": "u"}, "h"),
+    ([], {"h": 0.0}, {}, {}, {"h": "x"}, "h"),
+    (["u"], {"h": 0.0, "g": 0.0}, {}, {}, {"h": "u", "g": "h"}, "g"),
+    (["u", "d"], {"m": 0.0}, {}, {}, {"m": "logaddexp(m - softplus(d), u)"}, "m"),
+    (
+        ["k", "v"], {"a": 0.0, "b": 0.0, "m": -30.0}, {"w": "ones"}, {"n": "max(m - exp(w), k)"},
+        {"a": "exp(m - exp(w) - n)*a + exp(k - n)*v", "b": "exp(m - exp(w) - n)*b + exp(k - n)", "m": "n"}, "a/(b + 1)",
+    ),
+    (["u"], {"h": 0.0, "t": 0.0}, {}, {}, {"h": "h + u/(1 + t)", "t": "t + 1"}, "h if t > 2 else u"),
+    (["u"], {"h": 1.0}, {}, {}, {"h": "h"}, "u*h"),
+    (["u"], {}, {}, {}, {}, "u*x"),
+    (["u"], {"h": 0.0}, {}, {}, {"h": "h/2 + u"}, "1"),
+    (["u", "v"], {"a": 0.0, "b": 0.0}, {}, {}, {"a": "v", "b": "v"}, "a + b + u"),
+]  # fmt: skip
+
+RULE: Options = [
+    "zeros", "ones", {"normal": 0.3}, {"uniform": "sqrt(3/width)"}, {"xavier": 1.0}, {"constant": 0.1},
+    {"normal": "1/sqrt(fan_in)"}, {"uniform": "1/fan_out"},
+]  # fmt: skip
+ROLES = ["weight", "output", "embedding", "position", "head", "router", "experts", "bias", "norm"]
+
+NORM: Options = [
+    "layer_norm", "rms_norm", "none", {"kind": "layer_norm", "bias": False}, {"kind": "rms_norm", "eps": 0.1},
+]  # fmt: skip
+RESIDUAL: Options = ["pre", "post", "none"]
+
+ATTENTION: dict[str, Options] = {
+    "kv_heads": [1, 2],
+    "value": [3, 4],
+    "rotary": [True, {"base": 100.0}, {"interleaved": True}],
+    "scale": SCALE,
+    "heads": [2, 4, "heads"],
+    "head": [2, 4],
+    "bias": [False, ["query", "output"], ["key"], ["value"]],
+}
+MLP: dict[str, Options] = {
+    "activation": ACTIVATION, "inner": [3, "2*width"], "gated": [True, False], "bias": [True, False],
+}  # fmt: skip
+MOE: dict[str, Options] = {
+    "top_k": [1, 2, 3, 4], "inner": [4, "inner"], "activation": ACTIVATION, "gated": [True, False],
+    "bias": [True, False], "normalize": [True], "aux_loss": [0.0, 0.5],
+}  # fmt: skip
+CAPACITY: Options = ["seq", "max(1, seq // experts)", "min(seq, 8)", 2, "ceil_div(seq, 2)", "seq % 2 + 1"]
+PROJECTION: dict[str, Options] = {"heads": [1, 2], "alpha": [0.5, 1.0], "norm": NORM, "dropout": [0.1]}
+CELL_INIT: Options = [{"up": {"normal": 0.5}}, {"down": "ones", "key_value": {"xavier": 1.0}}]
+
+DTYPE: Options = [
+    {"compute": "bf16"}, {"params": "f64", "compute": "f64", "accumulate": "f64"},
+    {"params": "bf16", "compute": "bf16"}, {"params": "f16", "compute": "f32"}, {"accumulate": "f64"},
+]  # fmt: skip
+POSITIONS: Options = [
+    [{"learned": "most"}], [{"learned": 3, "index": "i % 3"}],
+    [{"learned": "most"}, {"learned": 6, "index": "i // 2"}],
+]  # fmt: skip
+EMBED: dict[str, Options] = {
+    "positions": POSITIONS, "types": [2, 3], "scale": ["sqrt(width)", 2.0], "norm": NORM, "dropout": [0.2],
+    "tokens": ["vocab", 11],
+}  # fmt: skip
+LANGUAGE: dict[str, Options] = {
+    "tied": [True], "bias": [True], "scale": ["1/width", 3.0], "ignore": [-100, 3], "vocab": [11],
+    "loss": ["cross_entropy"], "transform": [{}, {"activation": "tanh"}, {"norm": "none"}],
+}  # fmt: skip
