@@ -5,11 +5,11 @@
         { k = einsum(x, wk); o = attend(q, concat(past_k, k), .., query_at = at, key_at) }  and the keys are kept
 
 `seq` stays a dim, of as many new positions as are fed at once (one in a step). Row b has had pos[b] positions, its new
-ones are `at` (a coordinate `i_seq` becomes `at`); where `real` is false there is none, but padding behind the last. Keys
-and values are joined to those of earlier positions, of which a bounded window keeps only the last; a row with fewer has
-free slots before them, at negative positions, which nobody sees. A loop along `seq` starts from the state it was left
-in, and padding leaves that alone. Queues of a router go on counting what is real, and a routed token meets its expert's
-weights alone, since its slot holds nothing else. Dropout does nothing when decoding.
+ones are `at` (a coordinate `i_seq` becomes `at`); where `real` is false there is none, but padding behind the last.
+Keys and values are joined to those of earlier positions, of which a bounded window keeps only the last; a row with
+fewer has free slots before them, at negative positions, which nobody sees. A loop along `seq` starts from the state it
+was left in, and padding leaves that alone. Queues of a router go on counting what is real, and a routed token meets its
+expert's weights alone, since its slot holds nothing else. Dropout does nothing when decoding.
 
 It does not fire, and says why with the node and its spec line, on whatever mixes positions in another way: a reduction
 over `seq`, attention that sees later keys, a loop backwards, a part or gather along `seq`, an opaque module. Outputs
