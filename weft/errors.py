@@ -107,7 +107,7 @@ class PassError(WeftError, RuntimeError):
         super().__init__(f"pass {name} failed: {why}\npasses already run: {', '.join(self.done) or 'none'}\n{before}")
 
 
-class FileError(WeftError, ValueError):
+class FileError(UsageError, ValueError):
     """A file of a package that is damaged: which, where in it (1-based; 0: nowhere in particular), and how."""
 
     exit_code = 3

@@ -48,10 +48,10 @@ def data(path: Path, schema: str) -> dict[str, Any]:
         if isinstance(error, WeftError):
             raise
         raise FileError(path, "JSON that is nested too deep, or has a number too long") from None
-    if not isinstance(found, dict):
-        raise FileError(path, f"not the JSON object that weft wrote, of the schema {schema}", 1, 1)
-    if found.get("schema") != schema:
-        raise FileError(path, f"has the schema {found.get('schema')!r:.60}, not {schema}; compile the package again")
+    if not isinstance(found, dict) or "schema" not in found:
+        raise FileError(path, f"not what weft wrote: an object of the schema {schema}", 1, 1)
+    if found["schema"] != schema:
+        raise FileError(path, f"has the schema {found['schema']!r:.60}, not {schema}; compile the package again")
     return found
 
 
