@@ -77,7 +77,7 @@ def _with_statistics(body: Body, node: Node) -> None:
         return
     w, b = _affine(body, tuple(rest))
     if isinstance(of, LayerNorm):
-        text = f"torch.native_layer_norm({body.full(x)}, {_width(body, of)}, {w}, {b}, {number(body, of.eps)})"
+        text = f"norms.layer_norm({body.full(x)}, {w}, {b}, {number(body, of.eps)})"
     else:
         text = f"norms.rms_norm({body.full(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
     if body.uses[node.outs[0].name]:
@@ -101,9 +101,7 @@ def _from_statistics(body: Body, node: Node) -> None:
     w, b = _affine(body, own[1:])
     stats = ", ".join(body.named(v) for v in statistics)
     if isinstance(of, LayerNorm):
-        mask = f"[True, {len(own) > 1}, {len(own) > 2}]"
-        args = f"{body.full(dy)}, {given[0]}, {_width(body, of)}, {stats}, {w}, {b}, {mask}"
-        text = f"torch.ops.aten.native_layer_norm_backward({args})"
+        text = f"norms.layer_norm_backward({body.full(dy)}, {given[0]}, {w}, {b}, {stats})"
     else:
         text = f"norms.rms_norm_backward({body.full(dy)}, {given[0]}, {w}, {stats})"
     _first(body, node.outs, text, 3)

@@ -1,7 +1,6 @@
 """A block's decode functions as graphs: `step` over what earlier positions left, `prefill` from nothing, the start."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import sympy as sp
 
@@ -11,7 +10,7 @@ from weft.ir.formula import operand, symbol
 from weft.ir.library.attention import Attend
 from weft.ir.library.rotary import Rotary
 from weft.ir.primitives import Concat, Map
-from weft.ir.program import Program, Runtime
+from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Graph, Node, Val
 from weft.passes.decode import ROWS, Fed, State, StepGraph, decode
 from weft.passes.decode_time import refitted, replaced
@@ -89,16 +88,17 @@ def _read_only(graph: Graph, keep: set[str]) -> Graph:
 
 
 def _sizes(program: Program, found: StepGraph) -> Sizes:
-    """Sizes in a step: keys are past and new rows; what else depends on the length has its size at the longest one."""
-    table, limit = dict(program.sizes), program.runtime.get(TIME)
+    """Sizes in a step: keys are past and new rows; whatever else depends on the length has its size at the longest one,
+    the length itself included, as nothing but keys grows with positions."""
+    limit = program.runtime.get(TIME)
     most = limit.max if limit is not None else program.resolve()[TIME]
-    time = symbol(f"n_{TIME}")
+    time, known = symbol(f"n_{TIME}"), Sizes.of(program)
     runtime = dict(program.runtime) | {TIME: limit or Runtime(most)}
-    table.pop(TIME, None)
-    for dim, size in table.items():
-        symbolic: Any = size
-        if not isinstance(size, int) and time in symbolic.free_symbols and size != time:
-            table[dim] = symbolic.xreplace({time: sp.Integer(most)})
+    table: dict[str, Size] = {}
+    for dim in program.sizes:
+        size = known.expression(dim)
+        if dim not in runtime:
+            table[dim] = size.xreplace({time: sp.Integer(most)})
     for n in found.graph.nodes:
         if isinstance(n.op, Concat) and n.op.dims[0].startswith("past_"):
             past = n.op.dims[0]

@@ -103,29 +103,39 @@ _WHOLE: dict[str, Callable[..., int]] = {
 }
 
 
-def _floor_div(a: Any, b: Any) -> Any:
-    import sympy
+def _formula(build: Callable[..., Any]) -> Callable[..., Any]:
+    """What `build` makes of SymPy numbers, in the normal form that formulas are saved and printed in."""
 
-    if b == 0:
-        raise _Refused("division by zero", "change a dim")
-    return sympy.floor(a / b) if isinstance(a, sympy.Basic) else sympy.floor(sympy.Integer(a) / b)
-
-
-def _modulo(a: Any, b: Any) -> Any:
-    import sympy
-
-    if b == 0:
-        raise _Refused("division by zero", "change a dim")
-    return sympy.Mod(a, b)
-
-
-def _extreme(kind: str) -> Callable[..., Any]:
     def apply(*args: Any) -> Any:
-        import sympy
+        from sympy import sympify
 
-        return (sympy.Min if kind == "min" else sympy.Max)(*args)
+        from weft.ir.formula import normal
+
+        return normal(build(*map(sympify, args)))
 
     return apply
+
+
+def _quotient(function: str) -> Callable[..., Any]:
+    """floor(a / b) or a % b."""
+
+    def build(a: Any, b: Any) -> Any:
+        import sympy
+
+        if b == 0:
+            raise _Refused("division by zero", "change a dim")
+        return sympy.floor(a / b) if function == "//" else sympy.Mod(a, b)
+
+    return build
+
+
+def _extreme(function: str) -> Callable[..., Any]:
+    def build(*args: Any) -> Any:
+        from weft.ir.functions import FUNCTIONS
+
+        return FUNCTIONS[function][0](*args)
+
+    return build
 
 
 def _inexact(a: Any, b: Any) -> Any:
@@ -133,12 +143,12 @@ def _inexact(a: Any, b: Any) -> Any:
 
 
 _SYMBOLIC: dict[str, Callable[..., Any]] = _WHOLE | {
-    "//": _floor_div,
+    "//": _formula(_quotient("//")),
     "/": _inexact,
-    "%": _modulo,
-    "ceil_div": lambda a, b: -_floor_div(-a, b),
-    "min": _extreme("min"),
-    "max": _extreme("max"),
+    "%": _formula(_quotient("%")),
+    "ceil_div": _formula(lambda a, b: -_quotient("//")(-a, b)),
+    "min": _formula(_extreme("min")),
+    "max": _formula(_extreme("max")),
 }
 _FUNCTIONS = {"ceil_div": (2, 2), "min": (2, 16), "max": (2, 16)}
 

@@ -1,4 +1,5 @@
-"""RMSNorm with its backward from the saved reciprocal root mean square; statistics in float32 at least."""
+"""Norms over the last dim with their statistics, and their backwards from those: one number a row, [...], in float32 at
+least."""
 
 import torch
 from torch import Tensor
@@ -8,11 +9,30 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dim [..., D], mean [...] and rstd [...]."""
+    y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
+    return y, mean[..., 0], rstd[..., 0]
+
+
+def layer_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dx, dweight, dbias) of layer_norm; the last two mean nothing without a weight or a bias."""
+    rows, wanted = (mean[..., None], rstd[..., None]), [True, weight is not None, bias is not None]
+    return torch.ops.aten.native_layer_norm_backward(dy, x, x.shape[-1:], *rows, weight, bias, wanted)
+
+
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x / sqrt(mean(x²) + eps) * weight + bias over the last dim [..., D], and rstd [..., 1]."""
+    """x / sqrt(mean(x²) + eps) * weight + bias over the last dim [..., D], and rstd [...]."""
     wide = _wide(x)
-    rstd = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    y = wide * rstd
+    rstd = torch.linalg.vector_norm(wide, dim=-1).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    y = wide * rstd[..., None]
     if weight is not None:
         y.mul_(weight)
     if bias is not None:
@@ -27,6 +47,7 @@ def rms_norm_backward(
 
     With u = x * rstd and g = dy * weight: dx = rstd * (g - u * mean(g * u)).
     """
+    rstd = rstd[..., None]
     u, g = _wide(x) * rstd, _wide(dy)
     dweight = dbias = None
     if weight is not None:
