@@ -6,30 +6,64 @@ spec reads nothing a person would not expect.
 
 import os
 import stat
+import sys
 from pathlib import Path as FilePath
+from typing import Any
 
 from weft.errors import Path, Place, Problem, SpecError, UsageError
 from weft.frontends.yaml_loader import MAX_BYTES, Document, decode, load
 
 MAX_CHAIN = 8
+STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 def read_document(path: str) -> Document:
-    """The document at `path` with its bases merged in; UsageError when there is no such file."""
-    real = os.path.realpath(path)
-    if not os.path.exists(real):
+    """The document at `path` with its bases merged in; UsageError when there is no such file.
+
+    `-` is stdin. That and a pipe, such as a shell's `<(...)`, are read once; their bases lie in the folder one stands
+    in, or below it."""
+    if path in STDIN or _is_pipe(path):
+        nameless = path.startswith(("/dev/fd/", "/proc/"))  # one shell's number for it
+        name = "<stdin>" if path in STDIN else "<pipe>" if nameless else path
+        return _extended(load(decode(_stream(path), name), name), "", os.getcwd(), ())
+    if not os.path.exists(path):
         raise UsageError(f"{path}: no such file")
-    return _chain(path, os.path.dirname(real), ())
+    return _chain(path, os.path.dirname(os.path.realpath(path)), ())
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _stream(path: str) -> bytes:
+    """What comes through stdin or a pipe, and no more than is looked at."""
+    stdin: Any = sys.stdin
+    try:
+        if path not in STDIN:
+            with open(path, "rb") as file:
+                return file.read(MAX_BYTES + 1)
+        if stdin is None:
+            raise UsageError("stdin is closed")
+        return stdin.buffer.read(MAX_BYTES + 1) if hasattr(stdin, "buffer") else stdin.read(MAX_BYTES + 1).encode()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or 'cannot be read'}") from None
 
 
 def _chain(path: str, root: str, seen: tuple[str, ...]) -> Document:
-    document = load(decode(_read(path), path), path)
+    return _extended(load(decode(_read(path), path), path), path, root, seen)
+
+
+def _extended(document: Document, path: str, root: str, seen: tuple[str, ...]) -> Document:
+    """The document, which stands at `path` ("": nowhere), merged into what it builds on."""
     if not isinstance(document.data, dict) or "extends" not in document.data:
         return document
     base = document.data.pop("extends")
     place = document.places.pop(("extends",))
     document.keys.pop(("extends",))
-    here = (*seen, os.path.realpath(path))
+    here = (*seen, os.path.realpath(path)) if path else seen
     return _merge(_chain(_base_path(base, path, root, here, place), root, here), document)
 
 

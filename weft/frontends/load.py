@@ -38,7 +38,8 @@ class Loaded:
         if not self.document.places:
             return ""
         place = self.document.place(path)
-        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", os.path.basename(place.file))  # it will stand in comments of code
+        name = os.path.basename(place.file).strip("<>")
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)  # it will stand in comments of code
         return f"{plain}:{place.line}"
 
     def located(self, error: SpecError) -> SpecError:
