@@ -92,7 +92,7 @@ class _Writer:
             self.file.floats = frozenset(floats(graph))
             self.put(print_function(self.file, "forward", graph, self.describe(graph)))
         if self.stepping is not None:
-            for function in decode_functions(self.file, self.stepping):
+            for function in decode_functions(self.file, self.stepping, floats(self.program.graph)):
                 self.put(function)
         self.module()
         table = self.table()
@@ -136,25 +136,26 @@ class _Writer:
 
     def pair(self, pair: Pair, suffix: str) -> None:
         forward = print_function(self.file, f"forward{suffix}", pair.forward, self.describe(pair.forward, pair.kept))
-        backward = print_function(
-            self.file, f"backward{suffix}", pair.backward, "Gradients of the float arguments of forward."
-        )
+        untold = self.file.sizes.untold(pair.whole[1])
+        doc = "Gradients of the float arguments of forward."
+        backward = print_function(self.file, f"backward{suffix}", pair.backward, doc, given=untold)
         self.put(forward)
         self.put(backward)
         if pair.first is not None:
             doc = "Gradients where only the first result has one."
-            self.put(print_function(self.file, f"backward_of_first{suffix}", pair.first, doc))
+            self.put(print_function(self.file, f"backward_of_first{suffix}", pair.first, doc, given=untold))
         code = self.code
         title = f"{self.block.title}Function{''.join(p.capitalize() for p in suffix.split('_'))}"
         with code.indent(f"class {title}(torch.autograd.Function):"):
             code.text(f'"""forward{suffix} and backward{suffix} as one differentiable operation."""')
             code.add()
-            self.run_forward(pair, forward, suffix)
+            self.run_forward(pair, forward, suffix, untold)
             code.add()
-            self.run_backward(pair, backward, suffix)
+            self.run_backward(pair, backward, suffix, untold)
         code.lines += ["", ""]
 
-    def run_forward(self, pair: Pair, forward: Function, suffix: str) -> None:
+    def run_forward(self, pair: Pair, forward: Function, suffix: str, untold: Sequence[str]) -> None:
+        """untold: the sizes that backward needs and none of its tensors tells."""
         code, outputs = self.code, self.block.graph.outputs
         args = list(forward.arguments.values())
         outs = self.results(args)
@@ -171,6 +172,10 @@ class _Writer:
             )
             for v in pair.scalars:
                 code.add(f"ctx.{forward.arguments[v.name]} = {forward.arguments[v.name]}")
+            sizes = self.file.sizes
+            for d in untold:
+                v, at = next((v, i) for v in pair.forward.inputs for i, e in enumerate(v.dims) if sizes.alias(e) == d)
+                code.add(f"ctx.{sizes.names[d]} = {forward.arguments[v.name]}.shape[{at}]")
             whole = [o for o, v in zip(outs, outputs) if not v.type.floating]
             if whole:
                 code.add(f"ctx.mark_non_differentiable({', '.join(whole)})")
@@ -180,11 +185,12 @@ class _Writer:
                 code.add(f"ctx.shapes = [y.shape for y in ({', '.join(floating)})]")
             code.add(f"return {', '.join(outs)}")
 
-    def run_backward(self, pair: Pair, backward: Function, suffix: str) -> None:
+    def run_backward(self, pair: Pair, backward: Function, suffix: str, untold: Sequence[str]) -> None:
         code, outputs, inputs = self.code, self.block.graph.outputs, self.block.graph.inputs
         outs = self.results(list(backward.arguments.values()))
         grads = [f"d_{o}" if v.type.floating else "_" for o, v in zip(outs, outputs)]
         scalars = [f"ctx.{backward.arguments[v.name]}" for v in pair.scalars]
+        scalars += [f"ctx.{self.file.sizes.names[d]}" for d in untold]
         none = ["None"] * sum(not v.type.floating for v in inputs)
         many = len(inputs) - len(none) != 1
 

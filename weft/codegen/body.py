@@ -170,6 +170,12 @@ class Body:
                 out += [f"{name} = {source}.shape[{at}]" for at, name in found]
         return out + derived + head
 
+    def take_after(self, name: str) -> None:
+        """Let a tensor that is no value of the graph say device and dtype; an empty name changes nothing."""
+        if name:
+            self.taken.add(name)
+            self.anchor, self._anchor_type = name, self.file.float
+
     def device(self) -> str:
         return f"{self.anchor}.device"
 

@@ -1,6 +1,7 @@
 """The decode part of a block's file: step, prefill, the empty state, and the module's methods for them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from weft.ir.types import Graph
 from weft.passes.decode import ROWS, State
@@ -16,16 +17,19 @@ from .spelling import TORCH_DTYPE
 from .stepping import Stepping
 
 
-def decode_functions(file: File, s: Stepping) -> list[Function]:
-    """The functions of a block's file for decoding; their sizes are the step's."""
+def decode_functions(file: File, s: Stepping, stored: Collection[str]) -> list[Function]:
+    """The functions of a block's file for decoding; their sizes are the step's. stored: the model's float dtypes."""
     own = File(s.sizes, file.constants, file.objects, file.functions, file.imports, file.floats | floats(s.step))
     doc = "New positions; then the state after them."
     step = print_function(own, "step", prepare(s.step, known), doc)
     whole = File(s.sizes.equal(time_keys(s)), file.constants, file.objects, file.functions, file.imports, own.floats)
     found = [step, print_function(whole, "prefill", prepare(s.prefill, known), "A prompt; then the state after it.")]
     if s.start.outputs:
+        first = prepare(s.start, known)
+        where = "" if first.inputs else "like"
+        at = replace(own, floats=own.floats | set(stored)) if where else own
         doc = "The first values of what is carried."
-        found.append(print_function(own, "start", prepare(s.start, known), doc, given=("batch",)))
+        found.append(print_function(at, "start", first, doc, given=("batch",), like=where))
     return found
 
 
@@ -43,7 +47,8 @@ def decode_methods(code: Lines, block: Block, s: Stepping, weights: bool) -> Non
         code.text('"""What is left behind before the first position; `like` is a parameter."""')
         carried = "()"
         if s.start.outputs:
-            carried = f"start({', '.join(_arguments(block, s, s.start, weights, ['batch']))})"
+            more = ["batch"] if s.start.inputs else ["batch", "like"]
+            carried = f"start({', '.join(_arguments(block, s, s.start, weights, more))})"
             carried = f"({carried},)" if len(s.start.outputs) == 1 else carried
         rows = [_empty(s, row) for row in s.rows]
         code.add(f"return Past({tuple_of(rows) if rows else '()'}, {carried})")

@@ -29,18 +29,27 @@ class Function:
 
 
 def print_function(
-    file: File, name: str, graph: Graph, doc: str = "", given: Sequence[str] = (), last: Mapping[int, str] | None = None
+    file: File,
+    name: str,
+    graph: Graph,
+    doc: str = "",
+    given: Sequence[str] = (),
+    last: Mapping[int, str] | None = None,
+    like: str = "",
 ) -> Function:
     """`def name(inputs): ... return outputs` of a prepared graph; one output is returned bare, several as a tuple.
 
-    given: run-time dims whose sizes are further arguments. last: what is appended to the source of an output."""
+    given: run-time dims whose sizes are further arguments. last: what is appended to the source of an output. like: for
+    a graph without inputs, the last argument, a tensor whose device (and dtype, where all have one) the results take.
+    """
     body = Body(file, graph.inputs, graph.outputs, graph.nodes)
     body.given = frozenset(given)
+    body.take_after(like)
     print_nodes(body, graph, TABLE)
     results = [body.full(v) + (last or {}).get(i, "") for i, v in enumerate(graph.outputs)]
     lines = Lines()
     sizes = [file.sizes.names[d] for d in given]
-    with lines.indent(f"def {name}({', '.join([*body.arguments(), *sizes])}):"):
+    with lines.indent(f"def {name}({', '.join([*body.arguments(), *sizes, *([like] if like else [])])}):"):
         if doc:
             lines.text(f'"""{doc}"""')
         for statement in body.opening(*results):

@@ -126,10 +126,11 @@ def fused_file(block: Block, kernels: Kernels) -> str:
         for mode in block.modes:
             pair = halves(block, mode, joint)
             suffix = f"_{mode.name}" if len(block.modes) > 1 else ""
-            for name, graph in zip(("forward", "backward"), pair.whole):
+            given = (), file.sizes.untold(pair.whole[1])
+            for name, graph, sizes in zip(("forward", "backward"), pair.whole, given):
                 half = half_name(name, mode.name, len(block.modes))
                 graph = kernels.collapsed(graph, block.name, half, file.mixed)
-                texts += _function(file, f"{name}{suffix}", graph)
+                texts += _function(file, f"{name}{suffix}", graph, sizes)
     else:
         file.floats = frozenset(floats(block.graph))
         texts = _function(file, "forward", kernels.collapsed(block.graph, block.name, "forward", file.mixed))
@@ -145,8 +146,8 @@ def fused_file(block: Block, kernels: Kernels) -> str:
     return out.source()
 
 
-def _function(file: File, name: str, graph: Graph) -> list[str]:
-    return [*print_function(file, name, prepare(graph, known)).lines, "", ""]
+def _function(file: File, name: str, graph: Graph, given: Sequence[str] = ()) -> list[str]:
+    return [*print_function(file, name, prepare(graph, known), given=given).lines, "", ""]
 
 
 def spell_fused(body: Body, node: Node) -> None:

@@ -33,33 +33,41 @@ def _loop(body: Body, node: Node, table: Mapping[type[Op], Speller]) -> None:
     stacks = _stacks(body, op, node, k)
     for name in stacks.values():
         body.lines.add(f"{name} = []")
+    start = len(body.lines.lines)
     with body.lines.indent(_head(body, op, steps)):
+        head = len(body.lines.lines)
         child = body.child(op.body, env)
         for i in range(c):
             if k + i in stacks:
                 body.lines.add(f"{stacks[k + i]}.append({carries[i]})")
         print_nodes(child, op.body, table)
-        after = [child.full(v) for v in op.body.outputs]
-        last = body.lines.lines[-1].strip()
-        if c == 1 and last.startswith(f"{after[0]} = ") and child.uses[op.body.outputs[0].name] == len(op.body.outputs):
-            body.lines.lines[-1] = body.lines.lines[-1].replace(f"{after[0]} = ", f"{carries[0]} = ", 1)
-        elif carries:
-            body.lines.add(f"{', '.join(carries)} = {', '.join(after[:c])}")
-        for j, name in stacks.items():
-            if j < k:
-                source = (
-                    carries[op.body.outputs[:c].index(op.body.outputs[j])]
-                    if op.body.outputs[j] in op.body.outputs[:c]
-                    else after[j]
-                )
-                body.lines.add(f"{name}.append({source})")
+        _turn(body, child, op.body, carries, {j: name for j, name in stacks.items() if j < k})
         body.noted = ""
+        if len(body.lines.lines) == head:  # every carry stays as it is, and nothing is stacked
+            del body.lines.lines[start:]
     for i, name in enumerate(carries):
         v = node.outs[i]
         body.env[v.name] = Src(name, ATOM, v.dims, v.dtype)
         body.own(name, v)
     for j, name in stacks.items():
         _stack(body, op, node, j, name)
+
+
+def _turn(body: Body, child: Body, inner: Graph, carries: list[str], stacks: dict[int, str]) -> None:
+    """The end of a step: its results go onto their stacks, then its carries become the next step's.
+
+    A result may read the carries as they were, or be one of them, so nothing is replaced before everything is stacked;
+    but where all results are one value, made by the last line, that line may make the carry itself.
+    """
+    after = [child.full(v) for v in inner.outputs]
+    last = body.lines.lines[-1].strip()
+    if len(carries) == 1 and len(set(after)) == 1 and last.startswith(f"{after[0]} = "):
+        body.lines.lines[-1] = body.lines.lines[-1].replace(f"{after[0]} = ", f"{carries[0]} = ", 1)
+        after = carries * len(after)
+    for j, name in stacks.items():
+        body.lines.add(f"{name}.append({after[j]})")
+    if carries and after[: len(carries)] != carries:
+        body.lines.add(f"{', '.join(carries)} = {', '.join(after[: len(carries)])}")
 
 
 def _operands(body: Body, op: Loop, node: Node, env: dict[str, Src]) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ from weft.passes.targets import Target
 
 from .block_file import block_file
 from .blocks import Block, Mode, Pair, halves, joint_of
+from .sizes import Sizes
 from .structure import Given
 
 DTYPES = {
@@ -162,7 +163,7 @@ class _Run:
     """The emitted functions of one block, and meta tensors to call them with."""
 
     def __init__(self, program: Program, sizes: Mapping[str, int], block: Block) -> None:
-        self.block, self.sizes = block, sizes
+        self.program, self.block, self.sizes = program, block, sizes
         self.module = imported(block.name, block_file(program, block))
         by_input = dict(zip(block.site.body.inputs, block.site.sources))
         self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
@@ -223,7 +224,8 @@ class _Run:
             before = live.now
             live.restart()
             name = f"backward_of_first{suffix}" if alone else f"backward{suffix}"
-            grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars)
+            told = [self.sizes[d] for d in Sizes.of(self.program).untold(pair.whole[1])]
+            grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars, *told)
             made = live.most - before
             del grads
         held = own + self.boundary * keeps_input + leaving + sum(x.nbytes for x in cotangents)

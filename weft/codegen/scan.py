@@ -3,9 +3,9 @@
 before:  loop seq (c; u, x) { f = sigmoid(u + v*c); c = f*c + (1 - f)*u; h = relu(c)*x; stack h }
 after:   loop seq (c; u)    { f = sigmoid(u + v*c); c = f*c + (1 - f)*u; stack c };  h = relu(c)*x
 
-A carry that only adds up (acc = acc + e) becomes a sum. A single carry that its step is linear in, as every elementwise
-cell's derivative is, becomes c = a*c + b with a and b computed before the loop. It does not fire on bodies that hold
-anything but maps. Same real-arithmetic function.
+A carry that only adds up (acc = acc + e) becomes a sum; one that stays as it is, an operand. A single carry that its
+step is linear in, as every elementwise cell's derivative is, becomes c = a*c + b with a and b computed before the loop.
+It does not fire on bodies that hold anything but maps. Same real-arithmetic function.
 """
 
 from collections.abc import Sequence
@@ -57,6 +57,20 @@ def sums(body: Graph, j: int) -> Any:
     return None if s in rest.free_symbols or node.ins.count(carry) > 1 else (node, rest)
 
 
+def plain(body: Graph) -> Graph:
+    """Without the maps that give an operand as it is, so that a result that is a bare operand is seen to be one."""
+    env: dict[Val, Val] = {v: v for v in body.inputs}
+    nodes: list[Node] = []
+    for n in body.nodes:
+        ins = tuple(env[v] for v in n.ins)
+        if isinstance(n.op, Map) and n.op.exprs == (operand(0),) and ins[0].type == n.outs[0].type:
+            env[n.outs[0]] = ins[0]
+        else:
+            env.update((v, v) for v in n.outs)
+            nodes.append(replace(n, ins=ins))
+    return replace(body, nodes=tuple(nodes), outputs=tuple(env[v] for v in body.outputs))
+
+
 @dataclass
 class _Split:
     """One loop being taken apart. Values of the body are known by themselves; `wide` holds them for all steps."""
@@ -71,15 +85,17 @@ class _Split:
         op = self.node.op
         assert isinstance(op, Loop)
         self.op, self.dim, self.count = op, op.dim, op.carries
-        self.body = merge(unlet(op.body))
+        self.body = plain(merge(unlet(op.body)))
         self.maker = {v: n for n in self.body.nodes for v in n.outs}
         self.carries = list(self.body.inputs[: self.count])
         self.after = list(self.body.outputs[: self.count])
         self.added = {j: found for j in range(self.count) if (found := sums(self.body, j)) is not None}
+        self.fixed = {j for j in range(self.count) if self.after[j] == self.carries[j]}
+        self.moving = [c for j, c in enumerate(self.carries) if j not in self.fixed]
         self.depends = self._dependent()
 
     def _dependent(self) -> set[Val]:
-        out = set(self.carries)
+        out = set(self.moving)
         for n in self.body.nodes:
             if not out.isdisjoint(n.ins):
                 out.update(n.outs)
@@ -90,26 +106,30 @@ class _Split:
         n, k = self.node, len(self.body.outputs)
         histories = n.outs[k:]
         wanted = [v for v, o in zip(self.body.outputs[self.count :], n.outs[self.count : k]) if o in self.read]
-        plain = {j for j in self.added if histories[j] not in self.read}
-        ends = [j for j in plain if n.outs[j] in self.read]
+        inside = {v for m in self.body.nodes for v in m.ins}.union(wanted)
+        alone = {j for j in self.added if histories[j] not in self.read and self.after[j] not in inside}
+        ends = [j for j in alone if n.outs[j] in self.read]
         parts = [x for j in ends for x in self.added[j][0].ins if x != self.carries[j]]
-        used = {
-            j for j in range(self.count) if j not in plain and (n.outs[j] in self.read or histories[j] in self.read)
-        }
-        stay = self._needed([*wanted, *parts], used, plain)
+        others = [j for j in range(self.count) if j not in alone | self.fixed]
+        used = {j for j in others if n.outs[j] in self.read or histories[j] in self.read}
+        stay = self._needed([*wanted, *parts], used, alone)
         for v, outer in zip(self.body.inputs[self.count :], self.ins[self.count :]):
             self.wide[v] = outer
+        self.wide |= {self.carries[j]: self.ins[j] for j in self.fixed}
         out: dict[Val, Val] = {}
         if stay:
             out |= self._loop(sorted(stay), n, k)
         for j in ends:
             out[n.outs[j]] = self._sum(j)
+        for j in self.fixed:
+            out[n.outs[j]] = self.ins[j]
+            out[histories[j]] = self._stacked(self.carries[j], histories[j])
         for v, o in zip(self.body.outputs[self.count :], n.outs[self.count : k]):
             if o in self.read:
                 out[o] = self._stacked(v, o)
         return out
 
-    def _needed(self, values: Sequence[Val], used: set[int], plain: set[int]) -> set[int]:
+    def _needed(self, values: Sequence[Val], used: set[int], alone: set[int]) -> set[int]:
         """The carries that must run step by step."""
         stay: set[int] = set()
         todo = [*values, *(self.after[j] for j in used), *(self.carries[j] for j in used)]
@@ -119,9 +139,9 @@ class _Split:
             if v in seen:
                 continue
             seen.add(v)
-            if v in self.carries:
+            if v in self.moving:
                 j = self.carries.index(v)
-                if j not in plain and j not in stay:
+                if j not in alone and j not in stay:
                     stay.add(j)
                     todo.append(self.after[j])
             elif v in self.maker:
@@ -182,7 +202,7 @@ class _Split:
         for i, j in enumerate(stay):
             out[n.outs[j]] = outs[i]
             out[n.outs[k + j]] = outs[2 * c + i]
-            self.wide[self.after[j]] = outs[c + i]
+            self.wide.setdefault(self.after[j], outs[c + i])
             self.wide[self.carries[j]] = outs[2 * c + i]
         return out
 
@@ -192,7 +212,7 @@ class _Split:
         inputs: list[Val] = []
 
         def visit(v: Val) -> None:
-            if v in self.carries or v in inputs or any(v in n.outs for n in nodes):
+            if v in self.moving or v in inputs or any(v in n.outs for n in nodes):
                 return
             if v not in self.depends:
                 inputs.append(v)

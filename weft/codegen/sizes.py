@@ -10,7 +10,9 @@ import sympy as sp
 
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
+from weft.ir.primitives import Loop, Map
 from weft.ir.program import Program, Size
+from weft.ir.types import Graph
 
 from .spelling import Formulas, Src, literal
 
@@ -30,6 +32,19 @@ def provenance(src: str) -> str:
     """A spec line as it may stand in a comment: a file's name in plain characters, and a number."""
     name, _, line = src.rpartition(":")
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}:{line}" if line.isdigit() else ""
+
+
+def _mentioned(graph: Graph) -> set[str]:
+    """The dims of a graph's nodes, and of the sizes in their formulas."""
+    out: set[str] = set()
+    for n in graph.nodes:
+        out |= {*n.space, *(d for v in (*n.ins, *n.outs) for d in v.dims)}
+        if isinstance(n.op, Map):
+            symbols: Any = {s for e in (*n.op.lets, *n.op.exprs) for s in e.free_symbols}
+            out |= {s.name[2:] for s in symbols if s.name.startswith("n_")}
+        if isinstance(n.op, Loop):
+            out |= {n.op.dim} | _mentioned(n.op.body)
+    return out
 
 
 @dataclass
@@ -85,6 +100,13 @@ class Sizes:
     def base(self, dim: str) -> list[str]:
         """The run-time dims that a size is computed from."""
         return sorted(s.name[2:] for s in self.expression(dim).free_symbols)
+
+    def untold(self, graph: Graph) -> tuple[str, ...]:
+        """The run-time dims that a graph's nodes may need the size of and that no input of it has."""
+        told = {d for v in graph.inputs for d in v.dims}
+        told |= {self.alias(d) for d in told if self.number(d) is None}
+        found = {b for d in _mentioned(graph) if self.number(d) is None for b in self.base(d)}
+        return tuple(sorted(d for d in found & set(self.runtime) if d not in told))
 
     def spelled(self, expr: Any, host: object, names: Mapping[str, Src]) -> Src:
         """A formula over sizes as source of a Python integer; `names`: what each n_dim is called."""

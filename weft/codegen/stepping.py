@@ -64,11 +64,13 @@ def stepping(program: Program, block: Block, missing: frozenset[str] = frozenset
     whole = replace(graph, outputs=(*(v for _, v in kept), *after))
     own = {v.name for v in block.graph.inputs} - {v.name for v in block.given}
     keep = own | {s.value.name for s in found.states}
-    first = _read_only(_prefill(whole, found), own)
+    sizes = _sizes(program, found)
+    step = _told(_read_only(whole, keep), whole, sizes)
+    first = _prefill(whole, found)
+    first = _told(_read_only(first, own), first, sizes)
     start = _read_only(found.start, own)
     outputs = tuple(i for i, _ in kept)
-    step = _read_only(whole, keep)
-    return Stepping(step, first, start, found.fed, outputs, found.states, _sizes(program, found))
+    return Stepping(step, first, start, found.fed, outputs, found.states, sizes)
 
 
 def _below(graph: Graph, names: frozenset[str]) -> set[Val]:
@@ -85,6 +87,15 @@ def _read_only(graph: Graph, keep: set[str]) -> Graph:
     graph = dce(graph)
     read = {v for n in graph.nodes for v in n.ins} | set(graph.outputs)
     return replace(graph, inputs=tuple(v for v in graph.inputs if v in read or v.name in keep))
+
+
+def _told(graph: Graph, whole: Graph, sizes: Sizes) -> Graph:
+    """With those unread inputs of `whole` that alone tell a size which the graph needs."""
+    for d in sizes.untold(graph):
+        if d in sizes.untold(graph):
+            more = next((v for v in whole.inputs if d in v.dims), None)
+            graph = replace(graph, inputs=tuple(v for v in whole.inputs if v in graph.inputs or v == more))
+    return graph
 
 
 def _sizes(program: Program, found: StepGraph) -> Sizes:

@@ -61,7 +61,8 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
     _all_used(s, block, used, path)
     with s.at(*path, "update"):
         operands = {own[n]: v for n, v in values.items() if n in used}
-        return s.g.scan("seq", state, {"h": output}, lets, operands=operands)["h"]
+        space, dtype = ("batch", lanes), s.accumulate
+        return s.g.scan("seq", state, {"h": output}, lets, operands=operands, to=space, dtype=dtype)["h"]
 
 
 def _all_used(s: Scope, block: Recurrence, used: set[str], path: Path) -> None:

@@ -216,19 +216,23 @@ class Builder:
         let: Mapping[str, Formula] | None = None,
         reverse: bool = False,
         operands: Mapping[str, Val] | None = None,
+        to: Names | None = None,
+        dtype: str | None = None,
         **more: Val,
     ) -> dict[str, Val]:
         """A recurrent cell by formula, elementwise, along a dim.
 
         state: name -> (next value, initial value); out: name -> formula; operands: by keyword or in `operands`. Those
-        that have `along` are read step by step, others shared. Gives final states and stacked outputs by name."""
+        that have `along` are read step by step, others shared. to, dtype: of a step's results, as for `maps`. Gives
+        final states and stacked outputs by name."""
         given = {**(operands or {}), **more}
         b = Builder(self.src)
         vals = {n: b.input(n, init.type) for n, (_, init) in state.items()}
         vals |= {n: b.input(n, v.type.but(d for d in v.dims if d != along)) for n, v in given.items()}
         names = [*state, *out]
         formulas = [*(f for f, _ in state.values()), *out.values()]
-        cell = b.graph(*b.maps(formulas, vals, let=let, to=union(*(v.dims for v in vals.values())), names=names))
+        space = union(*(v.dims for v in vals.values())) if to is None else dims_of(to)
+        cell = b.graph(*b.maps(formulas, vals, let=let, to=space, dtype=dtype, names=names))
         starts = [v for _, v in state.values()]
         return dict(zip(names, self.loop(along, cell, len(state), *starts, *given.values(), reverse=reverse)))
 

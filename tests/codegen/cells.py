@@ -1,0 +1,135 @@
+"""Recurrent cells, drawn ones and those that are nearly nothing: each as a spec's block and a plain loop in torch."""
+
+import ast
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft.ir.formula import parse
+
+SIZES = {"batch": 2, "seq": 5, "width": 3, "vocab": 4}
+Cell = dict[str, Any]
+
+BARE: tuple[Cell, ...] = (  # next values and outputs that are an operand, a number, or nothing new
+    {"inputs": ["u"], "state": {"h": 0}, "update": {"h": "u"}, "output": "h"},
+    {"inputs": [], "state": {"h": 0}, "update": {"h": "x"}, "output": "h"},
+    {"inputs": ["u"], "state": {"h": 0, "g": 0}, "update": {"h": "u", "g": "h"}, "output": "g"},
+    {"inputs": ["u"], "state": {"h": 0.5, "g": 0}, "update": {"h": "g", "g": "h + u"}, "output": "h"},
+    {"inputs": ["u"], "state": {"h": 0.5}, "update": {"h": "h"}, "output": "u"},
+    {"inputs": [], "state": {"h": 0.9}, "update": {"h": "h"}, "output": "h"},
+    {"inputs": ["u"], "state": {"h": 0, "g": 0.9}, "update": {"h": "tanh(u)", "g": "tanh(u)"}, "output": "g - h"},
+    {"inputs": ["u"], "state": {"h": 0.5}, "update": {"h": "h + u"}, "output": "h + u"},
+    {"inputs": ["u"], "state": {"h": 0.5}, "update": {"h": "h + u"}, "output": "h"},
+    {"inputs": ["u"], "state": {"h": 0}, "update": {"h": "u + h"}, "output": "u"},
+    {"inputs": [], "state": {"h": 0.5}, "update": {"h": "0.9*h + x"}, "output": "h + x"},
+    {"inputs": [], "state": {"h": 0.9}, "update": {"h": "1"}, "output": "h"},
+    {"inputs": [], "state": {"h": 0.9}, "update": {"h": "a"}, "output": "a", "parameters": {"a": {"normal": 0.7}}},
+    {"inputs": [], "state": {"h": 0.5}, "update": {"h": "0.5*h"}, "output": "tanh(h)"},
+    {"inputs": [], "state": {}, "update": {}, "output": "a", "parameters": {"a": {"normal": 0.7}}},
+    {"inputs": [], "state": {}, "update": {}, "output": "x"},
+    {"inputs": [], "state": {}, "update": {}, "output": "1"},
+    {"inputs": ["u", "v"], "state": {}, "update": {}, "output": "u*v"},
+)
+
+
+def draw(seed: int) -> Cell:
+    """Up to three inputs and states, two parameters and lets; any formula may be a bare name or a number."""
+    r = random.Random(seed)
+    inputs, states, parameters, lets = (
+        names[: r.choice(most)]
+        for names, most in (
+            (["u", "v", "z"], (0, 1, 1, 2, 3)),
+            (["h", "g", "k"], (0, 1, 1, 2, 3)),
+            (["a", "b"], (0, 0, 1, 2)),
+            (["l", "m"], (0, 0, 1, 2)),
+        )
+    )
+    names = [*inputs, *states, *parameters, "x", "mask"]
+
+    def formula(depth: int = 2) -> str:
+        if depth == 0 or r.random() < 0.25:
+            return r.choice([*names, *names, "0.5", "1", "0", "-2"])
+        a, b, c, d = (formula(depth - 1) for _ in range(4))
+        form = r.choice("oossffmww")
+        if form == "o":
+            return f"({a} {r.choice('+-*')} {b})"
+        if form in "sf":
+            return f"{r.choice(['sigmoid', 'tanh', 'sin'])}({a})"
+        return {"m": f"max({a}, {b})", "w": f"where({a} > {b}, {c}, {d})", "t": f"({c} if {a} > {b} else {d})"}[form]
+
+    def value() -> str:
+        return r.choice(names) if r.random() < 0.3 else formula()
+
+    let: dict[str, str] = {}
+    for name in lets:
+        let[name] = value()
+        names.append(name)
+    same = value()
+    update = {s: r.choice([s, same, same, value(), value(), value(), value()]) for s in states}
+    output = r.choice([value(), value(), same, *update.values()])
+    formulas = [*let.values(), *update.values(), output]
+    said = {n for n in (*inputs, *parameters) if any(re.search(rf"\b{n}\b", f) for f in formulas)}
+    if not said <= {str(s) for f in formulas for s in parse(f).free_symbols}:  # `0*u`: a check refuses such a name
+        return draw(seed + 10_000)
+    made: Cell = {"inputs": [n for n in inputs if n in said], "state": {s: r.choice([0, 0.5, 0.9]) for s in states}}
+    made |= {"update": update, "output": output, "let": let}
+    return made | {"parameters": {n: {"normal": 0.7} for n in parameters if n in said}}
+
+
+def spec(cells: Sequence[Cell], dtype: str = "f64", **more: Any) -> dict[str, Any]:
+    """A model whose layer i is cell i and nothing else."""
+    return {
+        "name": "cells",
+        "dims": SIZES,
+        "dtype": {"params": dtype, "compute": dtype, "accumulate": dtype},
+        "sublayer": {"norm": "none", "residual": "none"},
+        "init": {"weight": {"normal": 0.7}},
+        "blocks": {f"c{i}": {"kind": "recurrence", **c} for i, c in enumerate(cells)},
+        "stack": [{"name": f"k{i}", "layer": [f"c{i}"]} for i in range(len(cells))],
+        **more,
+    }
+
+
+def wide(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
+
+
+FUNCTIONS: dict[str, Any] = {
+    n: (lambda f: lambda *x: f(*map(wide, x)))(getattr(torch, t))
+    for n, t in {"sigmoid": "sigmoid", "tanh": "tanh", "sin": "sin", "max": "maximum"}.items()
+} | {"where": lambda c, a, b: torch.where(torch.as_tensor(c), wide(a), wide(b))}
+
+
+def loop(cell: Cell, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """The cell step by step in torch. x: [batch seq width]; weights: by the names of inputs and parameters."""
+    batch, steps, width = x.shape
+
+    def whole(text: Any, env: Mapping[str, Any]) -> Tensor:
+        return wide(eval(_spelled(str(text)), {}, dict(env))).expand(batch, width)
+
+    given = {n: x @ weights[n] for n in cell["inputs"]} | {"x": x}
+    state = {n: torch.full((batch, width), float(v), dtype=x.dtype) for n, v in cell["state"].items()}
+    out: list[Tensor] = []
+    for t in range(steps):
+        env: dict[str, Any] = {**FUNCTIONS, "mask": 1.0, **weights, **{n: v[:, t] for n, v in given.items()}, **state}
+        for name, text in cell.get("let", {}).items():
+            env[name] = whole(text, env)
+        state = {n: whole(text, env) for n, text in cell["update"].items()}
+        out.append(whole(cell["output"], env))
+    return torch.stack(out, 1)
+
+
+class _Choice(ast.NodeTransformer):
+    """`a if c else b` of tensors."""
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.Call(ast.Name("where", ast.Load()), [node.test, node.body, node.orelse], [])
+
+
+def _spelled(text: str) -> str:
+    return ast.unparse(ast.fix_missing_locations(_Choice().visit(ast.parse(text, mode="eval"))))

@@ -1,0 +1,80 @@
+"""Recurrent cells as emitted, against autograd through a plain loop: forward, gradients, prefill, step, the start."""
+
+import sys
+
+import pytest
+import torch
+import yaml
+
+from tests.campaign import count
+from tests.codegen.cells import BARE, SIZES, draw, loop, spec
+from weft import api
+
+CELLS = (*BARE, *map(draw, range(count(16, 400))))
+GROUP = 18
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """The module of every cell, several cells to a package."""
+    made = []
+    for k in range(0, len(CELLS), GROUP):
+        folder = tmp_path_factory.mktemp("cells")
+        (folder / "cells.yaml").write_text("weft: 1\n" + yaml.safe_dump(spec(CELLS[k : k + GROUP])))
+        model = api.compile(folder / "cells.yaml", target="cpu", out=folder / "package")
+        by_file = {sys.modules[type(b).__module__].__name__.rsplit(".", 1)[1]: b for b in model.modules()}
+        made += [by_file[f"k{i}"] for i in range(len(CELLS[k : k + GROUP]))]
+    return made
+
+
+def same(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+def case(block, cell):
+    """x, what the cell reads by name (leaves), and the loop's result."""
+    torch.manual_seed(0)
+    weights = {name.split(".")[1]: torch.nn.init.normal_(p) for name, p in block.named_parameters()}
+    x = torch.randn(SIZES["batch"], SIZES["seq"], SIZES["width"], dtype=torch.float64, requires_grad=True)
+    return x, weights, loop(cell, x, weights)
+
+
+@pytest.mark.parametrize("i", range(len(CELLS)))
+def test_a_cell_and_its_gradients(blocks, i):
+    x, weights, want = case(blocks[i], CELLS[i])
+    got = blocks[i](x)
+    leaves, seed = [x, *weights.values()], torch.randn_like(want)
+
+    def grads(y):
+        anchor = 0 * sum(v.sum() for v in leaves)  # a constant cell has gradients too: zeros
+        return torch.autograd.grad((y * seed).sum() + anchor, leaves)
+
+    same(got, want)
+    for a, b in zip(grads(got), grads(want), strict=True):
+        same(a, b)
+
+
+@pytest.mark.parametrize("i", range(len(CELLS)))
+@torch.no_grad()
+def test_a_cell_decodes(blocks, i):
+    x, _, want = case(blocks[i], CELLS[i])
+    for prompt in (0, 3):
+        state = blocks[i].state(SIZES["batch"], x)
+        if prompt:
+            y, state = blocks[i].prefill(x[:, :prompt])
+            same(y, want[:, :prompt])
+        for t in range(prompt, SIZES["seq"]):
+            y, state = blocks[i].step(x[:, t : t + 1], torch.tensor(t), state)
+            same(y[:, 0], want[:, t])
+
+
+def test_layers_without_a_single_parameter(tmp_path):
+    """Alone, repeated and in a cycle: nothing is stacked for such a layer, and nothing of it tells device or dtype."""
+    cells = [BARE[10], BARE[0]]
+    stack = [{"layer": ["c0"]}, {"repeat": 2, "layer": ["c0"]}, {"repeat": 2, "cycle": [["c0"], ["c1"]]}]
+    path = tmp_path / "cells.yaml"
+    path.write_text("weft: 1\n" + yaml.safe_dump(spec(cells, "f32") | {"stack": stack}))
+
+    found = api.verify(path, target="cpu", kernels=False)
+
+    assert found.ok, found.text()
