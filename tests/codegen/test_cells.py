@@ -1,5 +1,6 @@
 """Recurrent cells as emitted, against autograd through a plain loop: forward, gradients, prefill, step, the start."""
 
+import inspect
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from tests.campaign import count
 from tests.codegen.cells import BARE, SIZES, draw, loop, spec
 from weft import api
+from weft.codegen.runtime.state import State, feed
 
 CELLS = (*BARE, *map(draw, range(count(16, 400))))
 GROUP = 18
@@ -58,14 +60,22 @@ def test_a_cell_and_its_gradients(blocks, i):
 @torch.no_grad()
 def test_a_cell_decodes(blocks, i):
     x, _, want = case(blocks[i], CELLS[i])
+
+    def run(a, b, state):
+        """Positions a to b - 1; state: what came before, None for the method of a prompt."""
+        signature = {"x": (torch.float64, ("batch", "seq"))}
+        fed, _ = feed({"x": x[:, a:b, 0]}, signature, {}, {}, None, state)
+        method, before = (blocks[i].step, (state.blocks[0],)) if state else (blocks[i].prefill, ())
+        given = (x[:, a:b],) if next(iter(inspect.signature(method).parameters)) != "fed" else ()  # a constant cell
+        y, left = method(*given, fed, *before)
+        same(y, want[:, a:b])
+        return fed.after([left])
+
     for prompt in (0, 3):
-        state = blocks[i].state(SIZES["batch"], x)
-        if prompt:
-            y, state = blocks[i].prefill(x[:, :prompt])
-            same(y, want[:, :prompt])
+        start = State.first(SIZES["batch"], None, [blocks[i].state(SIZES["batch"], x)], x.device)
+        state = run(0, prompt, None) if prompt else start
         for t in range(prompt, SIZES["seq"]):
-            y, state = blocks[i].step(x[:, t : t + 1], torch.tensor(t), state)
-            same(y[:, 0], want[:, t])
+            state = run(t, t + 1, state)
 
 
 def test_layers_without_a_single_parameter(tmp_path):
