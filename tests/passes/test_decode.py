@@ -63,11 +63,8 @@ def stepped(graph: Graph, step: StepGraph, args: dict[str, torch.Tensor], sizes:
             if s.kind == "carry":
                 held[s.value] = new
                 continue
-            axis = s.value.dims.index(s.past)
-            new = new.movedim(s.new.dims.index("seq"), axis)
-            rows = torch.cat([held[s.value].to(new.dtype), new], axis)
-            keep = rows.shape[axis] if s.window is None else min(s.window, rows.shape[axis])
-            held[s.value] = rows.narrow(axis, rows.shape[axis] - keep, keep)
+            keep = new.shape[1] if s.window is None else min(s.window - 1, new.shape[1])
+            held[s.value] = new[:, new.shape[1] - keep :]
         pos += chunk
     kept = [graph.outputs[i] for i in step.outputs]
     return [torch.cat([g[i] for g in got], v.dims.index("seq")) for i, v in enumerate(kept)], held
@@ -173,7 +170,7 @@ def test_routed_tokens_meet_their_experts_alone(k: int):
     step = agree(routed(k), chunks=[1, 1, 3, 1, 2])
     assert step.outputs == (0,)
     assert not any("capacity" in v.dims for n in step.graph.nodes for v in n.outs)
-    assert [s.kind for s in step.states] == ["carry"]
+    assert [s.kind for s in step.states] == ["rows"]
 
 
 def test_a_learned_position_is_read_where_it_is():

@@ -50,8 +50,13 @@ def decode_methods(code: Lines, block: Block, s: Stepping, weights: bool) -> Non
             more = ["batch"] if s.start.inputs else ["batch", "like"]
             carried = f"start({', '.join(_arguments(block, s, s.start, weights, more))})"
             carried = f"({carried},)" if len(s.start.outputs) == 1 else carried
-        rows = [_empty(s, row) for row in s.rows]
-        code.add(f"return Past({tuple_of(rows) if rows else '()'}, {carried})")
+        rows = tuple_of(_empty(s, row) for row in s.rows) if s.rows else "()"
+        code.add(f"return Past({rows}, {carried}, {_kept(s)})" if s.states else "return Past()")
+
+
+def _kept(s: Stepping) -> str:
+    """How many rows each state keeps, as a tuple."""
+    return tuple_of(map(str, s.kept)) if s.kept else "()"
 
 
 def _method(code: Lines, block: Block, s: Stepping, name: str, weights: bool) -> None:
@@ -66,12 +71,10 @@ def _method(code: Lines, block: Block, s: Stepping, name: str, weights: bool) ->
         code.text(f'"""The results of {shown}, and what is left behind for later ones."""')
         held = [f"*past.{part}" for part, n in (("rows", rows), ("carried", carries)) if n and past]
         call = f"{name}({', '.join(_arguments(block, s, graph, weights, held))})"
-        left = ["*now"] if s.states else []
-        single = len(outs) == 1 and not left
-        code.add(f"{', '.join([*outs, *left])} = {call}" if not single else f"{outs[0]} = {call}")
-        first = f"fed.held(now{f'[:{rows}]' if carries else ''}, {tuple_of(map(str, s.kept))})" if rows else "()"
-        second = f"tuple(now{f'[{rows}:]' if rows else ''})" if carries else "()"
-        code.add(f"return {', '.join([*outs, f'Past({first}, {second})'])}")
+        now = ["*now"] if s.states else []
+        if outs or now:
+            code.add(f"{', '.join([*outs, *now])} = {call}")
+        code.add(f"return {', '.join([*outs, f'fed.left(now, {_kept(s)})' if now else 'Past()'])}")
     code.add()
 
 

@@ -55,8 +55,7 @@ def stepping(program: Program, block: Block, missing: frozenset[str] = frozenset
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
     found = decode(block.graph, longest, TIME)
     graph, count = found.graph, len(found.outputs)
-    joined = {n.ins[0]: n.outs[0] for n in graph.nodes if isinstance(n.op, Concat)}
-    after = [joined.get(s.value, v) if s.kind != "carry" else v for s, v in zip(found.states, graph.outputs[count:])]
+    after = graph.outputs[count:]
     lost = _below(graph, missing)
     if bad := [v.name for v in after if v in lost]:
         raise DecodeError(bad[0], "", "is kept for later positions and reads what no step has")
@@ -110,8 +109,9 @@ def _sizes(program: Program, found: StepGraph) -> Sizes:
         size = known.expression(dim)
         if dim not in runtime:
             table[dim] = size.xreplace({time: sp.Integer(most)})
+    pasts = {s.past for s in found.states if s.past}
     for n in found.graph.nodes:
-        if isinstance(n.op, Concat) and n.op.dims[0].startswith("past_"):
+        if isinstance(n.op, Concat) and n.op.dims[0] in pasts:
             past = n.op.dims[0]
             table[n.op.new] = symbol(f"n_{past}") + time
             runtime[past] = Runtime(most)
@@ -128,19 +128,20 @@ def _prefill(step: Graph, found: StepGraph) -> Graph:
     for s in found.states:
         if s.kind == "carry":
             env[s.value] = next(starts)
+    pasts = {s.past for s in found.states if s.past}
     for n in step.nodes:
-        if fed.pos in n.ins or (isinstance(n.op, Concat) and fed.at in n.ins):
-            continue  # where past rows stand
         with g.at(n.src):
-            env.update(zip(n.outs, _first(g, n, env, fed), strict=True))
+            env.update(zip(n.outs, _first(g, n, env, fed, pasts)))
     return g.graph(*(g.expand(env[v], to=v.dims) for v in step.outputs))
 
 
-def _first(g: Builder, n: Node, env: dict[Val, Val], fed: Fed) -> tuple[Val, ...]:
-    """One node of the step, at the start."""
+def _first(g: Builder, n: Node, env: dict[Val, Val], fed: Fed, pasts: set[str]) -> tuple[Val, ...]:
+    """One node of the step, at the start; () for what lies along past rows or says where keys stand."""
     op, ins = n.op, list(n.ins)
-    if isinstance(op, Concat) and op.dims[0].startswith("past_"):
-        return (g.rename(env[ins[1]], op.dims[1], op.new),)
+    if isinstance(op, Concat) and op.dims[0] in pasts:
+        return (g.rename(env[ins[1]], op.dims[1], op.new),) if ins[1] in env else ()
+    if any(not pasts.isdisjoint(v.dims) for v in (*n.ins, *n.outs)):
+        return tuple(g.zeros(v) for v in n.outs if pasts.isdisjoint(v.dims))  # a sum over no rows
     if isinstance(op, Attend):
         kept = [(m, v) for m, v in zip(op.meta, ins[3:]) if m not in ("query_at", "key_at", "key_segments")]
         op = replace(op, meta=tuple(m for m, _ in kept))

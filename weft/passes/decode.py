@@ -5,11 +5,11 @@
         { k = einsum(x, wk); o = attend(q, concat(past_k, k), .., query_at = at, key_at) }  and the keys are kept
 
 `seq` stays a dim, of as many new positions as are fed at once (one in a step). Row b has had pos[b] positions, its new
-ones are `at` (a coordinate `i_seq` becomes `at`); where `real` is false there is none, but padding behind the last.
-Keys and values are joined to those of earlier positions, of which a bounded window keeps only the last; a row with
-fewer has free slots before them, at negative positions, which nobody sees. A loop along `seq` starts from the state it
-was left in, and padding leaves that alone. Queues of a router go on counting what is real, and a routed token meets its
-expert's weights alone, since its slot holds nothing else. Dropout does nothing when decoding.
+ones are `at` (a coordinate `i_seq` becomes `at`); where `real` is false there is none, but padding behind the last one.
+Keys and values are joined to those of earlier positions, of which a bounded window keeps the last; a row with fewer has
+free slots before them, at negative positions, which nobody sees. A loop along `seq` starts from the state it was left
+in, and padding leaves that alone. A router's choices are kept too, and its queues are as long as those make them; a
+routed token meets its expert's weights alone, since its slot holds nothing else. Dropout does nothing when decoding.
 
 It does not fire, and says why with the node and its spec line, on whatever mixes positions in another way: a reduction
 over `seq`, attention that sees later keys, a loop backwards, a part or gather along `seq`, an opaque module. Outputs
@@ -27,7 +27,7 @@ from weft.ir.library import Attend, Dropout, Rotary, Route
 from weft.ir.op import Composite, expansion
 from weft.ir.pattern import is_causal
 from weft.ir.primitives import Concat, Gather, Loop, Map, Opaque, Part, Rename, Scatter
-from weft.ir.types import Graph, Node, Type, Val
+from weft.ir.types import Dims, Graph, Node, Type, Val
 from weft.ir.verify import verify
 from weft.passes.decode_slots import Routed, on_tokens, sent, taken
 from weft.passes.decode_time import (
@@ -53,12 +53,13 @@ class State:
     """What a step reads from earlier positions and leaves for later ones; `batch` is its first dim.
 
     kind: "rows" (one row per position: `value` holds the past ones along `past`, its second dim, `new` the new ones
-    along the time dim), "carry" (`value` before, `new` after; `StepGraph.start` gives the first).
-    window: how many positions back, the newest included, are still read; None: all. src: the spec line."""
+    along the time dim, `after` both), "carry" (`value` before, `new` and `after` after; `StepGraph.start` gives the
+    first). window: how many positions back, the newest included, are still read; None: all. src: the spec line."""
 
     kind: str
     value: Val
     new: Val
+    after: Val
     past: str = ""
     window: int | None = None
     src: str = ""
@@ -79,8 +80,8 @@ class StepGraph:
     """A block's step.
 
     graph: the block's inputs, those of `fed`, then every state's `value`, rows before carries; to the outputs that can
-    be computed, then every state's `new`. outputs: which of the block's outputs those are. start: the block's inputs to
-    the first value of each "carry", in order. A dim past_<key> is the number of past rows, n_<key> = n_past + n_seq."""
+    be computed, then every state's `after`. outputs: which of the block's outputs those are. start: the block's inputs
+    to the first value of each "carry", in order. A dim past_<key> is the number of past rows; <key> of past and new."""
 
     graph: Graph
     fed: Fed
@@ -139,7 +140,7 @@ class _Step:
                 why = "differs from row to row" if isinstance(got, Val) else "lies in slots or among keys"
                 raise got if isinstance(got, DecodeError) else DecodeError(v.name, "", why)
         states = self.live(outs)
-        made = dce(self.g.graph(*outs, *(s.new for s in states)))
+        made = dce(self.g.graph(*outs, *(s.after for s in states)))
         inputs = (*made.inputs[: self.own + 3], *(s.value for s in states))
         whole = verify(replace(made, inputs=inputs))
         return StepGraph(whole, self.fed, tuple(kept), states, self.start(states))
@@ -281,11 +282,13 @@ class _Step:
             past = f"past_{x.key}"
             row = self.g.expand(x.row, to=(ROWS, self.time, *(d for d in x.row.dims if d not in (ROWS, self.time))))
             value = self.g.input(f"past_{x.row.name}", row.type.but(past if d == self.time else d for d in row.dims))
-            self.states.append(State("rows", value, row, past, self.windows.get(x.key), n.src))
-            self.joined[x.row, x.key] = self.join(value, row, x.key, f"all_{x.row.name}")
+            both = self.join(value, row, x.key, f"all_{x.row.name}")
+            self.states.append(State("rows", value, row, both, past, self.windows.get(x.key), n.src))
+            self.joined[x.row, x.key] = both
         return self.joined[x.row, x.key]
 
     def join(self, past: Val, new: Val, key: str, name: str) -> Val:
+        """Past rows, then new ones, along `key`."""
         return self.g.one(Concat((f"past_{key}", self.time), key), past, new, names=[name])
 
     def carry(self, n: Node, name: str, first: Val | Type) -> Val:
@@ -310,23 +313,29 @@ class _Step:
         body = holding(op.body, op.carries, ROWS)
         outs = self.g.many(replace(op, body=body), *before, *given, self.fed.real, names=[v.name for v in n.outs])
         for value, after in zip(before, outs):
-            self.states.append(State("carry", value, after, src=n.src))
+            self.states.append(State("carry", value, after, after, src=n.src))
         return outs
 
     def route(self, n: Node, op: Route, ins: list[_Found]) -> Iterable[_Found]:
-        """The queues are as long as earlier positions left them; padding joins none. The losses mix positions."""
-        count = n.outs[4]
-        before = self.carry(n, count.name, count.type)
+        """The queues are as long as earlier choices made them; padding joins none. The losses mix positions."""
+        count, key = n.outs[4], f"{op.over}_row"
+        past, rest = f"past_{key}", tuple(d for d in n.outs[0].dims if d not in (ROWS, self.time))
+        held = self.g.input(f"past_{n.outs[0].name}", Type("i64", (ROWS, past, *rest)))
+        before = self.queues(held, f"pos - n_{past} + i_{past} >= 0", self.fed.pos, op.over, count.dims)
         expert, place, gate, *_ = self.g.many(op, self.value(ins[0]), before, names=[v.name for v in n.outs])
-        joins = self.g.map(
-            f"where(real and expert == i_{op.over}, 1, 0)", real=self.fed.real, expert=expert,
-            to=(*expert.dims, op.over), dtype="i64",
-        )  # fmt: skip
-        after = self.g.map("n + more", n=before, more=self.g.reduce(joins, to=count.dims), dtype="i64")
-        self.states.append(State("carry", before, after, src=n.src))
+        row = self.g.expand(expert, to=(ROWS, self.time, *rest))
+        self.states.append(State("rows", held, row, self.join(held, row, key, f"all_{expert.name}"), past, src=n.src))
         self.router |= dict.fromkeys((expert, place), len(self.states))
+        new = self.queues(expert, "pos", self.fed.real, op.over, count.dims)
         bad = refusal(n, f"mixes positions along {self.time}")
+        after = self.g.map("n + more", n=before, more=new, dtype="i64")
         return [expert, place, gate, bad, after, *(bad for _ in n.outs[5:])]
+
+    def queues(self, expert: Val, there: str, pos: Val, over: str, to: Dims) -> Val:
+        """How many of these choices wait for each expert, of the positions that are there."""
+        formula = f"where({there} and expert == i_{over}, 1, 0)"
+        joins = self.g.map(formula, expert=expert, pos=pos, to=(*expert.dims, over), dtype="i64")
+        return self.g.reduce(joins, to=to)
 
     def scatter(self, n: Node, op: Scatter, ins: list[_Found]) -> Routed:
         """Tokens sent to slots of their own stay tokens."""

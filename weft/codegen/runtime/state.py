@@ -16,11 +16,26 @@ WAY_OUT = "keep the state from before the positions to drop, and go on from that
 class Past(NamedTuple):
     """What one block keeps. A row's newest position stands last; slots before its first one are free.
 
-    rows: [batch past ..], one per position (keys and values). carried: [batch ..], what all positions left behind (the
-    state of a recurrent cell, the lengths of experts' queues)."""
+    rows: [batch past ..], one per position (keys and values, experts chosen). carried: [batch ..], what all positions
+    left behind (the state of a recurrent cell). kept: how many of `rows` later positions see; None: all."""
 
-    rows: tuple[Tensor, ...]
-    carried: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...] = ()
+    carried: tuple[Tensor, ...] = ()
+    kept: tuple[int | None, ...] = ()
+
+    def each(self, do: Callable[[Tensor], Tensor]) -> "Past":
+        """With every tensor changed."""
+        return Past(tuple(map(do, self.rows)), tuple(map(do, self.carried)), self.kept)
+
+    @property
+    def spare(self) -> int:
+        """How many positions its windows hold that later ones no longer see: so many can be dropped again."""
+        return max(0, min((x.shape[1] - k for x, k in zip(self.rows, self.kept) if k is not None), default=0))
+
+    def cut(self, back: Tensor | None, length: int, spare: int) -> "Past":
+        """Without row b's last back[b] slots; at most `length` of them, and of a window what is seen and `spare`."""
+        most = (length if k is None else min(k + max(0, spare), length) for k in self.kept)
+        return self._replace(rows=tuple(_moved(x, back, n) for x, n in zip(self.rows, most, strict=True)))
 
 
 class State(NamedTuple):
@@ -46,29 +61,30 @@ class State(NamedTuple):
         """The rows of several states of one model, one after the other."""
         blocks: list[Past] = []
         for parts in zip(*(s.blocks for s in states), strict=True):
-            rows = (_joined(xs) for xs in zip(*(p.rows for p in parts), strict=True))
-            carried = (torch.cat(xs) for xs in zip(*(p.carried for p in parts), strict=True))
-            blocks.append(Past(tuple(rows), tuple(carried)))
+            spare = min(p.spare for p in parts)
+            same = [p.cut(None, s.length, spare) for p, s in zip(parts, states)]
+            rows = (_joined(xs) for xs in zip(*(p.rows for p in same), strict=True))
+            carried = (torch.cat(xs) for xs in zip(*(p.carried for p in same), strict=True))
+            blocks.append(Past(tuple(rows), tuple(carried), same[0].kept))
         return cls(torch.cat([s.lengths for s in states]), max(s.length for s in states), tuple(blocks))
 
     def select(self, rows: Index) -> "State":
         """These rows of the batch (numbers, or a mask), in this order; a row may be left out or stand several times."""
         chosen = self.reorder(rows)
         length = int(chosen.lengths.max()) if len(chosen.lengths) else 0
-        blocks = (Past(tuple(_moved(x, None, length) for x in b.rows), b.carried) for b in chosen.blocks)
-        return State(chosen.lengths, length, tuple(blocks))
+        return State(chosen.lengths, length, tuple(b.cut(None, length, length) for b in chosen.blocks))
 
     def reorder(self, index: Index) -> "State":
         """Row index[b] becomes row b. As `select`, without its wait for a GPU: `length` and room stay as they are."""
         rows = torch.as_tensor(index, device=self.lengths.device).reshape(-1)
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
-        return self._each(lambda x: x.index_select(0, rows))
+        return self.each(lambda x: x.index_select(0, rows))
 
     def crop(self, length: Index) -> "State":
         """Every row cut back to its first `length` positions (one number, or one for each row); shorter ones stay.
 
-        Raises ValueError where that is not possible: a cell's state and an expert's queue hold no single positions, and
-        a full window has let go of those that the last ones left would see."""
+        Raises ValueError where that is not possible: a cell's state holds no single positions, and a window holds no
+        more than it will see, beside the positions that the last call added to a state."""
         most = torch.as_tensor(length, device=self.lengths.device)
         if most.dim() and most.shape != self.lengths.shape:
             raise ValueError(f"crop: {len(most)} lengths for dim batch of {len(self.lengths)}")
@@ -80,13 +96,12 @@ class State(NamedTuple):
             return self
         for i, block in enumerate(self.blocks):
             if block.carried:
-                raise ValueError(f"crop: block {i} carries what all positions left behind (a cell, queues); {WAY_OUT}")
-            held = min((x.shape[1] for x in block.rows if x.shape[1]), default=self.length)
-            if bool(((gone > 0) & (left > 0) & (self.lengths > held)).any()):
-                raise ValueError(f"crop: block {i} holds no more than a window, the last {held} positions; {WAY_OUT}")
-        longest = int(left.max())
-        blocks = (Past(tuple(_moved(x, gone, longest) for x in b.rows), b.carried) for b in self.blocks)
-        return State(left, longest, tuple(blocks))
+                raise ValueError(f"crop: block {i} carries what all positions left behind; {WAY_OUT}")
+            for x, k in ((x, k) for x, k in zip(block.rows, block.kept) if k):
+                if bool(((gone > x.shape[1] - k) & (self.lengths > x.shape[1]) & (left > 0)).any()):
+                    raise ValueError(f"crop: block {i} sees {k} positions back and no longer holds so many; {WAY_OUT}")
+        longest, most = int(left.max()), int(gone.max())
+        return State(left, longest, tuple(b.cut(gone, longest, b.spare - most) for b in self.blocks))
 
     def to(
         self, device: torch.device | torch.dtype | str | int | None = None, dtype: torch.dtype | None = None
@@ -94,19 +109,19 @@ class State(NamedTuple):
         """On a device, or with floats of a dtype."""
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        return self._each(lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None))
+        return self.each(lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None))
 
     def clone(self) -> "State":
         """A copy that shares no memory."""
-        return self._each(Tensor.clone)
+        return self.each(Tensor.clone)
 
     def detach(self) -> "State":
         """The same, outside autograd."""
-        return self._each(Tensor.detach)
+        return self.each(Tensor.detach)
 
-    def _each(self, do: Callable[[Tensor], Tensor]) -> "State":
-        blocks = (Past(tuple(map(do, b.rows)), tuple(map(do, b.carried))) for b in self.blocks)
-        return State(do(self.lengths), self.length, tuple(blocks))
+    def each(self, do: Callable[[Tensor], Tensor]) -> "State":
+        """With every tensor changed."""
+        return State(do(self.lengths), self.length, tuple(b.each(do) for b in self.blocks))
 
 
 class Fed(NamedTuple):
@@ -114,19 +129,22 @@ class Fed(NamedTuple):
 
     pos: i64[batch], how many came before. at: i64[batch seq], the new ones; real: bool[batch seq], false (and `at` -1)
     where there is none: padding behind a row's last. padding: i64[batch], how many of those, None without any.
-    length: of the longest row, afterwards. one: were the inputs given without their dim of positions?"""
+    spare: how many of the new ones can be dropped again. length: of the longest row, afterwards. one: were the inputs
+    given without their dim of positions?"""
 
     pos: Tensor
     at: Tensor
     real: Tensor
     padding: Tensor | None
+    spare: int
     length: int
     one: bool
 
-    def held(self, rows: Sequence[Tensor], kept: Sequence[int | None]) -> tuple[Tensor, ...]:
-        """Past and new rows as they are kept: no padding behind the newest, and of a window only what it will see."""
-        most = (self.length if k is None else min(k, self.length) for k in kept)
-        return tuple(_moved(x, self.padding, n) for x, n in zip(rows, most, strict=True))
+    def left(self, now: Sequence[Tensor], kept: tuple[int | None, ...]) -> Past:
+        """What a block leaves behind, of past and new rows and then of what it carries: no padding, of a window what
+        later positions see."""
+        n = len(kept)
+        return Past(tuple(now[:n]), tuple(now[n:]), kept).cut(self.padding, self.length, self.spare)
 
     def shown(self, result: Tensor, axis: int = 1) -> Tensor:
         """A result as the inputs were given."""
@@ -164,11 +182,13 @@ def feed(
     at = pos[:, None] + torch.arange(new, device=pos.device)
     length = new + (state.length if state is not None else 0)
     if lengths is None:
-        fed = Fed(pos, at, torch.ones_like(at, dtype=torch.bool), None, length, one)
+        spare = new if state is not None else 0
+        fed = Fed(pos, at, torch.ones_like(at, dtype=torch.bool), None, spare, length, one)
     else:
         own = _own(lengths, batch, new, pos.device)
         real = torch.arange(new, device=pos.device) < own[:, None]
-        fed = Fed(pos, at.masked_fill(~real, -1), real, new - own, int((pos + own).max()), one)
+        spare = int(own.min()) if state is not None else 0
+        fed = Fed(pos, at.masked_fill(~real, -1), real, new - own, spare, int((pos + own).max()), one)
         given = {name: x.masked_fill(~real, 0) for name, x in given.items()}
     return _within(fed, limits), tuple(given.values())
 

@@ -1,0 +1,197 @@
+"""Rows decoded together, in any order of prompts, steps, selections and cuts, equal each row run alone, in fp64."""
+
+import random
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from weft import api
+from weft.codegen.build import module_of, temporary
+from weft.codegen.emit import emit
+
+VOCAB, SEQ = 11, 16
+SPEC = """
+weft: 1
+name: drawn
+dims: {{batch: 4, seq: {seq}, width: 8, heads: 2, head: 4, pairs: 1, inner: 12, vocab: {vocab}, experts: 3, layers: 2}}
+blocks:
+{blocks}
+{embed}
+stack: [{{repeat: layers, {layers}}}]
+norm: rms_norm
+head: {{tied: true}}
+"""
+CELL = """state: {c: 0.3}, parameters: {b: zeros}, let: {g: sigmoid(f + b * c)}, update: {c: "g * c + (1 - g) * u"},
+     output: "tanh(c) + x\""""
+LEARNED, BY_BLOCK = (
+    "embed: {positions: [{learned: seq}]}",
+    ("embed: {positions: [{learned: 4, index: i // 4}, {learned: 4, index: i % 4}]}"),
+)
+MIXERS = {
+    "causal": "kind: attention, pattern: causal",
+    "rotary": "kind: attention, pattern: causal, rotary: {}, kv_heads: pairs",
+    "window": "kind: attention, pattern: window(3)",
+    "rotary window": "kind: attention, pattern: window(5), rotary: {interleaved: true}, kv_heads: pairs",
+    "own position alone": "kind: attention, pattern: window(1)",
+    "strict": "kind: attention, pattern: strict_causal",
+    "strided": 'kind: attention, pattern: "causal and strided(3)"',
+    "fixed": 'kind: attention, pattern: "causal and fixed(4, 1)"',
+    "union": 'kind: attention, pattern: "causal and (window(3) or strided(3))"',
+    "by head": 'kind: attention, pattern: "heads(window(3), causal)"',
+    "score": 'kind: attention, pattern: causal, score: "s - 0.3 * (q - k) / (1 + h)"',
+    "recurrence": f"kind: recurrence, inputs: [u, f], {CELL}",
+    "sru++": f"kind: recurrence, inputs: [u, f], projection: {{rank: 4, alpha: 0.5}}, {CELL}",
+    "sru++ window": f"kind: recurrence, inputs: [u, f], projection: {{rank: 4, alpha: 1, pattern: window(4)}}, {CELL}",
+    "experts": "kind: moe, capacity: 3, inner: 6",
+    "two experts": "kind: moe, capacity: 4, inner: 6, top_k: 2, normalize: true",
+}
+CARRIED = ("recurrence", "sru++", "sru++ window", "experts", "two experts")
+KINDS = {name: ((name,), "layer: [m0, f]", LEARNED) for name in MIXERS} | {
+    "positions by block": (("causal",), "layer: [m0, f]", BY_BLOCK),
+    "cycle": (("sru++", "window"), "cycle: [[m0, f], [m1, f]]", LEARNED),
+}
+
+
+@lru_cache(maxsize=32)
+def model(name: str) -> nn.Module:
+    """A package without training, its parameters drawn so that all of them count."""
+    mixers, layers, embed = KINDS[name]
+    blocks = [f"  m{i}: {{{MIXERS[m]}}}" for i, m in enumerate(mixers)] + ["  f: {kind: mlp}"]
+    return built(SPEC.format(seq=SEQ, vocab=VOCAB, blocks="\n".join(blocks), layers=layers, embed=embed))
+
+
+def built(text: str) -> nn.Module:
+    path = temporary({"spec.yaml": text}) / "spec.yaml"
+    module = module_of(temporary(emit(api.program(api.open_spec(path), train=False)))).double().eval()
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=draw, dtype=p.dtype))
+    return module
+
+
+class Rows:
+    """Rows of one batch and what they have been fed; every result is held to the row's own, alone from the start."""
+
+    def __init__(self, module: nn.Module, batch: int, seed: int) -> None:
+        self.module, self.rng = module, random.Random(seed)
+        self.draw = torch.Generator().manual_seed(seed)
+        self.fed = [torch.zeros(0, dtype=torch.int64)] * batch
+        self.state = module.state(batch)
+
+    @property
+    def room(self) -> int:
+        return SEQ - max(map(len, self.fed))
+
+    def new(self, n: int) -> Tensor:
+        return torch.randint(0, VOCAB, (len(self.fed), n), generator=self.draw)
+
+    def whole(self) -> None:
+        if n := self.rng.randint(0, self.room):
+            tokens = self.new(n)
+            fresh = max(map(len, self.fed)) == 0 and self.rng.random() < 0.7
+            out, self.state = self.module.prefill(tokens, state=None if fresh else self.state)
+            self.check(tokens, [n] * len(tokens), out.logits)
+
+    def one(self) -> None:
+        if self.room:
+            tokens = self.new(1)
+            out, self.state = self.module.step(tokens[:, 0], self.state)
+            self.check(tokens, [1] * len(tokens), out.logits[:, None])
+
+    def ragged(self) -> None:
+        if n := self.rng.randint(0, self.room):
+            tokens, lengths = self.new(n), [self.rng.randint(0, n) for _ in self.fed]
+            padded = tokens.clone()
+            for row, own in zip(padded, lengths):
+                row[own:] = -100  # padding is no token
+            fresh = max(map(len, self.fed)) == 0
+            out, self.state = self.module.prefill(padded, torch.tensor(lengths), None if fresh else self.state)
+            self.check(tokens, lengths, out.logits)
+
+    def select(self) -> None:
+        rows = [self.rng.randrange(len(self.fed)) for _ in range(self.rng.randint(1, 4))]
+        self.fed, self.state = [self.fed[r] for r in rows], self.state.select(rows)
+
+    def reorder(self) -> None:
+        rows = [self.rng.randrange(len(self.fed)) for _ in self.fed]
+        self.fed, self.state = [self.fed[r] for r in rows], self.state.reorder(torch.tensor(rows))
+
+    def join(self) -> None:
+        if len(self.fed) < 4:
+            row = self.rng.randrange(len(self.fed))
+            self.fed, self.state = (
+                [*self.fed, self.fed[row]],
+                type(self.state).join((self.state, self.state.select(row))),
+            )
+
+    def crop(self) -> None:
+        most = [self.rng.randint(0, len(x)) for x in self.fed]
+        try:
+            self.state = self.state.crop(most)
+        except ValueError:
+            return
+        self.fed = [x[:n] for x, n in zip(self.fed, most)]
+
+    def check(self, tokens: Tensor, lengths: list[int], logits: Tensor) -> None:
+        before = [len(x) for x in self.fed]
+        self.fed = [torch.cat((x, t[:n])) for x, t, n in zip(self.fed, tokens, lengths)]
+        for row, start, n, got in zip(self.fed, before, lengths, logits):
+            if n:
+                want = self.module(row[None]).logits[0, start:]
+                torch.testing.assert_close(got[:n], want, rtol=1e-10, atol=1e-10)
+
+    def run(self, moves: int) -> None:
+        for _ in range(moves):
+            self.rng.choice(
+                [self.whole, self.one, self.ragged, self.ragged, self.select, self.reorder, self.join, self.crop]
+            )()
+            assert self.state.lengths.tolist() == [len(x) for x in self.fed]
+            assert self.state.length >= max(map(len, self.fed))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_together_are_each_row_alone(name):
+    for seed in range(3):
+        Rows(model(name), 1 + seed % 3, seed).run(9)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_split_of_a_prompt_is_the_prompt(name):
+    """One prefill, prefills of pieces, and single steps leave the same behind."""
+    module = model(name)
+    tokens = torch.randint(0, VOCAB, (2, SEQ), generator=torch.Generator().manual_seed(3))
+    whole, state = module.prefill(tokens)
+    for cuts in ([1] * SEQ, [5, 1, 7, 3], [SEQ - 1, 1]):
+        now, parts = module.state(2), list[Tensor]()
+        for piece in tokens.split(cuts, 1):
+            out, now = module.step(piece, now)
+            parts.append(out.logits)
+        torch.testing.assert_close(torch.cat(parts, 1), whole.logits, rtol=1e-10, atol=1e-10)
+        for mine, one in zip(now.blocks, state.blocks, strict=True):
+            for x, y in zip((*mine.rows, *mine.carried), (*one.rows, *one.carried), strict=True):
+                torch.testing.assert_close(x[:, x.shape[1] - y.shape[1] :], y, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_crop_is_the_state_from_before(name):
+    """As far back as the last call on a state; further, or where nothing is held by position, it is refused."""
+    module = model(name)
+    tokens = torch.randint(0, VOCAB, (2, SEQ), generator=torch.Generator().manual_seed(3))
+    _, before = module.prefill(tokens[:, :9])
+    _, after = module.prefill(tokens[:, 9:14], state=before)
+    assert after.crop(14) is after
+    if {"recurrence", "sru++", "sru++ window"} & set(KINDS[name][0]):
+        with pytest.raises(ValueError, match="crop: block 1 carries what all positions left behind; keep the state"):
+            after.crop(9)
+        return
+    if "window" in name:
+        with pytest.raises(ValueError, match=r"crop: block 1 sees [24] positions back and no longer holds so many"):
+            after.crop(8)
+    for length in ([9, 9], [11, 9]):
+        _, again = module.prefill(tokens[:, 9:11], lengths=[n - 9 for n in length], state=before)
+        want, _ = module.prefill(tokens[:, 11:15], state=again)
+        got, _ = module.prefill(tokens[:, 11:15], state=after.crop(length))
+        torch.testing.assert_close(got.logits, want.logits, rtol=1e-10, atol=1e-10)
