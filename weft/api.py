@@ -12,6 +12,7 @@ from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay
 from weft.api_tune import tune as tune
 from weft.api_tune import tuned as tuned
+from weft.calls import public
 from weft.errors import FileError, FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
@@ -26,12 +27,34 @@ MOST_ELEMENTS = 1 << 62
 
 
 def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loaded:
-    """Read a spec file, or take a `weft.Model`; `sets` are `DIM=VALUE` texts. SpecError lists all that is wrong."""
-    from weft.frontends.load import load_model, load_spec
+    """Read a spec file, or take a `weft.Model` or a spec's values as a mapping; `sets` are `DIM=VALUE` texts. SpecError
+    lists all that is wrong."""
+    from weft.frontends.load import load_mapping, load_model, load_spec
+    from weft.frontends.schema import Model
 
+    if isinstance(sets, str):
+        raise TypeError(f"sets is a list of DIM=VALUE texts: sets=[{sets!r}]")
     if isinstance(source, str | os.PathLike):
+        if "\n" in os.fspath(source):
+            raise UsageError("this is the text of a spec; weft takes the path of its file, or what a YAML parser reads")
         return load_spec(source, sets, small)
+    if isinstance(source, Mapping):
+        return load_mapping(source, sets, small)
+    if not isinstance(source, Model):
+        raise TypeError(f"a spec is a path, a weft.Model or a mapping, not {_described(source)}")
     return load_model(source, sets, small)
+
+
+def _described(value: Any) -> str:
+    """A value that is no spec, with the way to one."""
+    from weft.frontends.schema import Part
+
+    if isinstance(value, type):
+        return f"the class {value.__name__}; make one of it: {value.__name__}(...)"
+    if isinstance(value, Part):
+        name = type(value).called or type(value).__name__
+        return f"{name}; a block goes into a model: weft.Model(blocks={{'name': {name}(...)}}, ...)"
+    return type(value).__name__
 
 
 def program(spec: Loaded, train: bool = True) -> Program:
@@ -59,6 +82,7 @@ def _countable(made: Program) -> None:
         raise SpecError.at(("dims",), "W0204", "the model has 2**62 parameters or more", "make its dims smaller")
 
 
+@public
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
     """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
     from weft.frontends import meaning
@@ -103,7 +127,7 @@ def planned(
         known = ", ".join(p.name for p in PIPELINE)
         raise UsageError(f"no pass is called {', '.join(sorted(unknown))}; the passes are {known}")
     aim = find(target or own_target())
-    budget = bytes_of(memory) if isinstance(memory, str) else memory
+    budget = memory if memory is None else bytes_of(memory)
     made = program(spec, train)
     sizes = made.resolve(**{d: spec.dims.values[d] for d in made.runtime if d in spec.dims.values})
     watch = watcher(os.environ.get("WEFT_DUMP"), print_after, lambda text: print(text, file=sys.stderr))
@@ -121,6 +145,7 @@ def _profiler(target: Target) -> Profiler | None:
     return profiler(target)
 
 
+@public
 def compile(
     source: Any,
     target: str | None = None,
@@ -147,13 +172,24 @@ def compile(
 
     if out is not None:
         tried(out, force)
-    spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
+    spec = open_spec(source, _settings(set), small)
     found = planned(spec, train, target, memory)
     files = configured(files_of(found), found, spec.name, packs, require_tuned)
     folder = temporary(files) if out is None else write(files, out, force)
     return module_of(folder, device, wrapped=spec.model.modules())
 
 
+def _settings(sizes: Any) -> list[str]:
+    """DIM=VALUE texts."""
+    if sizes is not None and not isinstance(sizes, Mapping):
+        raise TypeError(f"set is a mapping of dims to sizes, such as {{'seq': 4096}}, not {type(sizes).__name__}")
+    for dim, size in (sizes or {}).items():
+        if isinstance(size, bool) or not isinstance(size, int | str):
+            raise TypeError(f"set: the size of {dim} is a whole number or an expression over dims, not {size!r}")
+    return [f"{dim}={size}" for dim, size in (sizes or {}).items()]
+
+
+@public
 def package(
     source: Any,
     sets: Iterable[str] = (),
@@ -172,16 +208,18 @@ def package(
     return configured(files_of(found), found, spec.name, packs, require_tuned)
 
 
+@public
 def reference(
     source: Any, set: Mapping[str, int] | None = None, small: bool = False, train: bool = True, device: Any = None
 ) -> Any:
     """The reference interpreter of a spec as a torch.nn.Module: slow, plain, the truth a compiled one is held to."""
     from weft.codegen.reference_module import Reference
 
-    spec = open_spec(source, [f"{d}={n}" for d, n in (set or {}).items()], small)
+    spec = open_spec(source, _settings(set), small)
     return Reference(program(spec, train), device=device)
 
 
+@public
 def load(folder: str | os.PathLike[str], device: Any = None) -> Any:
     """The torch.nn.Module of a package that `weft compile` wrote. Raises UsageError where there is none."""
     from weft.codegen.build import module_of
@@ -189,6 +227,7 @@ def load(folder: str | os.PathLike[str], device: Any = None) -> Any:
     return module_of(folder, device)
 
 
+@public
 def verify(
     source: Any,
     sets: Iterable[str] = (),
@@ -215,6 +254,7 @@ def verify(
     return verified(found.program, temporary(files_of(found)), spec.model.modules(), kernels)
 
 
+@public
 def plan(
     source: Any,
     sets: Iterable[str] = (),
@@ -235,6 +275,7 @@ def plan(
     return made | {"mesh": sharded(found.program, axes, found.prices)} if axes else made
 
 
+@public
 def explain(
     source: Any,
     sets: Iterable[str] = (),
@@ -287,6 +328,7 @@ def _kernels(found: Planned, watch: Callable[[int, int], object] | None) -> dict
 FORMATS = ("onnx", "plan", "dot")
 
 
+@public
 def export(
     source: Any,
     format: str,

@@ -185,7 +185,8 @@ def _chosen(planned: Planned, spec: str, packs: Iterable[str | os.PathLike[str]]
     from weft.cache.store import Store
 
     # Opened to read: compiling makes no folder and writes no index into the store.
-    asked = ladder(Store(readonly=True), [pack.read(os.fspath(p)) for p in packs])
+    paths = [packs] if isinstance(packs, str | os.PathLike) else packs
+    asked = ladder(Store(readonly=True), [pack.read(os.fspath(p)) for p in paths])
     return choose(planned, asked, planned.target.name, f"weft tune {spec} --target {planned.target.name}")
 
 

@@ -59,12 +59,18 @@ class SpecError(WeftError, ValueError):
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
-        super().__init__("\n".join(f"[{p.code}] {p.message}" for p in self.problems))
+        super().__init__("\n".join(map(_told, self.problems)))
 
     @classmethod
     def at(cls, path: Path, code: str, message: str, hint: str = "") -> "SpecError":
         """One problem about the value at `path`."""
         return cls([Problem(code, message, path, hint)])
+
+
+def _told(problem: Problem) -> str:
+    place = problem.place
+    where = f"{place.file}:{place.line}:{place.col}: " if place is not None and place.text else ""
+    return f"{where}[{problem.code}] {problem.message}" + (f"; {problem.hint}" if problem.hint else "")
 
 
 class InfeasibleError(WeftError):

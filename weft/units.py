@@ -10,8 +10,15 @@ _UNITS = {
 }  # fmt: skip
 
 
-def bytes_of(text: str) -> int:
-    """`60GB` -> 60_000_000_000; UsageError for anything else, naming the units there are."""
+def bytes_of(amount: str | int | float) -> int:
+    """`60GB` -> 60_000_000_000, a number as it is; UsageError for anything else, naming the units there are."""
+    if isinstance(amount, bool) or type(amount) not in (str, int, float):
+        raise TypeError(f"memory is a number of bytes, or a text such as '60GB', not {type(amount).__name__}")
+    if not isinstance(amount, str):
+        if not 0 <= amount < 1 << 63:
+            raise UsageError(f"{amount!r} is not an amount of memory in bytes")
+        return int(amount)
+    text = amount
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]{0,3})", text.strip())
     if found is None or found[2].upper() not in _UNITS:
         raise UsageError(f"'{text[:40]}' is not an amount of memory; write 60GB (10**9 bytes) or 60GiB (2**30)")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.errors import BackendError, UsageError
 from weft.ir.program import Program
 
 from .emit import emit
@@ -43,9 +44,26 @@ def module_of(
 
     wrapped: the modules of opaque blocks, by key."""
     package = load(folder)
+    device = _device(device)
     with blaming(folder):
         module = package.Model(device=device, generator=generator)
         return package.install(module, wrapped) if wrapped else module
+
+
+def _device(device: Any) -> Any:
+    """What torch takes. Raises UsageError for no device, BackendError for one that is not there."""
+    import torch
+
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        known = "a device is 'cpu', 'meta', 'cuda' or 'cuda:1'"
+        raise UsageError(f"{device!r:.60} is no device of torch; {known}") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"there is no device {found}; torch sees {torch.cuda.device_count()} GPUs")
+    return found
 
 
 def uniform(program: Program) -> bool:

@@ -21,12 +21,14 @@ AXES: Mapping[str, tuple[str, ...]] = {
 
 def parse(text: str) -> dict[str, int]:
     """ "dp=2,tp=4" -> sizes by axis. Raises UsageError naming what is wrong."""
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a mesh is a text such as 'dp=2,tp=4', not {type(text).__name__}")
     out: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.partition("=")
         if axis not in AXES:
             raise UsageError(f"no mesh axis is called {axis[:20]!r}; known: {', '.join(AXES)}")
-        if axis in out or not size.isascii() or not size.isdigit() or int(size) < 1:
+        if axis in out or not size.isascii() or not size.isdigit() or len(size) > 9 or int(size) < 1:
             raise UsageError(f"write --mesh like dp=2,tp=4; {part[:20]!r} is not an axis with a size")
         out[axis] = int(size)
     return out

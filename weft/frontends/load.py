@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,11 @@ def load_spec(path: str | os.PathLike[str], sets: Iterable[str] = (), small: boo
 def load_text(text: str, name: str = "spec.yaml", sets: Iterable[str] = (), small: bool = False) -> Loaded:
     """The same for a text; `extends` has no file to be relative to and is refused as an unknown file."""
     return load_document(load(text, name), sets, small)
+
+
+def load_mapping(data: Mapping[str, Any], sets: Iterable[str] = (), small: bool = False) -> Loaded:
+    """The same for the values of a spec file, as a parser of YAML or JSON gives them; `weft: 1` may be left out."""
+    return load_document(Document("<builder>", {"weft": VERSION} | dict(data)), sets, small)
 
 
 def load_model(model: Model, sets: Iterable[str] = (), small: bool = False) -> Loaded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -95,6 +95,7 @@ class Attention(Part):
 class Mlp(Part):
     """Position-wise feed-forward: down(activation(up(x))), or down(activation(gate(x)) * up(x)) when gated."""
 
+    called = "MLP"
     kind: Literal["mlp"] = "mlp"
     inner: Size = Field(default="inner", description="hidden size")
     activation: Activation = "gelu"
@@ -157,6 +158,7 @@ class Recurrence(Part):
 class Moe(Part):
     """Routed experts: each token goes to its `top_k` best experts, up to their capacity (Fedus et al. 2021)."""
 
+    called = "MoE"
     kind: Literal["moe"] = "moe"
     experts: Size = Field(default="experts", description="number of experts")
     top_k: Annotated[int, Field(ge=1)] = Field(default=1, description="experts per token; ties go to the lower index")
@@ -184,16 +186,19 @@ class Opaque(Part):
     """Any `torch.nn.Module` as a block, planned around and never looked into. Python builder only."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+    positional = ("module", "signature")
 
     kind: Literal["opaque"] = "opaque"
-    module: SkipJsonSchema[Any] = Field(description="the module: one tensor in, one tensor out")
+    module: SkipJsonSchema[Any] = Field(
+        default=None, validate_default=True, description="the module: one tensor in, one tensor out"
+    )
     signature: str = Field(
         default="batch seq width -> batch seq width", description="dims of the input and of the output"
     )
 
-    def __init__(self, module: Any = None, signature: str | None = None, **given: Any):
-        given |= {"module": module} | ({"signature": signature} if signature is not None else {})
-        super().__init__(**given)
+    if TYPE_CHECKING:
+
+        def __init__(self, module: Any, signature: str = "batch seq width -> batch seq width") -> None: ...
 
     @field_validator("module")
     @classmethod

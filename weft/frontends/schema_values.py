@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,14 +13,42 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from weft.errors import SpecError
 
-class Part(BaseModel):
+
+class _Called(type(BaseModel)):
+    """A part made by a call tells what is wrong in the words of a spec: a SpecError with all of it, or a TypeError."""
+
+    called: str
+    positional: tuple[str, ...]
+    model_fields: dict[str, Any]
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        name = cls.called or cls.__name__
+        if len(args) > len(cls.positional):
+            keys = ", ".join(f"{key}=..." for key in cls.model_fields if key != "kind")
+            raise TypeError(f"{name} takes its keys by name: {keys}")
+        given = dict(zip(cls.positional, args)) | given
+        try:
+            return super().__call__(**given)
+        except ValidationError as error:
+            from weft.frontends.validation import problems_of
+
+            raise SpecError(problems_of(error, given, cls, (name,))) from None
+
+
+class Part(BaseModel, metaclass=_Called):
     """Base of every part of a spec: unknown keys are errors, values are not converted, nothing changes once checked."""
 
+    called: ClassVar[str] = ""
+    """Its name in `weft`, where it has another there."""
+    positional: ClassVar[tuple[str, ...]] = ()
+    """Keys that a call may give without their names."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def model_post_init(self, context: Any) -> None:

@@ -50,6 +50,11 @@ def _problem(e: Any, data: Any, model: type, root: Path) -> Problem:
     inner, on_key = _path(e["loc"], data, kind)
     path = (*root, *inner)
     name = dotted(path)
+    if kind == "invalid_key":
+        return Problem("W0010", f"a key in {dotted(path[:-1])} is a text, not {e['loc'][-1]!r:.60}", path[:-1])
+    if isinstance(value, type):
+        made = f"{getattr(value, 'called', '') or value.__name__}(...)"
+        return Problem("W0105", f"{name}: expected a value, found {describe(value)}", path, f"make one of it: {made}")
     if kind == "missing":
         return Problem("W0102", f"missing key '{path[-1]}' in {dotted(path[:-1])}", path[:-1], f"add `{path[-1]}: ...`")
     if kind == "extra_forbidden":
@@ -132,6 +137,8 @@ def describe(value: Any) -> str:
         return f"{value!r}"
     if isinstance(value, str):
         return f"'{value[:60]}'" + ("..." if len(value) > 60 else "")
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     return "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else type(value).__name__
 
 

@@ -52,6 +52,8 @@ BY_NAME: Mapping[str, Target] = {t.name: t for t in TARGETS}
 
 def find(name: str) -> Target:
     """The target of that name. Raises UsageError listing the known ones."""
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a target is a name such as 'sm_90', not {type(name).__name__}")
     if name not in BY_NAME:
         raise UsageError(f"no target is called {name!r}; known: {', '.join(BY_NAME)}")
     return BY_NAME[name]
