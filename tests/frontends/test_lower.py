@@ -151,6 +151,31 @@ def test_run_time_sizes() -> None:
         program.resolve(batch=6)
 
 
+def test_a_run_time_dim_means_its_largest_size() -> None:
+    """In every formula, pattern and fixed size: a run of any length is the start of the longest."""
+    attention = {"kind": "attention", "pattern": "0 <= q - k < half", "score": "s - (q - k)/seq", "scale": "batch/half"}
+    said = tiny(
+        dims={"half": "seq // 2"},
+        runtime={"batch": {"max": 5}, "seq": {"max": 24}},
+        blocks={"attention": attention, "ff": {"kind": "mlp", "inner": "half", "activation": "x/seq"}},
+        embed={"positions": [{"learned": "seq"}, {"learned": 2, "index": "i // half"}], "scale": "sqrt(seq)"},
+        init={"weight": {"normal": "1/seq"}},
+        head={"scale": "1/half"},
+    )
+    attention = attention | {"pattern": "0 <= q - k < 12", "score": "s - (q - k)/24", "scale": "5/12"}
+    meant = tiny(
+        dims={"half": "seq // 2"},
+        runtime={"batch": {"max": 5}, "seq": {"max": 24}},
+        blocks={"attention": attention, "ff": {"kind": "mlp", "inner": 12, "activation": "x/24"}},
+        embed={"positions": [{"learned": 24}, {"learned": 2, "index": "i // 12"}], "scale": "sqrt(24)"},
+        init={"weight": {"normal": "1/24"}},
+        head={"scale": "1/12"},
+    )
+    assert show(said.graph) == show(meant.graph)
+    assert said.sizes == meant.sizes
+    assert said.params == meant.params
+
+
 def test_capacity_follows_the_length() -> None:
     moe = {"kind": "moe", "experts": 4, "capacity_factor": 1.25}
     program = tiny(blocks={"ff": moe}, runtime={"seq": {"max": 4096}})

@@ -82,8 +82,15 @@ def test_names_of_a_cell_meet_nothing() -> None:
         ({"dims": {"width": "seq + 4"}}, [("W0402", "dims.width")]),
         ({"head": {"tied": True, "vocab": 7}}, [("W0402", "head.tied")]),
         ({"head": [{"kind": "language"}, {"kind": "language"}]}, [("W0403", "head.1")]),
-        ({"embed": {"positions": [{"learned": "seq", "index": "j"}]}, "init": {"weight": {"normal": "1/sqrt(seq)"}}},
+        ({"embed": {"positions": [{"learned": "seq", "index": "j"}]}, "init": {"weight": {"normal": "width > 8"}}},
          [("W0301", "embed.positions.0.index"), ("W0301", "init.weight.normal")]),
+        ({"blocks": {"attention": {"kind": "attention", "pattern": "all", "score": "q > k", "scale": "1/(head - 8)"},
+                     "ff": {"kind": "mlp", "activation": "x > 0"}}, "embed": {"scale": "exp(exp(width))"}},
+         [("W0301", "blocks.attention.score"), ("W0301", "blocks.attention.scale"),
+          ("W0301", "blocks.ff.activation"), ("W0301", "embed.scale")]),
+        ({"blocks": {"attention": {"kind": "attention", "pattern": "all", "scale": float("inf")}}},
+         [("W0301", "blocks.attention.scale")]),
+        ({"dims": {"part": "seq / 4"}, "runtime": {"seq": {"max": 22}}}, [("W0201", "dims.part")]),
     ],
 )  # fmt: skip
 def test_problems_have_their_places(change: dict[str, Any], problems: list[tuple[str, str]]) -> None:

@@ -284,11 +284,19 @@ def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) ->
     if expr is None:
         expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"))
         expr = expr if isinstance(expr, sp.Basic) else sp.true if expr else sp.false
-    sizes = {s: literal(file.sizes.number(s.name[2:]) or 0) for s in expr.free_symbols if s.name.startswith("n_")}
+    sizes = {s: _frozen(file, s.name[2:]) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):
         (src,) = evaluate([normal(expr)], env | sizes, Formulas(host, dims, "f32", "t").table)
-        lines.add(f"return {src.text}")
+        lines.add(f"return {src.text}")  # may be a number: the runtime spreads it
     return file.function(name, lines.lines)
+
+
+def _frozen(file: File, dim: str) -> Src:
+    """The size of a dim in a module-level function, which sees no operand to read a run-time one off."""
+    n = file.sizes.number(dim)
+    if n is None:
+        raise NotImplementedError(f"the score of an attention reads the size of {dim}, which is known at run time only")
+    return literal(n)
 
 
 @dataclass

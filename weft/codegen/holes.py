@@ -22,7 +22,7 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 from .lines import WIDTH, Lines
 from .sizes import identifier
-from .triton_spelling import ATOM, Formulas, Tri, literal
+from .triton_spelling import ATOM, Formulas, Tri
 from .wrapper import Refused, Why
 
 _RESERVED = frozenset({*keyword.kwlist, *dir(builtins), "tl", "triton", "elementwise", "X", "ACC"})
@@ -197,23 +197,3 @@ class Body:
     def nodes(self, nodes: Iterable[Node]) -> None:
         for n in nodes:
             self.node(n)
-
-
-def score_hole(name: str, score: Any, doc: str = "") -> Hole:
-    """score(s, q, k, h, X): a formula in `s`, `i_q`, `i_k`, `i_h`, in the dtype of s."""
-    hole = Hole(name, ("s", "q", "k", "h", "X"), "s.dtype", doc)
-    env = {symbol("s"): Tri("s"), **{symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qkh"}}
-    (out,) = hole.formula([score], env)
-    constant = out.number or out.kind != "float"
-    hole.add(f"return {f'tl.zeros_like(s) + {out.at(ATOM)}' if constant else out.text}")
-    return hole
-
-
-def condition_hole(name: str, condition: Any, sizes: Mapping[str, int], doc: str = "") -> Hole:
-    """keep(q, k, X): a condition in `i_q`, `i_k` and frozen sizes."""
-    hole = Hole(name, ("q", "k", "X"), "tl.float32", doc)
-    env = {symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qk"}
-    env |= {symbol(f"n_{d}"): literal(n) for d, n in sizes.items()}
-    (out,) = hole.formula([condition], env)
-    hole.add(f"return {f'(q == q) & (k == k) & ({out.text})' if out.number else out.text}")
-    return hole

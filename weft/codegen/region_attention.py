@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sympy as sp
+
+from weft.ir.evaluate import scalar
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff
 from weft.ir.library.attention import Attend, AttendGrad, S
@@ -87,10 +90,14 @@ class _Writer:
 
     @property
     def scale(self) -> str:
-        e: Any = self.of.scale.xreplace({s: self.job.sizes.number(str(s)[2:]) for s in self.of.scale.free_symbols})
-        if e.free_symbols:
-            raise Refused(Why.NO_SIZE)
-        return repr(float(e))
+        return repr(float(scalar(self.of.scale.xreplace({s: sp.Integer(n) for s, n in self.frozen(self.of.scale)}))))
+
+    def frozen(self, formula: Any) -> list[tuple[Any, int]]:
+        """The sizes that a formula reads; Refused where one is known at run time only."""
+        found = {s: self.job.sizes.number(s.name[2:]) for s in formula.free_symbols if s.name.startswith("n_")}
+        if open_ := [s.name[2:] for s, n in found.items() if n is None]:
+            raise Refused(Why.NO_SIZE, open_[0])
+        return [(s, n) for s, n in found.items() if n is not None]
 
     # -- the pattern -------------------------------------------------------------------------------------------------
 
@@ -169,13 +176,13 @@ class _Writer:
         score = normal(self.of.score)
         if score == S:
             return "None", "None"
-        sizes = {s: literal(self.width((s.name[2:],))) for s in score.free_symbols if s.name.startswith("n_")}
+        sizes = {s: literal(n) for s, n in self.frozen(score)}
         for name, e in (("score", score), ("dscore", normal(diff(score, S)))):
             hole = self.hole(name, ("s", "q", "k", "b", "h", "X"), "s.dtype")
             env = {S: Tri("s"), **{symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qkh"}, **sizes}
             (out,) = hole.formula([e], env)
-            flat = out.number or out.kind != "float"
-            hole.add(f"return tl.zeros_like(s) + {out.at(ATOM)}" if flat else f"return {out.text}")
+            whole = S in e.free_symbols and out.kind == "float"  # else it lacks dims of s, or its dtype
+            hole.add(f"return {out.text if whole else f'tl.zeros_like(s) + {out.at(ATOM)}'}")
         return "score", "dscore"
 
     def epilogue(self) -> tuple[str, list[Val]]:

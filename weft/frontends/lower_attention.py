@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import sympy as sp
+
 from weft.errors import Path, SpecError
 from weft.frontends.lower_scope import Scope, exact
 from weft.frontends.schema import Attention, BlockPlan, Rotary
@@ -32,14 +34,9 @@ def attention(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Val:
         a = _axes(s, block, path)
         biased: set[str] = {"query", "key", "value", "output"} if block.bias is True else {*(block.bias or ())}
         q, k, v = _project(s, x, a, stem, biased)
-        if block.rotary:
-            rule = block.rotary if isinstance(block.rotary, Rotary) else Rotary()
-            style = "interleaved" if rule.interleaved else "half"
-            turn = RotaryOp("seq", a.head, exact(rule.base), style)
-            with s.at(*path, "rotary"):
-                q, k = s.g.one(turn, q, names=["query"]), s.g.one(turn, k, names=["key"])
-        k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
-        out = _attend(s, q, k, v, a, block, path)
+        q, k = _turned(s, q, "seq", a, block, path, "query"), _turned(s, k, "seq", a, block, path, "key")
+        pattern = _pattern(s, block, path)
+        out = _attend(s, q, k, v, a, block, path, pattern)
         if block.globals:
             out = _globals(s, x, out, a, block, stem, path, biased)
         return s.linear(
@@ -86,24 +83,48 @@ def _project(
     return out
 
 
-def _attend(s: Scope, q: Val, k: Val, v: Val, a: Axes, block: Attention, path: Path) -> Val:
-    low = s.low
-    names = {"head": symbol(f"n_{a.head}")}
-    scale = low.formula(block.scale, (*path, "scale"), names)
-    score = low.formula(block.score, (*path, "score"), {"s": symbol("s")} | {c: symbol(f"i_{c}") for c in "qkh"})
-    pattern = _pattern(s, block, path)
+def _turned(s: Scope, x: Val, seq: str, a: Axes, block: Attention, path: Path, name: str) -> Val:
+    """x with rotary positions along `seq`, where the block has them."""
+    if not block.rotary:
+        return x
+    rule = block.rotary if isinstance(block.rotary, Rotary) else Rotary()
+    turn = RotaryOp(seq, a.head, exact(rule.base), "interleaved" if rule.interleaved else "half")
+    with s.at(*path, "rotary"):
+        return s.g.one(turn, x, names=[name])
+
+
+def _attend(
+    s: Scope, q: Val, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, seq: str = "seq"
+) -> Val:
+    """The queries of dim `seq` against k and v [batch seq ..], with all that the block says of scores."""
+    k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
     given = {
         "segments": lambda: s.shared("segments"),
         "valid": lambda: s.rename("valid", s.shared("valid"), "seq", a.key),
     }
     meta = [given[name]() for name in pattern.metadata]
-    op = Attend(a.head, a.key, "seq", pattern, scale, score, tuple(a.query.split()), pattern.metadata)
-    with s.at(*path, "plan" if block.plan else "pattern"):
-        return s.g.many(op, q, k, v, *meta, names=["attended", "lse"])[0]
+    scale, score, heads = _scale(s, a, block, path), _score(s, block, path), tuple(a.query.split())
+    op = Attend(a.head, a.key, seq, pattern, scale, score, heads, pattern.metadata)
+    part = "globals" if seq != "seq" else "plan" if block.plan else "pattern"
+    names = ["attended", "lse"] if seq == "seq" else ["attended_global", "lse_global"]
+    with s.at(*path, part):
+        return s.g.many(op, q, k, v, *meta, names=names)[0]
+
+
+def _scale(s: Scope, a: Axes, block: Attention, path: Path) -> sp.Expr:
+    """The factor on q·k, a finite number when compiling, in which `head` is the block's own."""
+    where = (*path, "scale")
+    s.low.constant(block.scale, where, {"head": sp.Integer(s.low.number(a.head))})
+    return s.low.formula(block.scale, where, {"head": symbol(f"n_{a.head}")})
+
+
+def _score(s: Scope, block: Attention, path: Path) -> sp.Expr:
+    names = {"s": symbol("s")} | {c: symbol(f"i_{c}") for c in "qkh"}
+    return s.low.formula(block.score, (*path, "score"), names)
 
 
 def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
-    dims = dict(s.low.dims.values)
+    dims = s.low.dims.most
     if block.plan is not None:
         with s.low.reading((*path, "plan"), "W0302"):
             size, heads = s.low.dims.size(block.plan.block), s.low.dims.size(block.heads)
@@ -151,20 +172,21 @@ def draw(plan: BlockPlan, rows: int, head: int) -> list[list[int]]:
 
 
 def _globals(s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, path: Path, biased: set[str]) -> Val:
-    """The global tokens' rows, which the pattern left empty: they see every key, through their own projections."""
+    """The global tokens' rows, which the pattern left empty: they see every key, through their own projections.
+
+    They are gathered, not cut out: in a run that is shorter, those it lacks read 0 and are read by nobody.
+    """
     assert block.globals is not None
     low = s.low
     with s.at(*path, "globals"):
         some = low.axis(block.globals.tokens, "globals", (*path, "globals", "tokens"), (*x.dims, a.key))
-        if low.number(some) > low.dims.values["seq"]:
+        if low.number(some) > low.dims.most["seq"]:
             raise SpecError.at((*path, "globals", "tokens"), "W0402", "there are more global tokens than tokens")
-        first = s.g.part(x, "seq", some, 0)
+        first = s.gather("first", x, s.map("index", symbol(f"i_{some}"), to=some, dtype="i64"), at="seq")
         (q,) = _project(s, first, a, stem, biased, ("query",), some, "_global")
         k, v = _project(s, x, a, stem, biased, ("key", "value"), "seq", "_global")
-        k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
-        scale = low.formula(block.scale, (*path, "scale"), {"head": symbol(f"n_{a.head}")})
-        op = Attend(a.head, a.key, some, Pattern.parse("all"), scale, symbol("s"), tuple(a.query.split()))
-        seen = s.g.many(op, q, k, v, names=["attended_global", "lse_global"])[0]
+        q, k = _turned(s, q, some, a, block, path, "query_global"), _turned(s, k, "seq", a, block, path, "key_global")
+        seen = _attend(s, q, k, v, a, block, path, Pattern.parse("all"), some)
         index = s.map("index", symbol("i_seq"), to="seq", dtype="i64")
         spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -23,7 +23,7 @@ def embed(s: Scope, rule: Embed) -> Val:
         table = s.param("tokens", f"{vocab} width", "embedding", "width")
         x = s.gather("token", table, s.shared("tokens"), at=vocab)
         if rule.scale is not None:
-            factor = low.formula(rule.scale, (*path, "scale"))
+            factor = low.constant(rule.scale, (*path, "scale"))
             x = s.map("tokens", symbol("x") * factor, x=x, dtype=s.compute)
     parts = {"x": x}
     for i, position in enumerate(rule.positions):
@@ -62,7 +62,7 @@ def language(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> tup
         formula: Any = symbol("y")
         operands = {"y": logits}
         if head.scale is not None:
-            formula = formula * low.formula(head.scale, (*path, "scale"))
+            formula = formula * low.constant(head.scale, (*path, "scale"))
         if head.bias:
             formula, operands = formula + symbol("b"), operands | {"b": s.param(f"{stem}bias", vocab, "bias")}
         if formula != symbol("y"):

@@ -121,7 +121,7 @@ def _low_rank(
         raise SpecError.at((*path, "heads"), "W0402", f"{heads} heads do not divide the rank {low.number(rank)}")
     key = low.mint("key", low.dims.sizes["seq"], ("batch", "seq", "width", rank))
     with low.reading((*path, "pattern"), "W0302"):
-        pattern = Pattern.parse(p.pattern, dict(low.dims.values))
+        pattern = Pattern.parse(p.pattern, low.dims.most)
     if heads == 1:
         head, cut, many = low.mint("mixed", low.sizes[rank], (rank, "batch", "seq", "width", key)), (), ""
         q = s.rename("query", z, rank, head)

@@ -6,17 +6,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import sympy as sp
+from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.resolve import Dims
 from weft.frontends.schema import Init, InitRule, Model
 from weft.ir import program as ir
 from weft.ir.builder import Builder, Formula
-from weft.ir.formula import parse, symbol
+from weft.ir.evaluate import scalar
+from weft.ir.formula import parse
 from weft.ir.library.dropout import Dropout
 from weft.ir.primitives import Call, Einsum, Gather, Rename
 from weft.ir.types import Type, Val
@@ -36,6 +38,13 @@ INPUTS = {
 def exact(value: float) -> sp.Expr:
     """The decimal that was written, not its nearest binary fraction."""
     return parse(repr(value))
+
+
+def _finite(number: sp.Expr) -> bool:
+    try:
+        return isfinite(scalar(number))
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 @dataclass
@@ -98,22 +107,37 @@ class Lowering:
         return int(self.sizes[dim])
 
     def formula(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
-        """A formula of the spec. Dims are numbers in it, `seq` and `batch` stay sizes."""
+        """A formula of the spec. Dims are numbers in it, `batch` and `seq` the largest: a prefix then computes what it
+        does in the whole, and a step what the forward does."""
         if not isinstance(text, str):
             return exact(text)
-        known = {d: sp.Integer(n) for d, n in self.dims.values.items()}
-        known |= {d: symbol(f"n_{d}") for d in ("batch", "seq")} | (names or {})
+        known = {d: sp.Integer(n) for d, n in self.dims.most.items()} | (names or {})
         return self.read(text, path, known, names or {})
 
     def read(self, text: str, path: Path, known: dict[str, Any], used: dict[str, Any]) -> Any:
-        """A formula in the names `known`. A refused one is kept as a problem, and the sum of `used` stands for it, so
-        that whatever else is wrong is found as well."""
+        """A formula in the names `known` that gives a number. A refused one is kept as a problem, and the sum of `used`
+        stands for it, so that whatever else is wrong is found as well."""
         try:
-            return parse(text, known)
-        except FormulaError as error:
-            found = Problem("W0301", error.message, path, error.hint, max(0, error.column - 1))
-            self.problems += [found] if found not in self.problems else []
-            return sum(used.values(), sp.Integer(0))
+            found = parse(text, known)
+            if found.is_Symbol or not isinstance(found, Boolean):
+                return found
+            error = FormulaError("expected a number, found a condition", text, 1, "write where(condition, 1, 0)")
+        except FormulaError as refused:
+            error = refused
+        self.tell(Problem("W0301", error.message, path, error.hint, max(0, error.column - 1)))
+        return sum(used.values(), sp.Integer(0))
+
+    def constant(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
+        """A formula of the spec that comes to a finite number when compiling; 0 stands for one that does not."""
+        found: Any = self.formula(text, path, names)
+        if not found.free_symbols and _finite(found):
+            return found
+        self.tell(Problem("W0301", f"'{text}' is not a finite number", path, "a number, or a formula over dims"))
+        return sp.Integer(0)
+
+    def tell(self, problem: Problem) -> None:
+        """Keep a problem for the end, once."""
+        self.problems += [problem] if problem not in self.problems else []
 
     def init(self, rule: Init, path: Path, dims: Sequence[str], fan_in: Sequence[str]) -> ir.Init:
         """A rule of the spec for a parameter of these dims; its formulas are worked out to numbers."""
@@ -123,16 +147,7 @@ class Lowering:
         into = prod(sizes[d] for d in fan_in)
         fan = {"fan_in": sp.Integer(into), "fan_out": sp.Integer(prod(sizes.values()) // into)}
         kind, value = next(iter(rule.model_dump(exclude_none=True).items()))
-        number = self.formula(value, (*path, kind), fan)
-        if not number.is_real or number.free_symbols:
-            message, hint = (
-                f"'{value}' is not a number when compiling",
-                "use dims but batch and seq, fan_in and fan_out",
-            )
-            found = Problem("W0301", message, (*path, kind), hint)
-            self.problems += [found] if found not in self.problems else []
-            return ir.Init("zeros")
-        return ir.Init(kind, float(number), tuple(fan_in))  # type: ignore[arg-type]  # the keys of InitRule
+        return ir.Init(kind, float(scalar(self.constant(value, (*path, kind), fan))), tuple(fan_in))  # type: ignore[arg-type]  # the keys of InitRule
 
     def role(self, role: str) -> tuple[Init, Path]:
         """The rule for a role, or the one it falls back to, and where that stands."""

@@ -41,7 +41,7 @@ def _index(position: Position, dims: Dims) -> Any:
 
     from weft.ir.formula import parse, symbol
 
-    names = {name: sympy.Integer(size) for name, size in dims.values.items()}
+    names = {name: sympy.Integer(size) for name, size in dims.most.items()}
     return parse(position.index, names | {"i": symbol("i")})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import FormulaError, Path, Place, Problem, SpecError, UsageError
@@ -28,17 +28,19 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Dims:
     """The sizes of a model.
 
-    `values` holds every dim as a number, run-time dims at the size the spec gives them. `sizes` holds the same dims
+    `values` holds every dim as a number, run-time dims at the size the spec gives them; `most` the same with run-time
+    dims at their largest, which is what a fixed size, a formula or a pattern that reads one means. `sizes` holds them
     with `batch` and `seq` as the SymPy symbols `n_batch` and `n_seq`, and expressions over them where a dim reads one.
     """
 
     values: Mapping[str, int]
     sizes: Mapping[str, Any]
-    runtime: Mapping[str, Runtime] = field(default_factory=dict)
+    runtime: Mapping[str, Runtime]
+    most: Mapping[str, int]
 
     def size(self, text: int | str) -> int:
         """The number a size of the spec stands for; FormulaError when it is not one."""
-        return text if isinstance(text, int) else _check(_evaluate(text, self.values), text)
+        return _size(text, self.most)
 
     def symbolic(self, text: int | str) -> Any:
         """The same, kept over `n_batch` and `n_seq` where it depends on them."""
@@ -103,8 +105,27 @@ def resolve(model: Model) -> Dims:
             continue  # it reads a dim that is already reported
     if problems:
         raise SpecError(problems)
-    dims = Dims({name: values[name] for name in model.dims}, {name: sizes[name] for name in model.dims})
-    return Dims(dims.values, dims.sizes, _limits(model, dims))
+    values, sizes = ({name: of[name] for name in model.dims} for of in (values, sizes))
+    limits = _limits(model, values)
+    return Dims(values, sizes, limits, _most(values, limits, trees))
+
+
+def _most(
+    values: Mapping[str, int], limits: Mapping[str, Runtime], trees: Mapping[str, expressions.Expr]
+) -> dict[str, int]:
+    """Every dim with the run-time dims at their largest; SpecError for one that is no size there."""
+    most = dict(values) | {dim: limit.max for dim, limit in limits.items()}
+    problems: list[Problem] = []
+    for name in (n for n in _order(trees, problems) if n not in RUNTIME):
+        try:
+            most[name] = _check(expressions.evaluate(trees[name], most), "")
+        except FormulaError as error:
+            message = f"{name}: {error.message}, with {' and '.join(f'{d} = {n.max}' for d, n in limits.items())}"
+            hint = "fixed sizes are those at the largest `batch` and `seq`"
+            problems.append(Problem("W0201", message, ("dims", name), hint, error.column - 1))
+    if problems:
+        raise SpecError(problems)
+    return most
 
 
 def _tree(name: str, size: int | str, dims: Mapping[str, Any], problems: list[Problem]) -> expressions.Expr | None:
@@ -149,19 +170,20 @@ def _out_of_range(model: Model) -> list[Problem]:
     ]
 
 
-def _limits(model: Model, dims: Dims) -> dict[str, Runtime]:
+def _limits(model: Model, values: Mapping[str, int]) -> dict[str, Runtime]:
+    """The largest size and the alignment of each run-time dim."""
     from weft.ir.program import Runtime
 
     problems: list[Problem] = []
     limits: dict[str, Runtime] = {}
     for dim in RUNTIME:
         given = model.runtime.get(dim)  # type: ignore[call-overload]
-        value = dims.values[dim]
+        value = values[dim]
         sizes = {"max": value, "align": 1}
         for key in sizes:
             text = getattr(given, key, None)
             try:
-                sizes[key] = sizes[key] if text is None else dims.size(text)
+                sizes[key] = sizes[key] if text is None else _size(text, values)
             except FormulaError as error:
                 path = ("runtime", dim, key)
                 problems.append(Problem("W0201", f"{key}: {error.message}", path, error.hint, error.column - 1))
@@ -186,6 +208,10 @@ def _evaluate(text: str, sizes: Mapping[str, Any]) -> Any:
             hint = did_you_mean(found.args[0], sizes, "dims: ")
             raise FormulaError(f"unknown dim '{found.args[0]}'", text, found.column + 1, hint)
     return expressions.evaluate(tree, sizes, text)
+
+
+def _size(text: int | str, values: Mapping[str, int]) -> int:
+    return text if isinstance(text, int) else _check(_evaluate(text, values), text)
 
 
 def _check(value: int, text: str) -> int:

@@ -26,7 +26,9 @@ class Rotary(Part):
 
 
 class Globals(Part):
-    """Longformer's global tokens: they see all and are seen by all; their rows have projections of their own."""
+    """Longformer's global tokens: they see all and are seen by all; their rows have projections of their own.
+
+    `rotary`, `scale` and `score` hold for these rows as for the others."""
 
     tokens: Size = Field(description="how many leading positions are global")
 
@@ -74,9 +76,13 @@ class Attention(Part):
     rotary: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[Rotary, Tag("map")], one_of("`true`, `false`, or a map with `base`")
     ] = Field(default=False, description="rotary positions on queries and keys")
-    scale: Number = Field(default="1/sqrt(head)", description="factor on q·k: a number or a formula over dims")
+    scale: Number = Field(
+        default="1/sqrt(head)", description="factor on q·k: a number, of any sign, or a formula over dims"
+    )
     score: Formula = Field(
-        default="s", description="score after scaling: a formula in `s`, `q`, `k`, `h` and dims, e.g. `30*tanh(s/30)`"
+        default="s",
+        description="score after scaling: a formula in `s`, `q`, `k`, `h` and dims, e.g. `30*tanh(s/30)`; it may be "
+        "anything, even undefined, where the pattern hides a key",
     )
     bias: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "output"]], Tag("list")],

@@ -7,7 +7,7 @@ from typing import Any
 import sympy as sp
 
 from weft.ir.formula import local
-from weft.ir.functions import NAMES
+from weft.ir.functions import NAMES, where
 from weft.ir.scalars import SCALAR
 
 Table = Mapping[str, Callable[..., Any]]
@@ -47,6 +47,7 @@ OPTIONAL: dict[str, str] = {
     "mul_silu_grad": "mul_silu_grad(dy, a): dy * silu_grad(a) as one operation; likewise the other two",
     "mul_gelu_grad": "see mul_silu_grad",
     "mul_gelu_tanh_grad": "see mul_silu_grad",
+    "gate": "gate(condition, v): v, which takes no gradient where the condition does not hold; see `_Walker.choice`",
 }
 
 _RELATION = {sp.Lt: "lt", sp.Le: "le", sp.Gt: "gt", sp.Ge: "ge", sp.Eq: "eq", sp.Ne: "ne", sp.And: "and", sp.Or: "or"}
@@ -75,6 +76,7 @@ def evaluate(exprs: Sequence[Any], env: Mapping[Any, Any], F: Table, lets: Seque
 class _Walker:
     def __init__(self, env: dict[Any, Any], todo: dict[Any, Any], F: Table) -> None:
         self.env, self.todo, self.F = env, todo, F
+        self.given = dict(env)
 
     def __call__(self, e: Any) -> Any:
         if e not in self.env and e in self.todo:
@@ -103,9 +105,30 @@ class _Walker:
             return F["floor"](self(top)) if below == 1 else F["floordiv"](self(top), self(below))
         if isinstance(e, sp.Not):
             return F["not"](self(e.args[0]))
+        if isinstance(e, where) and "gate" in F:
+            return self.choice(*e.args)
         if type(e) in _RELATION:
             return self.fold(_RELATION[type(e)], e.args)
         return F[NAMES[type(e)]](*(self(a) for a in e.args))
+
+    def choice(self, condition: Any, a: Any, b: Any) -> Any:
+        """where(condition, a, b), of which the value not chosen takes no gradient.
+
+        A backend that differentiates what it computed would multiply 0 by the slope there, which may be infinite or
+        nan; so each value is computed anew, from operands that take a gradient only where it is chosen."""
+        c = self(condition)
+        return self.F["where"](c, self.under(c, a), self.under(self.F["not"](c), b))
+
+    def under(self, c: Any, e: Any) -> Any:
+        reads, todo = set[Any](), [e]
+        for s in (s for x in todo for s in x.free_symbols):
+            if s not in reads:
+                reads.add(s)
+                todo += [self.todo[s]] if s in self.todo else []
+        gated = {s: self.F["gate"](c, self.given[s]) for s in reads & self.given.keys()}
+        if all(v is self.given[s] for s, v in gated.items()):
+            return self(e)
+        return _Walker(self.given | gated, self.todo, self.F)(e)
 
     def fold(self, key: str, args: Sequence[Any]) -> Any:
         out = self(args[0])

@@ -52,6 +52,7 @@ def functions(torch: Any, real: Any, device: Any) -> dict[str, Callable[..., Any
         "floordiv": binary(lambda a, b: torch.div(a, b, rounding_mode="floor")),
         "floor": lambda a: torch.floor(tensor(a)) if tensor(a).is_floating_point() else a,
         "where": lambda c, a, b: torch.where(tensor(c), *like(a, b)),
+        "gate": lambda c, v: torch.where(c, v, v.detach()) if torch.is_tensor(v) and v.requires_grad else v,
         "and": lambda a, b: torch.logical_and(tensor(a), tensor(b)),
         "or": lambda a, b: torch.logical_or(tensor(a), tensor(b)),
         "not": lambda a: torch.logical_not(tensor(a)),

@@ -31,6 +31,7 @@ from torch import Tensor
 from . import attention_backward as backward_kernels
 from .attention_common import tiles
 from .attention_forward import forward as forward_kernel
+from .attention_forward import one, unchanged
 from .attention_pieces import nothing
 
 AT = (1, 1, 0)
@@ -73,6 +74,10 @@ class Holes(NamedTuple):
     epilogue: Any = None
     vjp: Any = None
 
+    def under(self, scale):
+        """With a score where the scale is not above 0: then it cannot be a factor on scores that -inf hides."""
+        return self if scale > 0 or self.score is not None else self._replace(score=unchanged, dscore=one)
+
 
 class Packed(NamedTuple):
     cu_q: Tensor
@@ -88,6 +93,7 @@ PLAIN = Holes()
 
 def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dtypes=(), precision="ieee"):
     """out, lse, then the epilogue's outputs, of the shape of out, in `dtypes`."""
+    holes = holes.under(scale)
     out, lse = rows_like(q, v.shape[3], q.dtype), rows_like(q, 1, wide(q.dtype))[..., 0]
     ys = tuple(rows_like(q, v.shape[3], dtype) for dtype in dtypes)
     launch = Launch(q, k, v, scale, precision, packed, x)
@@ -115,6 +121,7 @@ def backward(dys, q, k, v, out, lse, groups, scale, config, holes=PLAIN, x=None,
 
     dys: d(out), or d(outputs of the epilogue) as a tuple. dlse: d(lse) or None.
     """
+    holes = holes.under(scale)
     launch, dys = Launch(q, k, v, scale, precision, packed, x), dys if isinstance(dys, tuple) else (dys,)
     do, delta, *others = run_delta(launch, out, dys, dlse, lse, holes.vjp, dtypes, config["delta"])
     dq, dk, dv = (rows_like(t, t.shape[3], t.dtype) for t in (q, k, v))

@@ -168,7 +168,8 @@ def dkdv(
                 qi = positions(i * BM, origin_q, BM, Q_AT)[None, :]
                 if score is not None:
                     raw = x * tl.full([], scale, ACC)
-                    x = score(raw, qi, ki, b, h, X)
+                    # of rows that do not exist the score may be anything
+                    x = tl.where(lse[None, :] < INF, score(raw, qi, ki, b, h, X), -INF)
                 if not SLOTS[s]:
                     x = visible(x, qi, ki, b, h, None, keep, X, c, MULTI)
                 p = tl.exp2(x * c - lse[None, :])

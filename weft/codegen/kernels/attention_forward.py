@@ -14,7 +14,7 @@ log-sum-exp; both are merged in. OLD may be OUT. Y: tuple of the epilogue's outp
 
 | constexpr    |                                                                                                     |
 |--------------|-----------------------------------------------------------------------------------------------------|
-| scale        | positive float                                                                                      |
+| scale        | float; without a score it is above 0                                                                |
 | G            | query heads that share a key head                                                                   |
 | HEADS        | (first, step): program h of the grid serves query head first + h * step                             |
 | CLASSES      | residue classes, see attention_common                                                               |
@@ -59,6 +59,18 @@ from .attention_common import (
     visible,
     zeros,
 )
+
+
+@triton.jit
+def unchanged(s, q, k, b, h, X):
+    """The score where there is none: what a scale of 0 or below needs, before -inf hides a key."""
+    return s
+
+
+@triton.jit
+def one(s, q, k, b, h, X):
+    """The derivative of `unchanged`."""
+    return tl.zeros_like(s) + 1
 
 
 @triton.jit

@@ -30,6 +30,8 @@ def attend(
     if q.shape[-2] == 0 or k.shape[-2] == 0 or q.shape[0] == 0:
         out = q.new_zeros(*q.shape[:-1], v.shape[-1])
         return out, q.new_full(q.shape[:-1], -torch.inf, dtype=accumulate_dtype(q))
+    sign, scale = upright(scale)
+    q = q if sign == 1 else q * sign
     if not fused(q):
         return _attend_in_slabs(q, k, v, scale, causal, mask)
     width = v.shape[-1]
@@ -60,14 +62,23 @@ def attend_backward(
     """
     if q.shape[-2] == 0 or k.shape[-2] == 0 or q.shape[0] == 0:
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    sign, scale = upright(scale)
+    q = q if sign == 1 else q * sign
     if not fused(q):
-        return _backward_in_slabs(do, q, k, v, out, lse, scale, causal, mask)
+        dq, dk, dv = _backward_in_slabs(do, q, k, v, out, lse, scale, causal, mask)
+        return dq if sign == 1 else dq * sign, dk, dv
     width, width_v = q.shape[-1], v.shape[-1]
     q, k, v, do, out = _same_width(q, k, v, do, out)
     dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         do, q, k, v, out, lse, 0.0, causal, attn_mask=mask, scale=scale
     )
+    dq = dq if sign == 1 else dq * sign
     return dq[..., :width], dk[..., :width], dv[..., :width_v]
+
+
+def upright(scale: float) -> tuple[int, float]:
+    """A scale as (sign, positive scale), for kernels that hide a key by -inf before they scale: the sign goes to q."""
+    return (1, scale) if scale > 0 else (-1, -scale) if scale < 0 else (0, 1.0)
 
 
 def fused(x: Tensor) -> bool:

@@ -159,6 +159,11 @@ def _gathered(x: Tensor, index: Tensor) -> Tensor:
     return y.unflatten(1, index.shape).flatten(0, 1).transpose(1, 2)
 
 
+def _spread(y: Tensor | float, s: Tensor) -> Tensor:
+    """A formula's value at scores s [B, H, G, count, L], be it constant, as [B G, H, count, L]."""
+    return torch.as_tensor(y, dtype=s.dtype, device=s.device).expand_as(s).transpose(1, 2).flatten(0, 1)
+
+
 def _unchanged(s: Tensor, *_: Tensor) -> Tensor:
     return s
 
@@ -171,19 +176,21 @@ def _one(s: Tensor, *_: Tensor) -> Tensor:
 class Scored(Tiles):
     """Tiles whose scores are changed before the softmax: s -> score(s, q, k, h, *metadata).
 
-    score is pointwise in s = scale q k'; slope(s, q, k, h, *metadata) is its derivative in s. Plain matmuls, a group of
-    tiles at a time, in the accumulation dtype.
+    score is pointwise in s = scale q k'; slope(s, q, k, h, *metadata) is its derivative in s. Either may be constant: a
+    number, or a tensor that broadcasts to s. Where a key is hidden both may be anything, NaN too: they are not used.
+    Plain matmuls, a group of tiles at a time, in the accumulation dtype.
     """
 
-    score: Callable[..., Tensor] = _unchanged
-    slope: Callable[..., Tensor] = _one
+    score: Callable[..., Tensor | float] = _unchanged
+    slope: Callable[..., Tensor | float] = _one
 
     def _scores(self, x: Gathered) -> tuple[Tensor, Tensor]:
         """Plain scores [B, H, G, count, L], and scores after `score` and mask [B G, H, count, L]."""
         dtype, tiles = accumulate_dtype(x.q), x.index.shape[0]
         s = by_kv_head(x.q, x.k.shape[1]).to(dtype) @ x.k[:, :, None].to(dtype).mT * x.scale
         plain = s.flatten(1, 2).unflatten(0, (-1, tiles)).transpose(1, 2)
-        return plain, self.score(plain, *x.places).transpose(1, 2).flatten(0, 1) + x.mask
+        s = _spread(self.score(plain, *x.places), plain)
+        return plain, torch.where(x.mask == -torch.inf, -torch.inf, s + x.mask)
 
     def _attend(self, x: Gathered) -> tuple[Tensor, Tensor]:
         s = self._scores(x)[1]
@@ -196,8 +203,9 @@ class Scored(Tiles):
         plain, s = self._scores(x)
         dtype, kv = s.dtype, x.k.shape[1]
         p = by_kv_head(torch.exp(s - lse[..., None]), kv)
-        slope = self.slope(plain, *x.places).expand_as(plain).transpose(1, 2).flatten(0, 1)
+        slope = by_kv_head(_spread(self.slope(plain, *x.places), plain), kv)
         do, out, q = (by_kv_head(y, kv).to(dtype) for y in (do, out, x.q))
         dp = do @ x.v[:, :, None].to(dtype).mT
-        ds = p * (dp - (do * out).sum(-1, keepdim=True)) * by_kv_head(slope, kv) * x.scale
+        ds = p * (dp - (do * out).sum(-1, keepdim=True)) * x.scale
+        ds = torch.where(p > 0, ds * slope, 0.0)
         return (ds @ x.k[:, :, None].to(dtype)).flatten(1, 2), (ds.mT @ q).sum(2), (p.mT @ do).sum(2)

@@ -58,7 +58,7 @@ def decode(
     first: int = 0,
     positions: Tensor | None = None,
     keep: Callable[..., Tensor | bool] | None = None,
-    score: Callable[..., Tensor] | None = None,
+    score: Callable[..., Tensor | float] | None = None,
     metadata: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """Attention of the newest tokens over the cached ones: out [B, H, T, Dv], lse [B, H, T].
@@ -66,7 +66,8 @@ def decode(
     q [B, H, T, D] are the queries at positions first .. first + T - 1 (T is 1 in a step); k [B, Hkv, M, D] and
     v [B, Hkv, M, Dv] lie at `positions` [M] (None: 0..M-1). keep(q, k, h, *metadata) says what is visible (None: every
     key; an integer is a multiplicity) and score(s, q, k, h, *metadata) changes scores, both of index tensors that
-    broadcast to [1, H, T, M]. A query that sees nothing gives 0 and lse +inf.
+    broadcast to [1, H, T, M]. A score may be a number, and is not used where a key is hidden. A query that sees nothing
+    gives 0 and lse +inf.
     """
     arguments = (*_positions(q, k, first, positions), *metadata)
     mask = _mask(torch.as_tensor(keep(*arguments), device=q.device), q) if keep else None
@@ -98,11 +99,12 @@ def _mask(keep: Tensor, q: Tensor) -> Tensor:
 
 
 def _scored(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, score: Callable[[Tensor], Tensor]
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, score: Callable[[Tensor], Tensor | float]
 ) -> tuple[Tensor, Tensor]:
     dtype, kv = accumulate_dtype(q), k.shape[1]
-    s = score((by_kv_head(q, kv).to(dtype) @ k[:, :, None].to(dtype).mT * scale).flatten(1, 2))
-    s = s if mask is None else s + mask
+    s = (by_kv_head(q, kv).to(dtype) @ k[:, :, None].to(dtype).mT * scale).flatten(1, 2)
+    s = torch.as_tensor(score(s), dtype=dtype, device=q.device).expand_as(s)
+    s = s if mask is None else torch.where(mask == -torch.inf, -torch.inf, s + mask)
     lse = s.logsumexp(-1)
     p = torch.exp(s - lse.masked_fill(lse == -torch.inf, torch.inf)[..., None])
     return (by_kv_head(p, kv) @ v[:, :, None].to(dtype)).flatten(1, 2).to(q.dtype), lse

@@ -123,8 +123,8 @@ class Scores:
         if of.pattern.multiset:
             self.given["times"] = g.map(see, **self.given, to=self.dots.dims, dtype="i64")
             score, see = score + sp.log(symbol("times")), symbol("times") > 0
-        formula = where(see, score, -sp.oo)
-        self.scores = g.map(formula, dots=self.dots, **self.given, to=self.dots.dims, dtype=acc)
+        self.see = see
+        self.scores = g.map(where(see, score, -sp.oo), dots=self.dots, **self.given, to=self.dots.dims, dtype=acc)
 
     def score(self) -> Any:
         """The score formula over the operand `dots`, the coordinates and the metadata."""
@@ -155,9 +155,12 @@ class Scores:
         return "query_at" in self.of.meta, "key_at" in self.of.meta
 
     def pull(self, g: Builder, d: Val) -> Val:
-        """d(scores) -> d(dots), through the score formula."""
+        """d(scores) -> d(dots), through the score formula, whose slope may be anything where a key is not seen."""
         rate = diff(normal(self.score()), symbol("dots"))
-        return g.map(symbol("d") * rate, d=d, dots=self.dots, **self.given, to=d.dims, dtype=d.dtype)
+        formula = symbol("d") * rate
+        if any(s.name[:2] != "n_" for s in rate.free_symbols):
+            formula = where(self.see, formula, 0)
+        return g.map(formula, d=d, dots=self.dots, **self.given, to=d.dims, dtype=d.dtype)
 
 
 @dataclass(frozen=True)
