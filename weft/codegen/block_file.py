@@ -8,7 +8,7 @@ from weft.ir.program import Param, Program
 from weft.ir.reference_model import xavier_bound
 from weft.ir.types import Graph, Val
 
-from .blocks import Block, Pair, halves, joint_of, label
+from .blocks import Block, Pair, joint_of, label, pairs
 from .body import File, floats
 from .composites import known
 from .decode_file import decode_functions, decode_methods
@@ -83,10 +83,9 @@ class _Writer:
 
     def source(self) -> str:
         if self.program.train:
-            joint = joint_of(self.block)
-            self.file.floats = frozenset(floats(joint))
-            for mode in self.block.modes:
-                self.pair(halves(self.block, mode, joint), f"_{mode.name}" if len(self.block.modes) > 1 else "")
+            self.file.floats = frozenset(floats(joint_of(self.block)))
+            for pair in pairs(self.block):
+                self.pair(pair)
         else:
             graph = prepare(self.block.graph, known)
             self.file.floats = frozenset(floats(graph))
@@ -134,35 +133,35 @@ class _Writer:
     def put(self, function: Function) -> None:
         self.code.lines += [*function.lines, "", ""]
 
-    def pair(self, pair: Pair, suffix: str) -> None:
-        forward = print_function(self.file, f"forward{suffix}", pair.forward, self.describe(pair.forward, pair.kept))
+    def pair(self, pair: Pair) -> None:
+        names = pair.name("forward"), pair.name("backward")
+        forward = print_function(self.file, names[0], pair.forward, self.describe(pair.forward, pair.kept))
         untold = self.file.sizes.untold(pair.whole[1])
-        doc = "Gradients of the float arguments of forward."
-        backward = print_function(self.file, f"backward{suffix}", pair.backward, doc, given=untold)
+        doc = f"Gradients of the float arguments of {names[0]}."
+        backward = print_function(self.file, names[1], pair.backward, doc, given=untold)
         self.put(forward)
         self.put(backward)
-        if pair.first is not None:
-            doc = "Gradients where only the first result has one."
-            self.put(print_function(self.file, f"backward_of_first{suffix}", pair.first, doc, given=untold))
+        for result, graph in pair.only.items():
+            doc = f"Gradients where only `{identifier(result)}` has one."
+            self.put(print_function(self.file, pair.name("backward", result), graph, doc, given=untold))
         code = self.code
-        title = f"{self.block.title}Function{''.join(p.capitalize() for p in suffix.split('_'))}"
-        with code.indent(f"class {title}(torch.autograd.Function):"):
-            code.text(f'"""forward{suffix} and backward{suffix} as one differentiable operation."""')
+        with code.indent(f"class {pair.block.autograd(pair.mode)}(torch.autograd.Function):"):
+            code.text(f'"""{names[0]} and {names[1]} as one differentiable operation."""')
             code.add()
-            self.run_forward(pair, forward, suffix, untold)
+            self.run_forward(pair, forward, untold)
             code.add()
-            self.run_backward(pair, backward, suffix, untold)
+            self.run_backward(pair, backward, untold)
         code.lines += ["", ""]
 
-    def run_forward(self, pair: Pair, forward: Function, suffix: str, untold: Sequence[str]) -> None:
+    def run_forward(self, pair: Pair, forward: Function, untold: Sequence[str]) -> None:
         """untold: the sizes that backward needs and none of its tensors tells."""
-        code, outputs = self.code, self.block.graph.outputs
+        code, outputs = self.code, pair.block.graph.outputs
         args = list(forward.arguments.values())
-        outs = self.results(args)
+        outs = results(pair.block.graph, args)
         code.add("@staticmethod")
         with code.indent(f"def forward(ctx, {', '.join(args)}):"):
-            run = self.chosen(f"forward{suffix}", args, list(pair.forward.inputs))
-            if run != f"forward{suffix}":
+            run = self.chosen(forward.name, args, list(pair.forward.inputs))
+            if run != forward.name:
                 code.add(f"run = {run[1:-1]}")
                 run = "run"
             code.add(f"{', '.join(outs)}{', *saved' if pair.kept else ''} = {run}({', '.join(args)})")
@@ -179,45 +178,40 @@ class _Writer:
             whole = [o for o, v in zip(outs, outputs) if not v.type.floating]
             if whole:
                 code.add(f"ctx.mark_non_differentiable({', '.join(whole)})")
-            if pair.first is not None:
+            if pair.only:
                 floating = [o for o, v in zip(outs, outputs) if v.type.floating]
                 code.add("ctx.set_materialize_grads(False)")
-                code.add(f"ctx.shapes = [y.shape for y in ({', '.join(floating)})]")
+                code.add(f"ctx.like = [(y.shape, y.dtype, y.device) for y in ({', '.join(floating)})]")
             code.add(f"return {', '.join(outs)}")
 
-    def run_backward(self, pair: Pair, backward: Function, suffix: str, untold: Sequence[str]) -> None:
-        code, outputs, inputs = self.code, self.block.graph.outputs, self.block.graph.inputs
-        outs = self.results(list(backward.arguments.values()))
+    def run_backward(self, pair: Pair, backward: Function, untold: Sequence[str]) -> None:
+        code, graph = self.code, pair.block.graph
+        outputs, inputs = graph.outputs, graph.inputs
+        outs = results(graph, list(backward.arguments.values()))
         grads = [f"d_{o}" if v.type.floating else "_" for o, v in zip(outs, outputs)]
         scalars = [f"ctx.{backward.arguments[v.name]}" for v in pair.scalars]
         scalars += [f"ctx.{self.file.sizes.names[d]}" for d in untold]
         none = ["None"] * sum(not v.type.floating for v in inputs)
         many = len(inputs) - len(none) != 1
 
-        def result(name: str, cotangents: list[str]) -> str:
-            call = f"{name}({', '.join(['*ctx.saved_tensors', *cotangents, *scalars])})"
-            return f"return {', '.join([('*' if many and none else '') + call, *none])}"
+        def run(name: str, cotangents: list[str]) -> None:
+            if self.fused:
+                code.add(f"run = fused.{name} if wanted({cotangents[0]}) else {name}")
+            call = f"{'run' if self.fused else name}({', '.join(['*ctx.saved_tensors', *cotangents, *scalars])})"
+            code.add(f"return {', '.join([('*' if many and none else '') + call, *none])}")
 
         code.add("@staticmethod")
         code.add("@once_differentiable")
         with code.indent(f"def backward(ctx, {', '.join(grads)}):"):
-            given = [g for g in grads if g != "_"]
-            if pair.first is not None:
-                torch_path = f" and not wanted({given[0]})" if self.fused else ""
-                with code.indent(f"if {' is None and '.join(given[1:])} is None{torch_path}:"):
-                    code.add(result(f"backward_of_first{suffix}", given[:1]))
-                code.add(f"{', '.join(given)} = filled(({', '.join(given)}), ctx.shapes)")
-            name = f"backward{suffix}"
-            if self.fused:
-                code.add(f"run = fused.{name} if wanted({given[0]}) else {name}")
-            code.add(result("run" if self.fused else name, given))
-
-    def results(self, taken: Sequence[str]) -> list[str]:
-        """Names of the block's results that do not clash with its arguments."""
-        out: list[str] = []
-        for v in self.block.graph.outputs:
-            out.append(identifier(v.name, {*taken, *out, "ctx", "saved"}))
-        return out
+            given = {v.name: g for v, g in zip(outputs, grads) if v.type.floating}
+            for result in pair.only:
+                others = [g for name, g in given.items() if name != result]
+                with code.indent(f"if {' is None and '.join(others)} is None:"):
+                    run(pair.name("backward", result), [given[result]])
+            every = list(given.values())
+            if pair.only:
+                code.add(f"{', '.join(every)} = filled(({', '.join(every)}), ctx.like)")
+            run(backward.name, every)
 
     def table(self) -> list[str]:
         """PARAMETERS: logical name, shape, dtype, initialisation."""
@@ -233,12 +227,11 @@ class _Writer:
         block, code = self.block, self.code
         given = [identifier(v.name) for v in block.given]
         names = dict(zip((v.name for v in block.given), given))
-        many = len(block.modes) > 1 and self.program.train
+        many, bare = len(block.modes) > 1 and self.program.train, block.bare
         if many:
-            code.add("FUNCTIONS = {")
-            code.lines += [f'    "{m.name}": {block.title}Function{m.name.capitalize()},' for m in block.modes]
-            code.add("}")
-            code.lines += ["", ""]
+            self.functions("FUNCTIONS", block)
+            if bare is not None:
+                self.functions("WITHOUT_LOSS", bare)
         with code.indent(f"class {block.title}(Block):"):
             code.text(f'"""{self.describe(replace(block.graph, inputs=tuple(block.given)))}"""')
             code.add()
@@ -248,20 +241,42 @@ class _Writer:
                 if many:
                     code.add("self.mode = mode")
             code.add()
-            with code.indent(f"def forward(self, {', '.join(given)}):" if given else "def forward(self):"):
-                code.add(f"return {self.running(many)}({', '.join(self.passed(names))})")
+            args = [f"{n}=None" if v.name in block.optional else n for n, v in zip(given, block.given)]
+            with code.indent(f"def forward({', '.join(['self', *args])}):"):
+                if bare is not None:
+                    with code.indent(f"if {names[min(block.optional)]} is None:"):
+                        self.without_loss(bare, many, names)
+                code.add(f"return {self.running(many)}({', '.join(self.passed(block, names))})")
             if self.stepping is not None:
                 decode_methods(code, block, self.stepping, bool(block.site.own))
+
+    def functions(self, name: str, block: Block) -> None:
+        """A table of the autograd functions of all modes."""
+        with self.code.indent(f"{name} = {{"):
+            for m in block.modes:
+                self.code.add(f'"{m.name}": {block.autograd(m)},')
+        self.code.lines += ["}", "", ""]
+
+    def without_loss(self, bare: Block, many: bool, names: dict[str, str]) -> None:
+        """Return what there is without targets, None for the rest."""
+        run = "WITHOUT_LOSS[self.mode]" if many else bare.autograd(bare.modes[0])
+        call = f"{run}.apply({', '.join(self.passed(bare, names))})"
+        made = [identifier(v.name) for v in bare.graph.outputs]
+        if len(made) > 1:
+            self.code.add(f"{', '.join(made)} = {call}")
+        have = iter(made if len(made) > 1 else [call])
+        left = [v in bare.graph.outputs for v in self.block.graph.outputs]
+        self.code.add(f"return {', '.join(next(have) if x else 'None' for x in left)}")
 
     def running(self, many: bool) -> str:
         if not self.program.train:
             return self.chosen("forward", [identifier(v.name) for v in self.block.given], self.block.given)
-        return "FUNCTIONS[self.mode].apply" if many else f"{self.block.title}Function.apply"
+        return "FUNCTIONS[self.mode].apply" if many else f"{self.block.autograd(self.block.modes[0])}.apply"
 
-    def passed(self, names: dict[str, str]) -> list[str]:
+    def passed(self, block: Block, names: dict[str, str]) -> list[str]:
         """The arguments of the block's functions as its module has them."""
         out: list[str] = []
-        for v in self.block.graph.inputs:
+        for v in block.graph.inputs:
             if v == self.block.wrapped:
                 out.append("Wrapped(self.wrapped)")
             elif v.name in names:
@@ -269,6 +284,14 @@ class _Writer:
             elif "*weights(self)" not in out:
                 out.append("*weights(self)")
         return out
+
+
+def results(graph: Graph, taken: Sequence[str]) -> list[str]:
+    """Names of a graph's results that do not clash with its arguments."""
+    out: list[str] = []
+    for v in graph.outputs:
+        out.append(identifier(v.name, {*taken, *out, "ctx", "saved"}))
+    return out
 
 
 def rows_of(name: str, rows: Sequence[str]) -> list[str]:

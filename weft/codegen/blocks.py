@@ -1,12 +1,13 @@
 """Distinct blocks: which calls are the same one, what order their functions take arguments in, and their two halves."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weft.errors import SpecError
 from weft.ir.builder import Builder, dce
 from weft.ir.derive import backward
+from weft.ir.indices import targets
 from weft.ir.primitives import Map
 from weft.ir.types import Graph, Val
 from weft.passes.dispatch import dispatched
@@ -18,7 +19,7 @@ from .opaque import handle_of, with_handle
 from .prepare import prepare
 from .rewrite import merge, unlet
 from .sizes import identifier
-from .structure import Own, Site, Structure
+from .structure import Given, Own, Site, Structure
 
 _LABEL = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 
@@ -40,6 +41,8 @@ class Block:
     graph: Graph
     modes: tuple[Mode, ...]
     alone: bool  # its results after the first are only shown to the caller: their cotangents are often missing
+    optional: frozenset[str] = frozenset()  # the loss's targets, which the caller may leave out: inputs, by name
+    variant: str = ""  # what its functions' names end in
 
     @property
     def title(self) -> str:
@@ -51,6 +54,31 @@ class Block:
         """What the module's forward takes: every argument that is no own parameter, nor the wrapped modules."""
         own = {v.name for v, s in zip(self.site.body.inputs, self.site.sources) if isinstance(s, Own)}
         return [v for v in self.graph.inputs if v.name not in own and v != self.wrapped]
+
+    def named(self, function: str, mode: Mode) -> str:
+        """The name of a function in one of the block's modes."""
+        return f"{function}_{mode.name}" if len(self.modes) > 1 else function
+
+    def autograd(self, mode: Mode) -> str:
+        """The name of the autograd function of a mode."""
+        words = self.named(f"function{self.variant}", mode)
+        return self.title + "".join(part.capitalize() for part in words.split("_"))
+
+    @property
+    def bare(self) -> "Block | None":
+        """The block as it is without `optional`: what needs them is left out. None where it has none."""
+        if not self.optional:
+            return None
+        lost = below(self.graph, self.optional)
+        graph = dce(replace(self.graph, outputs=tuple(v for v in self.graph.outputs if v not in lost)))
+        inputs = tuple(v for v in self.graph.inputs if v.name not in self.optional)
+        return replace(self, graph=replace(graph, inputs=inputs), optional=frozenset(), variant="_without_loss")
+
+    @property
+    def lost(self) -> list[Val]:
+        """The results of its first call that are missing without `optional`."""
+        bare = self.bare
+        return [v for v, y in zip(self.site.node.outs, self.graph.outputs) if bare and y not in bare.graph.outputs]
 
     @property
     def wrapped(self) -> Val | None:
@@ -71,6 +99,7 @@ def distinct(model: Structure, modes: Mapping[str, Sequence[Mode]]) -> dict[obje
     """Every distinct block by `key`, in order of first use. modes: by the name of the block."""
     found: dict[object, Block] = {}
     read = {v for n in model.program.graph.nodes for v in n.ins}
+    left = targets(model.program) if model.program.train else ()
     for site in model.sites:
         if key(site) in found:
             continue
@@ -79,7 +108,9 @@ def distinct(model: Structure, modes: Mapping[str, Sequence[Mode]]) -> dict[obje
         floats = [v for v, o in zip(site.node.outs, site.body.outputs) if o.type.floating]
         alone = site.rows is None and len(floats) > 1 and not any(v in read for v in floats[1:])
         kept = tuple(modes.get(name, ())) or (Mode("save"),)
-        found[key(site)] = Block(name, site, with_handle(replace(site.body, inputs=inputs)), kept, alone)
+        may = {v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and s.value.name in left}
+        graph = with_handle(replace(site.body, inputs=inputs))
+        found[key(site)] = Block(name, site, graph, kept, alone, frozenset(may))
     return found
 
 
@@ -105,12 +136,14 @@ def label(name: str) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two halves of one mode, ready to print. Inputs of backward: kept, tensors, cotangents, scalars.
+    """The two halves of a block in one mode, ready to print. Inputs of backward: kept, tensors, cotangents, scalars.
 
-    names: what is kept, by name in the joint graph. first: the backward where only the first float output has a
-    cotangent, if such a one is wanted. whole: forward and backward with their composites unopened and a dispatch for
-    each kind of product, as fusion sees them."""
+    names: what is kept, by name in the joint graph. only: by float output, the backward where no other has a cotangent,
+    as far as such ones are wanted. whole: forward, backward and those of `only` with their composites unopened and a
+    dispatch for each kind of product, as fusion sees them."""
 
+    block: Block
+    mode: Mode
     forward: Graph
     backward: Graph
     kept: int
@@ -118,8 +151,12 @@ class Pair:
     cotangents: tuple[Val, ...]
     scalars: tuple[Val, ...]
     names: frozenset[str]
-    first: Graph | None
-    whole: tuple[Graph, Graph]
+    only: Mapping[str, Graph]
+    whole: tuple[Graph, Graph, Mapping[str, Graph]]
+
+    def name(self, side: str, of: str = "") -> str:
+        """What the function of that side is called; of: the one result whose gradient it starts from."""
+        return self.block.named(f"{side}{self.block.variant}" + (f"_of_{identifier(of)}" if of else ""), self.mode)
 
 
 def joint_of(block: Block) -> Graph:
@@ -143,6 +180,14 @@ def named_joint(graph: Graph) -> Graph:
     return renamed(joint, {d: f"d_{v.name}" for v, d in cot.items()})
 
 
+def pairs(block: Block) -> Iterator[Pair]:
+    """Everything that a file of the block holds."""
+    for variant in (block, block.bare):
+        if variant is not None:
+            joint = joint_of(variant)
+            yield from (halves(variant, mode, joint) for mode in block.modes)
+
+
 def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
     """Split the joint graph as the mode says; statistics of norms and losses are always kept."""
     outputs = len(block.graph.outputs)
@@ -154,10 +199,22 @@ def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
     cotangents = two.backward.inputs[len(two.backward.inputs) - floats :]
     tensors, scalars = tuple(v for v in rest if not scalar(v)), tuple(v for v in rest if scalar(v))
     back = replace(two.backward, inputs=(*two.saved, *tensors, *cotangents, *scalars))
-    first = prepare(without(back, cotangents[1:]), known) if block.alone else None
+    shown = [v.name for v in block.graph.outputs if v.type.floating]
+    often = shown[: (1 if block.optional else floats) if block.alone and floats > 1 else 0]
+    only = {x: without(back, [d for y, d in zip(shown, cotangents) if y != x]) for x in often}
     own = prepare(two.forward, known), prepare(back, known)
-    whole = dispatched(two.forward), dispatched(back)
-    return Pair(*own, kept, tensors, cotangents, scalars, names, first, whole)
+    whole = dispatched(two.forward), dispatched(back), {x: dispatched(g) for x, g in only.items()}
+    only = {x: prepare(g, known) for x, g in only.items()}
+    return Pair(block, mode, *own, kept, tensors, cotangents, scalars, names, only, whole)
+
+
+def below(graph: Graph, names: Iterable[str]) -> set[Val]:
+    """The values that are computed from inputs of these names."""
+    out = {v for v in graph.inputs if v.name in names}
+    for n in graph.nodes:
+        if not out.isdisjoint(n.ins):
+            out.update(n.outs)
+    return out
 
 
 def further(joint: Graph, name: str) -> str:

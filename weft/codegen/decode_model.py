@@ -154,7 +154,7 @@ class DecodeWriter:
         """What `prefill` and `step` share: the blocks in order."""
         given = ", ".join(f'"{n}": {n}' for n in names)
         more = ", state" if method == "step" else ""
-        code.add(f"fed, {tuple_of(names)} = feed({{{given}}}, SIGNATURE, FIXED, LIMITS, lengths{more})")
+        code.add(f"fed, {tuple_of(names)} = feed({{{given}}}, SIGNATURE, FIXED, LIMITS, RANGES, lengths{more})")
         if method == "step":
             code.add("past = iter(state.blocks)")
         code.add("left = []")

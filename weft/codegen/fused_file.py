@@ -13,7 +13,7 @@ from weft.passes.fusion import Fusion, Region, decisions, fuse
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 
-from .blocks import Block, halves, joint_of
+from .blocks import Block, joint_of, pairs
 from .body import Body, File, floats
 from .composites import known
 from .function import TABLE, print_function
@@ -121,16 +121,16 @@ def fused_file(block: Block, kernels: Kernels) -> str:
     file = File(Sizes.of(kernels.program))
     texts: list[str] = []
     if kernels.program.train:
-        joint = joint_of(block)
-        file.floats = frozenset(floats(joint))
-        for mode in block.modes:
-            pair = halves(block, mode, joint)
-            suffix = f"_{mode.name}" if len(block.modes) > 1 else ""
-            given = (), file.sizes.untold(pair.whole[1])
-            for name, graph, sizes in zip(("forward", "backward"), pair.whole, given):
-                half = half_name(name, mode.name, len(block.modes))
+        file.floats = frozenset(floats(joint_of(block)))
+        for pair in pairs(block):
+            forward, backward, only = pair.whole
+            untold = file.sizes.untold(backward)
+            both = [("forward", "", forward), ("backward", "", backward)]
+            for side, of, graph in [*both, *(("backward", x, g) for x, g in only.items())]:
+                what = pair.name(side, of).removesuffix(f"_{pair.mode.name}").replace("_", " ")
+                half = half_name(what, pair.mode.name, len(block.modes))
                 graph = kernels.collapsed(graph, block.name, half, file.mixed)
-                texts += _function(file, f"{name}{suffix}", graph, sizes)
+                texts += _function(file, pair.name(side, of), graph, untold if side == "backward" else ())
     else:
         file.floats = frozenset(floats(block.graph))
         texts = _function(file, "forward", kernels.collapsed(block.graph, block.name, "forward", file.mixed))

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from weft.ir.indices import indices
+
 from .block_file import header, initial, rows_of
 from .blocks import Block, key, label, scalar
 from .body import File, floats
@@ -87,6 +89,9 @@ class _Writer:
         limits = {names[d]: (r.max, r.align) for d, r in program.runtime.items() if d in dims}
         lines.add(f"FIXED = {_dict(fixed)}")
         lines.add(f"LIMITS = {_dict(limits)}")
+        ranges = [(i, self.sizes.number(i.dim)) for i in indices(program)]
+        said = [f'("{identifier(i.input)}", "{names[i.dim]}", {n}, {i.ignore})' for i, n in ranges if n is not None]
+        lines.lines += rows_of("RANGES", said)
         if self.modes:
             lines.add("MODES = {")
             for b in (b for b in self.blocks.values() if len(b.modes) > 1):
@@ -97,7 +102,7 @@ class _Writer:
         if not root:
             lines.add("PARAMETERS = ()")
             return
-        said: list[str] = []
+        said = []
         for p in root:
             kind, value = initial(program, p)
             shape = tuple_of(str(self.sizes.number(d)) for d in p.dims) if p.dims else "()"
@@ -108,10 +113,12 @@ class _Writer:
     def output(self, code: Lines) -> None:
         names = self.sizes.names
         with code.indent("class Output(NamedTuple):"):
-            code.text('"""What the model returns."""')
+            left = {v for b in self.blocks.values() for v in b.lost}
+            code.text(f'"""What the model returns{"; no loss without its targets" if left else ""}."""')
             code.add()
             for name, v in zip(self.program.outputs, self.program.graph.outputs):
-                code.add(f"{identifier(name)}: Tensor", f"[{' '.join(names[d] for d in v.dims)}]")
+                kind = "Tensor | None" if v in left else "Tensor"
+                code.add(f"{identifier(name)}: {kind}", f"[{' '.join(names[d] for d in v.dims)}]")
         code.lines += ["", ""]
 
     def klass(self, code: Lines) -> None:

@@ -4,13 +4,14 @@ from typing import Any
 
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import symbol
+from weft.ir.indices import targets
 from weft.ir.primitives import Call, Loop, Map
 from weft.ir.types import Node, Val
 
 from .blocks import Block, key, scalar
 from .body import Body, File
 from .function import TABLE
-from .lines import Lines
+from .lines import Lines, tuple_of
 from .mounts import Mounts
 from .printer import Speller, print_nodes
 from .sizes import identifier
@@ -46,9 +47,12 @@ class Forward:
         results = ", ".join(body.full(v) for v in program.graph.outputs)
         named = list(zip(body.arguments(), inputs))
         tensors, scalars = [n for n, v in named if not scalar(v)], [n for n, v in named if scalar(v)]
-        with code.indent(f"def forward(self, {', '.join([*tensors, *(f'{n}=None' for n in scalars)])}):"):
+        optional = [n for n, v in named if program.train and v.name in targets(program)]
+        needed = [n for n in tensors if n not in optional]
+        with code.indent(f"def forward(self, {', '.join([*needed, *(f'{n}=None' for n in (*optional, *scalars))])}):"):
             given = ", ".join(f'"{n}": {n}' for n in tensors)
-            code.add(f"check({{{given}}}, SIGNATURE, FIXED, LIMITS)")
+            more = ", " + tuple_of(f'"{n}"' for n in optional) if optional else ""
+            code.add(f"check({{{given}}}, SIGNATURE, FIXED, LIMITS, RANGES{more})")
             code.add(f"refuse_autocast({tensors[0]})")
             for n in scalars:
                 code.add(f"{n} = draw_seed({n}, self.training, {tensors[0]}.device)")

@@ -210,7 +210,7 @@ def _block(
     if joint is not None:
         used = [m for m in block.modes if any(x.mode == m.name for x in layers)]
         for mode in reversed(used):
-            forward, back = halves(block, mode, joint).whole
+            forward, back, _ = halves(block, mode, joint).whole
             backward = {mode.name: _half(back, options, watch), **backward}
     return BlockPlan(block, len(layers), joint, profile, _half(forward, options, watch), backward)
 

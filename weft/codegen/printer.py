@@ -8,6 +8,7 @@ import sympy as sp
 
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import operand, symbol
+from weft.ir.functions import where
 from weft.ir.op import Op, op_name
 from weft.ir.primitives import Concat, Detach, Einsum, Map, Part, Reduce, Rename, Table
 from weft.ir.types import FLOATS, Dims, Graph, Node, union
@@ -44,7 +45,7 @@ def _map(body: Body, node: Node) -> None:
     assert isinstance(op, Map)
     read = [(v, e) for v, e in zip(node.outs, op.exprs) if body.uses[v.name]]
     everything = (*op.lets, *(e for _, e in read))
-    acc = body.compute(op.dtype, *(v.dtype for v in node.ins))
+    acc = "i64" if _chosen(op) else body.compute(op.dtype, *(v.dtype for v in node.ins))
     env: dict[sp.Basic, Src] = {}
     for i, v in enumerate(node.ins):
         src = body.loose(v)
@@ -63,6 +64,13 @@ def _map(body: Body, node: Node) -> None:
     formulas = Formulas(body, space, acc, node.outs[0].name)
     for (v, _), src in zip(read, evaluate([e for _, e in read], env, formulas.table, op.lets)):
         body.put(v, _whole(body, _result(body, src, op.dtype), space), node)
+
+
+def _chosen(op: Map) -> bool:
+    """Is every result one of two whole numbers?"""
+    return op.dtype == "i64" and all(
+        isinstance(e, where) and e.args[1].is_Integer and e.args[2].is_Integer for e in op.exprs
+    )
 
 
 def _whole(body: Body, src: Src, space: Dims) -> Src:

@@ -28,7 +28,7 @@ from weft.passes.recompute import extra_time, split
 from weft.passes.targets import Target
 
 from .block_file import block_file
-from .blocks import Block, Mode, Pair, halves, joint_of
+from .blocks import Block, Pair, halves, joint_of
 from .sizes import Sizes
 from .structure import Given
 
@@ -133,9 +133,8 @@ def profile(program: Program, sizes: Mapping[str, int], block: Block, target: Ta
     costs: list[Cost] = []
     for mode in block.modes:
         pair = halves(block, mode, joint)
-        suffix = f"_{mode.name}" if len(block.modes) > 1 else ""
         time = extra_time(split(joint, len(block.graph.outputs), pair.names), prices)
-        costs.append(run.cost(mode, pair, suffix, time))
+        costs.append(run.cost(pair, time))
     return BlockProfile(block.name, tuple(costs), run.boundary, run.grads)
 
 
@@ -194,13 +193,13 @@ class _Run:
             got = got if isinstance(got, tuple) else (got,)
             return {live.number(got[i]) for i in self.shown}
 
-    def cost(self, mode: Mode, pair: Pair, suffix: str, time: float) -> Cost:
+    def cost(self, pair: Pair, time: float) -> Cost:
         """Run forward, then backward with only what is kept from it."""
         args = {v.name: self.tensor(v) for v in self.block.graph.inputs}
         outputs = len(self.block.graph.outputs)
-        skip = self.returned(f"forward{suffix}", list(args.values()))
+        skip = self.returned(pair.name("forward"), list(args.values()))
         with torch.no_grad(), LiveBytes(args.values(), skip) as live:
-            got = getattr(self.module, f"forward{suffix}")(*args.values())
+            got = getattr(self.module, pair.name("forward"))(*args.values())
             got = got if isinstance(got, tuple) else (got,)
             forward_peak = live.most
             out, saved = got[:outputs], list(got[outputs:])
@@ -214,19 +213,18 @@ class _Run:
             keeps_output = first in places and 0 not in self.shown
             keeps_input = any(v in pair.tensors for v in self.entering) or bool(inside & places.keys())
             leaving = out[0].untyped_storage().nbytes() if keeps_output else 0
-            alone = pair.first is not None
             floats = [v for v in self.block.graph.outputs if v.type.floating]
-            cotangents = [self.tensor(v) for v in (floats[:1] if alone else floats)]
+            cotangents = [self.tensor(v) for v in (floats[:1] if pair.only else floats)]
             live.given |= {x.untyped_storage()._cdata for x in cotangents}
             tensors = [args[v.name] for v in pair.tensors]
             scalars = [args[v.name] for v in pair.scalars]
             del out
             before = live.now
             live.restart()
-            name = f"backward_of_first{suffix}" if alone else f"backward{suffix}"
+            name = pair.name("backward", floats[0].name if pair.only else "")
             told = [self.sizes[d] for d in Sizes.of(self.program).untold(pair.whole[1])]
             grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars, *told)
             made = live.most - before
             del grads
         held = own + self.boundary * keeps_input + leaving + sum(x.nbytes for x in cotangents)
-        return Cost(mode.name, own, forward_peak, held + made, time, keeps_input, keeps_output)
+        return Cost(pair.mode.name, own, forward_peak, held + made, time, keeps_input, keeps_output)

@@ -15,7 +15,7 @@ from weft.ir.types import Graph, Node, Val
 from weft.passes.decode import ROWS, Fed, State, StepGraph, decode
 from weft.passes.decode_time import refitted, replaced
 
-from .blocks import Block
+from .blocks import Block, below
 from .sizes import Sizes
 
 TIME = "seq"
@@ -56,7 +56,7 @@ def stepping(program: Program, block: Block, missing: frozenset[str] = frozenset
     found = decode(block.graph, longest, TIME)
     graph, count = found.graph, len(found.outputs)
     after = graph.outputs[count:]
-    lost = _below(graph, missing)
+    lost = below(graph, missing)
     if bad := [v.name for v in after if v in lost]:
         raise DecodeError(bad[0], "", "is kept for later positions and reads what no step has")
     kept = [(i, v) for i, v in zip(found.outputs, graph.outputs) if v not in lost]
@@ -70,15 +70,6 @@ def stepping(program: Program, block: Block, missing: frozenset[str] = frozenset
     start = _read_only(found.start, own)
     outputs = tuple(i for i, _ in kept)
     return Stepping(step, first, start, found.fed, outputs, found.states, sizes)
-
-
-def _below(graph: Graph, names: frozenset[str]) -> set[Val]:
-    """The values that are computed from inputs of these names."""
-    out = {v for v in graph.inputs if v.name in names}
-    for n in graph.nodes:
-        if not out.isdisjoint(n.ins):
-            out.update(n.outs)
-    return out
 
 
 def _read_only(graph: Graph, keep: set[str]) -> Graph:

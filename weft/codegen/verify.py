@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.ir.library.loss import CrossEntropy
+from weft.ir.indices import lookups
 from weft.ir.library.routing import Route
-from weft.ir.primitives import Gather, Rename
 from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
 from weft.ir.types import FLOATS, Graph, Val
@@ -170,27 +169,14 @@ def _input(program: Program, v: Val, sizes: Mapping[str, int], generator: torch.
         return (torch.rand(shape, generator=generator) > 0.9).long().cumsum(-1)
     if not v.dims:
         return torch.randint(0, 2**31, shape, generator=generator)
-    return torch.randint(0, index_range(program.graph, v, sizes), shape, generator=generator)
+    drawn = torch.randint(0, index_range(program.graph, v, sizes), shape, generator=generator)
+    ignored = [i.ignore for i in lookups(program.graph, v) if i.ignore is not None]
+    return drawn.index_fill(-1, torch.tensor([0]), ignored[0]) if ignored and shape[-1] > 1 else drawn
 
 
 def index_range(graph: Graph, v: Val, sizes: Mapping[str, int]) -> int:
     """How many values an index input may have: the size of what it indexes; 2 where that is nothing known."""
-    found: list[int] = []
-    same = {v}
-    for n in graph.nodes:
-        body = getattr(n.op, "body", None)
-        for i, x in enumerate(n.ins):
-            if x not in same:
-                continue
-            if isinstance(n.op, Gather) and i:
-                found.append(sizes[n.op.at[i - 1]])
-            elif isinstance(n.op, CrossEntropy) and i == 1:
-                found.append(sizes[n.op.over])
-            elif isinstance(n.op, Rename):
-                same.add(n.outs[0])
-            elif isinstance(body, Graph):
-                found.append(index_range(body, body.inputs[i], sizes))
-    return min((n for n in found if n > 2), default=min(found, default=2))
+    return min((sizes[i.dim] for i in lookups(graph, v)), default=2)
 
 
 def _routes(graph: Graph) -> bool:

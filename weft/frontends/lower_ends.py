@@ -114,20 +114,18 @@ def classify(s: Scope, x: Val, head: ClassifyHead, stem: str, path: Path) -> tup
         logits = s.linear(
             "classes", y, f"{pooled} {classes}", f"batch {classes}", f"{stem}classes", classes, "weight", pooled
         )
-        return logits, _loss(s, logits, classes, "labels", None, path) if low.train else None
+        return logits, _loss(s, logits, classes, "labels", head.ignore, path) if low.train else None
 
 
-def _loss(s: Scope, logits: Val, over: str, target: str, ignore: int | None, path: Path) -> Val:
+def _loss(s: Scope, logits: Val, over: str, target: str, ignore: int, path: Path) -> Val:
     """The mean cross-entropy over the targets that count: f32[]. With none that count it is 0."""
     want = s.shared(target)
     with s.at(*path, "loss"):
         each = s.g.one(CrossEntropy(over, ignore), logits, want, names=["losses"])
-        if ignore is None:
-            return s.g.mean(each, each.dims)
-        counts = s.map("counts", f"where(Ne(y, {ignore}), 1, 0)", y=want, dtype=each.dtype)
+        counts = s.map("counts", f"where(Ne(y, {ignore}), 1, 0)", y=want, dtype="i64")
         formula = "total / max(count, 1)"
         total, number = s.g.reduce(each, to=""), s.g.reduce(counts, to="")
-        return s.map("loss", formula, total=total, count=number, to="", dtype=each.dtype)
+        return s.map("mean", formula, total=total, count=number, to="", dtype=each.dtype)
 
 
 def heads(

@@ -125,7 +125,7 @@ class LanguageHead(Part):
     transform: Transform | None = Field(default=None, description="a dense layer first")
     scale: Number | None = Field(default=None, description="factor on the logits: a number or a formula over dims")
     loss: Literal["cross_entropy"] = Field(default="cross_entropy", description="mean over the targets that count")
-    ignore: int | None = Field(default=None, description="a target that does not count, e.g. -100")
+    ignore: int = Field(default=-100, description="the target that does not count; with none that counts the loss is 0")
 
 
 class ClassifyHead(Part):
@@ -134,6 +134,7 @@ class ClassifyHead(Part):
     kind: Literal["classify"]
     classes: Size = Field(description="number of classes")
     pool: Activation = "tanh"
+    ignore: int = Field(default=-100, description="the label that does not count; with none that counts the loss is 0")
 
 
 Head = Annotated[LanguageHead | ClassifyHead, Field(discriminator="kind")]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.errors import UsageError
+from weft.ir.indices import indices, outside
 from weft.ir.program import Init, Param, Program
 from weft.ir.reference import run
 
@@ -39,7 +40,8 @@ def reference(
 
     `params` maps logical names to tensors of the logical shapes; stacked ones are stacked here, so torch's autograd
     reaches each of them. `inputs` maps public input names to tensors. `dtype` (torch.float64 for the truth) replaces
-    every float dtype. `modules`: the modules of opaque blocks, by key.
+    every float dtype. `modules`: the modules of opaque blocks, by key. Raises IndexError for a token or a target that
+    does not exist.
     """
     sizes = sizes_from(program, inputs) if sizes is None else dict(sizes)
 
@@ -47,6 +49,9 @@ def reference(
         return x.to(dtype) if dtype is not None and x.is_floating_point() else x
 
     args = {name: cast(torch.as_tensor(inputs[name])) for name in program.inputs}
+    for index in indices(program):
+        if wrong := outside(index, args[index.input], sizes[index.dim]):
+            raise IndexError(wrong)
     for p in program.params:
         rows = range(p.rows(sizes))
         missing = [p.logical(i) for i in rows if p.logical(i) not in params]

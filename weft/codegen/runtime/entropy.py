@@ -11,14 +11,15 @@ def _wide(x: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, target: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
     """(loss, lse), both [...]: lse - logits[target] over the last dim of logits [..., V]; 0 where target is `ignore`.
 
-    A target outside the vocabulary hits nothing: its loss is lse.
+    Raises torch's own error for any other target outside the vocabulary.
     """
     logits = _wide(logits)
     lse = torch.logsumexp(logits, -1)
-    inside = (target >= 0) & (target < logits.shape[-1])
-    hit = logits.gather(-1, torch.where(inside, target, 0)[..., None])[..., 0]
-    loss = lse - torch.where(inside, hit, 0)
-    return (loss if ignore is None else loss.masked_fill(target == ignore, 0)), lse
+    if ignore is None:
+        return lse - logits.gather(-1, target[..., None])[..., 0], lse
+    ignored = target == ignore
+    hit = logits.gather(-1, target.masked_fill(ignored, 0)[..., None])[..., 0]
+    return (lse - hit).masked_fill_(ignored, 0), lse
 
 
 def cross_entropy_backward(
@@ -26,8 +27,8 @@ def cross_entropy_backward(
 ) -> Tensor:
     """d(logits) = (softmax(logits) - onehot(target)) * dloss; one array of the size of the logits is made."""
     if ignore is not None:
-        dloss = dloss.masked_fill(target == ignore, 0)
-    inside = (target >= 0) & (target < logits.shape[-1])
+        ignored = target == ignore
+        dloss, target = dloss.masked_fill(ignored, 0), target.masked_fill(ignored, 0)
     dx = torch.sub(_wide(logits), lse[..., None]).exp_().mul_(dloss[..., None])
-    dx.scatter_add_(-1, torch.where(inside, target, 0)[..., None], torch.where(inside, -dloss, 0)[..., None])
+    dx.scatter_add_(-1, target[..., None], -dloss[..., None])
     return dx.to(logits.dtype)

@@ -1,7 +1,7 @@
 """What the emitted modules share: parameters under their logical names, their initialisation, checks of the inputs."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +69,14 @@ def found(root: nn.Module, name: str) -> nn.Module:
     return root
 
 
-def filled(grads: tuple[Tensor | None, ...], shapes: list[torch.Size]) -> list[Tensor]:
-    """The gradients of several results, zero for those that had none."""
-    like = next(g for g in grads if g is not None)
-    return [like.new_zeros(shape) if g is None else g for g, shape in zip(grads, shapes)]
+def filled(
+    grads: tuple[Tensor | None, ...], like: Iterable[tuple[torch.Size, torch.dtype, torch.device]]
+) -> list[Tensor]:
+    """The gradients of several results, zero for those that had none; like: of each result."""
+    return [
+        torch.zeros(shape, dtype=dtype, device=device) if g is None else g
+        for g, (shape, dtype, device) in zip(grads, like)
+    ]
 
 
 def tables(root: nn.Module) -> Iterator[tuple[str, Tensor, str, float]]:
@@ -107,14 +111,24 @@ def check(
     signature: Mapping[str, tuple[torch.dtype, tuple[str, ...]]],
     fixed: Mapping[str, int],
     limits: Mapping[str, tuple[int, int]],
+    ranges: Iterable[tuple[str, str, int, int | None]] = (),
+    optional: tuple[str, ...] = (),
 ) -> dict[str, int]:
-    """The run-time sizes of a call. Raises TypeError or ValueError that names the input and the dim.
+    """The run-time sizes of a call. Raises TypeError, ValueError or IndexError that names the input and the dim.
 
-    signature: input -> dtype and dims; fixed: dim -> its compiled size; limits: run-time dim -> (largest, multiple of).
+    signature: input -> dtype and dims; fixed: dim -> its compiled size; limits: run-time dim -> (largest, multiple of);
+    ranges: see `bounded`; optional: inputs that may be None, all or none of them.
     """
     sizes: dict[str, int] = {}
+    absent = [name for name in optional if inputs[name] is None]
+    if absent and len(absent) < len(optional):
+        raise ValueError(
+            f"the loss needs {' and '.join(optional)}, but {' and '.join(absent)} is None: give all or none"
+        )
     for name, (dtype, dims) in signature.items():
         x = inputs[name]
+        if name in absent:
+            continue
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor [{' '.join(dims)}], got {type(x).__name__}")
         if dtype.is_floating_point != x.dtype.is_floating_point or (dtype == torch.bool) != (x.dtype == torch.bool):
@@ -132,7 +146,27 @@ def check(
                     raise ValueError(f"{name}: dim {dim} is {n}, over its declared maximum {most}")
                 if n < 1 or n % multiple:
                     raise ValueError(f"{name}: dim {dim} is {n}, not a positive multiple of {multiple}")
+    bounded(inputs, ranges)
     return sizes
+
+
+def bounded(inputs: Mapping[str, object], ranges: Iterable[tuple[str, str, int, int | None]]) -> None:
+    """Raises IndexError where a number of an input is no coordinate of the dim it looks up.
+
+    ranges: input, dim, its size, a number that stands for none. On a GPU, and where torch traces, it is an assertion on
+    the device: nothing waits for it."""
+    for name, dim, size, ignore in ranges:
+        x = inputs.get(name)
+        if not isinstance(x, Tensor):
+            continue
+        bad, besides = (x < 0) | (x >= size), ""
+        if ignore is not None:
+            bad, besides = bad & (x != ignore), f" ({ignore} does not count)"
+        where = f"is outside dim {dim}, 0 to {size - 1}{besides}"
+        if x.is_cuda or type(x) is not Tensor or torch.compiler.is_compiling():
+            torch._assert_async(~bad.any(), f"{name}: a number {where}")
+        elif not x.is_meta and bad.any():
+            raise IndexError(f"{name}: {int(x[bad][0])} {where}")
 
 
 def refuse_autocast(x: Tensor) -> None:

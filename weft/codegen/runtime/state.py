@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .module import check, refuse_autocast
+from .module import bounded, check, refuse_autocast
 
 Index = Tensor | Sequence[int] | int
 WAY_OUT = "keep the state from before the positions to drop, and go on from that"
@@ -160,13 +160,15 @@ def feed(
     signature: Mapping[str, tuple[torch.dtype, tuple[str, ...]]],
     fixed: Mapping[str, int],
     limits: Mapping[str, tuple[int, int]],
+    ranges: Iterable[tuple[str, str, int, int | None]],
     lengths: Index | None = None,
     state: Any = None,
 ) -> tuple[Fed, tuple[Tensor, ...]]:
     """Where new positions stand, and the inputs of those, [batch seq] each; what is padding reads 0.
 
     lengths: [batch], how many positions are each row's own (None: all). state: what came before (None: nothing); then
-    the inputs may be [batch], one position. Raises TypeError or ValueError that names the input and the dim."""
+    the inputs may be [batch], one position. ranges: as for `bounded`. Raises TypeError, ValueError or IndexError that
+    names the input and the dim."""
     if state is not None and not isinstance(state, State):
         raise TypeError(f"state must be a State, as state(batch) and every call give one, got {type(state).__name__}")
     one = state is not None and all(isinstance(x, Tensor) and x.dim() == 1 for x in inputs.values())
@@ -190,6 +192,7 @@ def feed(
         spare = int(own.min()) if state is not None else 0
         fed = Fed(pos, at.masked_fill(~real, -1), real, new - own, spare, int((pos + own).max()), one)
         given = {name: x.masked_fill(~real, 0) for name, x in given.items()}
+    bounded(given, ranges)
     return _within(fed, limits), tuple(given.values())
 
 

@@ -13,7 +13,7 @@ class CrossEntropy(Composite):
     """log-sum-exp over `over` minus the target's logit, per position, in fp32.
 
     Operands: logits [... over ...], target i64[...]. Where the target is `ignore` the loss is 0 and so is its gradient;
-    the mean over what counts is the caller's.
+    the mean over what counts is the caller's. Any other target is a coordinate of `over`: see `weft.ir.indices`.
     """
 
     over: str
