@@ -85,11 +85,12 @@ def _countable(made: Program) -> None:
 @public
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
     """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
+    from weft.codegen.decoding import undecodable
     from weft.frontends import meaning
 
     spec = open_spec(source, sets, small)
     made = program(spec, train)
-    values = spec.dims.values
+    values, why = spec.dims.values, undecodable(made)
     return {
         "spec": spec.name,
         "name": spec.model.name,
@@ -98,6 +99,7 @@ def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: boo
         "layers": sum(spec.dims.size(s.repeat) * len(s.layers) for s in spec.model.stack),
         "inputs": list(made.inputs),
         "outputs": list(made.outputs),
+        "decode": {"possible": not why, "why": why},
         "notes": meaning.notes(spec.model),
     }
 

@@ -27,12 +27,14 @@ BUG, INTERRUPTED = 70, 130
 def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
     """Validate SPEC: its form, its sizes, and that it makes a graph. Imports no torch."""
     from weft import api
+    from weft.codegen.explain import decodes
 
     found = api.check(spec, sets=sets, small=small, train=train)
     sizes = ", ".join(f"{dim} {size}" for dim, size in found["dims"].items())
     text = (
         f"{found['spec']}: ok\n{found['name']}: {found['layers']} layers, {found['parameters']:,} parameters\n"
-        f"dims: {sizes}\ninputs: {', '.join(found['inputs'])}; outputs: {', '.join(found['outputs'])}"
+        f"dims: {sizes}\ninputs: {', '.join(found['inputs'])}; outputs: {', '.join(found['outputs'])}\n"
+        f"{decodes(found['decode']['why'])}"
     )
     text += "".join(f"\nnote: {note}" for note in found["notes"])
     return Report(found, text)

@@ -1,5 +1,6 @@
 """Decoding: step and prefill are the whole sequence at once, windows keep only what they need, what cannot says so."""
 
+import re
 from functools import lru_cache
 
 import pytest
@@ -89,6 +90,9 @@ def test_what_sees_later_positions_says_where(name):
             NotImplementedError, match=rf"cannot decode: \w+ = attend at {name}.yaml:\d+ sees later positions"
         ):
             call(torch.zeros(2, dtype=torch.int64))
+    why = api.check(spec_path(name), small=True)["decode"]["why"]
+    assert re.fullmatch(rf"\w+ = attend at {name}.yaml:\d+ sees later positions", why)
+    assert module.plan["decode"] == {"possible": False, "why": why}
 
 
 def test_steps_make_no_graph():

@@ -8,7 +8,7 @@ from weft.ir.text import show
 
 from .block_file import block_file
 from .blocks import Block, Mode, distinct, key
-from .decode_model import decoding
+from .decoding import decoding
 from .kernel_package import Emitted, kernel_package
 from .model_file import model_file
 from .package import as_json

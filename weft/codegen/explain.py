@@ -116,7 +116,14 @@ def summary(plan: Document) -> str:
         at = memory["at"]
         peak += f", in the {at['side']} of {at['block']}; at least {show_bytes(memory['smallest'])} is needed"
     lines.append(peak)
+    if "decode" in plan:
+        lines.append(decodes(plan["decode"].get("why", "")))
     return "\n".join(lines)
+
+
+def decodes(why: str) -> str:
+    """Whether there is a step, in one line."""
+    return f"decodes: no, {why}" if why else "decodes: prefill and step"
 
 
 def memory(plan: Document) -> str:

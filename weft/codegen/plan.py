@@ -17,6 +17,7 @@ from weft.passes.fusion import Fusion, Region
 from weft.passes.price import density
 from weft.passes.targets import Target
 
+from .decoding import undecodable
 from .fused_file import half_name
 from .planner import BlockPlan, Half, Planned, recompute_decisions
 from .structure import Given
@@ -49,8 +50,13 @@ def document(planned: Planned) -> Document:
         "layers": [
             _drop({"block": planned.blocks[x.block].name, "row": x.row, "mode": x.mode}) for x in planned.layers
         ],
+        "decode": _decode(undecodable(program)),
         "decisions": [decision(d) for d in decisions(planned)],
     }
+
+
+def _decode(why: str) -> Document:
+    return {"possible": False, "why": why} if why else {"possible": True}
 
 
 def decisions(planned: Planned) -> tuple[Decision, ...]:

@@ -1,0 +1,80 @@
+"""Decoding of the whole model: which blocks step, which results a step has, or why there is no step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from weft.errors import DecodeError
+from weft.ir.program import Program
+from weft.ir.types import Val
+
+from .blocks import Block, distinct, key
+from .sizes import provenance
+from .stepping import TIME, Stepping, stepping
+from .structure import Given, Site, Stack, Structure, structure
+
+
+@dataclass
+class Decoding:
+    """steps: per block; have: names of model values that a step has; why: instead of all that, why there is none."""
+
+    steps: dict[object, Stepping] = field(default_factory=dict)
+    have: set[str] = field(default_factory=set)
+    why: str = ""
+
+    def outputs(self, model: Structure) -> list[tuple[str, Val]]:
+        """The model's outputs that a step has."""
+        named = zip(model.program.outputs, model.program.graph.outputs)
+        return [(name, v) for name, v in named if v.name in self.have]
+
+
+def decoding(model: Structure, blocks: Mapping[object, Block]) -> Decoding:
+    """How the model decodes. Blocks whose inputs a step lacks do without the results that need them."""
+    missing: dict[object, frozenset[str]] = {k: frozenset() for k in blocks}
+    try:
+        while True:
+            found = Decoding({k: stepping(model.program, b, missing[k]) for k, b in blocks.items()})
+            lacks = _walk(model, blocks, found)
+            if all(lacks[k] <= missing[k] for k in blocks):
+                break
+            missing = {k: missing[k] | lacks[k] for k in blocks}
+    except DecodeError as error:
+        at = provenance(error.src)
+        return Decoding(why=f"{error.node}{f' at {at}' if at else ''} {error.why}")
+    if not any(TIME in v.dims for _, v in found.outputs(model)):
+        return Decoding(why="no result has one row for each position")
+    return found
+
+
+def _walk(model: Structure, blocks: Mapping[object, Block], found: Decoding) -> dict[object, frozenset[str]]:
+    """Fill `found.have`; gives the inputs that each block lacks somewhere."""
+    have = set(model.program.inputs)
+    lacks: dict[object, set[str]] = {k: set() for k in blocks}
+
+    def site(s: Site, known: set[str]) -> None:
+        for v, source in zip(s.body.inputs, s.sources):
+            if isinstance(source, Given) and source.value.name not in known:
+                lacks[key(s)].add(v.name)
+        for i in found.steps[key(s)].outputs:
+            known.add(s.node.outs[i].name)
+
+    for step in model.steps:
+        if isinstance(step, Site):
+            site(step, have)
+        elif isinstance(step, Stack):
+            body = step.loop.body
+            inner = {v.name for v, outer in zip(body.inputs, step.node.ins) if outer.name in have}
+            for s in step.sites:
+                site(s, inner)
+            if not all(v.name in inner for v in body.outputs[: step.loop.carries]):
+                raise DecodeError(f"{step.node.outs[0].name} = loop", step.node.src, "reads what no step has")
+            have |= {o.name for v, o in zip(body.outputs, step.node.outs) if v.name in inner}
+        elif all(v.name in have for v in step.ins) and TIME not in step.space:
+            have |= {v.name for v in step.outs}
+    found.have = have
+    return {k: frozenset(v) for k, v in lacks.items()}
+
+
+def undecodable(program: Program) -> str:
+    """Why a model has no step; "" where it has one."""
+    model = structure(program)
+    return decoding(model, distinct(model, {})).why
