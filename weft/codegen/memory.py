@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import sympy as sp
-from sympy.logic.boolalg import Boolean
 
 from weft.ir.formula import symbol
+from weft.ir.functions import maximum, minimum, where
 from weft.ir.op import Op
 from weft.ir.primitives import Gather, Map, Rename, Scatter
 from weft.ir.types import Dims, Node, Val, union
@@ -206,26 +207,30 @@ def bounds(sizes: Sizes, e: Any) -> tuple[int, int] | None:
         return None if n is None or e.name[:2] not in ("i_", "n_") else (0, n - 1) if e.name[0] == "i" else (1, n)
     if e.is_Rational:
         return math.floor(e), math.ceil(e)
-    inner = [bounds(sizes, a) for a in e.args if not isinstance(a, Boolean)]
-    if isinstance(e, sp.Mod) and e.args[1].is_Integer:
+    if isinstance(e, sp.Mod):
         modulus: Any = e.args[1]
-        return 0, int(modulus) - 1
+        return (0, int(modulus) - 1) if modulus.is_Integer and modulus > 0 else None
     if isinstance(e, sp.floor):
         top, below = e.args[0].as_numer_denom()
         have = bounds(sizes, top)
         return None if have is None or not below.is_Integer else (have[0] // int(below), have[1] // int(below))
-    if any(x is None for x in inner):
-        return None
+    inner = [bounds(sizes, a) for a in (e.args[1:] if isinstance(e, where) else e.args)]
     known = [x for x in inner if x is not None]
+    return _combined(e, known) if known and len(known) == len(inner) else None
+
+
+def _combined(e: Any, inner: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """The interval of a sum, product or choice from those of its operands; None for anything else."""
+    lows, highs = zip(*inner)
     if e.is_Add:
-        return sum(x[0] for x in known), sum(x[1] for x in known)
+        return sum(lows), sum(highs)
     if e.is_Mul:
-        low, high = known[0]
-        for x in known[1:]:
-            ends = [a * b for a in (low, high) for b in x]
-            low, high = min(ends), max(ends)
-        return low, high
-    return None
+        ends = [math.prod(some) for some in product(*inner)]
+        return min(ends), max(ends)
+    if isinstance(e, maximum | minimum):
+        pick = max if isinstance(e, maximum) else min
+        return pick(lows), pick(highs)
+    return (min(lows), max(highs)) if isinstance(e, where) else None
 
 
 def _in_range(body: Body, v: Val, dim: str) -> bool:
