@@ -1,14 +1,18 @@
 """Recurrent cells, drawn ones and those that are nearly nothing: each as a spec's block and a plain loop in torch."""
 
 import ast
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from tests.formulas import sums
 from weft.ir.formula import parse
 
 SIZES = {"batch": 2, "seq": 5, "width": 3, "vocab": 4}
@@ -33,6 +37,11 @@ BARE: tuple[Cell, ...] = (  # next values and outputs that are an operand, a num
     {"inputs": [], "state": {}, "update": {}, "output": "x"},
     {"inputs": [], "state": {}, "update": {}, "output": "1"},
     {"inputs": ["u", "v"], "state": {}, "update": {}, "output": "u*v"},
+)
+
+WRITTEN: tuple[Cell, ...] = tuple(  # every form of a formula, where all are finite
+    {"inputs": ["u"], "state": {"h": 0}, "let": {"p": "1.6 + tanh(h)"}, "update": {"h": "0.5*h + u"}, "output": text}
+    for text in sums("p", 7)
 )
 
 
@@ -98,10 +107,19 @@ def wide(x: Any) -> Tensor:
     return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
 
 
-FUNCTIONS: dict[str, Any] = {
-    n: (lambda f: lambda *x: f(*map(wide, x)))(getattr(torch, t))
-    for n, t in {"sigmoid": "sigmoid", "tanh": "tanh", "sin": "sin", "max": "maximum"}.items()
-} | {"where": lambda c, a, b: torch.where(torch.as_tensor(c), wide(a), wide(b))}
+_TORCH: dict[str, Any] = {n: getattr(torch, n) for n in ("exp", "log", "erf", "sqrt", "rsqrt", "cos", "abs", "sign")}
+_TORCH |= {n: getattr(torch, n) for n in ("floor", "ceil", "sigmoid", "tanh", "sin", "relu", "logaddexp")}
+_TORCH |= {n: getattr(F, n) for n in ("softplus", "logsigmoid", "silu", "gelu")}
+_TORCH |= {
+    "max": torch.maximum,
+    "min": torch.minimum,
+    "mod": torch.remainder,
+    "relu2": lambda x: torch.relu(x) ** 2,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
+}
+FUNCTIONS: dict[str, Any] = {n: partial(lambda f, *x: f(*map(wide, x)), f) for n, f in _TORCH.items()}
+FUNCTIONS |= {"where": lambda c, a, b: torch.where(torch.as_tensor(c), wide(a), wide(b)), "pi": math.pi}
 
 
 def loop(cell: Cell, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
@@ -123,13 +141,33 @@ def loop(cell: Cell, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(out, 1)
 
 
-class _Choice(ast.NodeTransformer):
-    """`a if c else b` of tensors."""
+class _Tensors(ast.NodeTransformer):
+    """`a if c else b`, `and`, `or`, `not`, `a < b < c` and `//` of tensors."""
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         self.generic_visit(node)
         return ast.Call(ast.Name("where", ast.Load()), [node.test, node.body, node.orelse], [])
 
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        self.generic_visit(node)
+        both = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
+        return reduce(lambda a, b: ast.BinOp(a, both, b), node.values)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)  # torch has no derivative of //
+        quotient = ast.BinOp(node.left, ast.Div(), node.right)
+        return ast.Call(ast.Name("floor", ast.Load()), [quotient], []) if isinstance(node.op, ast.FloorDiv) else node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.UnaryOp(ast.Invert(), node.operand) if isinstance(node.op, ast.Not) else node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        sides = [node.left, *node.comparators]
+        pairs: list[ast.expr] = [ast.Compare(a, [o], [b]) for a, o, b in zip(sides, node.ops, sides[1:])]
+        return reduce(lambda a, b: ast.BinOp(a, ast.BitAnd(), b), pairs)
+
 
 def _spelled(text: str) -> str:
-    return ast.unparse(ast.fix_missing_locations(_Choice().visit(ast.parse(text, mode="eval"))))
+    return ast.unparse(ast.fix_missing_locations(_Tensors().visit(ast.parse(text, mode="eval"))))

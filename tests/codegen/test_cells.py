@@ -8,12 +8,12 @@ import torch
 import yaml
 
 from tests.campaign import count
-from tests.codegen.cells import BARE, SIZES, draw, loop, spec
+from tests.codegen.cells import BARE, SIZES, WRITTEN, draw, loop, spec
 from weft import api
 from weft.codegen.runtime.state import State, feed
 
-CELLS = (*BARE, *map(draw, range(count(16, 400))))
-GROUP = 18
+CELLS = (*BARE, *WRITTEN, *map(draw, range(count(8, 400))))
+GROUP = 20
 
 
 @pytest.fixture(scope="module")

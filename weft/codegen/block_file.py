@@ -136,7 +136,7 @@ class _Writer:
     def pair(self, pair: Pair) -> None:
         names = pair.name("forward"), pair.name("backward")
         forward = print_function(self.file, names[0], pair.forward, self.describe(pair.forward, pair.kept))
-        untold = self.file.sizes.untold(pair.whole[1])
+        untold = pair.untold(self.file.sizes)
         doc = f"Gradients of the float arguments of {names[0]}."
         backward = print_function(self.file, names[1], pair.backward, doc, given=untold)
         self.put(forward)

@@ -18,7 +18,7 @@ from .fast import fast, statistics
 from .opaque import handle_of, with_handle
 from .prepare import prepare
 from .rewrite import merge, unlet
-from .sizes import identifier
+from .sizes import Sizes, identifier
 from .structure import Given, Own, Site, Structure
 
 _LABEL = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
@@ -157,6 +157,11 @@ class Pair:
     def name(self, side: str, of: str = "") -> str:
         """What the function of that side is called; of: the one result whose gradient it starts from."""
         return self.block.named(f"{side}{self.block.variant}" + (f"_of_{identifier(of)}" if of else ""), self.mode)
+
+    def untold(self, sizes: Sizes) -> tuple[str, ...]:
+        """The run-time dims whose sizes are further arguments of the backward: no tensor of it tells them."""
+        graphs = [self.whole[1], *self.whole[2].values()]
+        return tuple(sorted({d for g in graphs for d in sizes.untold(g)}))
 
 
 def joint_of(block: Block) -> Graph:

@@ -124,7 +124,7 @@ def fused_file(block: Block, kernels: Kernels) -> str:
         file.floats = frozenset(floats(joint_of(block)))
         for pair in pairs(block):
             forward, backward, only = pair.whole
-            untold = file.sizes.untold(backward)
+            untold = pair.untold(file.sizes)
             both = [("forward", "", forward), ("backward", "", backward)]
             for side, of, graph in [*both, *(("backward", x, g) for x, g in only.items())]:
                 what = pair.name(side, of).removesuffix(f"_{pair.mode.name}").replace("_", " ")

@@ -222,7 +222,7 @@ class _Run:
             before = live.now
             live.restart()
             name = pair.name("backward", floats[0].name if pair.only else "")
-            told = [self.sizes[d] for d in Sizes.of(self.program).untold(pair.whole[1])]
+            told = [self.sizes[d] for d in pair.untold(Sizes.of(self.program))]
             grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars, *told)
             made = live.most - before
             del grads

@@ -24,7 +24,7 @@ def embed(s: Scope, rule: Embed) -> Val:
         x = s.gather("token", table, s.shared("tokens"), at=vocab)
         if rule.scale is not None:
             factor = low.constant(rule.scale, (*path, "scale"))
-            x = s.map("tokens", symbol("x") * factor, x=x, dtype=s.compute)
+            x = s.map("tokens", symbol("x") * factor, x=x, to="batch seq width", dtype=s.compute)
     parts = {"x": x}
     for i, position in enumerate(rule.positions):
         with s.at(*path, "positions", i):

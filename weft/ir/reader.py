@@ -13,7 +13,7 @@ from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError
 from weft.ir.formula import CONSTANTS, MAX_NODES, normal, symbol
-from weft.ir.functions import FUNCTIONS, NAMES
+from weft.ir.functions import FUNCTIONS, NAMES, where
 
 MAX_TEXT = 20  # characters for each syntax node allowed
 MAX_DEPTH, MAX_EXPONENT, MAX_DIGITS, MAX_BITS = 60, 64, 40, 1_200
@@ -99,7 +99,8 @@ class Reader:
 
     def condition(self, n: ast.expr, depth: int) -> Any:
         out = self.go(n, depth)
-        if not isinstance(out, Boolean):
+        number = isinstance(out, sp.Symbol) and not self.open  # to SymPy every symbol is a Boolean
+        if number or not isinstance(out, Boolean):
             raise self.error(n, "expected a condition, found a number", "compare it, as in `x > 0`")
         return out
 
@@ -128,6 +129,8 @@ class Reader:
             case ast.Compare(left=left, ops=ops, comparators=right) if all(type(o) in _COMPARE for o in ops):
                 v = [self.number(x, d) for x in (left, *right)]
                 return sp.And(*(_COMPARE[type(o)](a, b) for o, a, b in zip(ops, v, v[1:])))
+            case ast.IfExp(test=test, body=a, orelse=b):
+                return where(self.condition(test, d), self.number(a, d), self.number(b, d))
             case ast.Call(func=ast.Name(id=f), args=args, keywords=[]):
                 return self.call(n, f, args, d)
             case _:
