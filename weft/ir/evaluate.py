@@ -105,10 +105,10 @@ class _Walker:
             return F["floor"](self(top)) if below == 1 else F["floordiv"](self(top), self(below))
         if isinstance(e, sp.Not):
             return F["not"](self(e.args[0]))
-        if type(e) is where and "gate" in F:
-            return self.choice(*e.args)
         if type(e) in _RELATION:
             return self.fold(_RELATION[type(e)], e.args)
+        if isinstance(e, where) and "gate" in F:
+            return self.choice(*e.args)
         return F[NAMES[type(e)]](*(self(a) for a in e.args))
 
     def choice(self, condition: Any, a: Any, b: Any) -> Any:
