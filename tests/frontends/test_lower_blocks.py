@@ -90,6 +90,8 @@ def test_names_of_a_cell_meet_nothing() -> None:
           ("W0301", "blocks.ff.activation"), ("W0301", "embed.scale")]),
         ({"blocks": {"attention": {"kind": "attention", "pattern": "all", "scale": float("inf")}}},
          [("W0301", "blocks.attention.scale")]),
+        ({"embed": {"scale": 0.0}, "head": {"scale": "batch - 2"}},
+         [("W0301", "embed.scale"), ("W0301", "head.scale")]),
         ({"dims": {"part": "seq / 4"}, "runtime": {"seq": {"max": 22}}}, [("W0201", "dims.part")]),
     ],
 )  # fmt: skip

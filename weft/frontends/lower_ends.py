@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.errors import Path, SpecError
+import sympy as sp
+
+from weft.errors import Path, Problem, SpecError
 from weft.frontends.lower_parts import activation, norm
 from weft.frontends.lower_scope import Scope
 from weft.frontends.schema import ClassifyHead, Embed, LanguageHead, Norm
@@ -23,7 +25,7 @@ def embed(s: Scope, rule: Embed) -> Val:
         table = s.param("tokens", f"{vocab} width", "embedding", "width")
         x = s.gather("token", table, s.shared("tokens"), at=vocab)
         if rule.scale is not None:
-            factor = low.constant(rule.scale, (*path, "scale"))
+            factor = _factor(s, rule.scale, path)
             x = s.map("tokens", symbol("x") * factor, x=x, to="batch seq width", dtype=s.compute)
     parts = {"x": x}
     for i, position in enumerate(rule.positions):
@@ -39,6 +41,15 @@ def embed(s: Scope, rule: Embed) -> Val:
         if len(parts) > 1:
             x = s.map("embedded", " + ".join(parts), to="batch seq width", dtype=s.compute, **parts)
         return s.dropout(norm(s, x, rule.norm, "norm", (*path, "norm")), rule.dropout)
+
+
+def _factor(s: Scope, scale: float | str, path: Path) -> sp.Expr:
+    """A `scale` that leaves something of what it multiplies."""
+    where = (*path, "scale")
+    found = s.low.constant(scale, where)
+    if found == 0:
+        s.low.tell(Problem("W0301", "a scale of 0 leaves nothing", where, "another number, or leave it out"))
+    return found
 
 
 def _position(s: Scope, number: int, path: Path, learned: int | str, index: str) -> Val:
@@ -62,7 +73,7 @@ def language(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> tup
         formula: Any = symbol("y")
         operands = {"y": logits}
         if head.scale is not None:
-            formula = formula * low.constant(head.scale, (*path, "scale"))
+            formula = formula * _factor(s, head.scale, path)
         if head.bias:
             formula, operands = formula + symbol("b"), operands | {"b": s.param(f"{stem}bias", vocab, "bias")}
         if formula != symbol("y"):

@@ -128,12 +128,12 @@ class Lowering:
         return sum(used.values(), sp.Integer(0))
 
     def constant(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
-        """A formula of the spec that comes to a finite number when compiling; 0 stands for one that does not."""
+        """A formula of the spec that comes to a finite number when compiling; 1 stands for one that does not."""
         found: Any = self.formula(text, path, names)
         if not found.free_symbols and _finite(found):
             return found
         self.tell(Problem("W0301", f"'{text}' is not a finite number", path, "a number, or a formula over dims"))
-        return sp.Integer(0)
+        return sp.S.One
 
     def tell(self, problem: Problem) -> None:
         """Keep a problem for the end, once."""
