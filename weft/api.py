@@ -110,16 +110,19 @@ def planned(
     target: str | None = None,
     memory: str | int | None = None,
     print_after: Collection[str] = (),
+    axes: Mapping[str, int] | None = None,
 ) -> Planned:
     """Everything decided about a spec, at the sizes of its dims.
 
     target: a target's name, default the machine's own. memory: most bytes alive at once, as a number or like "60GB".
+    axes: of a device mesh; the plan is then that of one device, and its `memory` too.
     Raises InfeasibleError when no plan fits. Graphs between passes go to the folder in WEFT_DUMP, if it is set; those
     after the passes `print_after` to stderr.
     """
     import sys
 
     from weft.codegen.machine import own_target, watcher
+    from weft.codegen.mesh import cut, runs_alone, share
     from weft.codegen.planner import plan as decide
     from weft.passes import PIPELINE
     from weft.passes.targets import find
@@ -131,9 +134,18 @@ def planned(
     aim = find(target or own_target())
     budget = memory if memory is None else bytes_of(memory)
     made = program(spec, train)
-    sizes = made.resolve(**{d: spec.dims.values[d] for d in made.runtime if d in spec.dims.values})
+    sizes = _sizes(spec, made)
+    parts = cut(made, axes, sizes) if axes is not None else None
+    if parts is not None:
+        made, sizes = share(made, parts), parts.share
     watch = watcher(os.environ.get("WEFT_DUMP"), print_after, lambda text: print(text, file=sys.stderr))
-    return decide(made, sizes, aim, budget, _profiler(aim), watch)
+    alone = parts is None or runs_alone(made.graph, parts)
+    return decide(made, sizes, aim, budget, _profiler(aim) if alone else None, watch)
+
+
+def _sizes(spec: Loaded, made: Program) -> dict[str, int]:
+    """Every dim's size as the spec says it, run-time dims too."""
+    return made.resolve(**{d: spec.dims.values[d] for d in made.runtime if d in spec.dims.values})
 
 
 def _profiler(target: Target) -> Profiler | None:
@@ -267,14 +279,19 @@ def plan(
     mesh: str | None = None,
     print_after: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The plan document of a spec; see `planned`. mesh: axes and sizes like "dp=2,tp=4", adds the collectives."""
-    from weft.codegen.mesh import parse, sharded
+    """The plan document of a spec; see `planned`. mesh: axes and sizes like "dp=2,tp=4": the plan is that of one
+    device, with its collectives."""
+    from weft.codegen.mesh import cut, parse, sharded
     from weft.codegen.plan import document
 
-    axes = parse(mesh) if mesh else None
-    found = planned(open_spec(source, sets, small), train, target, memory, print_after)
-    made = document(found)
-    return made | {"mesh": sharded(found.program, axes, found.prices)} if axes else made
+    axes = parse(mesh) if mesh is not None else None
+    spec = open_spec(source, sets, small)
+    found = planned(spec, train, target, memory, print_after, axes)
+    if axes is None:
+        return document(found)
+    whole = program(spec, train)
+    sizes = _sizes(spec, whole)
+    return document(found) | {"mesh": sharded(cut(whole, axes, sizes), found, whole.parameter_count(**sizes))}
 
 
 @public

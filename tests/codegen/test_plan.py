@@ -14,7 +14,7 @@ from weft.codegen import explain
 from weft.codegen.dot import dot
 from weft.codegen.package import as_json
 from weft.codegen.plan import WHY_TORCH, document
-from weft.errors import InfeasibleError, UsageError
+from weft.errors import InfeasibleError
 from weft.passes.chain import evaluate, solve
 from weft.passes.legality import Reason
 from weft.passes.targets import TARGETS
@@ -130,17 +130,6 @@ def test_planning_itself_imports_no_torch():
     code += "from weft.codegen import planner, plan; from weft.passes.targets import find\n"
     code += "plan.document(planner.plan(p, p.resolve(seq=12288), find('cpu'))); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_mesh_lists_its_collectives():
-    plan = api.plan(SPECS / "gpt2_345m.yaml", ["batch=4"], target="sm_90", mesh="dp=2,tp=4")
-    rows = [c for c in plan["mesh"]["collectives"] if c["axis"] == "tp" and c["times"] == plan["dims"]["layers"]]
-    assert len(rows) >= 4  # two all-reduces forward, two backward
-    assert {c["kind"] for c in rows} == {"all_reduce"}
-    assert "tp all_reduce" in explain.collectives(plan)
-    for wrong, said in (("xp=2", "no mesh axis"), ("dp=x", "dp=2,tp=4"), ("dp=3", "batch 4")):
-        with pytest.raises(UsageError, match=said):
-            api.plan(SPECS / "gpt2_345m.yaml", ["batch=4"], target="sm_90", mesh=wrong)
 
 
 def test_tables_and_drawing_read_the_saved_document():

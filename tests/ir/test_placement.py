@@ -88,7 +88,7 @@ CASES = {
         {(SWAP, "ep"): 2, (REDUCE, "ep"): 1},
         {(SWAP, "ep"): 4, (REDUCE, "ep"): 2},
     ),
-    "sru, tensor": case(sru, {"tp": ("out",)}, [2], {}, {(GATHER, "tp"): 1, (REDUCE, "tp"): 3}),
+    "sru, tensor": case(sru, {"tp": ("out",)}, [2], {}, {(GATHER, "tp"): 1, (REDUCE, "tp"): 1}),
     "sru, data": case(sru, {"dp": ("batch",)}, [2], {}, {(REDUCE, "dp"): 7}),
     "vocabulary": case(
         language_model,

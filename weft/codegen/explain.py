@@ -173,14 +173,21 @@ def verdicts(plan: Document) -> str:
 
 
 def collectives(plan: Document) -> str:
-    """How many collectives a mesh takes in a step, and of how many bytes."""
+    """What a mesh splits, how many collectives it takes in a step, and of how many bytes."""
     from tabulate import tabulate
 
-    found = plan["mesh"]["totals"].items()
-    shown = [(name, f"{t['places']:,}", f"{t['times']:,}", show_bytes(t["bytes"])) for name, t in found]
-    return (
-        tabulate(shown, ("collective", "places", "times", "bytes"), disable_numparse=True) if shown else "no collective"
-    )
+    mesh = plan["mesh"]
+    lines = [
+        f"one of {mesh['devices']} devices, with its share of {mesh['parameters']:,} parameters and of all numbers"
+    ]
+    for axis, size in mesh["axes"].items():
+        left = f"; left whole, not a multiple: {', '.join(mesh['whole'][axis])}" if axis in mesh["whole"] else ""
+        lines.append(f"{axis}={size} splits {', '.join(mesh['dims'][axis])}{left}")
+    shown = [
+        (name, f"{t['places']:,}", f"{t['times']:,}", show_bytes(t["bytes"])) for name, t in mesh["totals"].items()
+    ]
+    table = tabulate(shown, ("collective", "places", "times", "bytes"), disable_numparse=True)
+    return "\n".join([*lines, "", table if shown else "no collective"])
 
 
 def _verdict(pair: Document) -> str:

@@ -32,6 +32,7 @@ def to_data(program: Program) -> dict[str, Any]:
         "runtime": {d: [r.max, r.align] for d, r in program.runtime.items()},
         "policy": [program.policy.params, program.policy.compute, program.policy.accumulate],
         "params": [_param(p) for p in program.params],
+        "roles": {d: list(roles) for d, roles in program.roles.items()},
     }
 
 
@@ -59,6 +60,7 @@ def _program(data: Mapping[str, Any], graph: Graph) -> Program:
         train=bool(data["train"]),
         source=str(data["source"]),
         policy=Policy(*map(str, data["policy"])),
+        roles={str(d): tuple(map(str, roles)) for d, roles in data.get("roles", {}).items()},
     )
 
 

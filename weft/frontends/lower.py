@@ -76,6 +76,7 @@ def _program(low: Lowering, outputs: dict[str, Val], source: str) -> ir.Program:
         train=low.train,
         source=source,
         policy=ir.Policy(dtype.params, dtype.compute, dtype.accumulate),
+        roles={d: low.roles[d] for d in sorted(low.roles)},
     )
 
 

@@ -62,6 +62,8 @@ class Lowering:
     """Graph inputs by logical name of the parameter or name of the public input."""
     problems: list[Problem] = field(default_factory=list)
     dropouts: Iterator[int] = field(default_factory=count)
+    roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What part of the language each dim is the size of: heads, inner, vocab; see `Program`."""
     stages: set[str] = field(default_factory=set)
 
     @contextmanager
@@ -90,7 +92,7 @@ class Lowering:
             value = self.dims.sizes[size]
             if isinstance(value, int) or not frozen:
                 self.sizes[size] = value
-                return size
+                return self.plays(size, name)
         with self.reading(path, "W0201"):
             return self.mint(name, self.dims.size(size) if frozen else self.dims.symbolic(size), avoid)
 
@@ -100,7 +102,12 @@ class Lowering:
         names = chain([name], (f"{name}_{i}" for i in count(2)))
         found = next(n for n in names if n not in avoid and taken.get(n, size) == size)
         self.sizes[found] = size
-        return found
+        return self.plays(found, name)
+
+    def plays(self, dim: str, role: str) -> str:
+        """The dim, which from now on is known to be the size of that part of the language."""
+        self.roles[dim] = tuple(dict.fromkeys((*self.roles.get(dim, ()), role)))
+        return dim
 
     def number(self, dim: str) -> int:
         """The size of a frozen dim."""

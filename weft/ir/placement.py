@@ -96,6 +96,7 @@ class _Walk:
         self.mesh, self.times, self.ranks = mesh, times, ranks
         self.out: list[Collective] = []
         self.have: dict[Val, dict[Place, None]] = {}  # the placements in which a value exists, oldest first
+        self.readers: dict[Val, list[Node]] = {}
 
     def run(self, graph: Graph) -> list[Collective]:
         self.nodes(graph)
@@ -105,6 +106,10 @@ class _Walk:
 
     def nodes(self, graph: Graph) -> None:
         """Everything but the outputs, which stay as they come."""
+        self.readers = {}
+        for n in graph.nodes:
+            for v in n.ins:
+                self.readers.setdefault(v, []).append(n)
         for v in graph.inputs:
             self.have[v] = {natural(v.dims, self.mesh): None}
         for n in graph.nodes:
@@ -141,7 +146,7 @@ class _Walk:
     def node(self, n: Node) -> None:
         picks, lost = list[str | None](), list[str]()
         for i, order in enumerate(self.mesh.values()):
-            if n.op.linear() and n.ins and all({p[i] for p in self.have[v]} == {SUM} for v in n.ins):
+            if n.op.linear() and self.adds_up(n, i):
                 picks.append(None)
                 lost.append(SUM)
                 continue
@@ -157,6 +162,19 @@ class _Walk:
             self.have[v] = {at[v]: None}
         if self.ranks:
             self.ranks.node(n, tuple(picks), at)
+
+    def adds_up(self, n: Node, i: int) -> bool:
+        """Does a linear node work on partial sums along axis i? It does where all operands are such; and in a chain of
+        sums, such as a cotangent's, where the others are whole, which then count on one rank alone: the last sum is
+        reduced in place of each term."""
+        at = [{p[i] for p in self.have[v]} for v in n.ins]
+        partial = [places == {SUM} for places in at]
+        if all(partial):
+            return bool(at)
+        if not any(partial) or not all(p or REPLICATED in places for p, places in zip(partial, at)):
+            return False
+        linked = [r for v in n.outs for r in self.readers.get(v, [])]
+        return len(linked) == 1 and type(linked[0].op) is type(n.op) and linked[0].op.linear()
 
     def loop(self, n: Node) -> None:
         """Operands and results lie as their slices do inside; the loop's own dim is never split."""

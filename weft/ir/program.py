@@ -81,6 +81,7 @@ class Program:
     `sizes` gives each dim an integer or an expression over other dims' sizes (`n_batch`, `n_seq`, ...); equalities such
     as key = seq stand there too. `runtime` holds the dims that stay open. `inputs` and `outputs` are the public ones,
     by name, in the order of `forward`: an input is a graph input, an output names the graph output at its place.
+    `roles` says what part of the language a dim is the size of, whatever it is called: heads, inner, vocab, experts.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Program:
     source: str = ""
     policy: Policy = field(default_factory=Policy)
     notes: tuple[str, ...] = ()
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def resolve(self, batch: int | None = None, seq: int | None = None, **override: int) -> dict[str, int]:
         """Every dim's size as an integer. `override` replaces any dim's entry before the others are computed from it.

@@ -63,8 +63,9 @@ class Grid:
         have, out = self.at[v, src], dict[tuple[int, ...], Any]()
         for p in self.points:
             full = self.joined(v, src[axis], [have[_with(p, axis, r)] for r in range(self.counts[axis])])
-            split = want[axis] in v.dims
-            out[p] = self.chunk(v, full, want[axis], self.counts[axis])[p[axis]] if split else full
+            if want[axis] in v.dims:
+                full = self.chunk(v, full, want[axis], self.counts[axis])[p[axis]]
+            out[p] = full * 0 if want[axis] == SUM and p[axis] else full
         self.at[v, want] = out
 
     def node(self, n: Node, picks: tuple[str | None, ...], at: Mapping[Val, Place]) -> None:

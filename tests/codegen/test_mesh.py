@@ -1,0 +1,123 @@
+"""A mesh in a plan: what is split whatever it is called, one device's share, and the collectives of what is emitted."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from weft import api
+from weft.codegen import explain
+from weft.errors import InfeasibleError, UsageError
+from weft.frontends.schema import Model
+
+SPECS = Path(__file__).parents[2] / "examples" / "specs"
+DIMS = {"batch": 4, "seq": 32, "width": 16, "heads": 4, "head": 4, "inner": 64, "vocab": 64, "experts": 4, "layers": 2}
+
+
+def planned(mesh, *blocks, sets=(), memory=None, dims=None, **keys):
+    parts = {f"b{i}": b for i, b in enumerate(blocks)}
+    stack = [{"repeat": "layers", "layer": [*parts]}]
+    spec = {"name": "tiny", "dims": DIMS | (dims or {}), "blocks": parts, "stack": stack, **keys}
+    return api.plan(Model.model_validate(spec), sets, target="sm_90", memory=memory, mesh=mesh)
+
+
+def per_layer(plan, axis="tp"):
+    """Collectives of the layer's own values, by half."""
+    rows = [c for c in plan["mesh"]["collectives"] if c["block"] == "layer" and c["axis"] == axis]
+    return Counter((c["side"].split(",")[0], c["kind"]) for c in rows if c["dims"][-1] == "width")
+
+
+ATTENTION = {"kind": "attention", "pattern": "causal"}
+MLP = {"kind": "mlp"}
+MEGATRON = {("forward", "all_reduce"): 2, ("backward", "all_reduce"): 2}
+
+
+@pytest.mark.parametrize("residual", ["pre", "post"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kv", [{}, {"kv_heads": 2}])
+@pytest.mark.parametrize("more", [{}, {"rotary": True}, {"pattern": "window(4)"}])
+def test_a_layer_takes_two_all_reduces_forward_and_two_backward(residual, bias, kv, more):
+    """Shoeybi et al. 2019, section 3."""
+    block = ATTENTION | kv | more | {"bias": bias}
+    plan = planned("tp=2", block, MLP | {"bias": bias, "gated": not bias}, sublayer={"residual": residual})
+
+    assert per_layer(plan) == MEGATRON
+
+
+@pytest.mark.parametrize("name", ["gpt2_345m", "bert_base", "mistral_7b", "sparse_transformer_enwik8"])
+def test_shipped_layers_take_four(name):
+    plan = api.plan(SPECS / f"{name}.yaml", small=True, target="sm_90", mesh="tp=2")
+
+    assert per_layer(plan) == MEGATRON
+
+
+def test_what_is_recomputed_is_sent_again():
+    free = planned("tp=2", ATTENTION, MLP)
+    tight = planned("tp=2", ATTENTION, MLP, memory=free["memory"]["smallest"])
+
+    assert {x["mode"] for x in tight["layers"] if x["block"] == "layer"} != {"save"}
+    assert per_layer(tight)["backward", "all_reduce"] > 2
+    assert all(c["times"] == 2 for c in free["mesh"]["collectives"] if c["block"] == "layer")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "split"),
+    [
+        (("inner", 40), {"inner", "inner_2"}),
+        (("a", "b"), {"a", "b"}),
+        (("4*width", "5*width", "6*width"), {"inner", "inner_2", "inner_3"}),
+    ],
+)
+def test_hidden_sizes_are_split_whatever_they_are_called(sizes, split):
+    plan = planned("tp=2", *({"kind": "mlp", "inner": n} for n in sizes), dims={"a": 24, "b": 48})
+
+    assert set(plan["mesh"]["dims"]["tp"]) == split | {"vocab"}
+    assert per_layer(plan) == {("forward", "all_reduce"): len(sizes), ("backward", "all_reduce"): len(sizes)}
+
+
+def test_experts_and_heads_of_any_name_are_split():
+    plan = planned(
+        "tp=2,ep=2", ATTENTION | {"heads": "h", "head": 4}, {"kind": "moe", "experts": "e", "capacity_factor": 1.25},
+        dims={"h": 4, "e": 4},
+    )  # fmt: skip
+
+    assert plan["mesh"]["dims"]["ep"] == ["e"]
+    assert plan["mesh"]["dims"]["tp"] == ["h", "inner", "vocab"]
+
+
+def test_what_an_axis_does_not_divide_is_whole_and_said():
+    plan = planned("tp=4", ATTENTION | {"heads": 8, "kv_heads": 2, "head": 2}, MLP, dims={"vocab": 61})
+
+    assert plan["mesh"]["dims"]["tp"] == ["inner"]
+    assert plan["mesh"]["whole"]["tp"] == ["kv_heads", "vocab"]
+    assert "tp=4 splits inner; left whole, not a multiple: kv_heads, vocab" in explain.collectives(plan)
+
+
+@pytest.mark.parametrize("mesh", ["dp=2", "tp=2", "dp=2,tp=2", "ep=4", "sp=2", "cp=2,tp=2"])
+def test_the_plan_is_that_of_one_device(mesh):
+    blocks = ATTENTION, {"kind": "moe", "capacity_factor": 2.0}, MLP
+    whole, one = planned(None, *blocks), planned(mesh, *blocks)
+    split = {d for dims in one["mesh"]["dims"].values() for d in dims}
+
+    assert one["memory"]["peak"] < whole["memory"]["peak"]
+    assert one["mesh"]["parameters"] == whole["parameters"] >= one["parameters"]
+    assert all(one["dims"][d] * 2 <= whole["dims"][d] for d in split)
+    assert all(one["dims"][d] == n for d, n in whole["dims"].items() if d not in split)
+    assert one["totals"]["forward"]["flops"] < whole["totals"]["forward"]["flops"]
+
+
+def test_a_budget_is_one_devices():
+    smallest = planned("dp=4", ATTENTION, MLP)["memory"]["smallest"]
+
+    assert planned("dp=4", ATTENTION, MLP, memory=smallest)["memory"]["peak"] <= smallest
+    with pytest.raises(InfeasibleError):
+        planned("dp=2", ATTENTION, MLP, memory=smallest)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "said"), [("", "no mesh axis"), ("xp=2", "no mesh axis"), ("dp=x", "dp=2,tp=4"), ("dp=3", "batch 4"),
+                       ("dp=2,dp=2", "dp=2,tp=4"), ("tp=0", "dp=2,tp=4"), ("ep=2", "no dim of experts")],
+)  # fmt: skip
+def test_no_mesh_is_ignored(mesh, said):
+    with pytest.raises(UsageError, match=said):
+        planned(mesh, ATTENTION)
