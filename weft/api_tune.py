@@ -194,8 +194,9 @@ def _tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target:
     """The plan for a target, the folder its kernels lie in, and whether that folder is the user's."""
     from pathlib import Path
 
-    from weft.api import open_spec, planned, saved_plan
+    from weft.api import saved_plan
     from weft.codegen.build import files_of, temporary
+    from weft.planning import open_spec, planned
 
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
         from weft.codegen.planner import plan as decide
