@@ -10,14 +10,16 @@ import sympy as sp
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff
-from weft.ir.library.attention import Attend, S
-from weft.ir.pattern import Layout, Part, Pattern, to_sympy
+from weft.ir.library.attention import Attend, BlockTable, S
+from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
+from weft.ir.pattern.formula import Listed, Meta, leaves
 from weft.ir.types import Dims, Node, Type, Val
 
+from .attention_tables import looked_up, walked
 from .body import Body, File
 from .lines import Lines, tuple_of
-from .spelling import ATOM, Formulas, Src, literal
+from .spelling import ATOM, COMPARE, SUM, Formulas, Src, literal
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,10 @@ def _scale(body: Body, of: Attend) -> str:
     return literal(float(src.value)).text if src.value is not None else src.text
 
 
-def _metadata(body: Body, of: Attend, meta: Sequence[Val]) -> str:
-    return "".join(f", {body.full(v)}" for v in meta)
+def _metadata(body: Body, of: Attend, a: Axes, meta: Sequence[Val]) -> str:
+    """The metadata as [B, L], after a comma."""
+    dims = [a.query if m == "segments" else a.over for m in of.meta]
+    return "".join(f", {_operand(body, v, (a.batch, (d,)))}" for v, d in zip(meta, dims))
 
 
 def attend(body: Body, node: Node) -> None:
@@ -119,7 +123,7 @@ def attend(body: Body, node: Node) -> None:
     assert a is not None
     name = layout(body, of, a)
     operands = ", ".join(_operand(body, x, g) for x, g in ((q, a.queries()), (k, a.keys()), (v, a.values())))
-    text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, meta)})"
+    text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, meta)})"
     _results(body, node.outs, (a.outs(), a.rows()), text)
 
 
@@ -131,8 +135,27 @@ def attend_grad(body: Body, node: Node) -> None:
     name = layout(body, of, a)
     order = ((do, a.outs()), (q, a.queries()), (k, a.keys()), (v, a.values()), (out, a.outs()), (lse, a.rows()))
     operands = ", ".join(_operand(body, x, g) for x, g in order)
-    text = f"{name}.backward({operands}, {_scale(body, of)}{_metadata(body, of, meta)})"
+    text = f"{name}.backward({operands}, {_scale(body, of)}{_metadata(body, of, a, meta)})"
     _results(body, node.outs, (a.queries(), a.keys(), a.values()), text)
+
+
+def block_table(body: Body, node: Node) -> None:
+    """How often a static table lists the blocks of a pair, where attention is printed op by op."""
+    of, given, out = node.op, iter(node.ins), node.outs[0]
+    assert isinstance(of, BlockTable)
+    (leaf,) = leaves(Pattern.parse(of.table).formula)
+    assert isinstance(leaf, Listed)
+    q, k = (body.loose(next(given)) if named else body.coordinate(d) for d, named in of.places())
+    heads = of.heads if leaf.table.per_head else ()
+    dims = tuple(d for d in out.dims if d in (*(q.dims or ()), *(k.dims or ()), *heads))
+    q, k = (q, k) if not of.swap else (k, q)
+    head = literal(0)
+    for d in heads:
+        outer = "" if head.number else f"{head.text} * {body.size(d).at(ATOM)} + "
+        head = Src(outer + body.coordinate(d).aligned(dims).text, SUM, dims, "i64")
+    places = ", ".join(x.aligned(dims).text for x in (q, k, head))
+    body.file.imports.add("attention")
+    body.put(out, Src(f"{looked_up(body.file, of, leaf.table)}({places})", ATOM, dims, "i64"), node)
 
 
 def layout(body: Body, of: Attend, a: Axes) -> str:
@@ -140,9 +163,9 @@ def layout(body: Body, of: Attend, a: Axes) -> str:
     file = body.file
     file.imports.add("attention")
     if normal(of.score) != S or of.meta:
-        return file.object("attention", _tiles(file, of, of.pattern, of.layout))
+        return file.object("attention", _tiles(file, of, of.pattern))
     chosen = of.layout if of.layout is not None else _choose(file, of, a)
-    parts: list[tuple[tuple[int, ...] | None, str]] = [(p.heads, _part(file, of, a, p)) for p in chosen.parts]
+    parts: list[tuple[tuple[int, ...] | None, str]] = [(p.heads, _part(file, of, p)) for p in chosen.parts]
     return file.object("attention", _merged(parts))
 
 
@@ -178,10 +201,10 @@ def _union(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"attention.Merge({tuple_of(texts)})"
 
 
-def _part(file: File, of: Attend, a: Axes, p: Part) -> str:
+def _part(file: File, of: Attend, p: Part) -> str:
     """One part of a layout as the runtime's class; what that has no class for runs in tiles."""
     if p.layout == "blocks":
-        return _blocks(file, of, a, p)
+        return _blocks(file, of, p)
     if p.layout == "columns":
         return f"attention.Columns({p.arg('modulus')}, {p.arg('start')}, {p.arg('width')})"
     if p.layout == "rows":
@@ -192,14 +215,14 @@ def _part(file: File, of: Attend, a: Axes, p: Part) -> str:
             else f"attention.Corner({count}, None, {_inner(p.inner)})"
         )
     if p.layout == "cols":
-        return _cols(p) or _tiles(file, of, p.term, None)
+        return _cols(p) or _tiles(file, of, p.term)
     if p.layout in ("diagonal", "residues"):
         size = p.arg("block" if p.layout == "diagonal" else "modulus")
         said = f"attention.{p.layout.capitalize()}({size}, {_inner(p.inner)})"
     elif p.layout in _PLAIN:
         said = _core(p.layout, [p.arg(n) for n in _PLAIN[p.layout]])
     else:
-        return _tiles(file, of, p.term, None)
+        return _tiles(file, of, p.term)
     start = p.arg("start")
     return f"attention.Tail({start}, {said})" if start else said
 
@@ -227,37 +250,15 @@ def _inner(text: str) -> str:
     return _core(name, [int(n) for n in rest.rstrip(")").split(",") if n.strip()])
 
 
-def _blocks(file: File, of: Attend, a: Axes, p: Part) -> str:
-    """A static table, written out row by row."""
+def _blocks(file: File, of: Attend, p: Part) -> str:
+    """A static table by itself, its blocks whole."""
     formula = p.term.formula
-    table: Any = getattr(formula, "table", None)
-    if table is None or formula.negated:  # type: ignore[union-attr]
-        return _tiles(file, of, p.term, None)
-    most = max(file.sizes.limit(d) or 0 for d in (a.query, a.over))
-    table = table.at(most) if table.needs_length else table
-    heads = range(math.prod(file.sizes.number(d) or 1 for d in a.heads) if table.per_head else 1)
-    texts = ["\n".join("    " + _row(r) for r in _rows(table, h)) for h in heads]
-    text = "\n\n".join(texts)
-    name = file.object("table", f'tables.table("""\n{text}\n""")')
-    return f"attention.Blocks({table.block}, {name})"
+    if not isinstance(formula, Listed) or formula.negated:
+        return _tiles(file, of, p.term)
+    return walked(file, of, formula.table)
 
 
-def _rows(table: Any, head: int) -> list[tuple[int, ...] | None]:
-    """The key blocks of each query block, repeats kept; None is every block."""
-    if not table.swap:
-        return list(table.rows(head))
-    queries, keys = table.entries(head)
-    rows: list[list[int]] = [[] for _ in range(len(table.rows(head)))]
-    for q, k in zip(queries.tolist(), keys.tolist()):
-        rows[q].append(k)
-    return [tuple(sorted(r)) for r in rows]
-
-
-def _row(row: tuple[int, ...] | None) -> str:
-    return "all" if row is None else " ".join(map(str, row)) or "none"
-
-
-def _tiles(file: File, of: Attend, pattern: Pattern, chosen: Layout | None) -> str:
+def _tiles(file: File, of: Attend, pattern: Pattern) -> str:
     """The general layout, from a pattern's formula alone."""
     keep = _function(file, "keep", of, None, pattern)
     if normal(of.score) == S:
@@ -275,18 +276,16 @@ def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) ->
     host = _Host(lines, "q")
     dims = ("pairs",)
     env = {symbol(f"i_{c}"): Src(c, ATOM, dims, "i64") for c in "qkh"} | {S: Src("s", ATOM, dims, "f32")}
-    for m in meta:
-        if m == "valid":
-            env[symbol("valid")] = Src("attention.at(valid, k)", ATOM, dims, "bool")
-        else:
-            env[symbol("segments_q")] = Src("attention.at(segments, q)", ATOM, dims, "i64")
-            env[symbol("segments_k")] = Src("attention.at(segments, k)", ATOM, dims, "i64")
     if expr is None:
-        expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"))
-        expr = expr if isinstance(expr, sp.Basic) else sp.true if expr else sp.false
+        given = {leaf: symbol(f"seen{n}") for n, leaf in enumerate(opaque_atoms(pattern))}
+        env |= {x: _opaque(file, of, leaf, dims) for leaf, x in given.items()}
+        counted = pattern.multiset
+        known = {leaf: x > 0 if isinstance(leaf, Listed) and not counted else x for leaf, x in given.items()}
+        expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"), known)
     sizes = {s: _frozen(file, s.name[2:]) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):
-        (src,) = evaluate([normal(expr)], env | sizes, Formulas(host, dims, "f32", "t").table)
+        formulas = Formulas(host, dims, "f32" if name != "keep" else "i64", "t")
+        (src,) = evaluate([normal(expr)], env | sizes, formulas.table)
         lines.add(f"return {src.text}")  # may be a number: the runtime spreads it
     return file.function(name, lines.lines)
 
@@ -297,6 +296,16 @@ def _frozen(file: File, dim: str) -> Src:
     if n is None:
         raise NotImplementedError(f"the score of an attention reads the size of {dim}, which is known at run time only")
     return literal(n)
+
+
+def _opaque(file: File, of: Attend, leaf: Meta | Listed, dims: Dims) -> Src:
+    """What index arithmetic cannot say: a condition on metadata, or how often a table lists the pair's blocks."""
+    if isinstance(leaf, Listed):
+        return Src(f"{looked_up(file, of, leaf.table)}(q, k, h)", ATOM, dims, "i64")
+    if leaf.name == "valid":
+        return Src("attention.at(valid, k)", ATOM, dims, "bool")
+    keys = "key_segments" if "key_segments" in of.meta else "segments"
+    return Src(f"attention.at(segments, q) == attention.at({keys}, k)", COMPARE, dims, "bool")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.ir.formula import normal
-from weft.ir.library.attention import Attend, AttendGrad
+from weft.ir.library.attention import Attend, AttendGrad, BlockTable
 from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax
@@ -12,7 +12,7 @@ from weft.ir.library.rotary import Rotary
 from weft.ir.op import Op
 from weft.ir.types import Node, Type, Val
 
-from .attention import attend, attend_grad, attends
+from .attention import attend, attend_grad, attends, block_table
 from .body import Body
 from .fast import FromStatistics, RotaryBack, SoftmaxGrad, WithStatistics, last
 from .lines import tuple_of
@@ -166,6 +166,7 @@ COMPOSITES: Mapping[type[Op], Speller] = {
     RotaryBack: _rotary,
     Attend: attend,
     AttendGrad: attend_grad,
+    BlockTable: block_table,
 }
 
 

@@ -215,7 +215,7 @@ class Emitter:
                 line = self.coord(dim, space)
             return self.node("Div", line, self.ints(listed.block))
 
-        q, k = place(op.query, op.query_at), place(op.over, op.key_at)
+        q, k = (place(*p) for p in op.places())
         head = self.tensor(0, INT)
         for d in op.heads if listed.per_head else ():
             head = self.node("Add", self.node("Mul", head, self.scalar(d)), self.coord(d, space))

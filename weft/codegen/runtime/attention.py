@@ -1,6 +1,7 @@
 """Block-sparse exact attention: one class for each layout, all with forward and backward (see attention_layouts)."""
 
 from .attention_blocks import Blocks as Blocks
+from .attention_blocks import Listed as Listed
 from .attention_layouts import Band as Band
 from .attention_layouts import Causal as Causal
 from .attention_layouts import Cols as Cols

@@ -1,7 +1,7 @@
 """Attention over a static set of blocks, chosen for each head: BigBird's random blocks (Zaheer et al. 2020)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from .attention_core import attend, attend_backward
 from .attention_layouts import Layout
 from .attention_pieces import Gradients, Operands, Output, Saved, Span
 
+Table = tuple[tuple[tuple[int, ...], ...], ...]  # [heads][query blocks] -> key blocks; one head serves all
 GATHERED_AT_ONCE = 1 << 22  # elements of gathered keys of one call
 
 
@@ -23,7 +24,7 @@ class Blocks(Layout):
     """
 
     block: int
-    table: tuple[tuple[tuple[int, ...], ...], ...]
+    table: Table
 
     def run(self, into: Output, x: Operands) -> None:
         batch, heads, n, _ = x.q.shape
@@ -86,3 +87,34 @@ class Blocks(Layout):
 def _pick(x: Tensor, columns: Tensor) -> Tensor:
     """Tiles [B, T, block, D] at [P, c] -> [B, P, c block, D]."""
     return x.index_select(1, columns.flatten()).unflatten(1, columns.shape).flatten(2, 3)
+
+
+EVERY, NONE = -2, -1  # in place of a key block: the row lists every block once; the row is shorter than the longest
+
+
+@dataclass(frozen=True)
+class Listed:
+    """How often a table lists the pair of blocks of `block` positions that query q and key k of head h lie in.
+
+    Called with index tensors that broadcast together; int64. For masks: what sees whole blocks alone runs as `Blocks`.
+    """
+
+    block: int
+    table: Table
+    slots: Table = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        every = tuple(range(len(self.table[0])))
+        rows = [[(EVERY,) if row == every else row for row in head] for head in self.table]
+        longest = max(1, *(len(row) for head in rows for row in head))
+        slots = tuple(tuple((*row, *(NONE,) * (longest - len(row))) for row in head) for head in rows)
+        object.__setattr__(self, "slots", slots)
+
+    def __call__(self, q: Tensor, k: Tensor, h: Tensor) -> Tensor:
+        rows = torch.tensor(self.slots, device=q.device)[h % len(self.slots), q // self.block]
+        first, *rest = rows.unbind(-1)
+        blocks = k // self.block
+        count = ((first == EVERY) | (first == blocks)).long()
+        for slot in rest:
+            count = count + (slot == blocks)
+        return count

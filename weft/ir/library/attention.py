@@ -179,6 +179,10 @@ class BlockTable(Op):
     query_at: bool = False
     key_at: bool = False
 
+    def places(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
+        """The dims of queries and keys; is the position along it an operand?"""
+        return (self.query, self.query_at), (self.over, self.key_at)
+
     def infer(self, *x: Type) -> Type:
         need(len(x) == self.query_at + self.key_at, f"block table wants {self.query_at + self.key_at} operands")
         return Type("i64", (*self.heads, *union(*(t.dims for t in x), (self.query, self.over))))
@@ -192,7 +196,7 @@ class BlockTable(Op):
             value, type_ = next(given)
             return s.align(value, type_.dims, to)
 
-        q, k = at(self.query, self.query_at), at(self.over, self.key_at)
+        q, k = (at(*p) for p in self.places())
         q, k = (k, q) if self.swap else (q, k)
         head = None
         for d in self.heads:
