@@ -341,13 +341,14 @@ def decoded(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tenso
 
 
 def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Row:
-    """Tokens from the middle on are changed: results before it must not move."""
-    tokens = inputs["tokens"]
-    n = tokens.shape[1]
-    changed = tokens.clone()
+    """Tokens and metadata from the middle on are changed: results before it must not move."""
+    changed = {k: inputs[k].clone() for k in ("tokens", "segments", "valid") if k in inputs}
+    n = changed["tokens"].shape[1]
     many = index_range(program.graph, program.input("tokens"), program.resolve())
-    changed[:, n // 2 :] = (changed[:, n // 2 :] + 1) % many
-    after = dict(zip(program.outputs, module(**{**inputs, "tokens": changed})))
+    for name, x in changed.items():
+        later = x[:, n // 2 :]
+        later.copy_(~later if x.dtype == torch.bool else (later + 1) % many if name == "tokens" else later + 1)
+    after = dict(zip(program.outputs, module(**{**inputs, **changed})))
     graph = dict(zip(program.outputs, program.graph.outputs))
     rows = [k for k, v in graph.items() if v.dims[:2] == ("batch", "seq")]
     got, want = ({k: y[k][:, : n // 2] for k in rows} for y in (after, whole))
