@@ -126,9 +126,7 @@ def _score(s: Scope, block: Attention, path: Path) -> sp.Expr:
 def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
     dims = s.low.dims.most
     if block.plan is not None:
-        with s.low.reading((*path, "plan"), "W0302"):
-            size, heads = s.low.dims.size(block.plan.block), s.low.dims.size(block.heads)
-            return plan_pattern(block.plan, size, dims["seq"], heads, path)
+        return _planned(s, block.plan, block.heads, path)
     assert block.pattern is not None
     with s.low.reading((*path, "pattern"), "W0302"):
         pattern = Pattern.parse(block.pattern, dims)
@@ -139,6 +137,17 @@ def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
     return Pattern.parse(f"q >= {count} and ({pattern.text} or k < {count})")
 
 
+def _planned(s: Scope, plan: BlockPlan, heads: int | str, path: Path) -> Pattern:
+    """The pattern of a block plan, made for the longest sequence there can be."""
+    dims = s.low.dims
+    with s.low.reading((*path, "plan", "block"), "W0201"):
+        block = dims.size(plan.block)
+    with s.low.reading((*path, "heads"), "W0201"):
+        many = dims.size(heads)
+    with s.low.reading((*path, "plan", *(["table"] if plan.table else [])), "W0302"):
+        return plan_pattern(plan, block, dims.most["seq"], many, path)
+
+
 def plan_pattern(plan: BlockPlan, block: int, seq: int, heads: int, path: Path = ()) -> Pattern:
     """BigBird's blocks for `seq` tokens: the first and last block row see all; any other sees the first and last block,
     the window around it, and its random blocks. A block listed twice counts twice; drawn ones come from `draw`.
@@ -146,8 +155,9 @@ def plan_pattern(plan: BlockPlan, block: int, seq: int, heads: int, path: Path =
     rows = -(-seq // block)
     table = plan.table or [draw(plan, rows, h) for h in range(heads)]
     if any(len(head) != max(0, rows - 2) for head in table) or len(table) not in (1, heads):
-        want = f"{heads} heads of {max(0, rows - 2)} rows, one for each block row but the first and the last"
-        raise SpecError.at((*path, "plan", "table"), "W0402", f"the plan's table needs {want}")
+        want = f"1 or {heads} heads of {max(0, rows - 2)} rows, one for each block row but the first and the last"
+        sizes = f"{seq} tokens are {rows} blocks of {block}"
+        raise SpecError.at((*path, "plan", "table"), "W0402", f"the plan's table needs {want}", sizes)
     reach = plan.window // 2
 
     def row(i: int, random: list[int]) -> str:
@@ -166,8 +176,9 @@ def draw(plan: BlockPlan, rows: int, head: int) -> list[list[int]]:
     reach = plan.window // 2
     out: list[list[int]] = []
     for i in range(1, rows - 1):
-        left = [b for b in range(1, rows - 1) if abs(b - i) > reach]
-        out.append([left[int(mix(plan.seed, head, i, t)) % len(left)] for t in range(plan.random)] if left else [])
+        before, after = max(0, i - reach - 1), max(0, rows - 2 - i - reach)
+        drawn = [int(mix(plan.seed, head, i, t)) % (before + after) for t in range(plan.random if before + after else 0)]
+        out.append([1 + n if n < before else i + reach + 1 + n - before for n in drawn])
     return out
 
 

@@ -17,7 +17,7 @@ from weft.errors import FormulaError
 from weft.ir.pattern import expression as ex
 from weft.ir.pattern.formula import Formula, Listed, Meta, all_of, any_of, compare, negate
 from weft.ir.pattern.named import BY_NAME, METADATA, Named
-from weft.ir.pattern.table import BigBird, Row, Table
+from weft.ir.pattern.table import AnyTable, BigBird, Row, Table
 
 MAX_CHARS, MAX_DEPTH, MAX_TABLE_CHARS = 20_000, 60, 2_000_000
 LIMIT = 1 << 40  # products of two of these and an index stay far inside an int64 where it matters
@@ -69,9 +69,9 @@ class _Reader:
         flat = self.text.replace("\n", " ").replace("\t", " ")
         self.offset = len(flat) - len(flat.lstrip(" "))
         self.body = flat.strip(" ")
-        table = "blocks" in flat
-        if len(flat) > (MAX_TABLE_CHARS if table else MAX_CHARS):
-            raise FormulaError(f"a pattern of more than {MAX_CHARS} characters", self.text)
+        most = MAX_TABLE_CHARS if "blocks" in flat else MAX_CHARS
+        if len(flat) > most:
+            raise FormulaError(f"a pattern of more than {most} characters", self.text, hint="larger blocks, fewer rows")
         for bad in "#\\;\r\0'\"`@{}":
             if bad in flat:
                 raise FormulaError(f"{bad!r} may not stand in a pattern", self.text, flat.index(bad) + 1, _ALLOWED)
@@ -187,19 +187,26 @@ class _Reader:
         """on_heads(lo, hi, a): a on the heads lo <= h < hi, nothing on the others."""
         if len(args) != 3:
             self.refuse(node, "on_heads takes two numbers and a pattern", "write on_heads(0, 4, window(128))")
-        low, high, part = self.number(args[0]), self.number(args[1]), self.claim(args[2])
+        low, high, part = self.natural(args[0]), self.number(args[1]), self.claim(args[2])
+        if high <= low:
+            self.refuse(node, f"on_heads({low}, {high}, ...) names no head", "write on_heads(0, 4, window(128))")
         f = all_of(compare("<=", ex.const(low), ex.H), compare("<", ex.H, ex.const(high)), part.f)
         return Claim(f, f"on_heads({low}, {high}, {part.text})", WHOLE)
 
     def blocks(self, node: ast.AST, args: list[ast.expr]) -> Claim:
-        """blocks(size, rows) or blocks(size, rows of head 0, rows of head 1, ...)."""
+        """blocks(size, rows) or blocks(size, rows of head 0, rows of head 1, ...): rows for all of seq, where known."""
         if len(args) < 2:
             self.refuse(node, "blocks takes a size and rows", "write blocks(64, [all, [0, 1], [0, 2]])")
         size, heads = self.positive(args[0]), tuple(self.rows(a) for a in args[1:])
         try:
-            table = Table(size, heads)
+            return self.listed(Table(size, heads))
         except FormulaError as e:
             self.refuse(node, e.message, e.hint)
+
+    def listed(self, table: AnyTable) -> Claim:
+        """A static table. FormulaError: it is too short for the dim seq."""
+        if "seq" in self.names:
+            table.at(self.names["seq"])
         return Claim(Listed(table, False), table.text(), WHOLE)
 
     def rows(self, node: ast.expr) -> tuple[Row, ...]:
@@ -220,8 +227,10 @@ class _Reader:
         if len(args) not in (3, 4):
             self.refuse(node, f"bigbird takes 3 or 4 values, not {len(args)}", "write bigbird(64, 3, 0)")
         n = self.positive(args[3]) if len(args) == 4 else self.names.get("seq")
-        table = BigBird(self.positive(args[0]), self.natural(args[1]), self.natural(args[2]), n)
-        return Claim(Listed(table, False), table.text(), WHOLE)
+        try:
+            return self.listed(BigBird(self.positive(args[0]), self.natural(args[1]), self.natural(args[2]), n))
+        except FormulaError as e:
+            self.refuse(node, e.message, e.hint)
 
     # ---- values
 

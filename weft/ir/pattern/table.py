@@ -53,8 +53,10 @@ class Table:
 
     def at(self, n: int) -> "Table":
         """The table for sequences of up to n tokens."""
-        if n > len(self.heads[0]) * self.block:
-            raise FormulaError(f"blocks has {len(self.heads[0])} rows of {self.block} tokens, too few for {n} tokens")
+        rows = len(self.heads[0])
+        if n > rows * self.block:
+            hint = f"give {-(-n // self.block)} rows, or lower the largest seq"
+            raise FormulaError(f"blocks has {rows} rows of {self.block} tokens, too few for {n} tokens", hint=hint)
         return self
 
     def at_head(self, head: int) -> "Table":
@@ -115,7 +117,8 @@ class BigBird:
     def at(self, n: int) -> "BigBird":
         """The table for n tokens; one made for more keeps its own length."""
         if self.n is not None and n > self.n:
-            raise FormulaError(f"{self.text()} is a table for {self.n} tokens, too few for {n}")
+            hint = f"leave out the {self.n}, or lower the largest seq"
+            raise FormulaError(f"{self.text()} is a table for {self.n} tokens, too few for {n}", hint=hint)
         return replace(self, n=n) if self.n is None else self
 
     def at_head(self, head: int) -> "BigBird":
