@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sympy as sp
-
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff

@@ -155,9 +155,9 @@ def plan_pattern(plan: BlockPlan, block: int, seq: int, heads: int, path: Path =
     rows = -(-seq // block)
     table = plan.table or [draw(plan, rows, h) for h in range(heads)]
     if any(len(head) != max(0, rows - 2) for head in table) or len(table) not in (1, heads):
-        want = f"1 or {heads} heads of {max(0, rows - 2)} rows, one for each block row but the first and the last"
-        sizes = f"{seq} tokens are {rows} blocks of {block}"
-        raise SpecError.at((*path, "plan", "table"), "W0402", f"the plan's table needs {want}", sizes)
+        message = f"{seq} tokens are {rows} blocks of {block}: the plan's table has another size"
+        hint = f"give {max(0, rows - 2)} rows, one for each block but the first and the last, for 1 head or all {heads}"
+        raise SpecError.at((*path, "plan", "table"), "W0402", message, hint)
     reach = plan.window // 2
 
     def row(i: int, random: list[int]) -> str:
@@ -177,7 +177,9 @@ def draw(plan: BlockPlan, rows: int, head: int) -> list[list[int]]:
     out: list[list[int]] = []
     for i in range(1, rows - 1):
         before, after = max(0, i - reach - 1), max(0, rows - 2 - i - reach)
-        drawn = [int(mix(plan.seed, head, i, t)) % (before + after) for t in range(plan.random if before + after else 0)]
+        drawn = [
+            int(mix(plan.seed, head, i, t)) % (before + after) for t in range(plan.random if before + after else 0)
+        ]
         out.append([1 + n if n < before else i + reach + 1 + n - before for n in drawn])
     return out
 

@@ -79,15 +79,19 @@ class _Spelling:
         kind = BOOL if isinstance(value, bool) else INT if isinstance(value, int) else FLOAT
         return Term(self.e.const(value, kind), kind)
 
-    def real(self, a: Term) -> Term:
-        return a if a.kind == FLOAT else Term(self.e.cast(a.name, FLOAT), FLOAT)
+    def to(self, kind: str, a: Term) -> Term:
+        return a if a.kind == kind else Term(self.e.cast(a.name, kind), kind)
 
-    def like(self, *terms: Term) -> tuple[Term, ...]:
-        """All real if any is, else as they are."""
-        return tuple(map(self.real, terms)) if any(t.kind == FLOAT for t in terms) else terms
+    def real(self, a: Term) -> Term:
+        return self.to(FLOAT, a)
+
+    def like(self, *terms: Term, least: str = BOOL) -> tuple[Term, ...]:
+        """All of the widest kind among them, `least` or wider."""
+        widest = next(k for k in (FLOAT, INT, BOOL) if k == least or any(t.kind == k for t in terms))
+        return tuple(self.to(widest, t) for t in terms)
 
     def arithmetic(self, op_type: str, a: Term, b: Term) -> Term:
-        a, b = self.like(a, b)
+        a, b = self.like(a, b, least=INT)
         return self.node(op_type, a.kind, a, b)
 
     def mul(self, a: Term, b: Term) -> Term:

@@ -36,7 +36,8 @@ class Table:
             raise FormulaError("blocks needs the same number of rows for every head")
         worst = max((b for h in self.heads for row in h for b in row or ()), default=0)
         if worst >= rows:
-            raise FormulaError(f"blocks has {rows} rows, so key blocks 0 to {rows - 1}, not {worst}")
+            message = f"blocks has {rows} rows, so key blocks 0 to {rows - 1}, not {worst}"
+            raise FormulaError(message, hint="give every block a row")
 
     @property
     def per_head(self) -> bool:
