@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from weft import outputs
+from weft.api_export import export as export
+from weft.api_export import exportable as exportable
+from weft.api_export import saved_plan as saved_plan
 from weft.api_tune import configured
 from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay
 from weft.api_tune import tune as tune
 from weft.api_tune import tuned as tuned
 from weft.calls import public
-from weft.errors import FileError, UsageError
 from weft.planning import open_spec as open_spec
 from weft.planning import planned as planned
 from weft.planning import program as program
@@ -229,66 +230,3 @@ def _kernels(found: Planned, watch: Callable[[int, int], object] | None) -> dict
     if not found.kernels.regions:
         return {"kernels_note": "no region of this spec is a kernel"}
     return {"kernels": [one.data() for one in inspect(found, temporary(found.kernels.files), name, watch=watch)]}
-
-
-FORMATS = ("onnx", "plan", "dot")
-
-
-@public
-def export(
-    source: Any,
-    format: str,
-    out: str,
-    sets: Iterable[str] = (),
-    small: bool = False,
-    train: bool = True,
-    target: str | None = None,
-    memory: str | int | None = None,
-    force: bool = False,
-) -> list[str]:
-    """Write a spec, or a package's saved plan, in one of FORMATS; gives the paths written.
-
-    plan and dot are files; onnx is a folder that gets portable.onnx and semantic.onnx, of the model without training.
-    """
-    from pathlib import Path
-
-    exportable(format, out, force)
-    path = Path(out)
-    if format == "onnx":
-        from weft.codegen.onnx import export as write
-
-        return [str(p) for p in write(program(open_spec(source, sets, small), False), path).values()]
-    from weft.codegen.dot import dot
-    from weft.codegen.package import as_json
-
-    made = saved_plan(source) or plan(source, sets, small, train, target, memory)
-    outputs.write(path, dot(made) if format == "dot" else as_json(made))
-    return [str(path)]
-
-
-def exportable(format: str, out: str | os.PathLike[str], force: bool = False) -> None:
-    """UsageError where `export` could not write to `out`, or may not."""
-    if format not in FORMATS:
-        raise UsageError(f"no format is called {format!r}; known: {', '.join(FORMATS)}")
-    if format != "onnx":
-        outputs.tried(out, force)
-        return
-    outputs.tried_folder(out)
-    if not force and os.path.isdir(out) and os.listdir(out):
-        raise UsageError(f"{out} exists; --force overwrites it")
-
-
-def saved_plan(source: Any) -> dict[str, Any] | None:
-    """The plan of a package on disk; None when `source` is no folder. Raises FileError where it is damaged."""
-    from pathlib import Path
-
-    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
-        return None
-    from weft.codegen import reading
-
-    name, schema = reading.PLAN
-    found = reading.data(Path(source) / name, schema)
-    reading.unchanged(Path(source), name)
-    if "blocks" not in found:
-        raise FileError(Path(source) / name, "not a plan that weft wrote: it has no blocks")
-    return found

@@ -130,6 +130,10 @@ def _exported(path: str, given: Mapping[str, Any]) -> None:
     PLAN,
     click.option("--format", required=True, type=click.Choice(["onnx", "plan", "dot"]), help="What to write."),
     OUT(required=True, what="file, or folder for onnx,", tried=_exported),
+    click.option(
+        "--weights", type=click.Path(), metavar="PATH", help="ONNX with weights: a state_dict or safetensors."
+    ),
+    click.option("--external", is_flag=True, help="The weights in a file beside the graphs, as over 2 GB they are."),
     FORCE,
 )
 def export(out: str, **given: Any) -> Report:

@@ -1,9 +1,10 @@
 """A program as two ONNX files: one that runs anywhere, one to look at.
 
 `portable.onnx`: opset 23, plain operators, runs in ONNX Runtime; run-time dims stay open, masks are predicates computed
-in the graph, weights are inputs under their logical names. `semantic.onnx`: the same model as one node per block, each
-a local function, with the block's spec line, parameters and FLOPs in its metadata."""
+in the graph, weights are inputs under their logical names or, on request, in the file. `semantic.onnx`: the same model
+as one node per block, each a local function, with the block's spec line, parameters and FLOPs in its metadata."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,28 +14,44 @@ from onnx import helper
 
 from weft import outputs
 from weft.codegen.onnx.emitter import Emitter, info
+from weft.codegen.onnx.weights import MOST_INSIDE, Weights, beside, inside
 from weft.errors import UsageError
 from weft.ir.builder import dce
 from weft.ir.op import expansion
 from weft.ir.primitives import Call, Opaque
 from weft.ir.program import Program
 from weft.ir.types import Graph, Node, Type
+from weft.passes.inference import inference
 
 OPSET, IR_VERSION = 23, 10  # the newest that ONNX Runtime is known to take with every operator used here
 DOMAIN = "weft"
+BESIDE = "weights.bin"
 
 
-def export(program: Program, folder: Path) -> dict[str, Path]:
-    """Write portable.onnx and semantic.onnx, both checked, into `folder`; returns their paths by name.
+def export(
+    program: Program, folder: Path, weights: str | os.PathLike[str] | None = None, external: bool = False
+) -> dict[str, Path]:
+    """Write portable.onnx and semantic.onnx, both checked, into `folder`; returns the paths written, by name.
 
-    `program` must be lowered without training (no dropout, no loss). Raises UsageError for what ONNX cannot say
-    (a wrapped module), and onnx.checker.ValidationError, with nothing written, if a file would be invalid."""
+    A program lowered for training is exported without its losses and dropout. weights: a file of them (see `Weights`),
+    to stand in the graphs instead of inputs; external, or where they are over 2 GB: in weights.bin beside them, which
+    both graphs read. Raises FileError for such a file, UsageError for what ONNX cannot say (a wrapped module), and
+    onnx.checker.ValidationError, with nothing written, if a file would be invalid."""
+    program = inference(program)
+    held = Weights.read(weights, program) if weights is not None else None
     models = {"portable": portable(program), "semantic": semantic(program)}
     for model in models.values():
         onnx.checker.check_model(model, full_check=True)
     paths = {name: folder / f"{name}.onnx" for name in models}
     with outputs.Batch() as batch:
         batch.folder(folder)
+        first = models["portable"]
+        if held is not None and (external or held.size(first) > MOST_INSIDE):
+            paths["weights"] = folder / BESIDE
+            batch.fill(paths["weights"], lambda fd: held.write(fd, first))
+            models = {name: beside(model, held, BESIDE) for name, model in models.items()}
+        elif held is not None:
+            models = {name: inside(model, held) for name, model in models.items()}
         for name, model in models.items():
             batch.add(paths[name], model.SerializeToString(deterministic=True))
     return paths

@@ -1,0 +1,96 @@
+"""What `weft export` does, as functions: part of `weft.api`, which has them too. Imports nothing before it needs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from weft import outputs
+from weft.calls import public
+from weft.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from weft.ir.program import Program
+
+FORMATS = ("onnx", "plan", "dot")
+
+
+@public
+def export(
+    source: Any,
+    format: str,
+    out: str,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    memory: str | int | None = None,
+    force: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    external: bool = False,
+) -> list[str]:
+    """Write a spec, or the package in a folder, in one of FORMATS; gives the paths written.
+
+    plan and dot are files; onnx is a folder that gets portable.onnx and semantic.onnx, of the model without training.
+    weights: a state_dict that torch saved, or a safetensors file, whose tensors the ONNX graphs hold; external: in a
+    file beside them.
+    """
+    from pathlib import Path
+
+    exportable(format, out, force)
+    path = Path(out)
+    if format == "onnx":
+        from weft.codegen.onnx import export as write
+
+        return [str(p) for p in write(_exported(source, sets, small), path, weights, external).values()]
+    if weights is not None or external:
+        raise UsageError("--weights and --external go with --format onnx")
+    from weft.api import plan
+    from weft.codegen.dot import dot
+    from weft.codegen.package import as_json
+
+    made = saved_plan(source) or plan(source, sets, small, train, target, memory)
+    outputs.write(path, dot(made) if format == "dot" else as_json(made))
+    return [str(path)]
+
+
+def _exported(source: Any, sets: Iterable[str], small: bool) -> Program:
+    """The program of a spec without training, or of the package in a folder."""
+    from weft.api import open_spec, program
+
+    if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
+        return program(open_spec(source, sets, small), False)
+    from weft.codegen.saved import read
+
+    if list(sets) or small:
+        raise UsageError("a package has its sizes; --set and --small go with a spec")
+    return read(source)
+
+
+def exportable(format: str, out: str | os.PathLike[str], force: bool = False) -> None:
+    """UsageError where `export` could not write to `out`, or may not."""
+    if format not in FORMATS:
+        raise UsageError(f"no format is called {format!r}; known: {', '.join(FORMATS)}")
+    if format != "onnx":
+        outputs.tried(out, force)
+        return
+    outputs.tried_folder(out)
+    if not force and os.path.isdir(out) and os.listdir(out):
+        raise UsageError(f"{out} exists; --force overwrites it")
+
+
+def saved_plan(source: Any) -> dict[str, Any] | None:
+    """The plan of a package on disk; None when `source` is no folder. Raises FileError where it is damaged."""
+    from pathlib import Path
+
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+        return None
+    from weft.codegen import reading
+
+    name, schema = reading.PLAN
+    found = reading.data(Path(source) / name, schema)
+    reading.unchanged(Path(source), name)
+    if "blocks" not in found:
+        raise FileError(Path(source) / name, "not a plan that weft wrote: it has no blocks")
+    return found
