@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.api_export import export as export
 from weft.api_export import exportable as exportable
 from weft.api_export import saved_plan as saved_plan
-from weft.api_tune import configured
+from weft.api_tune import configured, tunable
 from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay
 from weft.api_tune import tune as tune
@@ -21,6 +21,9 @@ from weft.planning import program as program
 from weft.planning import sizes_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from weft.autotune.inspection import Watch
     from weft.codegen.planner import Planned
     from weft.codegen.verify import Verified
 
@@ -191,14 +194,19 @@ def explain(
     target: str | None = None,
     resolved: bool = False,
     kernels: bool = False,
-    watch: Callable[[int, int], object] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """The plan's table as data: `rows`, and with `resolved` every value of the spec with its origin instead.
+    """The plan's table as data: `rows`, and with `resolved` every value of the spec with its origin instead. Of the
+    package in a folder: the plan it was compiled by.
 
     kernels: also compile them for the target, without a GPU (about half a second each): `kernels`, one row a launch,
     or `kernels_note`, why there are none. watch: told how many launches are compiled, of how many."""
     from dataclasses import asdict
 
+    if (saved := saved_plan(source)) is not None:
+        if list(sets) or small or target or resolved:
+            raise UsageError("a package has its sizes and its target; --set, --small, --target, --resolved take a spec")
+        return _explained(source, saved, kernels, watch)
     spec = open_spec(source, sets, small)
     if resolved:
         from weft.frontends.resolved import resolved as values
@@ -212,7 +220,18 @@ def explain(
     return {"spec": spec.name, "rows": rows(made), "plan": made} | (_kernels(found, watch) if kernels else {})
 
 
-def _kernels(found: Planned, watch: Callable[[int, int], object] | None) -> dict[str, Any]:
+def _explained(source: Any, saved: dict[str, Any], kernels: bool, watch: Watch | None) -> dict[str, Any]:
+    """The saved plan of a package, and what the compiler says of the kernels that stand in its folder."""
+    from weft.codegen.explain import rows
+
+    out = {"spec": saved["spec"], "rows": rows(saved), "plan": saved}
+    if not kernels:
+        return out
+    found, folder, _ = tunable(source, (), False, True, saved["target"]["name"])
+    return out | _kernels(found, watch, folder)
+
+
+def _kernels(found: Planned, watch: Watch | None, folder: Path | None = None) -> dict[str, Any]:
     """What the compiler says of a plan's kernels for its target, or in one line why it is not asked."""
     from importlib.util import find_spec
 
@@ -229,4 +248,5 @@ def _kernels(found: Planned, watch: Callable[[int, int], object] | None) -> dict
         return {"kernels_note": f"the kernels are not compiled: only for {', '.join(LIMITS)}, not for {name}"}
     if not found.kernels.regions:
         return {"kernels_note": "no region of this spec is a kernel"}
-    return {"kernels": [one.data() for one in inspect(found, temporary(found.kernels.files), name, watch=watch)]}
+    folder = folder or temporary(found.kernels.files)
+    return {"kernels": [one.data() for one in inspect(found, folder, name, watch=watch)]}

@@ -86,11 +86,16 @@ def saved_plan(source: Any) -> dict[str, Any] | None:
 
     if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
         return None
+    from weft.codegen import explain as views
     from weft.codegen import reading
+    from weft.codegen.dot import dot
 
     name, schema = reading.PLAN
     found = reading.data(Path(source) / name, schema)
     reading.unchanged(Path(source), name)
-    if "blocks" not in found:
-        raise FileError(Path(source) / name, "not a plan that weft wrote: it has no blocks")
+    try:
+        views.table(found)
+        dot(found)
+    except reading.SHAPES as error:
+        raise FileError(Path(source) / name, f"not a plan that weft wrote: {type(error).__name__} {error}") from error
     return found

@@ -55,7 +55,7 @@ def tune(
     own = own_target()
     if own == "cpu" and not devices:
         raise BackendError("there is no GPU to tune on; --prepare needs none, and --replay searches a recorded table")
-    made, folder, rewrite = _tunable(source, sets, small, train, target or own)
+    made, folder, rewrite = tunable(source, sets, small, train, target or own)
     options = Options(seed=seed, sampler=sampler, resume=resume)
     settings = Settings(
         made.target.name, seconds, trials, tuple(devices) or ("",), only, dtype, shared=shared is not None,
@@ -96,7 +96,7 @@ def prepare(
     aim = target or own_target()
     if aim == "cpu":
         raise UsageError("--prepare needs to know what for: --target sm_90, say")
-    made, folder, _ = _tunable(source, sets, small, train, aim)
+    made, folder, _ = tunable(source, sets, small, train, aim)
     found = tasks(made, folder, aim, dtype)
     chosen = by_weight(found, only) if only else found
     if not chosen:
@@ -173,7 +173,7 @@ def tuned(
     aim = target or own_target()
     if aim == "cpu":
         raise UsageError("--require-tuned needs to know what for: --target sm_90, say")
-    found = _chosen(_tunable(source, sets, small, train, aim)[0], os.path.basename(os.fspath(source)))
+    found = _chosen(tunable(source, sets, small, train, aim)[0], os.path.basename(os.fspath(source)))
     require(found.answers)
     return found.answers
 
@@ -190,7 +190,7 @@ def _chosen(planned: Planned, spec: str, packs: Iterable[str | os.PathLike[str]]
     return choose(planned, asked, planned.target.name, f"weft tune {spec} --target {planned.target.name}")
 
 
-def _tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: str) -> tuple[Planned, Path, bool]:
+def tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: str) -> tuple[Planned, Path, bool]:
     """The plan for a target, the folder its kernels lie in, and whether that folder is the user's."""
     from pathlib import Path
 

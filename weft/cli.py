@@ -109,8 +109,9 @@ def plan(out: str | None, verdicts: bool, **given: Any) -> Report:
     click.option("--kernels/--no-kernels", default=True, help="Compile the kernels, for a GPU target. Default: do."),
 )
 def explain(spec: str, **given: Any) -> Report:
-    """Table of SPEC: block, operation, kernel, parameters, FLOPs, bytes, pattern density, what is kept. For a GPU
-    target also each kernel's registers, shared memory and occupancy; no GPU is needed, but seconds are."""
+    """Table of SPEC, or of the package in a folder: block, operation, kernel, parameters, FLOPs, bytes, pattern
+    density, what is kept. For a GPU target also each kernel's registers, shared memory and occupancy; no GPU is needed,
+    but seconds are."""
     from weft import api
     from weft.autotune.inspection import beat
     from weft.codegen import explain as views

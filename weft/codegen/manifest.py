@@ -31,9 +31,12 @@ def written(out: Path) -> dict[str, str]:
     """The hashes that `out` was written with, {} where there is no package. UsageError: a broken manifest."""
     path = out / MANIFEST
     try:
-        found = {str(k): str(v) for k, v in json.loads(path.read_text(encoding="utf-8"))["files"].items()}
-        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in found):
-            raise ValueError("names files elsewhere")
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = {str(k): str(v) for k, v in data["files"].items()}
+        if data["schema"] != SCHEMA or any(
+            PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in found
+        ):
+            raise ValueError("another schema, or files elsewhere")
         return found
     except FileNotFoundError:
         return {}

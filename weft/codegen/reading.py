@@ -76,10 +76,12 @@ def blaming(folder: str | os.PathLike[str]) -> Generator[None]:
         if not odd:
             raise
         path, line = place(error, folder) or (folder / odd[0], 0)
-        said = f"{type(error).__name__}: {first_line(error)}"
-        own = str(path.relative_to(folder)) in odd
-        about = "" if own else f"; changed since weft wrote them: {', '.join(odd[:5])}"
-        raise FileError(path, f"{said:.200}{about}", line) from error
+        said = f"{type(error).__name__}: {first_line(error):.200}"
+        if str(path.relative_to(folder)) in odd:
+            raise FileError(path, said, line) from error
+        if not (folder / odd[0]).is_file():
+            raise FileError(folder / odd[0], f"is gone; {said}") from error
+        raise FileError(path, f"{said}; changed since weft wrote them: {', '.join(odd[:5])}", line) from error
 
 
 def place(error: BaseException, folder: Path) -> tuple[Path, int] | None:
@@ -137,7 +139,7 @@ def load(folder: str | os.PathLike[str]) -> ModuleType:
     init = folder / "__init__.py"
     if not init.is_file():
         raise UsageError(f"{folder} holds no emitted package (no __init__.py)")
-    if (folder / PLAN[0]).exists():
+    if os.path.lexists(folder / PLAN[0]) or PLAN[0] in written_or_nothing(folder):
         data(folder / PLAN[0], PLAN[1])
     if (folder / "kernels").is_dir():
         configurations(folder)

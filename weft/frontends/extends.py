@@ -28,6 +28,9 @@ def read_document(path: str) -> Document:
         return _extended(load(decode(_stream(path), name), name), "", os.getcwd(), ())
     if not os.path.exists(path):
         raise UsageError(f"{path}: no such file")
+    if os.path.isdir(path):
+        takers = "verify, explain, export and tune take the folder of a package"
+        raise UsageError(f"{path} is a directory, and a spec is a file; {takers}")
     return _chain(path, os.path.dirname(os.path.realpath(path)), ())
 
 
