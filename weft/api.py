@@ -15,6 +15,7 @@ from weft.api_tune import replay as replay
 from weft.api_tune import tune as tune
 from weft.api_tune import tuned as tuned
 from weft.calls import public
+from weft.errors import UsageError
 from weft.planning import open_spec as open_spec
 from weft.planning import planned as planned
 from weft.planning import program as program
