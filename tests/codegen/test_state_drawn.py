@@ -195,3 +195,53 @@ def test_a_crop_is_the_state_from_before(name):
         want, _ = module.prefill(tokens[:, 11:15], state=again)
         got, _ = module.prefill(tokens[:, 11:15], state=after.crop(length))
         torch.testing.assert_close(got.logits, want.logits, rtol=1e-10, atol=1e-10)
+
+
+def test_names_of_a_spec_are_no_names_of_its_package():
+    """A block or a stage may be called like what decoding imports, or like its variables."""
+    blocks = f"  past: {{{MIXERS['causal']}}}\n  now: {{{MIXERS['experts']}}}"
+    layers = "name: state, layer: [past, now]"
+    module = built(SPEC.format(seq=SEQ, vocab=VOCAB, blocks=blocks, layers=layers, embed=LEARNED))
+    Rows(module, 2, 5).run(5)
+
+
+def test_a_step_is_one_graph():
+    """Of torch.compile, for one length and for all."""
+    module = model("window")
+    whole = torch.compile(module.step, backend="eager", fullgraph=True)
+    tokens = torch.randint(0, VOCAB, (2, SEQ), generator=torch.Generator().manual_seed(3))
+    want = module(tokens).logits
+    state = module.prefill(tokens[:, :5])[1]
+    for t in range(5, 8):
+        out, state = whole(tokens[:, t], state)
+        torch.testing.assert_close(out.logits, want[:, t], rtol=1e-10, atol=1e-10)
+
+
+def test_a_state_and_its_inputs_must_fit():
+    module = model("causal")
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    state = module.state(2)
+    for call, error, why in (
+        (lambda: module.state(0), ValueError, "dim batch is 0, not positive"),
+        (lambda: module.state(5), ValueError, "dim batch is 5, over its declared maximum 4"),
+        (lambda: module.step(tokens, module.state(3)), ValueError, "state: dim batch is 3, but 2 in the inputs"),
+        (lambda: module.step(tokens, (0, ())), TypeError, "state must be a State, .* got tuple"),
+        (lambda: module.prefill(tokens, [3]), ValueError, r"lengths must be \[batch\], 2 whole numbers"),
+        (lambda: module.prefill(tokens, [4, 0]), ValueError, r"lengths: \[4, 0\] are not all within the 3 positions"),
+        (lambda: module.prefill(tokens.new_zeros(2, SEQ + 1)), ValueError, "dim seq is 17, over its declared maximum"),
+        (lambda: state.crop([1, 2, 3]), ValueError, "crop: 3 lengths for dim batch of 2"),
+        (lambda: state.crop(-1), ValueError, "crop: a length is at least 0, not -1"),
+    ):
+        with pytest.raises(error, match=why):
+            call()
+
+
+def test_a_state_moves_between_dtypes_and_copies():
+    module = model("sru++ window")
+    _, state = module.prefill(torch.zeros(2, 3, dtype=torch.int64))
+    half, copy = state.to(torch.float16), state.clone()
+    state.blocks[1].carried[0].zero_()
+    assert {x.dtype for b in half.blocks for x in (*b.rows, *b.carried)} == {torch.float16}
+    assert half.lengths.dtype == torch.int64
+    assert copy.detach().blocks[1].carried[0].abs().sum() > 0
+    assert {x.device.type for x in state.to("meta").blocks[1].rows} == {"meta"}

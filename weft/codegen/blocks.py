@@ -21,6 +21,8 @@ from .rewrite import merge, unlet
 from .sizes import Sizes, identifier
 from .structure import Given, Own, Site, Structure
 
+_CLASSES = {"Block", "Model", "NamedTuple", "Output", "Past", "Path", "State", "Step", "Tensor", "Wrapped"}
+"""Classes that emitted files have already."""
 _LABEL = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 
 
@@ -47,7 +49,8 @@ class Block:
     @property
     def title(self) -> str:
         """The class name."""
-        return "".join(part.capitalize() for part in self.name.split("_"))
+        name = "".join(part.capitalize() for part in self.name.split("_"))
+        return f"{name}Block" if name in _CLASSES else name
 
     @property
     def given(self) -> list[Val]:

@@ -88,7 +88,7 @@ class Body:
         self.outputs = {v.name for v in outputs}
         self.uses = Counter(v.name for n in nodes for v in n.ins)
         self.uses.update(v.name for v in outputs)
-        self.holders: dict[str, set[str]] = {}  # name made here -> the values whose source mentions it
+        self.holders: dict[str, set[str]] = {}  # name made here -> the values whose source mentions it, "": none
         self.big: set[str] = set()
         self.runtime: dict[str, str] = {}  # run-time dim -> variable
         self.derived: dict[str, tuple[str, str]] = {}  # other dim -> variable, source
@@ -194,7 +194,7 @@ class Body:
         name = self.mint(hint)
         dims = src.dims or ()
         self.lines.add(f"{name} = {src.text}", self.comment(dims) if src.dims is not None else "")
-        self.holders[name] = {"now"}
+        self.holders[name] = {""}
         if self.large(dims):
             self.big.add(name)
         return Src(name, ATOM, src.dims, src.dtype)
@@ -324,7 +324,7 @@ class Body:
 
     def release(self, names: Iterable[str]) -> None:
         """These values are not read again: `del` what only they held."""
-        gone = {"now", *names}
+        gone = {"", *names}
         dead: list[str] = []
         for name, holding in list(self.holders.items()):
             holding -= gone
