@@ -150,7 +150,7 @@ class _Scan:
         if not floats:
             raise Refused(Why.NO_FLOAT)
         name = self.w.argument(floats[0]).name
-        return f"elementwise.accumulator({self.reads.at(name)})"
+        return f"elementwise.accumulator({self.reads.at(name)}.dtype.element_ty)"
 
     def start(self, p: Sequence[Val]) -> Hole:
         order = [self.start_values()[j] for j in self.states()]

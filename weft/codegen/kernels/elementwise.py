@@ -153,7 +153,7 @@ def dropout(x, threshold: tl.constexpr, scale: tl.constexpr, SEED, op_id: tl.con
     return y
 
 
-@triton.jit
-def accumulator(P):
-    """What a kernel computes in that reads this tensor."""
-    return tl.float64 if P.dtype.element_ty == tl.float64 else tl.float32
+@triton.constexpr_function
+def accumulator(dtype):
+    """What a kernel computes in that reads tensors of this dtype. A dtype is nothing that a jit function can return."""
+    return tl.float64 if dtype == tl.float64 else tl.float32
