@@ -117,7 +117,7 @@ def explain(spec: str, **given: Any) -> Report:
     from weft.codegen import explain as views
 
     found = api.explain(spec, watch=beat, **given)
-    return Report(found, views.text(found))
+    return Report(found, views.text(found), ok=not views.refused(found))
 
 
 def _exported(path: str, given: Mapping[str, Any]) -> None:

@@ -122,7 +122,11 @@ def _prepare(spec: str | None, given: dict[str, Any]) -> Found:
         )  # fmt: skip
     paths = [_pack(given["out"], found.pack)] if given["out"] else []
     data = {"mode": "prepare", **found.data(), "paths": paths}
-    return data, "\n".join([found.text(), *(f"wrote {path}: {found.pack.rows} rows" for path in paths)]), 0
+    return (
+        data,
+        "\n".join([found.text(), *(f"wrote {path}: {found.pack.rows} rows" for path in paths)]),
+        int(bool(found.broken)),
+    )
 
 
 def _package(spec: str | None, given: dict[str, Any]) -> Found:

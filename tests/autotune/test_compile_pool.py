@@ -13,9 +13,10 @@ import pytest
 from tests.autotune.samples import FOLDER
 from tests.autotune.test_staging import products
 from weft.autotune import compile_pool
-from weft.autotune.compile_pool import CompilePool, Spent
+from weft.autotune.compile_pool import CompilePool, Spent, first_line
 from weft.autotune.kept import join, pack, place, unpack
 from weft.autotune.launches import Launch
+from weft.autotune.serve import said
 from weft.cache.row import Status
 
 SLOW = "tests.autotune.slow_compiler"
@@ -52,6 +53,19 @@ def test_crashes_and_refusals_are_answers():
     assert (refused.status, refused.reason) == (Status.COMPILE, "compiler fails")
     assert "PassManager" in refused.detail
     assert after.status is Status.OK
+
+
+def test_what_a_compiler_says_ends_with_the_first_cause():
+    try:
+        try:
+            raise AttributeError("'dtype' object has no attribute 'type'")
+        except AttributeError as error:
+            raise ValueError("at 45:12:\n    s = start(s, p, c, X)\n        ^") from error
+    except ValueError as error:
+        found = said(error)
+
+    assert first_line(found) == "'dtype' object has no attribute 'type'"
+    assert found.startswith("at 45:12:")
 
 
 def test_a_launch_is_compiled_once():

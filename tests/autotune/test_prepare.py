@@ -135,6 +135,20 @@ def test_a_pack_has_survivors_and_refusals_with_reasons_and_no_code(made):
     assert b"ELF" not in path.read_bytes()
 
 
+def test_a_kernel_that_no_configuration_compiles_is_an_error(package, capsys):
+    """Exit code 1, and Triton's own words, which are those of the first cause."""
+    path = package / "kernels" / f"{NORM}.py"
+    path.write_text(path.read_text().replace("    return (x,)", "    return (tl.nothing_like_it(x),)"))
+    words = ["tune", str(package), "--target", "sm_90", "--prepare", "--kernel", NORM, "--trials", "2"]
+    code = cli.run([*words, "--json"])
+    out, err = capsys.readouterr()
+    [why] = json.loads(out)["broken"].values()
+
+    assert code == 1
+    assert "nothing_like_it" in why
+    assert f"{NORM}: no configuration is left: {why}" in err
+
+
 def test_what_was_prepared_serves_on_another_machine(made, spec, machine, package):
     planned, _ = task(spec)
     (one,) = [t for t in tasks(planned, package, "sm_90") if t.kernel == NORM]

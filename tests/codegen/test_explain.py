@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from weft import api, cli
+from weft.autotune import inspection
 from weft.codegen import explain
 
 SPEC = str(Path(__file__).parents[2] / "examples" / "specs" / "mistral_7b.yaml")
@@ -53,6 +54,16 @@ def test_what_is_shown_of_a_kernel():
     assert " ".join(shown[3].split()) == "rowwise.more 1 128 40 72 2,048 12 (75 %) 16 wgmma"
     assert shown[4].endswith("no: does not fit")
     assert shown[5].endswith("no: ptxas refuses it")
+
+
+def test_a_kernel_that_does_not_compile_is_an_error(capsys, monkeypatch):
+    row = inspection.Inspected("k00_scan", "scan", "scan.scan", "sm_90", "bf16", "Triton refuses it: no such thing")
+    monkeypatch.setattr(inspection, "inspect", lambda *_, **__: [row])
+    code, out, err = run(capsys, "--target", "sm_90", "--json")
+
+    assert code == 1
+    assert json.loads(out)["kernels"][0]["reason"] == row.reason
+    assert "on sm_90 k00_scan scan.scan does not compile: Triton refuses it: no such thing" in err
 
 
 @pytest.mark.parametrize("given", [("--target", "sm_90", "--no-kernels"), ("--target", "cpu"), ("--target", "gfx942")])

@@ -36,11 +36,13 @@ _NOT_ITS_OWN = ("launches the same as another configuration", "the wrapper canno
 
 @dataclass(frozen=True)
 class Prepared:
-    """What preparing came to, by the task's name. seconds: of the clock; spent: what the compile workers counted."""
+    """What preparing came to, by the task's name. broken: for a task that no configuration is left of, although some
+    were compiled, why the last one was refused. seconds: of the clock; spent: what the compile workers counted."""
 
     pack: Pack
     funnels: dict[str, Funnel]
     survivors: dict[str, int]
+    broken: dict[str, str]
     seconds: float
     spent: dict[str, Any]
     triton: str
@@ -48,13 +50,16 @@ class Prepared:
     def text(self) -> str:
         """For people: what each gate left of each kernel, and why it refused the rest."""
         refused = [f"{name}: {reasons(f.rejected)}" for name, f in self.funnels.items() if f.rejected]
-        return "\n".join([table(self.funnels), *(["", "refused:", *refused] if refused else [])])
+        broken = [f"{name}: no configuration is left: {why}" for name, why in self.broken.items()]
+        parts = [*(["", "refused:", *refused] if refused else []), *(["", *broken] if broken else [])]
+        return "\n".join([table(self.funnels), *parts])
 
     def data(self) -> dict[str, Any]:
         """As JSON data."""
         return {
             "triton": self.triton, "seconds": round(self.seconds, 3), "spent": self.spent, "rows": self.pack.rows,
             "kernels": {n: {"survivors": self.survivors[n], "gates": f.data()} for n, f in self.funnels.items()},
+            "broken": self.broken,
         }  # fmt: skip
 
 
@@ -76,8 +81,9 @@ def prepare(
     promising; the others are neither kept nor refused. cubins: keep compiled kernels in the store. watch: is told in a
     line what is being done."""
     began, funnels, survivors, entries = time.monotonic(), dict[str, Funnel](), dict[str, int](), list[Entry]()
+    broken: dict[str, str] = {}
     if not tasks:
-        return Prepared(Pack.of([]), {}, {}, 0.0, {}, "")
+        return Prepared(Pack.of([]), {}, {}, {}, 0.0, {}, "")
     with tempfile.TemporaryDirectory(prefix="weft-prepare-") as scratch:
         keep = _Scratch(Path(scratch)) if cubins else None
         with CompilePool(tasks[0].problem.workload.folder, workers, keep) as compilers:
@@ -89,19 +95,27 @@ def prepare(
                 weight -= task.weight
                 with Gatekeeper(task.problem, compilers, triton=triton) as keeper:
                     keeper.pool("interpreter" if interpret else "compile", most, max(0.0, share))
-                    rows = [_row(v, store, triton, keep) for v in keeper.verdicts() if _worth(v)]
+                    verdicts = keeper.verdicts()
+                    rows = [_row(v, store, triton, keep) for v in verdicts if _worth(v)]
                 funnels[task.problem.name] = keeper.funnel
                 survivors[task.problem.name] = sum(row.status is Status.OK for row in rows)
+                if (why := _broken(verdicts)) and not survivors[task.problem.name]:
+                    broken[task.problem.name] = why
                 entries.append(_kept(task, store, Device(target), rows, triton, compilers.ptxas(target)))
             spent = summary(compilers)
     made = Pack.of(entries, by="weft tune --prepare", target=target, triton=triton)
-    return Prepared(made, funnels, survivors, time.monotonic() - began, spent, triton)
+    return Prepared(made, funnels, survivors, broken, time.monotonic() - began, spent, triton)
 
 
 def reasons(counts: Mapping[str, int]) -> str:
     """How many for each reason, the most frequent first."""
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{n:,} {reason}" for reason, n in ranked)
+
+
+def _broken(verdicts: Sequence[Verdict]) -> str:
+    """Why the last configuration that came to a compiler was refused; "" where none was."""
+    return next((v.line for v in reversed(verdicts) if v.gate in ("shared", "compile", "interpreter")), "")
 
 
 def _worth(verdict: Verdict) -> bool:

@@ -100,9 +100,15 @@ def serve(handle: Handler, *, memory: int = 0) -> None:
             answer = {} if job.get("op") == "hello" else handle(job)
         except Exception as error:
             trace = "".join(traceback.format_exception(error))[-4000:]
-            answer = {"raised": type(error).__name__, "message": str(error)[:4000], "trace": trace}
+            answer = {"raised": type(error).__name__, "message": said(error), "trace": trace}
         line.write(answer)
     os._exit(0)  # a daemon thread, a CUDA context or an atexit handler may otherwise keep us
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, and below it what its causes say: Triton's own words are those of the first cause."""
+    more = f"\n{said(error.__cause__)}" if error.__cause__ is not None else ""
+    return f"{str(error)[-2000:]}{more}"[-4000:]
 
 
 def cpu_seconds() -> float:

@@ -18,6 +18,7 @@ def text(found: Document) -> str:
         return tabulate(values, ("value", "is", "from"), disable_numparse=True)
     parts = [table(found["plan"])]
     parts += [kernels(found["kernels"])] if "kernels" in found else []
+    parts += ["\n".join(lines)] if (lines := refused(found)) else []
     parts += [found["kernels_note"]] if "kernels_note" in found else []
     return "\n\n".join(parts)
 
@@ -100,6 +101,15 @@ def kernels(found: Sequence[Document]) -> str:
         shown.append((r["kernel"], r["function"], *numbers, occupancy, products if r["fits"] else "no: does not fit"))
     headers = ("kernel", "launches", "grid", "threads", "registers", "stack", "shared", "occupancy", "products")
     return tabulate(_once(shown), headers, disable_numparse=True)
+
+
+def refused(found: Document) -> list[str]:
+    """A line for each launch that the target cannot have, with the compiler's own words."""
+    out: list[str] = []
+    for r in (r for r in found.get("kernels", ()) if not r["fits"]):
+        why = f"does not compile: {r['reason']}" if r["reason"] else "does not fit"
+        out.append(f"on {r['target']} {' '.join(n for n in (r['kernel'], r['function']) if n)} {why}")
+    return out
 
 
 def summary(plan: Document) -> str:
