@@ -47,7 +47,7 @@ def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: boo
         "inputs": list(made.inputs),
         "outputs": list(made.outputs),
         "decode": {"possible": not why, "why": why},
-        "notes": meaning.notes(spec.model),
+        "notes": meaning.notes(spec.model, spec.dims),
     }
 
 

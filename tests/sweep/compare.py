@@ -27,6 +27,7 @@ from weft.codegen.build import files_of, module_of, uniform
 from weft.codegen.emit import emit
 from weft.codegen.package import load, write
 from weft.codegen.retype import retyped
+from weft.codegen.verify_decode import whole_run
 from weft.errors import SpecError
 from weft.frontends.load import load_model, load_text
 from weft.frontends.schema import Model
@@ -141,20 +142,28 @@ class Case:
         inputs = {k: v.double() if v.is_floating_point() else v for k, v in truth.inputs.items()}
         with torch.no_grad():
             whole = dict(zip(self.program.outputs, at(where, lambda: module(**inputs))))
-            self.decoded(module, inputs, whole, n, f"{where}: decode")
+            self.decoded(module, inputs, params, whole, f"{where}: decode")
             first = {k: v[:1] if v.dim() else v for k, v in inputs.items()}
             alone = dict(zip(self.program.outputs, at(f"{where}: one row", lambda: module(**first))))
         rows = [k for k, y in whole.items() if y.dim()]
         held(f"{where}: one row alone", verify.compare("outputs", "f64", alone, {k: whole[k][:1] for k in rows}))
 
     def decoded(
-        self, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], n: int, where: str
+        self,
+        module: Any,
+        inputs: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
+        whole: Mapping[str, Tensor],
+        where: str,
     ) -> None:
         try:
             module.state(2)
         except NotImplementedError:
             return
         held(where, at(where, verify.leak, self.program, module, inputs, whole))
+        n = inputs["tokens"].shape[1]
+        sizes = self.program.resolve(batch=2, seq=n)
+        whole = whole_run(self.program, module, params, inputs, sizes, self.wrapped)
         for first in sorted({0, n // 2, n}):
             from_ = f"{where} from {'0' if not first else 'n' if first == n else 'half'}"
             held(from_, at(from_, verify.decoded, module, inputs, whole, first))

@@ -15,7 +15,7 @@ from .sizes import Sizes, identifier, provenance
 from .spelling import ATOM, TORCH_DTYPE, Src, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
-RUNTIME = ("drop", "entropy", "norms", "philox", "rotary", "rows", "tables")
+RUNTIME = ("drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "tables")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", *RUNTIME}
 
@@ -93,6 +93,7 @@ class Body:
         self.runtime: dict[str, str] = {}  # run-time dim -> variable
         self.derived: dict[str, tuple[str, str]] = {}  # other dim -> variable, source
         self.coordinates: dict[tuple[str, str], str] = {}
+        self.sent: dict[tuple[str, str], str] = {}  # value of experts, their dim -> name of the rows of each
         self.head: list[str] = []
         self.anchor = self._anchor_type = ""
         self.given: frozenset[str] = frozenset()  # run-time dims that are arguments of their own

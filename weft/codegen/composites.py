@@ -14,6 +14,7 @@ from weft.ir.types import Node, Type, Val
 
 from .attention import attend, attend_grad, attends, block_table
 from .body import Body
+from .experts import EXPERTS
 from .fast import FromStatistics, RotaryBack, SoftmaxGrad, WithStatistics, last
 from .lines import tuple_of
 from .printer import Speller
@@ -167,6 +168,7 @@ COMPOSITES: Mapping[type[Op], Speller] = {
     Attend: attend,
     AttendGrad: attend_grad,
     BlockTable: block_table,
+    **EXPERTS,
 }
 
 

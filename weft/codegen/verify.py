@@ -21,6 +21,8 @@ from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
 from weft.ir.types import FLOATS, Graph, Val
 
+from .verify_decode import whole_run
+
 TOLERANCE = {"f64": 1e-10, "f32": 1e-5, "bf16": 4e-2, "f16": 1e-2}
 TORCH = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 NEAR_TIE = 1e-6  # a routing decision closer than this share of the logits' size may fall either way in float32
@@ -100,7 +102,7 @@ def verify(
         module = loaded(build(dtype), params, TORCH[dtype])
         found.rows += compared(truth, module, dtype)
         if dtype == "f64":
-            found.rows += _decoding(program, module, inputs, found.notes)
+            found.rows += _decoding(truth, module, params, sizes, found.notes)
     if own is not None:
         dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
         found.rows += _outputs(truth, loaded(own, params, None), dtype)
@@ -215,7 +217,7 @@ class Truth:
         sizes: Mapping[str, int],
         wrapped: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        self.program, self.inputs = program, inputs
+        self.program, self.inputs, self.wrapped = program, inputs, wrapped
         leaves = {name: p.clone().requires_grad_(program.train) for name, p in params.items()}
         self.outputs = reference(program, torch, leaves, inputs, sizes, torch.float64, wrapped)
         draw = torch.Generator().manual_seed(7)
@@ -306,9 +308,11 @@ def _finite(x: Tensor) -> Tensor:
     return x.double().masked_fill(x.isinf(), 0.0)
 
 
-def _decoding(program: Program, module: nn.Module, inputs: Mapping[str, Tensor], notes: list[str]) -> list[Row]:
+def _decoding(
+    truth: "Truth", module: nn.Module, params: Mapping[str, Tensor], sizes: Mapping[str, int], notes: list[str]
+) -> list[Row]:
     """prefill and step against the whole sequence at once, and whether later positions leak into earlier results."""
-    module = module.eval()
+    program, inputs, module = truth.program, truth.inputs, module.eval()
     tokens = next((n for n in program.inputs if n == "tokens"), None)
     if tokens is None:
         return []
@@ -318,9 +322,9 @@ def _decoding(program: Program, module: nn.Module, inputs: Mapping[str, Tensor],
         notes.append(str(error))
         return []
     with torch.no_grad():
-        whole = dict(zip(program.outputs, module(**inputs)))
         half = inputs[tokens].shape[1] // 2
-        return [decoded(module, inputs, whole, half), leak(program, module, inputs, whole)]
+        steps = decoded(module, inputs, whole_run(program, module, params, inputs, sizes, truth.wrapped), half)
+        return [steps, leak(program, module, inputs, dict(zip(program.outputs, module(**inputs))))]
 
 
 def decoded(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int) -> Row:

@@ -107,11 +107,9 @@ def _formula(build: Callable[..., Any]) -> Callable[..., Any]:
     """What `build` makes of SymPy numbers, in the normal form that formulas are saved and printed in."""
 
     def apply(*args: Any) -> Any:
-        from sympy import sympify
-
         from weft.ir.formula import normal
 
-        return normal(build(*map(sympify, args)))
+        return normal(build(*map(normal, args)))
 
     return apply
 

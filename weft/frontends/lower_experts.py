@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-import sympy as sp
-
 from weft.errors import Path, SpecError
+from weft.frontends.capacity import capacity, drops
 from weft.frontends.lower_parts import activation, hidden
-from weft.frontends.lower_scope import Lowering, Scope, exact
+from weft.frontends.lower_scope import Scope
 from weft.frontends.schema import Init, InitRule, Moe, Opaque
-from weft.ir.formula import symbol
-from weft.ir.library.routing import Route
+from weft.ir.library.routing import ExpertProduct, Route
 from weft.ir.primitives import Opaque as OpaqueOp
 from weft.ir.primitives import Scatter
 from weft.ir.types import Type, Val
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where experts keep their tokens. slots: their dim, "" where each token stays where it is and meets its expert's
+    matrices there (none is ever dropped). choice: the dim of a token's experts, "" for one."""
+
+    experts: str
+    slots: str
+    choice: str
+
+    @property
+    def dims(self) -> str:
+        """The dims of a token that an expert works on."""
+        return f"batch {self.experts} {self.slots}" if self.slots else f"batch seq {self.choice}".strip()
 
 
 def moe(s: Scope, x: Val, block: Moe, stem: str, path: Path) -> tuple[Val, Val]:
@@ -26,7 +40,9 @@ def moe(s: Scope, x: Val, block: Moe, stem: str, path: Path) -> tuple[Val, Val]:
     with s.at(*path):
         experts = low.axis(block.experts, "experts", (*path, "experts"), avoid)
         routes = low.mint("routes", low.sizes[experts], (*avoid, experts))  # sharded apart from the stacked experts
-        slots = low.mint("capacity", _capacity(low, block, low.number(experts), path), (*avoid, experts, routes))
+        with low.reading((*path, "capacity"), "W0201"):
+            size, full = capacity(block, low.dims), drops(block, low.dims)
+        slots = low.mint("capacity", size, (*avoid, experts, routes)) if full else ""
         inner = low.axis(block.inner, "inner", (*path, "inner"), (*avoid, experts, slots))
         if block.top_k > low.number(experts):
             raise SpecError.at((*path, "top_k"), "W0402", f"top_k is {block.top_k}, more than the experts there are")
@@ -36,34 +52,36 @@ def moe(s: Scope, x: Val, block: Moe, stem: str, path: Path) -> tuple[Val, Val]:
         op = Route(routes, "seq", block.top_k, choice, block.normalize)
         names = ["expert", "place", "gate", "balance", "load"]
         expert, place, gate, aux, _ = s.g.many(op, logits, names=names)
-        at = f"{experts} {slots}"
-        sent = s.g.one(Scatter(tuple(at.split()), ("batch", *at.split(), "width")), x, expert, place, names=["sent"])
-        done = _experts(s, sent, block, stem, path, at, experts, inner)
-        back = s.gather("returned", done, expert, place, at=at)
+        own = Slots(experts, slots, choice)
+        if slots:
+            at = (experts, slots)
+            x = s.g.one(Scatter(at, ("batch", *at, "width")), x, expert, place, names=["sent"])
+        back = _experts(s, x, block, stem, path, own, expert, inner)
+        if slots:
+            back = s.gather("returned", back, expert, place, at=f"{experts} {slots}")
         return s.einsum(stem, back, s.g.cast(gate, s.compute), to="batch seq width"), aux
 
 
-def _experts(s: Scope, x: Val, block: Moe, stem: str, path: Path, at: str, experts: str, inner: str) -> Val:
+def _experts(s: Scope, x: Val, block: Moe, stem: str, path: Path, own: Slots, expert: Val, inner: str) -> Val:
     """Every expert's feed-forward on the tokens it was sent."""
-    act = activation(s, block.activation, (*path, "activation"))
-    to, own = f"batch {at} {inner}", f"{experts} width {inner}"
+    act, experts = activation(s, block.activation, (*path, "activation")), own.experts
+
+    def product(name: str, x: Val, dims: str, to: str, of: str, fan_in: str, role: str) -> Val:
+        w = s.param(f"{stem}.{of}.weight", f"{experts} {dims}", role, fan_in)
+        if own.slots:
+            return s.einsum(name, x, w, to=to)
+        return s.g.one(ExpertProduct(experts, tuple(to.split())), x, w, expert, names=[name])
+
+    def bias(of: str, dim: str) -> Val:
+        b = s.param(f"{stem}.{of}.bias", f"{experts} {dim}", "bias")
+        return b if own.slots else s.gather(f"{of}_bias", b, expert, at=experts)
+
+    to, back = f"{own.dims} {inner}", f"{own.dims} width"
     matrices = ("gate", "up") if block.gated else ("up",)
-    got = {m: s.einsum(m, x, s.param(f"{stem}.{m}.weight", own, "experts", "width"), to=to) for m in matrices}
-    bias = {f"{m}_bias": s.param(f"{stem}.{m}.bias", f"{experts} {inner}", "bias") for m in matrices if block.bias}
-    h = hidden(s, got["up"], got.get("gate"), act, to, **bias)
-    back = f"{experts} width" if block.bias else None
-    return s.linear(
-        "down", h, f"{experts} {inner} width", f"batch {at} width", f"{stem}.down", back, "expert_output", inner
-    )
-
-
-def _capacity(low: Lowering, block: Moe, experts: int, path: Path) -> Any:
-    """Tokens an expert takes from one sequence; an expression over n_seq when given as a factor."""
-    if block.capacity is not None:
-        with low.reading((*path, "capacity"), "W0201"):
-            return low.dims.symbolic(block.capacity)
-    factor = exact(block.capacity_factor or 1.0) * block.top_k / experts
-    return -sp.floor(-symbol("n_seq") * factor)
+    got = {m: product(m, x, f"width {inner}", to, m, "width", "experts") for m in matrices}
+    h = hidden(s, got["up"], got.get("gate"), act, to, **{f"{m}_bias": bias(m, inner) for m in matrices if block.bias})
+    y = product("down", h, f"{inner} width", back, "down", inner, "expert_output")
+    return s.map("down", "y + b", back, y=y, b=bias("down", "width"), dtype=s.compute) if block.bias else y
 
 
 def opaque(s: Scope, x: Val, block: Opaque, stem: str, path: Path) -> Val:

@@ -162,14 +162,18 @@ class Recurrence(Part):
 
 
 class Moe(Part):
-    """Routed experts: each token goes to its `top_k` best experts, up to their capacity (Fedus et al. 2021)."""
+    """Routed experts: each token goes to its `top_k` best experts, up to their capacity (Fedus et al. 2021).
+
+    A capacity that no sequence can exceed (`seq`, or as large a factor) drops nothing: then tokens are not laid into
+    slots, and experts compute on as many as they were sent. `seq` in a capacity is the run's length; `prefill` and
+    `step`, which do not know how long the run will be, keep to the capacity of the longest one."""
 
     called = "MoE"
     kind: Literal["moe"] = "moe"
     experts: Size = Field(default="experts", description="number of experts")
     top_k: Annotated[int, Field(ge=1)] = Field(default=1, description="experts per token; ties go to the lower index")
     capacity: Size | None = Field(
-        default=None, description="tokens an expert takes from one sequence; what is over is dropped"
+        default=None, description="tokens an expert takes from one sequence, at least 1; what is over is dropped"
     )
     capacity_factor: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="capacity as a multiple of `top_k * seq / experts`, rounded up; instead of `capacity`"

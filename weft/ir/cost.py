@@ -56,6 +56,8 @@ def _composite(inner: list[tuple[str, Op]]) -> str:
         return "pointwise"
     if distinct <= {"pointwise", "rowwise"}:
         return "rowwise"
+    if kinds.count("contraction") == 1 and distinct <= {"contraction", "pointwise"}:
+        return "contraction"
     if kinds.count("contraction") >= 2 and not distinct & {"scan", "region", "memory"}:
         return "attention"
     return "composite"

@@ -317,8 +317,13 @@ class _Step:
         return outs
 
     def route(self, n: Node, op: Route, ins: list[_Found]) -> Iterable[_Found]:
-        """The queues are as long as earlier choices made them; padding joins none. The losses mix positions."""
-        count, key = n.outs[4], f"{op.over}_row"
+        """The queues are as long as earlier choices made them; padding joins none. The losses mix positions.
+
+        Where nobody asks for a place in a queue, none is kept."""
+        count, key, bad = n.outs[4], f"{op.over}_row", refusal(n, f"mixes positions along {self.time}")
+        if not {n.outs[1], count} & {*self.graph.outputs, *(v for m in self.graph.nodes for v in m.ins)}:
+            expert, _, gate, *_ = self.g.many(op, self.value(ins[0]), names=[v.name for v in n.outs])
+            return [expert, bad, gate, *(bad for _ in n.outs[3:])]
         past, rest = f"past_{key}", tuple(d for d in n.outs[0].dims if d not in (ROWS, self.time))
         held = self.g.input(f"past_{n.outs[0].name}", Type("i64", (ROWS, past, *rest)))
         before = self.queues(held, f"pos - n_{past} + i_{past} >= 0", self.fed.pos, op.over, count.dims)
@@ -327,7 +332,6 @@ class _Step:
         self.states.append(State("rows", held, row, self.join(held, row, key, f"all_{expert.name}"), past, src=n.src))
         self.router |= dict.fromkeys((expert, place), len(self.states))
         new = self.queues(expert, "pos", self.fed.real, op.over, count.dims)
-        bad = refusal(n, f"mixes positions along {self.time}")
         after = self.g.map("n + more", n=before, more=new, dtype="i64")
         return [expert, place, gate, bad, after, *(bad for _ in n.outs[5:])]
 

@@ -1,7 +1,7 @@
 """Slots of experts in a step: a token sent to a slot of its own stays a token, and meets its expert's weights alone.
 
 sent = scatter(x, expert, place); up = einsum(sent, w [experts width inner]); back = gather(up, expert, place)
-->  up = einsum(x, gather(w, expert)); back = up where the token has a slot, else 0
+->  up = expert_product(x, w, expert); back = up where the token has a slot, else 0
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import sympy as sp
 
 from weft.ir.builder import Builder
 from weft.ir.formula import operand, symbol
+from weft.ir.library import ExpertProduct
 from weft.ir.op import Op
 from weft.ir.primitives import Einsum, Gather, Map, Scatter
 from weft.ir.types import Dims, Node, Val, union
@@ -57,6 +58,9 @@ def on_tokens(g: Builder, n: Node, ins: Sequence[Val | Routed], time: str) -> tu
         raise refusal(n, f"mixes slots, and with them positions along {time}")
     where = union(*(v.dims for v in slots.index))
     to = union(*((where if d in slots.dims else (d,)) for d in n.op.to))
+    if isinstance(n.op, Einsum) and (product := _product(ins, slots, where)):
+        over, operands = product
+        return ExpertProduct(over, to), operands, slots
     own = [x.token if isinstance(x, Routed) else _at(g, x, slots) for x in ins]
     op: Op = replace(n.op, to=to)
     if isinstance(op, Map):
@@ -64,6 +68,18 @@ def on_tokens(g: Builder, n: Node, ins: Sequence[Val | Routed], time: str) -> tu
         op = replaced(op, {symbol(f"i_{d}"): operand(len(own) + i) for i, d in enumerate(used)})
         own += [slots.index[slots.dims.index(d)] for d in used]
     return op, own, slots
+
+
+def _product(ins: Sequence[Val | Routed], slots: Routed, where: Dims) -> tuple[str, list[Val]] | None:
+    """The dim of experts and the operands, where tokens meet one matrix each of those that `ins` has by slot."""
+    tokens = [x.token for x in ins if isinstance(x, Routed)]
+    others = [x for x in ins if not isinstance(x, Routed)]
+    if len(tokens) != 1 or len(others) != 1 or set(where) & set(others[0].dims):
+        return None
+    at = [(d, i) for d, i in zip(slots.dims, slots.index) if d in others[0].dims and set(i.dims) == set(where)]
+    if len(at) != 1 or len(set(slots.dims) & set(others[0].dims)) != 1:
+        return None
+    return at[0][0], [tokens[0], others[0], at[0][1]]
 
 
 def _at(g: Builder, x: Val, slots: Routed) -> Val:

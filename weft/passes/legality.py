@@ -308,7 +308,7 @@ def _kind(n: Node) -> str:
     """pointwise | rowwise | contraction | grouped | attention | scan | scatter | anything else: no skeleton."""
     kind = cost.kind(n)
     if kind == "contraction":
-        return _contraction(n)
+        return _contraction(n) if isinstance(n.op, Einsum) else "composite"
     if kind == "composite" and _rearranges(n):
         return "rowwise"
     return "scatter" if isinstance(n.op, Scatter) else kind

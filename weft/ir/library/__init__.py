@@ -5,9 +5,12 @@ from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax
 from weft.ir.library.rotary import Rotary
-from weft.ir.library.routing import Route
+from weft.ir.library.routing import ExpertProduct, ExpertWeights, Route
 
-COMPOSITES = (Softmax, LayerNorm, RMSNorm, Attend, AttendGrad, CrossEntropy, Dropout, Route, Rotary)
+COMPOSITES = (
+    *(Softmax, LayerNorm, RMSNorm, Attend, AttendGrad, CrossEntropy, Dropout, Rotary),
+    *(Route, ExpertProduct, ExpertWeights),
+)
 
 __all__ = [
     "COMPOSITES",
@@ -16,6 +19,8 @@ __all__ = [
     "BlockTable",
     "CrossEntropy",
     "Dropout",
+    "ExpertProduct",
+    "ExpertWeights",
     "LayerNorm",
     "RMSNorm",
     "Rotary",

@@ -1,12 +1,14 @@
-"""Top-k routing of tokens to experts."""
+"""Top-k routing of tokens to experts, and products of tokens with the weights of the experts they were routed to."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import sympy as sp
+
 from weft.ir.builder import Builder
 from weft.ir.library.norm import Softmax
-from weft.ir.op import Composite
-from weft.ir.types import Dims, Val, need
+from weft.ir.op import Composite, Cotangents, Grads, Vals, points
+from weft.ir.types import Dims, Node, Val, need, union
 
 ONE_HOT = "where(i_{over} == k, 1, 0)"
 
@@ -99,3 +101,64 @@ class Route(Composite):
         total = g.reduce(g.map("exp(x - top)", x=logits, top=top, to=logits.dims, dtype=dtype), to=left)
         square = g.map("(top + log(total))**2", top=top, total=total, to=left, dtype=dtype)
         return g.mean(square, left)
+
+
+@dataclass(frozen=True)
+class ExpertProduct(Composite):
+    """Rows times the matrices of their own experts, for as many rows as each has: no slots, and nothing dropped.
+
+    Operands: x [rows .. k ..], which may lack some of the rows' dims; w [over k .. n ..]; expert i64[rows], the row of
+    `over`. Result [to], of the dims of rows and n: y[r, n] = sum over k of x[r, k] w[expert[r], k, n].
+    Source: dropless mixtures (Gale et al. 2022, MegaBlocks, section 4).
+    """
+
+    over: str
+    to: Dims
+
+    def expand(self, g: Builder, x: Val, w: Val, expert: Val) -> Val:
+        need(self.over in w.dims and self.over not in x.dims, f"the experts {self.over} are a dim of {w.type} alone")
+        need(set(expert.dims) <= set(self.to), f"the result has all dims of the rows {expert.type}")
+        need(not set(w.dims) & set(expert.dims), f"{w.type} has dims of the rows {expert.type}")
+        need(set(x.dims) <= {*expert.dims, *w.dims}, f"{x.type} has dims that neither rows nor matrices have")
+        return g.einsum(x, w, _hot(g, expert, self.over, x.dtype), to=self.to)
+
+    def flops(self, node: Node) -> sp.Expr:
+        return _flops(node, self.over)
+
+    def vjp(self, g: Builder, x: Vals, y: Vals, dy: Grads) -> Cotangents:
+        rows, w, expert = x
+        out = dy[0]
+        assert out is not None
+        every = (*expert.dims, *(d for d in rows.dims if d not in expert.dims))
+        yield g.reduce(g.one(ExpertProduct(self.over, every), out, w, expert), to=rows.dims)
+        yield g.one(ExpertWeights(self.over, w.dims), rows, out, expert)
+        yield None
+
+
+@dataclass(frozen=True)
+class ExpertWeights(Composite):
+    """The gradient of ExpertProduct's matrices: for each expert, the sum over its own rows of x times d.
+
+    Operands: x [rows .. k ..], which may lack some of the rows' dims; d [rows .. n ..]; expert i64[rows]. Result [to]:
+    dw[e, k, n] = sum over the rows r with expert[r] = e of x[r, k] d[r, n]; 0 for an expert without rows.
+    """
+
+    over: str
+    to: Dims
+
+    def expand(self, g: Builder, x: Val, d: Val, expert: Val) -> Val:
+        need(self.over in self.to, f"the result has the dim of the experts {self.over}")
+        return g.einsum(x, d, _hot(g, expert, self.over, x.dtype), to=self.to)
+
+    def flops(self, node: Node) -> sp.Expr:
+        return _flops(node, self.over)
+
+
+def _hot(g: Builder, expert: Val, over: str, dtype: str) -> Val:
+    """1 at each row's own expert, else 0."""
+    return g.map(ONE_HOT.format(over=over), k=expert, to=(*expert.dims, over), dtype=dtype)
+
+
+def _flops(node: Node, over: str) -> sp.Expr:
+    """A row meets one expert alone."""
+    return 2 * points(d for d in union(*(v.dims for v in (*node.ins, *node.outs))) if d != over)
