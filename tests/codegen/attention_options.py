@@ -28,6 +28,8 @@ EVERYWHERE: dict[str, Formula] = {
     "where(q - k > 2, s - 1, s*s)": lambda s, q, k, h: torch.where(q - k > 2, s - 1, s * s),
     "where(s > 0, 1, 0)": lambda s, q, k, h: (s > 0).double(),
     "max(s, -1)": lambda s, q, k, h: s.clamp(min=-1),
+    "s*log(1 + seq - q)": lambda s, q, k, h: s * (1 + SEQ - q).log(),  # nan where a row, or a key, does not exist
+    "s*sqrt(seq - 1 - k) + log(seq - k)": lambda s, q, k, h: s * (SEQ - 1 - k).sqrt() + (SEQ - k).log(),
     "s*cos(q - k) + h": lambda s, q, k, h: s * (q - k).cos() + h,
 }
 CAUSAL: dict[str, Formula] = {  # of a key after the query: nan, or infinite, or with such a slope

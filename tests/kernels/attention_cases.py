@@ -1,7 +1,7 @@
 """Generated cases of the attention kernels: any pattern, walk, block sizes, lengths, strides; and their truth."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -82,6 +82,7 @@ class Case:
     lengths: tuple[tuple[int, int], ...] | None
     split: bool
     amplitude: float
+    sign: int
 
 
 def generate(seed: int, dtype: torch.dtype = torch.float64) -> Case:
@@ -100,13 +101,15 @@ def generate(seed: int, dtype: torch.dtype = torch.float64) -> Case:
     dk = rng.choice((16, 16, 24, 32, 48, 80))
     sizes = (16,) if listed and mode == "emitted" else (16, 32, 32, 64)  # those that divide a static set's
     batch, kv, group = rng.choice(HEADS)
-    return Case(
+    made = Case(
         seed=seed, text=text, mode=mode, batch=batch, kv=kv, group=group, nq=nq, nk=nk, most=(nq + more, nk + more),
         dk=dk, dv=dk if rng.random() < 0.7 else rng.choice((16, 40, 96)),
         blocks={k: (rng.choice(sizes), rng.choice(sizes)) for k in ("forward", "delta", "dkdv", "dq")},
         score=rng.choice(("", "", "cap", "alibi")), epilogue=rng.choice(("", "", "gated", "two")),
         dlse=rng.random() < 0.5, lengths=lengths, split=rng.random() < 0.3, amplitude=rng.choice((1.0, 1.0, 6.0)),
+        sign=rng.choice((1, 1, 1, -1, -1, 0)),
     )  # fmt: skip
+    return replace(made, score="ragged") if made.score and rng.random() < 0.4 else made
 
 
 # What the kernels get
@@ -194,6 +197,7 @@ HOLES = {
     "": (None, None),
     "cap": (H.cap, H.cap_slope),
     "alibi": (H.alibi, H.alibi_slope),
+    "ragged": (H.ragged, H.ragged_slope),
     "gated": (H.gated, H.gated_vjp),
     "two": (H.two, H.two_vjp),
 }
@@ -230,7 +234,7 @@ def operands(c: Case, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor | N
     tensors["dlse"] = tensors["dlse"][..., 0]
     tensors["slopes"] = torch.rand(heads, dtype=single) * 0.2
     segments = torch.randint(0, 3, (c.batch, c.nq)).sort(-1).values if "segment" in c.text else None
-    return tensors, segments, rng.uniform(0.2, 0.5)
+    return tensors, segments, c.sign * rng.uniform(0.2, 0.5)
 
 
 def run(modules: Any, c: Case, dtype: torch.dtype = torch.float64, precision: str = "ieee", check: bool = True) -> Run:
@@ -294,6 +298,8 @@ def dense(c: Case, t: dict[str, Tensor], seen: Tensor, slopes: Tensor, scale: fl
     if c.score == "alibi":
         i, j = torch.arange(s.shape[1])[:, None], torch.arange(s.shape[2])[None]
         s = s - slopes[:, None, None].to(s.dtype) * (i - j).abs()
+    if c.score == "ragged":
+        s = 1.5 * s
     live = (seen > 0).any(-1)
     s = torch.where(seen > 0, s + seen.clamp(min=1).to(s.dtype).log(), -1e300 if s.dtype == torch.float64 else -1e30)
     lse = torch.where(live, s.logsumexp(-1) if s.shape[2] else s.sum(-1), torch.inf)

@@ -74,6 +74,17 @@ def alibi_slope(s, q, k, b, h, X):
 
 
 @triton.jit
+def ragged(s, q, k, b, h, X):
+    """A score that is nothing where a row or a key does not exist."""
+    return tl.where((q < X[2]) & (k < X[3]), 1.5 * s, float("nan"))
+
+
+@triton.jit
+def ragged_slope(s, q, k, b, h, X):
+    return tl.where((q < X[2]) & (k < X[3]), tl.zeros_like(s) + 1.5, float("nan"))
+
+
+@triton.jit
 def gate_of(b, h, t, d, ok, X, like):
     at = X[5] + b.to(tl.int64) * X[6][0] + h * X[6][1] + t * X[6][2] + d
     return 1.0 / (1.0 + tl.exp(-tl.load(at, mask=ok, other=0.0).to(like.dtype)))

@@ -40,7 +40,8 @@ def test_cases_cover_every_kind_in_every_mode():
 
     assert {(KINDS[s % len(KINDS)], c.mode) for s, c in enumerate(cases)} == {(k, m) for k in KINDS for m in MODES}
     assert {len(c.lengths or ()) for c in cases} == {0, 3}
-    assert {c.score for c in cases} == {"", "cap", "alibi"}
+    assert {c.score for c in cases} == {"", "cap", "alibi", "ragged"}
+    assert {c.sign for c in cases} == {1, 0, -1}
     assert {c.epilogue for c in cases} == {"", "gated", "two"}
     assert any(c.nq % c.blocks["forward"][0] for c in cases)
     assert any(c.group == 3 for c in cases)
@@ -58,7 +59,9 @@ def test_rounding(dtype, seed):
 def plain(**changes):
     """A small causal case without holes."""
     c = replace(generate(1), mode="layout", batch=1, kv=1, group=2, nq=40, nk=40, most=(40, 40), dk=16, dv=16, score="")
-    return replace(c, **{"epilogue": "", "dlse": False, "lengths": None, "split": False, "amplitude": 1.0, **changes})
+    return replace(
+        c, **{"epilogue": "", "dlse": False, "lengths": None, "split": False, "amplitude": 1.0, "sign": 1, **changes}
+    )
 
 
 @pytest.mark.parametrize("amplitude", [0.0, 30.0, 1e4])
