@@ -61,4 +61,4 @@ def test_the_builder_and_the_file_are_the_same_language():
 
 def test_the_builder_needs_no_torch():
     code = "import sys, weft; weft.Model; weft.Opaque; weft.WeftError; weft.plan; assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

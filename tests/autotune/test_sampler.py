@@ -162,14 +162,12 @@ def test_a_study_is_written_for_the_dashboard_and_read_again(tmp_path, suffix):
         export(study, tmp_path / "study.txt")
 
 
-def test_importing_the_tuner_is_cheap_and_takes_no_torch():
+def test_importing_the_tuner_takes_no_torch_and_its_types_nothing_heavy():
     code = (
-        "import time; t = time.process_time(); import weft.autotune, weft.autotune.types; a = time.process_time() - t;"
-        "import sys; heavy = {'torch', 'optuna', 'numpy', 'sympy'} & set(sys.modules);"
-        "import weft.autotune.search, weft.autotune.session, weft.autotune.replays; b = time.process_time() - t;"
-        "print(a, b, sorted(heavy), 'torch' in sys.modules)"
+        "import sys, weft.autotune, weft.autotune.types;"
+        "heavy = {'torch', 'optuna', 'numpy', 'sympy'} & set(sys.modules);"
+        "import weft.autotune.search, weft.autotune.session, weft.autotune.replays;"
+        "print(sorted(heavy), 'torch' in sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(" ", 2)
-    assert float(said[0]) < 0.4
-    assert float(said[1]) < 0.8
-    assert said[2].strip() == "[] False"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[] False"

@@ -1,12 +1,12 @@
 """The ladder: which rung answers, what it says, and that a lookup is quick."""
 
 import os
-import time
 from dataclasses import replace
 
 import pytest
 
 from tests.cache.examples import A100, CONFIGS, DEFAULT, H100, KEY, OTHER_SOFT, SOFT, SPACE, good, without_sync
+from tests.effort import counted
 from weft.cache.answer import Rung, announce, require
 from weft.cache.ladder import Ladder
 from weft.cache.pack import Entry, Pack
@@ -262,18 +262,8 @@ def test_a_tampered_index_misleads_nobody(tmp_path):
             assert answer.config == CONFIGS[dict(answer.key.bucket)["seq"].bit_length() - 1]
 
 
-def quickest(run, times: int) -> float:
-    """CPU seconds of the quickest run: what the code costs, not what the neighbours do."""
-    best = float("inf")
-    for _ in range(times):
-        start = time.process_time()
-        run()
-        best = min(best, time.process_time() - start)
-    return best
-
-
 @pytest.mark.parametrize("shape", ["one key, 1000 rows", "1000 keys"])
-def test_lookups_are_quick(tmp_path, shape, record_property):
+def test_lookups_are_few_calls(tmp_path, shape, record_property):
     store = Store(tmp_path / "c", ops=without_sync())
     for i in range(1000):
         key = KEY if shape.startswith("one") else at(i + 1)
@@ -285,21 +275,19 @@ def test_lookups_are_quick(tmp_path, shape, record_property):
     key = KEY if shape.startswith("one") else at(7)
     assert ladder.lookup(key, SOFT, judge, DEFAULT).rung is Rung.EXACT
 
-    def hot():
-        for _ in range(200):
-            ladder.lookup(key, SOFT, judge, DEFAULT)
+    def cold(key):
+        return counted(lambda: Ladder([Store(tmp_path / "c")]).lookup(key, SOFT, judge, DEFAULT))[1]
 
-    hot_us = quickest(hot, 10) / 200 * 1e6
-    cold_ms = quickest(lambda: Ladder([Store(tmp_path / "c")]).lookup(key, SOFT, judge, DEFAULT), 10) * 1e3
-    miss = replace(KEY, kernel="f" * 32)
-    miss_ms = quickest(lambda: Ladder([Store(tmp_path / "c")]).lookup(miss, SOFT, judge, DEFAULT), 10) * 1e3
     beside = key.on(H100)
     assert ladder.lookup(beside, SOFT, judge, DEFAULT).rung is Rung.SIBLING
-    sibling_ms = quickest(lambda: Ladder([Store(tmp_path / "c")]).lookup(beside, SOFT, judge, DEFAULT), 10) * 1e3
-    figures = f"{hot_us:.1f}, {cold_ms:.2f}, {miss_ms:.2f}, {sibling_ms:.2f}"
-    record_property("hot us, cold ms, miss ms, sibling ms", figures)
+    found = {
+        "hot": counted(ladder.lookup, key, SOFT, judge, DEFAULT)[1],
+        "cold": cold(key),
+        "miss": cold(replace(KEY, kernel="f" * 32)),
+        "sibling": cold(beside),
+    }
+    record_property("calls", str(found))
 
-    assert hot_us <= 20
-    assert cold_ms <= 5
-    assert miss_ms <= 5
-    assert sibling_ms <= 5
+    # What a lookup may cost does not grow with a key's rows; a miss and a sibling read one line of 1,000 keys' index.
+    limits = {"hot": 20, "cold": 1_500, "miss": 6_000, "sibling": 7_000}
+    assert all(found[rung] <= limit for rung, limit in limits.items()), found

@@ -182,4 +182,4 @@ def test_the_verbs_need_no_torch(root):
         "import sys; from weft.cli import run; run(['cache', 'ls']); run(['cache', 'verify']);"
         "assert not {'torch', 'sympy', 'optuna'} & set(sys.modules), sys.modules"
     )
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from weft import cli
+from tests.effort import counted
+from weft import api, cli
 from weft.environment import ENVIRONMENT
 from weft.errors import BackendError, CheckFailed, InfeasibleError
 from weft.frontends.problems import CODES
@@ -37,7 +37,7 @@ def weft(capsys):
 
 def program(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "weft", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, **options
+        [sys.executable, "-m", "weft", *arguments], cwd=ROOT, capture_output=True, text=True, **options
     )
 
 
@@ -192,7 +192,7 @@ def test_a_signal_is_130_from_outside(tmp_path):
         assert run.stdout is not None
         run.stdout.readline()  # it is at work now, however long it took to start
         run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=20)
+        _, err = run.communicate()
 
     assert run.returncode == 130
     assert b"Traceback" not in err
@@ -200,21 +200,18 @@ def test_a_signal_is_130_from_outside(tmp_path):
 
 def test_a_reader_that_leaves_is_no_error():
     found = subprocess.run(
-        f"{sys.executable} -m weft schema | head -c 1", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60
+        f"{sys.executable} -m weft schema | head -c 1", shell=True, cwd=ROOT, capture_output=True, text=True
     )
 
     assert (found.stdout, found.stderr) == ("{", "")
 
 
-def imported(*arguments: str) -> tuple[set[str], float]:
-    """The modules that `weft ARGUMENTS` leaves imported, and its CPU seconds."""
+def imported(*arguments: str) -> set[str]:
+    """The modules that `weft ARGUMENTS` leaves imported."""
     code = f"from weft import cli; code = cli.run({list(arguments)!r}); import sys; print(*sys.modules); sys.exit(code)"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    cost = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    return set(found.stdout.splitlines()[-1].split()), cost
+    return set(found.stdout.splitlines()[-1].split())
 
 
 HEAVY = {"torch", "onnx", "networkx", "tabulate", "jinja2", "triton", "optuna", "scipy", "transformers"}
@@ -231,23 +228,25 @@ HEAVY = {"torch", "onnx", "networkx", "tabulate", "jinja2", "triton", "optuna", 
     ],
 )
 def test_nothing_is_imported_that_is_not_needed(arguments, absent):
-    assert imported(*arguments)[0] & absent == set()
+    assert imported(*arguments) & absent == set()
 
 
 def test_importing_weft_imports_nothing():
     code = "import sys; before = set(sys.modules); import weft; print(*(set(sys.modules) - before))"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     modules = set(found.stdout.split())
 
     assert {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names} == {"weft"}
 
 
-def test_checking_128_layers_is_quick():
+def test_checking_128_layers_costs_no_more_than_two():
     spec = str(SPECS / "sparse_transformer_cifar10.yaml")
-    cost = min(imported("check", spec)[1] for _ in range(3))
+    api.check(spec)
 
-    # 0.7 CPU-seconds on a quiet machine; a neighbour on the same core costs cache.
-    assert cost <= 0.9, f"{cost:.2f} CPU-seconds"
+    few, many = (counted(api.check, spec, [f"layers={n}"])[1] for n in (2, 128))
+
+    assert many <= 1.1 * few
+    assert many <= 100_000
 
 
 def test_python_m_weft_is_the_same_program():

@@ -16,6 +16,7 @@ import sympy.parsing.sympy_parser
 import yaml
 
 from tests.campaign import SOAK
+from tests.effort import counted
 from weft import api
 from weft.errors import SpecError
 from weft.frontends.emit_yaml import emit
@@ -189,13 +190,12 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_refused_in_a_second(name):
-    import time
+def test_bombs_are_refused_with_little_work(name):
+    def refused():
+        with pytest.raises(SpecError):
+            load_text(BOMBS[name])
 
-    start = time.process_time()
-    with pytest.raises(SpecError):
-        load_text(BOMBS[name])
-    assert time.process_time() - start < 1.5
+    assert counted(refused)[1] < 2_000_000  # the largest has 2,000 problems, each with its place
 
 
 def test_a_check_opens_nothing_else_and_starts_nothing(tmp_path):
@@ -223,7 +223,7 @@ def test_a_check_opens_nothing_else_and_starts_nothing(tmp_path):
         assert "torch" not in sys.modules
         print(seen)
     """
-    found = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
 
     assert found.stderr == ""
     assert found.stdout.strip() == "[]"

@@ -1,13 +1,13 @@
 """Formulas: what the parser refuses, the normal form, the round trip, and derivatives that hold at |x| <= 1e4."""
 
 import random
-import time
 
 import pytest
 import sympy as sp
 import torch
 
 from tests.campaign import count
+from tests.effort import counted
 from tests.ir.generate import random_formula
 from weft.errors import FormulaError
 from weft.ir.evaluate import KEYS, OPTIONAL, evaluate, op_count, scalar
@@ -42,13 +42,20 @@ BOMBS = [
 
 @pytest.mark.parametrize("text", [t.strip() for t in (*HOSTILE, *SENSELESS, *BOMBS) if t.strip()], ids=lambda t: t[:30])
 def test_refused(text):
-    start = time.process_time()
     with pytest.raises(FormulaError) as e:
         parse(text, ["x", "y"])
 
-    assert time.process_time() - start < 0.5
     assert 1 <= e.value.column <= len(text) + 1
     assert e.value.hint
+
+
+@pytest.mark.parametrize("text", BOMBS, ids=lambda t: t[:30])
+def test_bombs_are_refused_with_little_work(text):
+    def refused():
+        with pytest.raises(FormulaError):
+            parse(text, ["x", "y"])
+
+    assert counted(refused)[1] < 500_000
 
 
 def test_an_error_points_at_its_place():
