@@ -17,8 +17,9 @@ RESULT = Path(__file__).parent / "results" / "soak.json"
 def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-o", "junit_family=xunit1", *arguments]
-        code = subprocess.run(command, env={**os.environ, "WEFT_SOAK": "1"}, check=False).returncode
+        command = [sys.executable, "-m", "pytest", "-n", "auto", f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        env = {**os.environ, "WEFT_SOAK": "1", "OMP_NUM_THREADS": "1"}
+        code = subprocess.run([*command, *arguments], env=env, check=False).returncode
         cases = [read(case) for case in ElementTree.parse(report).iter("testcase")]
     total = Counter(case["outcome"] for case in cases)
     slow = sorted(cases, key=lambda case: -case["seconds"])[:20]

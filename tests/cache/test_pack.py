@@ -39,8 +39,8 @@ def packs(draw) -> Pack:
     return made if draw(st.booleans()) else replace(made, provenance=frozenset())
 
 
-SLOW = settings(max_examples=count(sample=30, soak=300), deadline=None)
-LAWS = settings(max_examples=count(sample=100, soak=1000), deadline=None)
+SLOW = settings(max_examples=count(sample=30, soak=300))
+LAWS = settings(max_examples=count(sample=100, soak=1000))
 
 
 @LAWS
