@@ -246,7 +246,7 @@ def test_checking_128_layers_costs_no_more_than_two():
     few, many = (counted(api.check, spec, [f"layers={n}"])[1] for n in (2, 128))
 
     assert many <= 1.1 * few
-    assert many <= 100_000
+    assert many <= 150_000
 
 
 def test_python_m_weft_is_the_same_program():
