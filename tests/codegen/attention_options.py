@@ -76,6 +76,9 @@ BOTH_WAYS: dict[str, Formula] = {
 ROTARY: tuple[Any, ...] = (False, True, {"interleaved": True}, {"base": 100.0})
 
 
+EVERY = torch.ones(1, 1, dtype=torch.bool)
+
+
 def seen(x: Tensor, there: Tensor) -> Tensor:
     """x where a key is seen, and a harmless 1 elsewhere."""
     return torch.where(there, x, 1.0)
@@ -91,9 +94,11 @@ class Options:
     rotary: Any = False
     globals: int = 0
     kv_heads: int = HEADS
+    beside: str = ""  # conditions on metadata
 
     def block(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"kind": "attention", "pattern": self.pattern, "score": self.score, "scale": self.scale}
+        found: dict[str, Any] = {"kind": "attention", "score": self.score, "scale": self.scale}
+        found["pattern"] = f"{self.beside} and ({self.pattern})" if self.beside else self.pattern
         found |= {"rotary": self.rotary} if self.rotary else {}
         found |= {"globals": {"tokens": self.globals}} if self.globals else {}
         return found | ({"kv_heads": self.kv_heads} if self.kv_heads != HEADS else {})
@@ -103,7 +108,7 @@ class Options:
         return (visible | (k < self.globals)) & (q >= self.globals)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor, at: tuple[Tensor, ...]) -> Tensor:
-        """q [B, N, H, D], k and v [B, M, Hkv, D] -> [B, N, H, D]; visible [H, N, M]; at: indices q, k, h."""
+        """q [B, N, H, D], k and v [B, M, Hkv, D] -> [B, N, H, D]; visible [.., H, N, M]; at: indices q, k, h."""
         q, k = turned(q, self.rotary), turned(k, self.rotary)
         k, v = (x.repeat_interleave(HEADS // self.kv_heads, 2) for x in (k, v))
         s = torch.einsum("bnhd,bmhd->bhnm", q, k) * SCALES[self.scale]
@@ -112,8 +117,8 @@ class Options:
         p = torch.where(visible, p, 0.0)
         return torch.einsum("bhnm,bmhd->bnhd", p, v)
 
-    def truth(self, x: Tensor, w: dict[str, Tensor]) -> Tensor:
-        """The block on x [B, N, width]; w: its parameters."""
+    def truth(self, x: Tensor, w: dict[str, Tensor], allowed: Tensor) -> Tensor:
+        """The block on x [B, N, width]; w: its parameters; allowed: what `beside` lets through, as visible."""
         n = x.shape[1]
         q, k, h = torch.arange(n)[:, None], torch.arange(n)[None], torch.arange(HEADS)[:, None, None]
 
@@ -121,10 +126,10 @@ class Options:
             y = torch.einsum("bnw,w...->bn...", x, w[f"{name}{suffix}.weight"]) + w[f"{name}{suffix}.bias"]
             return y.flatten(2, -2)  # key heads and the query heads that share them are one axis
 
-        visible = self.mask(q, k, h).expand(HEADS, n, n)
+        visible = self.mask(q, k, h) & allowed
         out = self.attend(project("query"), project("key"), project("value"), visible, (q, k, h))
         if self.globals:
-            every = (q < self.globals).expand(HEADS, n, n)
+            every = (q < self.globals) & allowed
             names = (project(name, "_global") for name in ("query", "key", "value"))
             out = out + self.attend(*names, every, (q, k, h))
         return torch.einsum("bnhd,hdw->bnw", out, w["output.weight"].flatten(0, -3)) + w["output.bias"]
@@ -164,7 +169,7 @@ class Stack:
         x = w["embed.tokens"][tokens]
         for i, block in enumerate(self.blocks):
             stem = f"layers.{i}.attention."
-            x = x + block.truth(x, {n.removeprefix(stem): p for n, p in w.items() if n.startswith(stem)})
+            x = x + block.truth(x, {n.removeprefix(stem): p for n, p in w.items() if n.startswith(stem)}, EVERY)
         return torch.nn.functional.cross_entropy((x @ w["head.weight"]).flatten(0, 1), targets.flatten())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.codegen.attention_options import WIDTH, Options, Stack, crossed
+from tests.codegen.attention_options import EVERY, WIDTH, Options, Stack, crossed
 from tests.codegen.emission import callable_of
 from tests.frontends.lowering import nodes
 from weft.api import open_spec, program
@@ -17,6 +17,11 @@ from weft.ir.derive import joint
 from weft.ir.primitives import Call
 from weft.ir.reference import run
 
+METADATA = (
+    Options("band(2, 1)", "s - abs(q - k)/seq", "-1/8", True, 2, beside="valid and same_segment"),
+    Options("causal", "s*(1 + h) - log(1 + q - k)", kv_heads=1, beside="same_segment"),
+    Options("all", "0", 0, globals=3, beside="valid"),
+)
 TOLERANCE = 1e-10
 LENGTHS = (1, 5, 8)
 
@@ -27,12 +32,22 @@ def worst(got: list[Tensor], want: list[Tensor]) -> float:
     return max(float((a - b).norm().nan_to_num(torch.inf)) for a, b in zip(got, want, strict=True)) / size
 
 
-@pytest.mark.parametrize("options", tuple(crossed()), ids=lambda o: f"{o.pattern}; {o.score}; {o.scale}")
+def allowed(given: dict[str, Tensor]) -> Tensor:
+    """Which pairs [batch 1 query key] the metadata among a block's inputs lets through."""
+    found = EVERY
+    if "valid" in given:
+        found = found & given["valid"][:, None, None]
+    if "segments" in given:
+        found = found & (given["segments"][:, None, :, None] == given["segments"][:, None, None])
+    return found
+
+
+@pytest.mark.parametrize("options", [*crossed(), *METADATA], ids=lambda o: f"{o.pattern}; {o.score}; {o.scale}")
 def test_a_block(options: Options):
     """Its output and all gradients: the emitted code's, the interpreter's own, and those of the derived graph."""
     made = program(open_spec(Stack([options]).model()))
     graph = next(n.op.body for n in nodes(made.graph) if isinstance(n.op, Call) and n.op.name == "a0")
-    names = [v.name for v in graph.inputs]
+    names = [v.name for v in graph.inputs if v.type.floating]
     both = joint(graph, names)
     file = File(Sizes.of(made))
     printed = print_function(file, "fn", prepare(both, known))
@@ -40,16 +55,19 @@ def test_a_block(options: Options):
     for n in LENGTHS:
         sizes, draw = made.resolve(batch=2, seq=n), torch.Generator().manual_seed(n)
         x = [torch.randn([sizes[d] for d in v.dims], generator=draw, dtype=torch.float64) for v in graph.inputs]
+        x = [a if v.type.floating else a > -0.5 if v.dtype == "bool" else (a > 0.6).long().cumsum(-1)
+             for a, v in zip(x, graph.inputs)]  # fmt: skip
         d_out = torch.randn(2, n, WIDTH, generator=draw, dtype=torch.float64)
-        leaves = [v.clone().requires_grad_() for v in x]
+        leaves = [a.clone().requires_grad_(v.type.floating) for a, v in zip(x, graph.inputs)]
+        given = dict(zip((v.name for v in graph.inputs), leaves))
 
         def whole(out: Tensor) -> list[Tensor]:
-            grads = torch.autograd.grad(out, leaves, d_out, materialize_grads=True)  # noqa: B023
+            grads = torch.autograd.grad(out, [given[name] for name in names], d_out, materialize_grads=True)  # noqa: B023
             return [out.detach(), *grads]
 
-        w = {name.removeprefix("attention_"): v for name, v in zip(names, leaves)}
+        w = {name.removeprefix("attention_"): given[name] for name in names}
         w = {f"{name.rpartition('_')[0]}.{name.rpartition('_')[2]}": v for name, v in w.items()}
-        want = whole(leaves[0] + options.truth(leaves[0], w))
+        want = whole(leaves[0] + options.truth(leaves[0], w, allowed(given)))
         assert worst(whole(run(graph, sizes, leaves, torch, torch.float64)[0]), want) < TOLERANCE, n
         assert worst(list(run(both, sizes, [*x, d_out], torch, torch.float64)), want) < TOLERANCE, n
         assert worst(list(emitted(*x, d_out)), want) < TOLERANCE, n

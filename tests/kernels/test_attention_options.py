@@ -20,6 +20,7 @@ CASES = [
     Options("all", "s*sqrt(seq - 1 - k) + log(seq - k)", 0.3, globals=3),
     Options("strict_causal", "s/(k - q - 1)", 0),
     Options("causal and strided(3)", "s", "-1/8"),
+    Options("band(2, 1)", "s - abs(q - k)/seq", globals=2, beside="valid and same_segment"),
 ]
 
 
@@ -31,10 +32,13 @@ def test_kernels_keep_to_the_options(options: Options):
         if not isinstance(n.op, Attend):
             continue
         g = Builder()
-        out = g.many(n.op, *(g.input(name, v.type) for name, v in zip("qkv", n.ins)))[0]
+        names = ("q", "k", "v", *n.op.meta)
+        out = g.many(n.op, *(g.input(name, v.type) for name, v in zip(names, n.ins)))[0]
         emitted = Emitted(g.graph(out), made.resolve(batch=2, seq=8), runtime=())
         draw = torch.Generator().manual_seed(1)
         args = {v.name: torch.randn([emitted.sizes[d] for d in v.dims], generator=draw) for v in emitted.graph.inputs}
+        args |= {name: (args[name] > 0.6).long().cumsum(-1) for name in args.keys() & {"segments", "key_segments"}}
+        args |= {name: args[name] > -0.5 for name in args.keys() & {"valid"}}
         assert check(emitted, args) < 1e-10
         assert check(emitted, args, torch.float32) < 1e-5
         assert {r.kernel.split("_")[1] for r in emitted.rows} == {"attention"}

@@ -12,6 +12,7 @@ from weft.frontends.schema import Attention, BlockPlan, Rotary
 from weft.ir.formula import symbol
 from weft.ir.library.attention import Attend
 from weft.ir.library.rotary import Rotary as RotaryOp
+from weft.ir.pattern.formula import Junction, Meta
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.table import mix
 from weft.ir.types import Val
@@ -38,7 +39,7 @@ def attention(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Val:
         pattern = _pattern(s, block, path)
         out = _attend(s, q, k, v, a, block, path, pattern)
         if block.globals:
-            out = _globals(s, x, out, a, block, stem, path, biased)
+            out = _globals(s, x, out, a, block, stem, path, biased, _metadata(pattern))
         return s.linear(
             stem, out, f"{a.query} {a.value} width", "batch seq width", f"{stem}.output",
             "width" if "output" in biased else None, "output", f"{a.query} {a.value}",
@@ -98,17 +99,27 @@ def _attend(
 ) -> Val:
     """The queries of dim `seq` against k and v [batch seq ..], with all that the block says of scores."""
     k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
-    given = {
-        "segments": lambda: s.shared("segments"),
-        "valid": lambda: s.rename("valid", s.shared("valid"), "seq", a.key),
-    }
-    meta = [given[name]() for name in pattern.metadata]
+    meta = _given(s, a, pattern, seq)
     scale, score, heads = _scale(s, a, block, path), _score(s, block, path), tuple(a.query.split())
-    op = Attend(a.head, a.key, seq, pattern, scale, score, heads, pattern.metadata)
+    op = Attend(a.head, a.key, seq, pattern, scale, score, heads, tuple(meta))
     part = "globals" if seq != "seq" else "plan" if block.plan else "pattern"
     names = ["attended", "lse"] if seq == "seq" else ["attended_global", "lse_global"]
     with s.at(*path, part):
-        return s.g.many(op, q, k, v, *meta, names=names)[0]
+        return s.g.many(op, q, k, v, *meta.values(), names=names)[0]
+
+
+def _given(s: Scope, a: Axes, pattern: Pattern, seq: str) -> dict[str, Val]:
+    """The metadata a pattern reads, of the queries along `seq` and of the keys."""
+    found: dict[str, Val] = {}
+    if "segments" in pattern.metadata:
+        found["segments"] = segments = s.shared("segments")
+        if seq != "seq":
+            first = s.map("index", symbol(f"i_{seq}"), to=seq, dtype="i64")
+            own = s.g.expand(s.gather("segments", segments, first, at="seq"), to=f"batch {seq}")
+            found |= {"segments": own, "key_segments": s.rename("key_segments", segments, "seq", a.key)}
+    if "valid" in pattern.metadata:
+        found["valid"] = s.rename("valid", s.shared("valid"), "seq", a.key)
+    return found
 
 
 def _scale(s: Scope, a: Axes, block: Attention, path: Path) -> sp.Expr:
@@ -134,7 +145,14 @@ def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
         return pattern
     with s.low.reading((*path, "globals", "tokens"), "W0201"):
         count = s.low.dims.size(block.globals.tokens)
-    return Pattern.parse(f"q >= {count} and ({pattern.text} or k < {count})")
+    return Pattern.parse(" and ".join([*_metadata(pattern), f"q >= {count} and ({pattern.text} or k < {count})"]))
+
+
+def _metadata(pattern: Pattern) -> list[str]:
+    """What a pattern demands of the metadata of every pair, and global tokens keep to: what it joins by `and`."""
+    f = pattern.formula
+    parts = f.parts if isinstance(f, Junction) and f.op == "and" else (f,)
+    return [f"{'not ' * p.negated}{p.name}" for p in parts if isinstance(p, Meta)]
 
 
 def _planned(s: Scope, plan: BlockPlan, heads: int | str, path: Path) -> Pattern:
@@ -184,8 +202,11 @@ def draw(plan: BlockPlan, rows: int, head: int) -> list[list[int]]:
     return out
 
 
-def _globals(s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, path: Path, biased: set[str]) -> Val:
-    """The global tokens' rows, which the pattern left empty: they see every key, through their own projections.
+def _globals(
+    s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, path: Path, biased: set[str], demands: list[str]
+) -> Val:
+    """The global tokens' rows, which the pattern left empty: they see every key that `demands` on metadata leave them,
+    through their own projections.
 
     They are gathered, not cut out: in a run that is shorter, those it lacks read 0 and are read by nobody.
     """
@@ -199,7 +220,7 @@ def _globals(s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, p
         (q,) = _project(s, first, a, stem, biased, ("query",), some, "_global")
         k, v = _project(s, x, a, stem, biased, ("key", "value"), "seq", "_global")
         q, k = _turned(s, q, some, a, block, path, "query_global"), _turned(s, k, "seq", a, block, path, "key_global")
-        seen = _attend(s, q, k, v, a, block, path, Pattern.parse("all"), some)
+        seen = _attend(s, q, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), some)
         index = s.map("index", symbol("i_seq"), to="seq", dtype="i64")
         spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -28,7 +28,8 @@ class Rotary(Part):
 class Globals(Part):
     """Longformer's global tokens: they see all and are seen by all; their rows have projections of their own.
 
-    `rotary`, `scale` and `score` hold for these rows as for the others."""
+    `rotary`, `scale` and `score` hold for these rows as for the others, and so do `valid` and `same_segment` where the
+    pattern joins them to the rest by `and`."""
 
     tokens: Size = Field(description="how many leading positions are global")
 
