@@ -22,12 +22,15 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         "attention_core",
         "attention_layouts",
         "attention_merge",
+        "attention_op",
         "attention_parts",
         "attention_pieces",
         "attention_tiles",
+        "whole",
     ),
     "decode": ("decode", "attention_core"),
     "drop": ("drop", "philox"),
+    "steps": ("steps", "whole"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""
 RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
