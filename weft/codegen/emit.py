@@ -30,6 +30,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     ),
     "decode": ("decode", "attention_core"),
     "drop": ("drop", "philox"),
+    "module": ("module", "whole"),
     "steps": ("steps", "whole"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""

@@ -36,7 +36,7 @@ def _loop(body: Body, node: Node, table: Mapping[type[Op], Speller]) -> None:
     starts = [_start(body, v) for v in node.ins[:c]]
     stacks = _stacks(body, op, node, k)
     used = [i for i in range(c) if body.uses[node.outs[i].name]]
-    outer, body.lines = body.lines, Lines(depth=1)
+    outer, body.lines = body.lines, Lines(1)
     for name in stacks.values():
         body.lines.add(f"{name} = []")
     with body.lines.indent(_head(op, sliced)):

@@ -1,8 +1,8 @@
-"""What torch.compile and torch.export take as one op: attention layouts and loops over steps.
+"""What torch.compile and torch.export take whole, as one op: attention layouts and loops over steps.
 
 Both are Python that branches on lengths. Traced, it would fix them, and unroll; as an op its lengths stay open. Outside
 a compiler the same code runs as it stands. The namespace is made of the hash of this package's torch code, so packages
-in one process never meet, and a program saved by torch.export finds its ops wherever that package has been imported.
+in one process never meet, and a program saved by torch.export finds its ops and types where the package was imported.
 """
 
 import hashlib
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import _pytree
 
 FOLDER = Path(__file__).parent
 
 
 def digest() -> str:
-    """SHA-256 of the code that the ops stand for: the runtime and the functions of the blocks."""
-    files = [p for folder in ("runtime", "blocks", "fused") for p in sorted((FOLDER.parent / folder).glob("*.py"))]
+    """SHA-256 of the code that ops and types stand for: the model, the functions of the blocks, the runtime."""
+    files = [p for folder in (".", "blocks", "fused", "runtime") for p in sorted((FOLDER.parent / folder).glob("*.py"))]
     return hashlib.sha256(b"\0".join(p.name.encode() + b"\0" + p.read_bytes() for p in files)).hexdigest()
 
 
@@ -57,3 +58,9 @@ def define(name: str, schema: str, run: Callable[..., object], fake: Callable[..
     torch.library.define(qualified, schema)
     torch.library.impl(qualified, ("cpu", "cuda"), run)
     torch.library.register_fake(qualified, fake)
+
+
+def exported(kind: Any) -> Any:
+    """A NamedTuple that torch.export can save, under a name of this package's own."""
+    _pytree._register_namedtuple(kind, serialized_type_name=f"{NAMESPACE}.{kind.__name__}")
+    return kind
