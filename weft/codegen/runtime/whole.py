@@ -7,8 +7,9 @@ in one process never meet, and a program saved by torch.export finds its ops and
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils import _pytree
@@ -41,13 +42,15 @@ class Whole:
         KNOWN[said] = self
 
 
-def _said(x: object) -> str:
+def _said(x: Any) -> str:
     """Like repr, with functions by the file and name they have in the package."""
     if isinstance(x, Whole):
-        return f"{type(x).__name__}({', '.join(_said(getattr(x, f)) for f in getattr(x, '__dataclass_fields__'))})"
+        return f"{type(x).__name__}({', '.join(_said(getattr(x, f.name)) for f in fields(cast(Any, x)))})"
     if isinstance(x, tuple):
-        return f"({', '.join(map(_said, x))})"
-    return f"{'.'.join(x.__module__.split('.')[-2:])}.{x.__qualname__}" if callable(x) else repr(x)
+        return f"({', '.join(map(_said, cast(tuple[object, ...], x)))})"
+    if not callable(x):
+        return repr(x)
+    return ".".join([*(x.__module__ or "").split(".")[-2:], x.__qualname__])
 
 
 def define(name: str, schema: str, run: Callable[..., object], fake: Callable[..., object]) -> None:
