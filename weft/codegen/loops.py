@@ -54,7 +54,8 @@ def _loop(body: Body, node: Node, table: Mapping[type[Op], Speller]) -> None:
         axes = tuple_of(str(s.axis) for s in sliced), tuple_of([*("None" for _ in used), *map(str, at.values())])
         loop = body.file.object(f"{op.dim}_loop", f"steps.Steps({name}, {axes[0]}, {axes[1]})")
         body.note()
-        body.lines.add(f"{', '.join(results)}{',' * (len(results) == 1)} = {loop}({', '.join(s for _, s in given)})")
+        made = ", ".join(results) if len(results) > 1 else tuple_of(results)
+        body.lines.add(f"{made} = {loop}({', '.join(source for _, source in given)})")
     for i in used:
         v = node.outs[i]
         body.env[v.name] = Src(carries[i], ATOM, v.dims, v.dtype)
