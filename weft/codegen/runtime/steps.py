@@ -41,14 +41,14 @@ def _run(key: str, where: str, tensors: list[Tensor | None], numbers: list[int])
 
 def _fake(key: str, where: str, tensors: list[Tensor | None], numbers: list[int]) -> list[Tensor]:
     """One step tells every shape but the lengths."""
-    loop, given = KNOWN[key], _arguments(where, tensors, numbers)
-    first, axis = given[0], loop.sliced[0]
-    one = [x.narrow(axis, 0, 1) for x, axis in zip(given, loop.sliced)]
-    out = loop.run(*one, *given[len(one) :])
+    loop = KNOWN[key]
+    sliced = [x for x in tensors[: len(loop.sliced)] if x is not None]
+    one = [x.narrow(axis, 0, 1) for x, axis in zip(sliced, loop.sliced)]
+    out = loop.run(*one, *_arguments(where, tensors, numbers)[len(one) :])
     shapes = [[*y.shape] for y in out]
     for shape, at in zip(shapes, loop.stacked):
         if at is not None:
-            shape[at] = first.shape[axis]
+            shape[at] = sliced[0].shape[loop.sliced[0]]
     return [y.new_empty(shape) for y, shape in zip(out, shapes)]
 
 
