@@ -5,6 +5,7 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
+from weft.progress import doing
 
 from .block_file import block_file
 from .blocks import Block, Mode, distinct, key
@@ -52,6 +53,7 @@ def emit(
     model = structure(program)
     blocks = distinct(model, modes or {})
     found = decoding(model, blocks)
+    doing("writing the package")
     kernels = kernels or kernel_package(program, blocks.values())
     files = {
         f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k), b.name in kernels.fused)
