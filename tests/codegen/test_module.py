@@ -126,7 +126,7 @@ def test_recomputation_changes_no_bit():
 def test_second_derivatives_are_refused():
     model = emitted("gpt2_345m").Model()
     grad = torch.autograd.grad(model(tokens(), tokens()).loss, list(model.parameters()), create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+    with pytest.raises(RuntimeError, match="cannot be differentiated once more"):
         grad[0].sum().backward()
 
 

@@ -50,7 +50,7 @@ blocks:
     state: {c: 0}
     let: {f: "sigmoid(forget + bias)"}
     update: {c: "f*c + (1 - f)*u"}
-    output: "tanh(c)"
+    output: "tanh(min(max(c, -1000000), 1000000))"
   feedforward: {kind: mlp, activation: gelu, gated: true}
 stack: [{repeat: layers, layer: [cell, feedforward]}]
 norm: rms_norm

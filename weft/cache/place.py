@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weft.cache.canonical import plain
-from weft.progress import clear
 
 
 def cache_dir() -> Path:
@@ -33,7 +32,6 @@ def say_once(about: str, line: str, out: Callable[[str], object] | None = None) 
     if about in _said:
         return False
     _said.add(about)
-    clear()
     (out or _print)(plain(line, 2000))
     return True
 

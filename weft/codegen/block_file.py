@@ -18,7 +18,7 @@ from .prepare import prepare
 from .sizes import Sizes, identifier, provenance
 from .stepping import Stepping
 
-RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
+RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "tables")
 
 
 def block_file(
@@ -57,8 +57,6 @@ def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
     both = [name for name, word in (("Tensor", r"\bTensor\b"), ("nn", r"(?<![\w.])nn\.")) if re.search(word, text)]
     if both:
         lines.add(f"from torch import {', '.join(both)}")
-    if "@once_differentiable" in text:
-        lines.add("from torch.autograd.function import once_differentiable")
     if lines.lines[-1]:
         lines.add()
     modules = [m for m in RUNTIME if used(m)]
@@ -96,8 +94,12 @@ class _Writer:
         self.module()
         table = self.table()
         body = [*self.file.header(), *table, "", "", *self.code.lines]
-        helpers = [h for h in ("Block", "filled", "weights") if any(h in line for line in body)]
+        text = "\n".join(body)
+        helpers = [h for h in ("Block", "weights") if any(h in line for line in body)]
         own = [f"from ..runtime.module import {', '.join(helpers)}"]
+        if self.program.train:
+            helpers = [h for h in ("asked", "filled", "needed", "once") if re.search(rf"\b{h}(\(|$)", text, re.M)]
+            own = [f"from ..runtime.gradients import {', '.join(helpers)}", *own]
         if self.block.wrapped is not None:
             own.append("from ..runtime.opaque import Wrapped")
         if self.stepping is not None:
@@ -105,7 +107,7 @@ class _Writer:
         if self.fused:
             own = [f"from ..fused import {self.block.name} as fused", "from ..kernels.ops import wanted", *own]
         out = Lines()
-        out.lines = [*header(self.title(), "\n".join(body), own), "", *body]
+        out.lines = [*header(self.title(), text, own), "", *body]
         return out.source()
 
     def chosen(self, name: str, args: Sequence[str], vals: Sequence[Val]) -> str:
@@ -166,9 +168,9 @@ class _Writer:
                 run = "run"
             code.add(f"{', '.join(outs)}{', *saved' if pair.kept else ''} = {run}({', '.join(args)})")
             saved = ["*saved"] if pair.kept else []
-            code.add(
-                f"ctx.save_for_backward({', '.join([*saved, *(forward.arguments[v.name] for v in pair.tensors)])})"
-            )
+            saved += [forward.arguments[v.name] for v in pair.tensors]
+            if saved:
+                code.add(f"ctx.save_for_backward(*needed(ctx, {self.readers(pair)}, {', '.join(saved)}))")
             for v in pair.scalars:
                 code.add(f"ctx.{forward.arguments[v.name]} = {forward.arguments[v.name]}")
             sizes = self.file.sizes
@@ -184,6 +186,11 @@ class _Writer:
                 code.add(f"ctx.like = [(y.shape, y.dtype, y.device) for y in ({', '.join(floating)})]")
             code.add(f"return {', '.join(outs)}")
 
+    def readers(self, pair: Pair) -> str:
+        """Every function that reads what a forward keeps."""
+        names = [pair.name("backward", of) for of in ("", *pair.only)]
+        return tuple_of([*names, *(f"fused.{n}" for n in names if self.fused)])
+
     def run_backward(self, pair: Pair, backward: Function, untold: Sequence[str]) -> None:
         code, graph = self.code, pair.block.graph
         outputs, inputs = graph.outputs, graph.inputs
@@ -197,11 +204,12 @@ class _Writer:
         def run(name: str, cotangents: list[str]) -> None:
             if self.fused:
                 code.add(f"run = fused.{name} if wanted({cotangents[0]}) else {name}")
-            call = f"{'run' if self.fused else name}({', '.join(['*ctx.saved_tensors', *cotangents, *scalars])})"
+            arguments = ", ".join(["*ctx.saved_tensors", *cotangents, *scalars])
+            call = f"asked(ctx, {'run' if self.fused else name})({arguments})"
             code.add(f"return {', '.join([('*' if many and none else '') + call, *none])}")
 
         code.add("@staticmethod")
-        code.add("@once_differentiable")
+        code.add("@once")
         with code.indent(f"def backward(ctx, {', '.join(grads)}):"):
             given = {v.name: g for v, g in zip(outputs, grads) if v.type.floating}
             for result in pair.only:

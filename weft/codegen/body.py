@@ -12,12 +12,12 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
 from .lines import WIDTH, Lines, fit, tuple_of
 from .sizes import Sizes, identifier, provenance
-from .spelling import ATOM, TORCH_DTYPE, Src, plain
+from .spelling import ATOM, TORCH_DTYPE, Src, held, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
-RUNTIME = ("drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
+RUNTIME = ("drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "tables")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", *RUNTIME}
+_RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", "run", "asked", "needed", *RUNTIME}
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Body:
         self.file, self.sizes = file, file.sizes
         self.lines = Lines()
         self.lines.depth = depth
-        self.taken: set[str] = set(RESERVED)
+        self.taken: set[str] = set(_RESERVED)
         self.env: dict[str, Src] = {}
         self.inputs = tuple(inputs)
         self.made = {v.name: n for n in nodes for v in n.outs}
@@ -245,7 +245,8 @@ class Body:
         dtype = f"dtype={self.dtype(type_.dtype)}, device={self.device()}"
         if src.value == 0:
             return f"torch.zeros({shape}, {dtype})"
-        return f"torch.full({shape}, {src.text}, {dtype})"
+        number = held(src, self.dtype(type_.dtype)) if type_.floating else src.text
+        return f"torch.full({shape}, {number}, {dtype})"
 
     def put(self, v: Val, src: Src, node: Node | None = None, inline: bool = True) -> None:
         """Record what a value is: an alias, an expression inside its only reader, or a statement."""

@@ -5,7 +5,6 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
-from weft.progress import doing
 
 from .block_file import block_file
 from .blocks import Block, Mode, distinct, key
@@ -23,16 +22,12 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         "attention_core",
         "attention_layouts",
         "attention_merge",
-        "attention_op",
         "attention_parts",
         "attention_pieces",
         "attention_tiles",
-        "whole",
     ),
     "decode": ("decode", "attention_core"),
     "drop": ("drop", "philox"),
-    "module": ("module", "whole"),
-    "steps": ("steps", "whole"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""
 RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
@@ -53,7 +48,6 @@ def emit(
     model = structure(program)
     blocks = distinct(model, modes or {})
     found = decoding(model, blocks)
-    doing("writing the package")
     kernels = kernels or kernel_package(program, blocks.values())
     files = {
         f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k), b.name in kernels.fused)
@@ -87,7 +81,7 @@ def runtime(text: str) -> dict[str, str]:
     wanted = {"module"}
     for line in re.findall(r"^from \.+runtime import (.*)$", text, re.M):
         wanted |= {n.strip() for n in line.split(",")}
-    wanted |= {name for name in ("opaque", "state") if re.search(rf"^from \.+runtime\.{name} import", text, re.M)}
+    wanted |= set(re.findall(r"^from \.+runtime\.(\w+) import", text, re.M))
     every = {f for w in wanted for f in NEEDS.get(w, (w,))}
     home = resources.files("weft.codegen.runtime")
     files = {f"runtime/{name}.py": (home / f"{name}.py").read_text() for name in sorted(every)}

@@ -11,6 +11,7 @@ from .einsum import Product, align
 
 ATOM, POWER, UNARY, PRODUCT, SUM, BIT_AND, BIT_OR, COMPARE, CHOICE = range(9, 0, -1)
 LONG = 72  # characters of an operation's operands beyond which one of them gets a name
+HALF_MAX = 65504.0  # the largest number of f16
 TORCH_DTYPE = {
     "f16": "torch.float16",
     "bf16": "torch.bfloat16",
@@ -77,6 +78,14 @@ def literal(value: Any) -> Src:
     if math.isinf(value):
         return Src("math.inf" if value > 0 else "-math.inf", ATOM if value > 0 else UNARY, None, "float", value)
     return Src(repr(value), ATOM if value >= 0 else UNARY, None, "float", value)
+
+
+def held(number: Src, dtype: str) -> str:
+    """A number as source, no larger than the dtype holds where that is known when the code runs (`x.dtype`)."""
+    value = number.value
+    if value is None or math.isinf(value) or abs(value) <= HALF_MAX or not dtype.endswith(".dtype"):
+        return number.text
+    return f"{'min' if value > 0 else 'max'}({number.text}, torch.finfo({dtype}).{'max' if value > 0 else 'min'})"
 
 
 class Formulas:
@@ -271,7 +280,8 @@ class Formulas:
             x, bound = (b, a) if a.number else (a, b)
             x, bound, dtype = self.together(x, bound)
             side = "min" if name == "max" else "max"
-            return Src(f"{x.at(ATOM)}.clamp({side}={bound.text})", ATOM, x.dims, dtype)
+            text = held(bound, self.host.dtype(self.acc)) if dtype in FLOATS else bound.text
+            return Src(f"{x.at(ATOM)}.clamp({side}={text})", ATOM, x.dims, dtype)
         a, b, dtype = self.together(a, b)
         return Src(f"torch.{name}imum({a.text}, {b.text})", ATOM, _joined(self.to, a, b), dtype)
 

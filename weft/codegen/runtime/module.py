@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,13 @@ Parameters = tuple[tuple[str, tuple[int, ...], str, str, float], ...]  # name, s
 
 
 class Group(nn.Module):
-    """Parameters and blocks below one part of a dotted name."""
+    """Parameters and blocks below one part of a dotted name.
+
+    Called with a parameter's name it gives that parameter, so what wraps a group (low-rank adapters) or hooks into its
+    forward (pruning, weight_norm) is heard."""
+
+    def forward(self, name: str) -> Tensor:
+        return getattr(self, name)
 
 
 def place(root: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
@@ -54,30 +59,26 @@ def weights(block: Block) -> list[Tensor]:
 
 
 def weight(root: nn.Module, name: str) -> Tensor:
-    """The parameter below `root` of that dotted name."""
+    """The parameter below `root` of that dotted name, or what a parametrization, a hook or a wrapper makes of it."""
     *path, leaf = name.split(".")
-    parameter = found(root, ".".join(path))._parameters[leaf]
-    assert parameter is not None
-    return parameter
+    home = found(root, ".".join(path))
+    own = home._parameters.get(leaf)
+    if own is not None:
+        return own
+    if isinstance(home, Group) or not hasattr(home, leaf) or hasattr(home, "base_layer"):
+        return home(leaf)  # PEFT's wrappers have the attribute too, that of what they wrap: they act when called
+    for hook in home._forward_pre_hooks.values():
+        if leaf in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
+            hook(home, ())  # torch's pruning and weight_norm make the attribute anew before each forward
+    return getattr(home, leaf)
 
 
 def found(root: nn.Module, name: str) -> nn.Module:
-    """The module below `root` of that dotted name."""
+    """The module below `root` of that dotted name; a wrapper on the way is asked for what it wraps."""
     for part in name.split(".") if name else ():
-        module = root._modules[part]
-        assert module is not None
-        root = module
+        module = root._modules.get(part)
+        root = getattr(root, part) if module is None else module
     return root
-
-
-def filled(
-    grads: tuple[Tensor | None, ...], like: Iterable[tuple[torch.Size, torch.dtype, torch.device]]
-) -> list[Tensor]:
-    """The gradients of several results, zero for those that had none; like: of each result."""
-    return [
-        torch.zeros(shape, dtype=dtype, device=device) if g is None else g
-        for g, (shape, dtype, device) in zip(grads, like)
-    ]
 
 
 def tables(root: nn.Module) -> Iterator[tuple[str, Tensor, str, float]]:
@@ -96,26 +97,19 @@ def initialise(root: nn.Module, generator: torch.Generator | int = 0) -> None:
         if parameter.device.type == "meta":
             continue
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-        draw = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        drawn = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")  # whatever the defaults are
+        draw = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        shape = tuple(parameter.shape)
         if kind == "normal":
-            drawn.normal_(generator=draw).mul_(value)
+            drawn = torch.randn(shape, generator=draw) * value
         elif kind == "uniform":
-            drawn.uniform_(generator=draw).mul_(2).sub_(1).mul_(value)
+            drawn = (torch.rand(shape, generator=draw) * 2 - 1) * value
         else:
-            drawn.fill_({"zeros": 0.0, "ones": 1.0}.get(kind, value))
-        parameter.copy_(_split_like(parameter, drawn))
-
-
-def _split_like(parameter: Any, drawn: Tensor) -> Tensor:
-    """The whole of a parameter that an engine has split over ranks, split as that is; each rank has drawn it all."""
-    if not hasattr(parameter, "device_mesh"):
-        return drawn
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh = parameter.device_mesh
-    whole = DTensor.from_local(drawn.to(parameter.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return whole.redistribute(placements=parameter.placements)
+            drawn = torch.full(shape, {"zeros": 0.0, "ones": 1.0}.get(kind, value))
+        if isinstance(parameter, nn.Parameter):
+            parameter.copy_(drawn)
+        else:
+            *path, leaf = name.split(".")
+            setattr(found(root, ".".join(path)), leaf, drawn.to(parameter))
 
 
 def check(
@@ -182,8 +176,8 @@ def bounded(inputs: Mapping[str, object], ranges: Iterable[tuple[str, str, int, 
 
 
 def refuse_autocast(x: Tensor) -> None:
-    """Dtypes are the spec's policy; autocast would change some and not others. On meta there is no autocast."""
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+    """Dtypes are the spec's policy; autocast would change some and not others."""
+    if torch.is_autocast_enabled(x.device.type):
         raise RuntimeError("this model has its own dtypes (the spec's `dtype:`); call it outside torch.autocast")
 
 

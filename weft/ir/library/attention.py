@@ -61,8 +61,8 @@ class Attend(Composite):
         acc, x = accumulate(q), Scores(self, g, q, k, meta)
         rows = x.rows
         top = g.detach(g.reduce(x.scores, to=rows, kind="max"))
-        # Finite where nothing is seen, so that exp(-oo - top) is 0 and not nan; a whole number that fits an int64.
-        top = g.map("max(top, -1e18)", top=top, dtype=acc)
+        # Finite where nothing is seen, so that exp(-oo - top) is 0 and not nan. No dtype is too small to compare.
+        top = g.map("where(top > -1e18, top, 0)", top=top, dtype=acc)
         e = g.map("exp(x - top)", x=x.scores, top=top, to=x.scores.dims, dtype=acc)
         total = g.reduce(e, to=rows)
         safe = g.map("where(t > 0, t, 1)", t=total, dtype=acc)
