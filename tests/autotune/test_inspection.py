@@ -37,7 +37,7 @@ def test_a_wrapper_that_cannot_be_run_has_its_reason(tmp_path):
 
     g = Builder()
     graph = g.graph(g.map("x + x", x=g.input("x", Type("f32", ("n",))), to=["n"], dtype="f32"))
-    regions = [SimpleNamespace(kernel=f"k0{k}_none", skeleton="pointwise", graph=graph) for k in range(2)]
+    regions = [SimpleNamespace(kernel=f"k0{k}_none", skeleton="pointwise", graph=graph, wide=()) for k in range(2)]
     planned = SimpleNamespace(sizes={"n": 8}, kernels=SimpleNamespace(regions=regions))
 
     found = inspection.record(planned, tmp_path, "sm_90")

@@ -25,6 +25,7 @@ from weft.codegen.fused_file import Kernels, Row
 from weft.codegen.kernel_package import WRITERS, shipped, skeletons
 from weft.codegen.package import as_json, digest
 from weft.codegen.rewrite import merge, unlet
+from weft.codegen.wide import wide_of_joint
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
 from weft.ir.types import Graph
@@ -64,8 +65,16 @@ class Emitted:
     longest: int = 0
 
     @cached_property
+    def joint(self) -> Graph:
+        return fast(merge(unlet(named_joint(self.graph))))
+
+    @property
+    def wide(self) -> frozenset[str]:
+        return wide_of_joint(self.joint, len(self.graph.outputs))
+
+    @cached_property
     def halves(self) -> tuple[Graph, Graph]:
-        joint = fast(merge(unlet(named_joint(self.graph))))
+        joint = self.joint
         n = len(self.graph.outputs)
         names = [v.name for m in split(joint, n, ()).forward.nodes for v in m.outs] if self.keep else []
         two = split(joint, n, names)
@@ -79,7 +88,8 @@ class Emitted:
         found = Kernels(program, Prices(self.sizes, find("sm_90")), WRITERS, shipped())
         floats = {v.dtype for g in self.halves for n in g.nodes for v in n.outs if v.type.floating}
         forward, backward = (
-            found.collapsed(g, "test", side, len(floats) > 1) for g, side in zip(self.halves, ("forward", "backward"))
+            found.collapsed(g, "test", side, len(floats) > 1, self.wide)
+            for g, side in zip(self.halves, ("forward", "backward"))
         )
         return forward, backward, found
 

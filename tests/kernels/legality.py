@@ -8,14 +8,14 @@ from weft.autotune import staging
 from weft.autotune.capture import recording
 from weft.autotune.cases import RegionCase
 from weft.autotune.launches import Kernels, source
-from weft.autotune.problems import region_dims, region_text
+from weft.autotune.problems import region_dims, workload
 
 
 def refusals(made: Emitted, dtype: str = "bf16", target: str = "sm_90") -> dict[str, str]:
     """Launch -> what Triton says against it; {} where every launch of every kernel is taken."""
     kernels, out = Kernels(Path(made.ops.__file__).parent), dict[str, str]()
     for region in made.kernels[2].files.values():
-        case = RegionCase(kernels, {"kernel": region.kernel, "graph": region_text(region.graph)})
+        case = RegionCase(kernels, workload(region, kernels.folder).params)
         args = case.inputs({d: made.sizes[d] for d in region_dims(region.graph)}, "meta", dtype, 0)
         with recording(target, kernels.root) as found, case.configured({}, target):
             case.run(args)

@@ -67,13 +67,13 @@ class RegionCase:
     """A region file of an emitted package.
 
     params: {"kernel": the file's name, "graph": the region in IR text, "part": of the configuration that is tuned,
-    "statistics": see `weft.autotune.problems`}.
+    "wide": names of inputs that are float32 at least, "statistics": see `weft.autotune.problems`}.
     """
 
     def __init__(self, kernels: Kernels, params: Mapping[str, Any]) -> None:
         self.kernels = kernels
         self.graph: Graph = parse(params["graph"])
-        self.part = params.get("part", "")
+        self.part, self.wide = params.get("part", ""), frozenset(params.get("wide", ()))
         following = params.get("statistics") or {}
         self.statistics = parse(following["graph"]) if following else None
         self.derived: Sequence[str] = following.get("names", ())
@@ -112,13 +112,10 @@ class RegionCase:
         return torch.randint(0, max(1, most), shape, generator=draw).to(device)
 
     def _dtype(self, v: Val, dtype: str) -> str:
-        """What a value is held in where the package runs in `dtype`; the log-sum-exps of an attention stay wide."""
-        from weft.ir.library.attention import AttendGrad
-
+        """What a value is held in where the package runs in `dtype`."""
         if v.dtype not in FLOATS or (len(self.floats) > 1 and dtype != "f64"):
             return v.dtype
-        lse = any(isinstance(n.op, AttendGrad) and n.ins[4] == v for n in self.graph.nodes)
-        return "f32" if lse and dtype in ("f16", "bf16") else dtype
+        return "f32" if v.name in self.wide and dtype in ("f16", "bf16") else dtype
 
     @contextmanager
     def configured(self, config: Mapping[str, Any], target: str) -> Generator[None]:

@@ -114,7 +114,8 @@ def record(planned: Planned, folder: str | Path, target: str, dtype: str = "bf16
 def _region(
     host: Worker, planned: Planned, region: RegionFile, kernels: Path, target: str, dtype: str
 ) -> list[Recorded]:
-    workload = Workload(str(kernels), params={"kernel": region.kernel, "graph": region_text(region.graph)})
+    params = {"kernel": region.kernel, "graph": region_text(region.graph), "wide": sorted(region.wide)}
+    workload = Workload(str(kernels), params=params)
     sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}
     job = {"op": "launches", "workload": workload.data(), "target": target, "sizes": sizes, "dtype": dtype}
     answer = host.ask(job | {"configs": [{}]}, _RECORD_SECONDS)

@@ -112,7 +112,8 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
 def workload(region: RegionFile, folder: str | Path, part: str = "") -> Workload:
     """How a worker finds the wrapper of a region whose kernels lie in `folder`. part: of its configuration."""
     params = {"kernel": region.kernel, "graph": region_text(region.graph), "part": part}
-    return Workload(str(folder), params={**params, "statistics": statistics(region.graph)})
+    more = {"wide": sorted(region.wide), "statistics": statistics(region.graph)}
+    return Workload(str(folder), params={**params, **more})
 
 
 def _calls(planned: Planned, block: str) -> int:

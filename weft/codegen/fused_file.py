@@ -4,7 +4,7 @@
 input lives. Regions that are equal but for names share one kernel file.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from weft.ir.program import Program
@@ -19,8 +19,9 @@ from .composites import known
 from .function import TABLE, print_function
 from .fused import Fused, bodies, collapse
 from .prepare import prepare
-from .regions import Job, RegionFile, Written, anonymous, region_file, stem
+from .regions import Job, RegionFile, Written, anonymous, region_file, stem, wide_places
 from .sizes import Sizes
+from .wide import wide, wide_of_joint
 from .wrapper import Refused
 
 Writers = Mapping[str, Callable[[Job], Written]]
@@ -37,6 +38,17 @@ class Row:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A half of a block cut into regions: which half, its graph, its regions, and what a `Job` is told of dtypes."""
+
+    where: str
+    graph: Graph
+    found: Fusion
+    mixed: bool
+    wide: frozenset[str]
+
+
 @dataclass
 class Kernels:
     """The kernels of a package as its blocks ask for them."""
@@ -48,18 +60,18 @@ class Kernels:
     files: dict[object, RegionFile] = field(default_factory=dict[object, RegionFile])
     rows: list[Row] = field(default_factory=list[Row])
 
-    def collapsed(self, graph: Graph, block: str, half: str, mixed: bool) -> Graph:
-        """A half with every region that a kernel can hold as one node."""
+    def collapsed(self, graph: Graph, block: str, half: str, mixed: bool, given: Collection[str] = ()) -> Graph:
+        """A half with every region that a kernel can hold as one node. given: names of its inputs that are wide."""
         found = fuse(graph, self.prices, self.skeletons)
         shown = bodies(graph, found.regions)
         pieces, kernels = list[Region](), dict[str, tuple[str, Graph]]()
-        where = f"block {block}, {half}"
+        cut = Cut(f"block {block}, {half}", graph, found, mixed, frozenset() if mixed else wide(graph, given))
         for r in found.regions:
-            mine, why = self.attempt(r, shown[r.id], where, found, graph, mixed, kernels), ""
+            mine, why = self.attempt(r, shown[r.id], cut, kernels), ""
             if mine and len(r.nodes) > 1:
                 why, parts = mine, self.apart(r, shown[r.id])
                 own = bodies(graph, parts)
-                whys = [self.attempt(p, own[p.id], where, found, graph, mixed, kernels) for p in parts]
+                whys = [self.attempt(p, own[p.id], cut, kernels) for p in parts]
                 pieces += parts
                 named = dict.fromkeys(kernels[p.id][0] if not no else "torch" for p, no in zip(parts, whys))
                 if set(named) == {"torch"}:
@@ -70,19 +82,10 @@ class Kernels:
             self.rows.append(Row(block, half, r, "torch" if mine else kernels[r.id][0], mine))
         return collapse(graph, pieces, kernels)
 
-    def attempt(
-        self,
-        region: Region,
-        body: Graph,
-        where: str,
-        found: Fusion,
-        graph: Graph,
-        mixed: bool,
-        kernels: dict[str, tuple[str, Graph]],
-    ) -> str:
+    def attempt(self, region: Region, body: Graph, cut: Cut, kernels: dict[str, tuple[str, Graph]]) -> str:
         """Write the kernel of a region, or say why there is none; "" where there is one."""
         try:
-            kernels[region.id] = self.kernel(region, body, where, found, graph, mixed), body
+            kernels[region.id] = self.kernel(region, body, cut), body
         except Refused as no:
             return str(no)
         return ""
@@ -93,13 +96,13 @@ class Kernels:
         found = fuse(body, self.prices, bare)
         return [replace(r, id=f"{region.id}.{k}") for k, r in enumerate(found.regions)]
 
-    def kernel(self, region: Region, body: Graph, where: str, found: Fusion, graph: Graph, mixed: bool) -> str:
+    def kernel(self, region: Region, body: Graph, cut: Cut) -> str:
         """The name of the kernel of a region, written if there is none like it yet."""
-        like = region.skeleton, anonymous(body), mixed
+        like = region.skeleton, anonymous(body), cut.mixed, wide_places(body, cut.wide)
         if like not in self.files:
             name = stem(len(self.files), region)
-            mine = about(region, decisions(found, graph))
-            job = Job(name, where, region, body, Sizes.of(self.program), mixed, mine)
+            mine = about(region, decisions(cut.found, cut.graph))
+            job = Job(name, cut.where, region, body, Sizes.of(self.program), cut.mixed, mine, cut.wide)
             self.files[like] = region_file(job, self.writers)
         return self.files[like].kernel
 
@@ -121,7 +124,9 @@ def fused_file(block: Block, kernels: Kernels) -> str:
     file = File(Sizes.of(kernels.program))
     texts: list[str] = []
     if kernels.program.train:
-        file.floats = frozenset(floats(joint_of(block)))
+        joint = joint_of(block)
+        file.floats = frozenset(floats(joint))
+        values = wide_of_joint(joint, len(block.graph.outputs))
         for pair in pairs(block):
             forward, backward, only = pair.whole
             untold = pair.untold(file.sizes)
@@ -129,7 +134,7 @@ def fused_file(block: Block, kernels: Kernels) -> str:
             for side, of, graph in [*both, *(("backward", x, g) for x, g in only.items())]:
                 what = pair.name(side, of).removesuffix(f"_{pair.mode.name}").replace("_", " ")
                 half = half_name(what, pair.mode.name, len(block.modes))
-                graph = kernels.collapsed(graph, block.name, half, file.mixed)
+                graph = kernels.collapsed(graph, block.name, half, file.mixed, values)
                 texts += _function(file, pair.name(side, of), graph, untold if side == "backward" else ())
     else:
         file.floats = frozenset(floats(block.graph))

@@ -64,7 +64,7 @@ class _Writer:
         if found is None or {"query_at", "key_at"} & set(of.meta):
             raise Refused(Why.METADATA)
         self.axes: Axes = found
-        self.w = Wrapper(graph, job.sizes, job.mixed)
+        self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         self.reads = Reads()
         self.holes: list[Hole] = []
         self.meta = dict(zip(of.meta, core.ins[6 if self.back else 3 :]))

@@ -48,7 +48,7 @@ class _Loss:
 
     def __init__(self, job: Job, graph: Graph, core: Node, over: str) -> None:
         self.graph, self.core = graph, core
-        self.w = Wrapper(graph, job.sizes, job.mixed)
+        self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         self.late = after_nodes(graph, set(core.outs))
         self.ahead = [n for n in graph.nodes if n is not core and n not in self.late]
         if not all(isinstance(n.op, POINTWISE) for n in (*self.ahead, *self.late)):

@@ -39,7 +39,7 @@ class _Grouped:
 
     def __init__(self, job: Job, graph: Graph, cores: Sequence[Node], scatters: Sequence[Node]) -> None:
         self.job, self.graph = job, graph
-        self.w = Wrapper(graph, job.sizes, job.mixed)
+        self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         p = self.product = Product(graph, cores)
         self.scatters = list(scatters)
         op: Any = scatters[0].op

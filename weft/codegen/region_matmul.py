@@ -90,7 +90,7 @@ class Product:
 class _Matmul:
     def __init__(self, job: Job, graph: Graph, cores: Sequence[Node]) -> None:
         self.job, self.graph = job, graph
-        self.w = Wrapper(graph, job.sizes, job.mixed)
+        self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         p = self.product = Product(graph, cores)
         self.ahead = p.above()
         self.late = [n for n in graph.nodes if n not in self.ahead and n not in p.cores]

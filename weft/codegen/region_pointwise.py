@@ -35,7 +35,7 @@ def write_maps(job: Job, graph: Graph) -> Written:
     """Maps, and gathers along a dim that stays: each reads its table at another place of the same row."""
     if not all(isinstance(n.op, (*POINTWISE, Gather)) for n in graph.nodes):
         raise Refused(Why.NOT_POINTWISE)
-    w = Wrapper(graph, job.sizes, job.mixed)
+    w = Wrapper(graph, job.sizes, job.mixed, job.wide)
     same = renamings(graph)
     space = whole_space(graph, graph.nodes, same, graph.outputs)
     reads = Reads()
@@ -219,7 +219,7 @@ def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[st
 
 def write_sums(job: Job, graph: Graph) -> Written:
     """Maps over a space, sums (or maxima) of some over its rows, and maps of those: reduce_rows, twice."""
-    w = Wrapper(graph, job.sizes, job.mixed)
+    w = Wrapper(graph, job.sizes, job.mixed, job.wide)
     same = renamings(graph)
     reductions = [n for n in graph.nodes if isinstance(n.op, Reduce)]
     own = {v for n in reductions for v in n.outs}

@@ -103,7 +103,7 @@ class _Rowwise:
 
     def __init__(self, job: Job, graph: Graph, rows: frozenset[str], sums: set[Node]) -> None:
         self.job, self.graph, self.sums = job, graph, sums
-        self.w = Wrapper(graph, job.sizes, job.mixed)
+        self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         self.same = renamings(graph)
         self.late = after_nodes(graph, {v for n in sums for v in n.outs})
         self.main = [n for n in graph.nodes if n not in self.late and n not in sums]

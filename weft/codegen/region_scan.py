@@ -37,7 +37,7 @@ class _Scan:
         self.inner = flatten(op.body)
         if not all(isinstance(n.op, POINTWISE) for n in self.inner.nodes):
             raise Refused(Why.NOT_POINTWISE)
-        self.w = Wrapper(graph, job.sizes, job.mixed)
+        self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         self.same = renamings(graph)
         tell_apart(graph.nodes, self.same)
         self.time = self.same.get(self.op.dim, self.op.dim)

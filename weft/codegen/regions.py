@@ -34,7 +34,8 @@ Configs = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Job:
-    """A region to write. where: block and half; decisions: those about it; mixed: floats of several dtypes."""
+    """A region to write. where: block and half; decisions: those about it; mixed: floats of several dtypes; wide: where
+    there is one, the values that stay float32 at least in a narrower one."""
 
     kernel: str
     where: str
@@ -43,6 +44,7 @@ class Job:
     sizes: Sizes
     mixed: bool
     decisions: tuple[Decision, ...] = ()
+    wide: frozenset[str] = frozenset()
 
     def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
         """The region's graph with composites other than `keep` opened."""
@@ -70,7 +72,7 @@ class Written:
 class RegionFile:
     """A region's file: its name (and its op's), its text, its default configurations, the skeleton modules it needs.
 
-    graph: what it computes, for those who run or time it alone."""
+    graph: what it computes, for those who run or time it alone; wide: those of its values that are (see `Job`)."""
 
     kernel: str
     key: str
@@ -79,6 +81,7 @@ class RegionFile:
     modules: tuple[str, ...]
     skeleton: str
     graph: Graph
+    wide: frozenset[str] = frozenset()
 
 
 def region_key(job: Job) -> str:
@@ -86,9 +89,13 @@ def region_key(job: Job) -> str:
     graph = anonymous(job.shown)
     dims = sorted({d for n in graph.nodes for d in n.space})
     sizes = [f"{d}={job.sizes.number(d)}" for d in dims]
-    return hashlib.sha256("\n".join([job.region.skeleton, show(graph), *sizes, str(job.mixed)]).encode()).hexdigest()[
-        :16
-    ]
+    parts = [job.region.skeleton, show(graph), *sizes, str(job.mixed), *map(str, wide_places(job.shown, job.wide))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def wide_places(graph: Graph, wide: frozenset[str]) -> tuple[int, ...]:
+    """Which of a region's inputs and results are wide."""
+    return tuple(i for i, v in enumerate((*graph.inputs, *graph.outputs)) if v.name in wide)
 
 
 def anonymous(graph: Graph) -> Graph:
@@ -116,8 +123,9 @@ def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> Re
     written = writers[job.region.skeleton](job)
     key = region_key(job)
     configs = clear(written.configs, facts(job.shown, job.sizes))
+    own = frozenset(v.name for v in (*job.shown.inputs, *job.shown.outputs) if v.name in job.wide)
     return RegionFile(
-        job.kernel, key, text(job, written, key), configs, written.modules, job.region.skeleton, job.shown
+        job.kernel, key, text(job, written, key), configs, written.modules, job.region.skeleton, job.shown, own
     )
 
 

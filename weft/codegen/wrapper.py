@@ -65,10 +65,11 @@ class Argument:
 
 
 class Wrapper:
-    """Names, sizes and shapes of one region's wrapper. mixed: does the package hold floats of several dtypes?"""
+    """Names, sizes and shapes of one region's wrapper. mixed: does the package hold floats of several dtypes? wide:
+    values that stay float32 at least where it does not."""
 
-    def __init__(self, body: Graph, sizes: Sizes, mixed: bool) -> None:
-        self.body, self.sizes, self.mixed = body, sizes, mixed
+    def __init__(self, body: Graph, sizes: Sizes, mixed: bool, wide: frozenset[str] = frozenset()) -> None:
+        self.body, self.sizes, self.mixed, self.wide = body, sizes, mixed, wide
         self.taken = set(_RESERVED)
         seeds = {n.ins[1].name for n in body.nodes if isinstance(n.op, Dropout)}
         layers = {n.ins[2].name for n in body.nodes if isinstance(n.op, Dropout)}
@@ -100,9 +101,10 @@ class Wrapper:
 
     @property
     def anchor(self) -> Argument:
-        """The operand whose dtype and device the results take: the first float one."""
+        """The operand whose dtype and device the results take: the first float one, of those that are not wide."""
         floats = [a for a in self.tensors if a.val.dtype in FLOATS]
-        return (floats or list(self.tensors))[0]
+        narrow = [a for a in floats if a.val.name not in self.wide]
+        return (narrow or floats or list(self.tensors))[0]
 
     # -- sizes -------------------------------------------------------------------------------------------------------
 
@@ -169,6 +171,8 @@ class Wrapper:
         like, dtype = self.anchor, ""
         if v.dtype not in FLOATS or self.mixed or like.val.dtype not in FLOATS:
             dtype = f", dtype={TORCH_DTYPE[v.dtype]}"
+        elif v.name in self.wide and like.val.name not in self.wide:
+            dtype = f", dtype=launch.wide({like.name})"
         if order is None or order == v.dims:
             return f"{like.name}.new_empty({self.shape(v.dims)}{dtype})"
         view = ", ".join(str(order.index(d)) for d in v.dims)

@@ -92,10 +92,14 @@ def row_tile(rows: int, columns: int, config: dict[str, Any]) -> tuple[bool, int
     return single, min(triton.next_power_of_2(rows), max(1, config["BLOCK"] // n)), n
 
 
+def wide(like: Tensor) -> torch.dtype:
+    """The dtype of statistics and partial results: that of the accumulator."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
 def partial(like: Tensor, count: int, slabs: int, sizes: tuple[int, ...]) -> list[Tensor]:
-    """Buffers for partial results, [slab, columns ...], as wide as the accumulator."""
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return [like.new_empty((slabs, *sizes), dtype=dtype) for _ in range(count)]
+    """Buffers for partial results, [slab, columns ...]."""
+    return [like.new_empty((slabs, *sizes), dtype=wide(like)) for _ in range(count)]
 
 
 def slab(operand: Operand) -> Operand:
