@@ -56,6 +56,7 @@ def compile(
     source: Any,
     target: str | None = None,
     memory: str | int | None = None,
+    optimizer: str = "none",
     train: bool = True,
     out: str | os.PathLike[str] | None = None,
     set: Mapping[str, int] | None = None,
@@ -79,7 +80,7 @@ def compile(
     if out is not None:
         tried(out, force)
     spec = open_spec(source, _settings(set), small)
-    found = planned(spec, train, target, memory)
+    found = planned(spec, train, target, memory, optimizer)
     files = configured(files_of(found), found, spec.name, packs, require_tuned)
     folder = temporary(files) if out is None else write(files, out, force)
     return module_of(folder, device, wrapped=spec.model.modules())
@@ -103,6 +104,7 @@ def package(
     train: bool = True,
     target: str | None = None,
     memory: str | int | None = None,
+    optimizer: str = "none",
     packs: Iterable[str | os.PathLike[str]] = (),
     require_tuned: bool = False,
 ) -> dict[str, str]:
@@ -110,7 +112,7 @@ def package(
     from weft.codegen.build import files_of
 
     spec = open_spec(source, sets, small)
-    found = planned(spec, train, target, memory)
+    found = planned(spec, train, target, memory, optimizer)
     return configured(files_of(found), found, spec.name, packs, require_tuned)
 
 
@@ -141,6 +143,7 @@ def verify(
     train: bool = True,
     target: str | None = None,
     memory: str | int | None = None,
+    optimizer: str = "none",
     kernels: bool = True,
 ) -> Verified:
     """Compare the module of a spec, or of a package's folder, with the fp64 reference.
@@ -156,7 +159,7 @@ def verify(
 
         return verified(read(source), source, kernels=kernels)
     spec = open_spec(source, sets, small)
-    found = planned(spec, train, target, memory)
+    found = planned(spec, train, target, memory, optimizer)
     return verified(found.program, temporary(files_of(found)), spec.model.modules(), kernels)
 
 
@@ -168,6 +171,7 @@ def plan(
     train: bool = True,
     target: str | None = None,
     memory: str | int | None = None,
+    optimizer: str = "none",
     mesh: str | None = None,
     print_after: Collection[str] = (),
 ) -> dict[str, Any]:
@@ -178,7 +182,7 @@ def plan(
 
     axes = parse(mesh) if mesh is not None else None
     spec = open_spec(source, sets, small)
-    found = planned(spec, train, target, memory, print_after, axes)
+    found = planned(spec, train, target, memory, optimizer, print_after, axes)
     if axes is None:
         return document(found)
     whole = program(spec, train)

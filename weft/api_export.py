@@ -26,6 +26,7 @@ def export(
     train: bool = True,
     target: str | None = None,
     memory: str | int | None = None,
+    optimizer: str = "none",
     force: bool = False,
     weights: str | os.PathLike[str] | None = None,
     external: bool = False,
@@ -50,7 +51,7 @@ def export(
     from weft.codegen.dot import dot
     from weft.codegen.package import as_json
 
-    made = saved_plan(source) or plan(source, sets, small, train, target, memory)
+    made = saved_plan(source) or plan(source, sets, small, train, target, memory, optimizer)
     outputs.write(path, dot(made) if format == "dot" else as_json(made))
     return [str(path)]
 

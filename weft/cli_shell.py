@@ -50,6 +50,7 @@ def PLAN(function: Any) -> Any:
     options = (
         TARGET,
         click.option("--memory", metavar="BYTES", help="Peak memory allowed, such as 60GB or 24GiB."),
+        click.option("--optimizer", default="none", metavar="O", help="Count its state and step: adamw, sgd, lamb."),
     )
     return _all(options)(function)
 

@@ -78,14 +78,15 @@ def planned(
     train: bool = True,
     target: str | None = None,
     memory: str | int | None = None,
+    optimizer: str = "none",
     print_after: Collection[str] = (),
     axes: Mapping[str, int] | None = None,
 ) -> Planned:
     """Everything decided about a spec, at the sizes of its dims.
 
     target: a target's name, default the machine's own. memory: most bytes alive at once, as a number or like "60GB".
-    axes: of a device mesh; the plan is then that of one device, and its `memory` too.
-    Raises InfeasibleError when no plan fits. Graphs between passes go to the folder in WEFT_DUMP, if it is set; those
+    optimizer: whose state and step count in the peak: adamw, sgd, lamb. axes: of a device mesh; the plan is then that
+    of one device, and its `memory` too. Raises InfeasibleError when no plan fits. Graphs between passes go to the folder in WEFT_DUMP, if it is set; those
     after the passes `print_after` to stderr.
     """
     import sys
@@ -94,6 +95,7 @@ def planned(
     from weft.codegen.mesh import cut, runs_alone, share
     from weft.codegen.planner import plan as decide
     from weft.passes import PIPELINE
+    from weft.passes.optimizer import find as optimizer_of
     from weft.passes.targets import find
     from weft.units import bytes_of
 
@@ -109,7 +111,7 @@ def planned(
         made, sizes = share(made, parts), parts.share
     watch = watcher(os.environ.get("WEFT_DUMP"), print_after, lambda text: print(text, file=sys.stderr))
     alone = parts is None or runs_alone(made.graph, parts)
-    return decide(made, sizes, aim, budget, _profiler(aim) if alone else None, watch)
+    return decide(made, sizes, aim, budget, _profiler(aim) if alone else None, watch, optimizer_of(optimizer))
 
 
 def sizes_of(spec: Loaded, made: Program) -> dict[str, int]:

@@ -142,13 +142,16 @@ def memory(plan: Document) -> str:
 
     names = {
         "parameters_and_inputs": "parameters and inputs",
+        "state": "state of the optimizer",
         "kept_by_earlier_blocks": "kept by earlier blocks",
         "gradients_of_later_blocks": "gradients of later blocks",
         "working": "the block itself",
+        "step": "step of the optimizer, all in all",
         "peak": "peak",
         "budget": "budget",
+        "not_counted": "not counted: state of adamw (--optimizer adamw)",
     }
-    found = plan["memory"]
+    found = plan["memory"] | {k: n for k, n in plan["memory"]["optimizer"].items() if n}
     shown = [(text, f"{found[key]:,}") for key, text in names.items() if found.get(key) is not None]
     return tabulate(shown, ("bytes", ""), colalign=("left", "right"), disable_numparse=True)
 

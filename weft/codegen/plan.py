@@ -14,12 +14,13 @@ from weft.ir.pattern import solve
 from weft.ir.types import Decision, Graph, Node
 from weft.passes.chain import Choice
 from weft.passes.fusion import Fusion, Region
+from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.price import density
 from weft.passes.targets import Target
 
 from .decoding import undecodable
 from .fused_file import half_name
-from .planner import BlockPlan, Half, Planned, recompute_decisions
+from .planner import BlockPlan, Half, Planned, parameters, recompute_decisions
 from .structure import Given
 from .wrapper import Why
 
@@ -245,16 +246,28 @@ def _kernel(region: Region, planned: Planned, where: tuple[str, str]) -> tuple[s
 
 
 def _memory(planned: Planned) -> Document:
+    optimizer, kept = _optimizer(planned)
     out: Document = {
         "budget": planned.budget,
         "peak": planned.peak,
         "smallest": planned.smallest,
         "profile": "measured" if planned.measured else "estimated",
-        "parameters_and_inputs": planned.chain.base,
+        "parameters_and_inputs": planned.chain.base - kept,
+        "optimizer": optimizer,
     }
     if planned.choice:
         out |= _at_peak(planned, planned.choice)
     return out
+
+
+def _optimizer(planned: Planned) -> tuple[Document, int]:
+    """Its state, and all that lives while it steps; of none, the state that the usual one would have."""
+    weights = parameters(planned.program, planned.prices) if planned.program.train else []
+    own = planned.optimizer
+    kept = own.kept(weights)
+    if own.name == "none":
+        return {"name": own.name, "not_counted": OPTIMIZERS["adamw"].kept(weights)}, kept
+    return {"name": own.name, "state": kept, "step": sum(weights) + kept + own.step(weights)}, kept
 
 
 def _at_peak(planned: Planned, choice: Choice) -> Document:
@@ -266,12 +279,15 @@ def _at_peak(planned: Planned, choice: Choice) -> Document:
         b.boundary for i, b in enumerate(chain.blocks[:at]) if flags[i].keeps_input or (i and flags[i - 1].keeps_output)
     )
     gradients = chain.after()[at] if side == "backward" else 0
+    where = {"layer": at, "block": chain.blocks[at].name, "side": side}
+    if planned.peak > choice.peak:
+        where = {"block": planned.optimizer.name, "side": "step"}
     return {
         "extra_microseconds": _micro(choice.time),
-        "at": {"layer": at, "block": chain.blocks[at].name, "side": side},
+        "at": where,
         "kept_by_earlier_blocks": kept + bounds,
         "gradients_of_later_blocks": gradients,
-        "working": planned.peak - chain.base - kept - bounds - gradients,
+        "working": choice.peak - chain.base - kept - bounds - gradients,
     }
 
 

@@ -7,15 +7,17 @@ may have measured (`Profiler`); without any they are estimated from the graphs.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 from weft.errors import InfeasibleError
 from weft.ir.program import Program
-from weft.ir.types import Decision, Graph
+from weft.ir.types import ITEMSIZE, Decision, Graph
 from weft.passes import FUSION, PATTERN, Options, Watch, run
 from weft.passes.chain import BlockProfile, Chain, Choice, inference_peak, smallest_budget, solve
 from weft.passes.chain import Mode as ChainMode
 from weft.passes.fusion import Fusion, fuse
 from weft.passes.liveness import estimate, peak
+from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.price import Prices
 from weft.passes.recompute import modes
 from weft.passes.targets import Target
@@ -67,7 +69,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan as values. sizes: of every dim, at which it was made; budget: bytes, None for no limit."""
+    """A plan as values. sizes: of every dim, at which it was made; budget: bytes, None for no limit. optimizer: whose
+    state lives beside the parameters; `peak` and `smallest` count it and its step."""
 
     program: Program
     sizes: Mapping[str, int]
@@ -80,6 +83,7 @@ class Planned:
     peak: int
     smallest: int
     measured: bool
+    optimizer: Optimizer = OPTIMIZERS["none"]
 
     @cached_property
     def longest(self) -> Mapping[str, int]:
@@ -124,11 +128,12 @@ def plan(
     budget: int | None = None,
     profiler: Profiler | None = None,
     watch: Watch | None = None,
+    optimizer: Optimizer = OPTIMIZERS["none"],
 ) -> Planned:
     """Decide everything about a program.
 
-    sizes: of every dim. budget: most bytes alive at once. Raises InfeasibleError with the smallest budget that a plan
-    fits in."""
+    sizes: of every dim. budget: most bytes alive at once, the optimizer's state and step included. Raises
+    InfeasibleError with the smallest budget that a plan fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
     options = Options(sizes, target, program.train, longest=longest, skeletons=shipped())
     program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
@@ -141,20 +146,30 @@ def plan(
     else:
         profiles = list(profiler(program, sizes, found))
     runs = _runs(model, found, sizes)
-    chain = Chain(tuple(profiles[i] for i, _ in runs), _base(program, options.prices))
+    weights = parameters(program, options.prices) if program.train else []
+    base = _base(program, options.prices)
+    chain = Chain(tuple(profiles[i] for i, _ in runs), base + optimizer.kept(weights))
+    step = sum(weights) + optimizer.kept(weights) + optimizer.step(weights)
     choice = solve(chain, budget) if program.train else None
-    most = choice.peak if choice else inference_peak(chain)
+    most = max(choice.peak, step) if choice else inference_peak(chain)
     names = choice.names(chain) if choice else ("",) * len(runs)
     layers = tuple(Layer(i, row, mode) for (i, row), mode in zip(runs, names, strict=True))
     blocks = tuple(
         _block(b, j, p, [x for x in layers if x.block == i], options, watch)
         for i, (b, j, p) in enumerate(zip(found, joints, profiles))
     )
-    smallest = smallest_budget(chain) if choice else most
+    smallest = max(smallest_budget(chain), step) if choice else most
     if budget is not None and most > budget:
-        raise InfeasibleError(f"running forward takes {most:,} bytes, more than {budget:,}: --memory {most}B", most)
+        what = f"the step of {optimizer.name}" if choice else "running forward"
+        raise InfeasibleError(f"{what} takes {most:,} bytes, more than {budget:,}: --memory {most}B", most)
     measured = profiler is not None
-    return Planned(program, sizes, target, budget, blocks, layers, chain, choice, most, smallest, measured)
+    return Planned(program, sizes, target, budget, blocks, layers, chain, choice, most, smallest, measured, optimizer)
+
+
+def parameters(program: Program, prices: Prices) -> list[int]:
+    """Bytes of each parameter, a row of a stack by itself."""
+    each = [(prod(prices.sizes[d] for d in p.dims) * ITEMSIZE[p.dtype], p.rows(prices.sizes)) for p in program.params]
+    return [size for size, rows in each for _ in range(rows)]
 
 
 def _with_modes(block: Block, joint: Graph | None, prices: Prices) -> Block:
