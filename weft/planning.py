@@ -86,8 +86,8 @@ def planned(
 
     target: a target's name, default the machine's own. memory: most bytes alive at once, as a number or like "60GB".
     optimizer: whose state and step count in the peak: adamw, sgd, lamb. axes: of a device mesh; the plan is then that
-    of one device, and its `memory` too. Raises InfeasibleError when no plan fits. Graphs between passes go to the folder in WEFT_DUMP, if it is set; those
-    after the passes `print_after` to stderr.
+    of one device, and its `memory` too. Raises InfeasibleError when no plan fits. Graphs between passes go to the
+    folder in WEFT_DUMP, if it is set; those after the passes `print_after` to stderr.
     """
     import sys
 
