@@ -4,7 +4,7 @@ from typing import Any
 
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
-from weft.ir.library import Attend, CrossEntropy, Dropout, LayerNorm, Route
+from weft.ir.library import Attend, CrossEntropy, Dropout, ExpertProduct, LayerNorm, Route
 from weft.ir.pattern import Pattern
 from weft.ir.types import Graph, Type, Val
 
@@ -126,6 +126,20 @@ def switch(k: int = 1, **options: Any) -> Graph:
     h = g.map("relu(x)", x=g.einsum(xs, w1, to="batch experts capacity inner"))
     y = g.gather(g.einsum(h, w2, to="batch experts capacity width"), expert, place, at="experts capacity")
     return g.graph(g.einsum(gate, y, to="batch seq width"), aux, *more)
+
+
+def dropless(k: int = 2) -> Graph:
+    """A routed MLP whose tokens meet their experts' weights where they are: y [batch seq width]."""
+    g = Builder()
+    x, wr = g.input("x", f32("batch seq width")), g.input("wr", f32("width router"))
+    w1, w2 = g.input("w1", f32("experts width inner")), g.input("w2", f32("experts inner width"))
+    b1 = g.input("b1", f32("experts inner"))
+    expert, _, gate, *_ = g.many(Route("router", "seq", k, choice="choice"), g.einsum(x, wr, to="batch seq router"))
+    rows = ("batch", "seq", "choice")
+    up = g.one(ExpertProduct("experts", (*rows, "inner")), x, w1, expert)
+    h = g.map("silu(u + b)", u=up, b=g.gather(b1, expert, at="experts"))
+    y = g.one(ExpertProduct("experts", (*rows, "width")), h, w2, expert)
+    return g.graph(g.einsum(gate, y, to="batch seq width"))
 
 
 def language_model() -> Graph:

@@ -14,6 +14,7 @@ import click
 
 from weft import outputs
 from weft.errors import InfeasibleError, SpecError, UsageError, WeftError
+from weft.progress import Working, clear
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def verb(*parameters: Any, name: str | None = None) -> Callable[[Callable[..., R
 def _run(word: str, body: Callable[[], Report], as_json: bool, debug: bool) -> int:
     schema = {"schema": f"weft.{word}/1"}
     try:
-        report = body()
+        with Working(terminal=False if as_json else None):
+            report = body()
     except WeftError as error:
         if debug:
             raise
@@ -182,4 +184,5 @@ def document(data: Any) -> str:
 
 
 def say(text: str, people: bool = False) -> None:
+    clear()
     click.echo(text, err=people)

@@ -26,6 +26,7 @@ EVERYWHERE: dict[str, Formula] = {
     "s - abs(q - k)/seq": lambda s, q, k, h: s - (q - k).abs() / SEQ,
     "s - (h + 1)*(q - k)/heads": lambda s, q, k, h: s - (h + 1) * (q - k) / HEADS,
     "where(q - k > 2, s - 1, s*s)": lambda s, q, k, h: torch.where(q - k > 2, s - 1, s * s),
+    "where(q - k > 2, -inf, s)": lambda s, q, k, h: torch.where(q - k > 2, -torch.inf, s),
     "where(s > 0, 1, 0)": lambda s, q, k, h: (s > 0).double(),
     "max(s, -1)": lambda s, q, k, h: s.clamp(min=-1),
     "s*log(1 + seq - q)": lambda s, q, k, h: s * (1 + SEQ - q).log(),  # nan where a row, or a key, does not exist
@@ -165,12 +166,13 @@ class Stack:
         init = {"weight": {"normal": 0.6}, "bias": {"normal": 0.3}, "embedding": {"normal": 1.0}}
         return weft.Model(name="options", dims=dims, stack=stages, init=init, runtime=self.runtime)  # type: ignore[arg-type]
 
-    def truth(self, w: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> Tensor:
+    def truth(self, w: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        """The logits."""
         x = w["embed.tokens"][tokens]
         for i, block in enumerate(self.blocks):
             stem = f"layers.{i}.attention."
             x = x + block.truth(x, {n.removeprefix(stem): p for n, p in w.items() if n.startswith(stem)}, EVERY)
-        return torch.nn.functional.cross_entropy((x @ w["head.weight"]).flatten(0, 1), targets.flatten())
+        return x @ w["head.weight"]
 
 
 def crossed() -> Iterator[Options]:

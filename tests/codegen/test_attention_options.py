@@ -1,10 +1,13 @@
 """Every score, scale, pattern, rotary rule and number of global tokens, beside others, against plain torch in fp64."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from tests.codegen.attention_options import EVERY, WIDTH, Options, Stack, crossed
+import weft
+from tests.codegen.attention_options import EVERY, SEQ, VOCAB, WIDTH, Options, Stack, crossed
 from tests.codegen.emission import callable_of
 from tests.frontends.lowering import nodes
 from weft.api import open_spec, program
@@ -28,6 +31,7 @@ LENGTHS = (1, 5, 8)
 
 def worst(got: list[Tensor], want: list[Tensor]) -> float:
     """The largest difference by the size of what there is; infinite where one is nan."""
+    got, want = ([x.detach() for x in some] for some in (got, want))
     size = max(float(x.norm()) for x in want)
     return max(float((a - b).norm().nan_to_num(torch.inf)) for a, b in zip(got, want, strict=True)) / size
 
@@ -71,3 +75,48 @@ def test_a_block(options: Options):
         assert worst(whole(run(graph, sizes, leaves, torch, torch.float64)[0]), want) < TOLERANCE, n
         assert worst(list(run(both, sizes, [*x, d_out], torch, torch.float64)), want) < TOLERANCE, n
         assert worst(list(emitted(*x, d_out)), want) < TOLERANCE, n
+
+
+@pytest.fixture(scope="module")
+def stack() -> Stack:
+    """Blocks that decode, for runs longer than the spec's own length."""
+    blocks = [
+        Options("causal", "s*(1 + h) - log(1 + q - k)", "-1/8", True),
+        Options("window(seq // 2)", "s - abs(q - k)/seq", "4/seq", kv_heads=1),
+    ]
+    return Stack(blocks, {"seq": {"max": SEQ}}, seq=5)
+
+
+@pytest.fixture(scope="module")
+def module(stack: Stack) -> Any:
+    return weft.compile(stack.model()).double()
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_a_package_trains(stack: Stack, module: Any, n: int):
+    tokens, targets = torch.randint(0, VOCAB, (2, 2, n), generator=torch.Generator().manual_seed(n))
+    params = dict(module.named_parameters())
+    out = module(tokens, targets)
+    want = stack.truth(params, tokens)
+    loss = torch.nn.functional.cross_entropy(want.flatten(0, 1), targets.flatten())
+
+    def grads(x: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(x, list(params.values()), materialize_grads=True, allow_unused=True))
+
+    assert worst([out.logits, *grads(out.loss)], [want, *grads(loss)]) < TOLERANCE
+
+
+@pytest.mark.parametrize("prompt", [0, 1, 5, 8])
+def test_a_package_decodes(stack: Stack, module: Any, prompt: int):
+    """A prompt, then a token at a time: as the whole at once, whatever its length."""
+    tokens = torch.randint(0, VOCAB, (2, SEQ), generator=torch.Generator().manual_seed(0))
+    want = stack.truth(dict(module.named_parameters()), tokens).detach()
+    got, state = list[Tensor](), module.state(2)
+    if prompt:
+        out, state = module.prefill(tokens[:, :prompt])
+        got.append(out.logits)
+    for t in range(prompt, SEQ):
+        out, state = module.step(tokens[:, t], state)
+        got.append(out.logits[:, None])
+
+    assert worst([torch.cat(got, 1)], [want]) < TOLERANCE

@@ -160,7 +160,7 @@ def test_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "plan.json"
     code, text, _ = run("plan", spec, "--small", "--target", "sm_90", "--verdicts", "-o", str(out), capsys=capsys)
     assert code == 0
-    assert "peak:" in text
+    assert re.search(r"peak: .* \(predicted\)", text)  # of the machine it is for, which need not be this one
     assert json.loads(out.read_text())["schema"] == "weft.plan/1"
     code, text, _ = run("plan", spec, "--small", "--json", capsys=capsys)
     assert json.loads(text)["schema"] == "weft.plan/1"

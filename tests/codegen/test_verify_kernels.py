@@ -59,6 +59,23 @@ def test_a_wrong_kernel_is_named(tmp_path, capsys):
     assert 5e-5 < own["error"] < 2e-4
 
 
+@pytest.mark.parametrize("new", ["return (1e400 * ", "return (nothing + "])
+def test_a_kernel_that_spoils_everything_behind_it_is_named_alone(new, tmp_path, capsys):
+    """Infinite results, and none: all that runs behind it gets what the reference gives."""
+    out = compiled(tmp_path)
+    path = first(out)
+    edited(path, "return (", new)
+
+    assert run(["verify", str(out), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    kernels = {p.stem for p in (out / "kernels").glob("k[0-9]*.py")}
+    assert {r["check"] for r in found["rows"] if not r["ok"]} & kernels == {path.stem}
+    assert len({r["check"] for r in found["rows"]} & kernels) > len(kernels) // 2
+    assert f"wrong by itself: kernels/{path.name}" in found["notes"]
+    assert f"changed since weft wrote them: kernels/{path.name}" in found["notes"]
+    assert any(f"kernels/{path.name}:" in note for note in found["notes"]) == ("nothing" in new)
+
+
 @pytest.mark.skipif(not SOAK, reason="the soak runs it")
 @pytest.mark.parametrize(("old", "new"), [("NAME = ", "NAME == "), ("return (", "return (nothing + ")])
 def test_a_kernel_that_does_not_run_is_named(old, new, tmp_path, capsys):

@@ -10,8 +10,18 @@ from tests.campaign import count
 from tests.ir.composites import S, evaluate, gradients_match, made, numbers
 from tests.models import f32, i64
 from weft.errors import VerifyError
-from weft.ir.formula import parse
-from weft.ir.library import CrossEntropy, Dropout, LayerNorm, RMSNorm, Rotary, Route, Softmax
+from weft.ir.formula import parse, symbol
+from weft.ir.library import (
+    CrossEntropy,
+    Dropout,
+    ExpertProduct,
+    ExpertWeights,
+    LayerNorm,
+    RMSNorm,
+    Rotary,
+    Route,
+    Softmax,
+)  # fmt: skip
 from weft.ir.op import Composite, expansion
 from weft.ir.reference import run
 from weft.ir.types import Type
@@ -164,6 +174,34 @@ def test_routing_refuses_half_precision_and_nameless_choices():
         made(Route("h", "t", 2), f32("b t h"))
 
 
+@pytest.mark.parametrize("rows", ["b t", "b t c"])
+@pytest.mark.parametrize("own", ["b t d", "b t c d"])
+def test_rows_meet_the_matrices_of_their_experts(rows, own):
+    """Rows of x, where it lacks a dim of theirs, are shared; an expert without rows has no gradient."""
+    if "c" in own and "c" not in rows:
+        return
+    op = ExpertProduct("h", (*rows.split(), "e"))
+    graph = made(op, f32(own), f32("h d e"), i64(rows))
+    x, r = own.replace(" ", ""), rows.replace(" ", "")
+
+    def by_hand(x_, w, expert):
+        return torch.einsum(f"{x},{r}de->{r}e", x_, w[expert])
+
+    gradients_match(graph, by_hand, numbers(graph, high=S["h"] - 1))
+    node, sizes = graph.nodes[0], {symbol(f"n_{d}"): n for d, n in S.items()}
+    assert node.op.flops(node).xreplace(sizes) == 2 * math.prod(S[d] for d in f"{r}de")  # each row meets one expert
+
+
+def test_products_of_experts_refuse_what_is_no_row():
+    op = ExpertProduct("h", ("b", "t", "e"))
+    for x, w, expert, words in (
+        ("b t d", "d e", "b t", "a dim of"), ("b t d", "h d e", "b s", "all dims of the rows"),
+        ("b t d", "h t e", "b t", "has dims of the rows"), ("b t s", "h d e", "b t", "neither rows nor matrices"),
+    ):  # fmt: skip
+        with pytest.raises(VerifyError, match=words):
+            made(op, f32(x), f32(w), i64(expert))
+
+
 EVERY: dict[str, tuple[Composite, tuple[Type, ...]]] = {
     "softmax": (Softmax("d"), (f32("b t d"),)),
     "layer_norm": (LayerNorm("d", EPS), (f32("b t d"), f32("d"), f32("d"))),
@@ -171,6 +209,8 @@ EVERY: dict[str, tuple[Composite, tuple[Type, ...]]] = {
     "cross_entropy": (CrossEntropy("d"), (f32("b d"), i64("b"))),
     "dropout": (Dropout(parse("0.1"), 1), (f32("b d"), i64(), i64())),
     "rotary": (Rotary("t", "e"), (f32("b t h e"),)),
+    "expert_product": (ExpertProduct("h", ("b", "t", "e")), (f32("b t d"), f32("h d e"), i64("b t"))),
+    "expert_weights": (ExpertWeights("h", ("h", "d", "e")), (f32("b t d"), f32("b t e"), i64("b t"))),
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from tests.models import SIZES, f32, fill, gpt_block, gpt_stack, i64, language_model, sru, switch
+from tests.models import SIZES, dropless, f32, fill, gpt_block, gpt_stack, i64, language_model, sru, switch
 from weft.errors import CheckFailed
 from weft.ir.builder import Builder, flatten
 from weft.ir.formula import parse
@@ -46,6 +46,7 @@ MODELS = {
     "sru": sru,
     "switch": switch,
     "top 2": lambda: switch(2, z_loss=True),
+    "dropless": dropless,
     "tied lm": language_model,
     "strained": strained,
 }

@@ -10,7 +10,6 @@ processes that may be killed, equal ones once.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from weft.autotune.process import Worker
 from weft.autotune.space import LIMITS
 from weft.autotune.types import Status
 from weft.autotune.workload import Workload
+from weft.progress import doing
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
@@ -160,7 +160,5 @@ def _inspected(one: Recorded, built: Built | None, target: str, dtype: str) -> I
 
 
 def beat(done: int, total: int) -> None:
-    """How far the compilers are, drawn over itself on stderr; nothing where that is no terminal."""
-    if sys.stderr.isatty():
-        end = "\r\033[K" if done == total else ""
-        print(f"\r\033[Kcompiling kernels {done}/{total}{end}", end="", file=sys.stderr, flush=True)
+    """Tell the person who waits how far the compilers are."""
+    doing("compiling kernels", done, total)

@@ -5,22 +5,13 @@ attention_0  34/100  best 412.3 us  61% of roofline  rejected 12 compile, 3 wron
 
 from __future__ import annotations
 
-import shutil
-import sys
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TextIO
-
-from weft.autotune.budget import Clock
 from weft.autotune.result import curve
 from weft.autotune.search import Search
 from weft.autotune.types import FAULTS
+from weft.progress import Beat, minutes
 
-BEAT_SECONDS = 1.0
-"""On a terminal; elsewhere a line that cannot be drawn over is written every `_QUIET_SECONDS`."""
 _QUIET_SECONDS = 30.0
+"""Where a line cannot be drawn over, one is written so often."""
 _MOST_REASONS = 3
 
 
@@ -40,7 +31,7 @@ def line(search: Search) -> str:
         parts.append(f"rejected {rejected}")
     left = eta(search, total)
     if left is not None:
-        parts.append(f"eta {int(left) // 60:02d}:{int(left) % 60:02d}")
+        parts.append(f"eta {minutes(left)}")
     return "  ".join(parts)
 
 
@@ -71,77 +62,26 @@ def micros(us: float) -> str:
     return f"{us:.4g} us" if us < 1e4 else f"{us / 1e3:.4g} ms" if us < 1e7 else f"{us / 1e6:.4g} s"
 
 
-@dataclass
-class Progress:
-    """Draws the line. `watch` is given to a search; `beat` draws it again when nothing happened for a while.
+class Progress(Beat):
+    """Draws the line of a search. `watch` is given to it; where there is no terminal a line is written now and then.
 
     with Progress() as progress:
         Search(..., watch=progress.watch).run()
     """
 
-    out: TextIO = field(default_factory=lambda: sys.stderr)
-    clock: Clock = time.monotonic
-    terminal: bool | None = None
-    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+    _search: Search | None = None
+    _note = "starting"
 
-    def __post_init__(self) -> None:
-        self.tty = self.out.isatty() if self.terminal is None else self.terminal
-        self._search: Search | None = None
-        self._note = "starting"
-        self._drawn, self._width, self._began = -1e9, 0, self.clock()
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Progress:
-        if self.tty:
-            self._thread = threading.Thread(target=self._heart, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self.tty and self._width:
-            self._write("\n")
-
-    def _heart(self) -> None:
-        while not self.wait(self._stop, BEAT_SECONDS):
-            self.beat()
+    def state(self) -> str:
+        return line(self._search) if self._search is not None else self._note
 
     def watch(self, search: Search) -> None:
         """Something happened in a search."""
         self._search = search
-        if self.clock() - self._drawn >= (0.1 if self.tty else _QUIET_SECONDS):
+        if self.clock() - self.drawn >= (0.1 if self.tty else _QUIET_SECONDS):
             self.draw()
 
     def note(self, text: str) -> None:
         """What to show while there is no search."""
         self._search, self._note = None, text
         self.draw()
-
-    def beat(self) -> None:
-        """Show that the search is alive."""
-        if self.clock() - self._drawn >= BEAT_SECONDS * 0.9:
-            self.draw()
-
-    def draw(self) -> None:
-        """Now."""
-        with self._lock:
-            self._drawn = self.clock()
-            elapsed = int(self._drawn - self._began)
-            state = line(self._search) if self._search is not None else self._note
-            text = f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {state}"
-            if self.tty:
-                text = text[: max(20, shutil.get_terminal_size().columns - 1)]  # a line that wraps cannot be redrawn
-                self._write("\r" + text.ljust(self._width))
-                self._width = len(text)
-            else:
-                self._write(text + "\n")
-
-    def _write(self, text: str) -> None:
-        try:
-            self.out.write(text)
-            self.out.flush()
-        except (OSError, ValueError):  # whoever read it went away; the search goes on
-            self._stop.set()

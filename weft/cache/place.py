@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weft.cache.canonical import plain
+from weft.progress import clear
 
 
 def cache_dir() -> Path:
@@ -32,6 +33,7 @@ def say_once(about: str, line: str, out: Callable[[str], object] | None = None) 
     if about in _said:
         return False
     _said.add(about)
+    clear()
     (out or _print)(plain(line, 2000))
     return True
 

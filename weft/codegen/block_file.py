@@ -18,7 +18,7 @@ from .prepare import prepare
 from .sizes import Sizes, identifier, provenance
 from .stepping import Stepping
 
-RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "tables")
+RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
 
 
 def block_file(

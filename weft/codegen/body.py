@@ -15,9 +15,9 @@ from .sizes import Sizes, identifier, provenance
 from .spelling import ATOM, TORCH_DTYPE, Src, held, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
-RUNTIME = ("drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "tables")
+RUNTIME = ("drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", "run", "asked", "needed", *RUNTIME}
+RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", "run", "asked", "needed", *RUNTIME}
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Body:
         self.file, self.sizes = file, file.sizes
         self.lines = Lines()
         self.lines.depth = depth
-        self.taken: set[str] = set(_RESERVED)
+        self.taken: set[str] = set(RESERVED)
         self.env: dict[str, Src] = {}
         self.inputs = tuple(inputs)
         self.made = {v.name: n for n in nodes for v in n.outs}

@@ -11,10 +11,11 @@ from weft.errors import BackendError, UsageError
 from weft.ir.program import Program
 
 from .emit import emit
+from .manifest import changed
 from .package import load, write
 from .plan import document
 from .planner import Planned
-from .reading import blaming
+from .reading import CONFIGS, blaming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,6 +84,15 @@ def verified(
     """Compare the package in `folder` with the reference interpreter on `program`; its kernels too, if `kernels`.
 
     wrapped: the modules of opaque blocks, by key."""
+    found = _compared(program, folder, wrapped, kernels)
+    if not found.ok and (odd := [name for name in changed(Path(folder)) if name != CONFIGS[0]]):
+        found.notes.append(f"changed since weft wrote them: {', '.join(odd[:10])}")
+    return found
+
+
+def _compared(
+    program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None, kernels: bool
+) -> "Verified":
     from .verify_kernels import Running
 
     if not kernels:

@@ -25,6 +25,7 @@ class DecodeWriter:
 
     def classes(self, code: Lines) -> None:
         names = self.sizes.names
+        code.add("@exported")
         with code.indent("class Step(NamedTuple):"):
             code.text('"""What decoding returns; `step` without the dim of positions."""')
             code.add()

@@ -5,6 +5,7 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
+from weft.progress import doing
 
 from .block_file import block_file
 from .blocks import Block, Mode, distinct, key
@@ -22,12 +23,16 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         "attention_core",
         "attention_layouts",
         "attention_merge",
+        "attention_op",
         "attention_parts",
         "attention_pieces",
         "attention_tiles",
+        "whole",
     ),
     "decode": ("decode", "attention_core"),
     "drop": ("drop", "philox"),
+    "module": ("module", "whole"),
+    "steps": ("steps", "whole"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""
 RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
@@ -48,6 +53,7 @@ def emit(
     model = structure(program)
     blocks = distinct(model, modes or {})
     found = decoding(model, blocks)
+    doing("writing the package")
     kernels = kernels or kernel_package(program, blocks.values())
     files = {
         f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k), b.name in kernels.fused)

@@ -30,9 +30,9 @@ _SIGNS = tuple(
 class Lines:
     """Collects lines of source; `with lines.indent("def f():")` opens a suite."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 0) -> None:
         self.lines: list[str] = []
-        self.depth = 0
+        self.depth = depth
 
     def add(self, statement: str = "", comment: str = "") -> None:
         """Append one statement (or a blank line); the comment goes behind it, or is dropped where it does not fit."""

@@ -69,6 +69,7 @@ class _Writer:
         own.append(f"from .runtime.module import {', '.join(helpers)}")
         if not self.decoding.found.why:
             own.append("from .runtime.state import State, feed")
+        own.append("from .runtime.whole import exported")
         plain = re.fullmatch(r"[A-Za-z0-9_.-]+", self.program.source)
         source = f", from {self.program.source}" if plain else ""
         doc = f"The model{source}: `Model` runs the blocks of `blocks/` in order."
@@ -112,6 +113,7 @@ class _Writer:
 
     def output(self, code: Lines) -> None:
         names = self.sizes.names
+        code.add("@exported")
         with code.indent("class Output(NamedTuple):"):
             left = {v for b in self.blocks.values() for v in b.lost}
             code.text(f'"""What the model returns{"; no loss without its targets" if left else ""}."""')

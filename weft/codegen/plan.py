@@ -251,7 +251,7 @@ def _memory(planned: Planned) -> Document:
         "budget": planned.budget,
         "peak": planned.peak,
         "smallest": planned.smallest,
-        "profile": "measured" if planned.measured else "estimated",
+        "profile": "predicted" if planned.measured else "estimated",
         "parameters_and_inputs": planned.chain.base - kept,
         "optimizer": optimizer,
     }

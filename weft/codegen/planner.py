@@ -21,6 +21,7 @@ from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.price import Prices
 from weft.passes.recompute import modes
 from weft.passes.targets import Target
+from weft.progress import doing
 
 from .blocks import Block, Mode, distinct, halves, joint_of, key
 from .kernel_package import Emitted, kernel_package, shipped
@@ -136,9 +137,11 @@ def plan(
     InfeasibleError with the smallest budget that a plan fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
     options = Options(sizes, target, program.train, longest=longest, skeletons=shipped())
+    doing("planning: attention patterns")
     program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
     model = structure(program)
     found = list(distinct(model, {}).values())
+    doing("planning: derivatives")
     joints = [joint_of(b) if program.train else None for b in found]
     found = [_with_modes(b, j, options.prices) for b, j in zip(found, joints)]
     if profiler is None:
@@ -153,6 +156,7 @@ def plan(
     choice = solve(chain, budget) if program.train else None
     most = max(choice.peak, step) if choice else inference_peak(chain)
     names = choice.names(chain) if choice else ("",) * len(runs)
+    doing("planning: fusion")
     layers = tuple(Layer(i, row, mode) for (i, row), mode in zip(runs, names, strict=True))
     blocks = tuple(
         _block(b, j, p, [x for x in layers if x.block == i], options, watch)

@@ -26,6 +26,7 @@ from weft.passes.chain import Mode as Cost
 from weft.passes.price import Prices
 from weft.passes.recompute import extra_time, split
 from weft.passes.targets import Target
+from weft.progress import doing
 
 from .block_file import block_file
 from .blocks import Block, Pair, halves, joint_of
@@ -109,7 +110,11 @@ def profiler(target: Target) -> Callable[[Program, Mapping[str, int], Sequence[B
     """Measures each block in each of its modes at given sizes; extra times are the target's prices."""
 
     def measure(program: Program, sizes: Mapping[str, int], blocks: Sequence[Block]) -> list[BlockProfile]:
-        return [_profiled(program, sizes, block, target) for block in blocks]
+        found: list[BlockProfile] = []
+        for i, block in enumerate(blocks):
+            doing(f"planning: memory of {block.name}", i, len(blocks))
+            found.append(_profiled(program, sizes, block, target))
+        return found
 
     return measure
 

@@ -7,8 +7,8 @@ real. Either way in a process of its own, since triton reads at its import wheth
         ...
         running.into(found)                       its rows and notes, once it is done
 
-A kernel is judged by the operands that the model gives it, so that a wrong one makes no other look wrong, but for the
-backward of a norm whose forward gave it wrong statistics.
+A kernel is judged by the operands that the model gives it. Where one is found wrong, they run again with every result
+replaced by the reference's, so that what it computed makes no other look wrong: the kernels' rows are of that run.
 """
 
 import importlib
@@ -20,25 +20,31 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weft.ir.program import Program
 from weft.ir.reference import run
 from weft.ir.text import parse
 from weft.ir.types import Graph
+from weft.progress import doing
 
+from .reading import place
 from .verify import TORCH, Row, Truth, Verified, case, compare, loaded
 
+Watch = Callable[[int, int], object]
 MOST_PARAMETERS = 1 << 24
 """Of a model whose kernels are interpreted."""
 SECONDS = 240.0
@@ -59,6 +65,15 @@ class Running:
             command = [sys.executable, "-m", __name__, os.path.abspath(folder), self.device, str(seed)]
             pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
             self.process = subprocess.Popen(command, env=self._environment(), **pipes)
+            self.told: dict[str, Any] = {}
+            self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+            self.reader.start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        """Every line is JSON: how far it is, and in the end what was found."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.told = json.loads(line)
 
     def _refused(self, program: Program, folder: Path) -> str:
         """Why kernels are not run here; "" where they are."""
@@ -85,7 +100,10 @@ class Running:
     def __exit__(self, *_: object) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
+            self.reader.join()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
             self.errors.close()
 
     def into(self, found: Verified) -> None:
@@ -93,20 +111,21 @@ class Running:
         if self.process is None:
             found.notes.append(self.refused)
             return
-        try:
-            text, _ = self.process.communicate(timeout=max(1.0, self.began + SECONDS - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            found.notes.append(f"kernels were not compared: not done after {SECONDS:.0f} s; {SMALL}")
-            return
+        while self.process.poll() is None:
+            if time.monotonic() - self.began > SECONDS:
+                found.notes.append(f"kernels were not compared: not done after {SECONDS:.0f} s; {SMALL}")
+                return
+            doing("verifying: kernels", self.told.get("done", 0), self.told.get("of", 0))
+            self.reader.join(0.2)
+        self.reader.join()
         if self.process.returncode:
             self.errors.seek(0)
             said = self.errors.read().strip().splitlines() or [f"exit {self.process.returncode}"]
             found.rows.append(Row("kernels", "", "", float("inf"), 0.0, 0))
             found.notes.append(f"kernels could not be run: {said[-1][:300]}")
             return
-        answer = json.loads(text)
-        found.rows += [Row(**row) for row in answer["rows"]]
-        found.notes += answer["notes"]
+        found.rows += [Row(**row) for row in self.told["rows"]]
+        found.notes += self.told["notes"]
 
 
 # The process
@@ -115,9 +134,11 @@ class Running:
 class Broken(Exception):
     """A kernel that does not run."""
 
-    def __init__(self, kernel: str, error: Exception) -> None:
-        super().__init__(f"{kernel}: {type(error).__name__}: {error}"[:300].replace("\n", " "))
-        self.kernel = kernel
+    def __init__(self, kernel: str, error: Exception, folder: Path) -> None:
+        path, line = place(error, folder) or (folder / f"kernels/{kernel}.py", 0)
+        where = f"{path.relative_to(folder)}:{line}" if line else str(path.relative_to(folder))
+        super().__init__(f"{kernel}: {where}: {type(error).__name__}: {error}"[:300].replace("\n", " "))
+        self.row = Row(kernel, "", "it does not run", float("inf"), 0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -129,37 +150,64 @@ class Region:
 
 
 class Kernels(TorchDispatchMode):
-    """Compares each kernel that runs inside with its region's graph in float64. rows: the worst call of each."""
+    """Compares each kernel that runs inside with its region's graph in float64. rows: the worst call of each.
 
-    def __init__(self, namespace: str, regions: Mapping[str, Region], sizes: Mapping[str, int], dtype: str) -> None:
+    alone: what runs next gets the graph's results and not the kernel's; one that does not run is a row too.
+    watch: told how many kernels were seen."""
+
+    def __init__(
+        self, namespace: str, folder: Path, regions: Mapping[str, Region], sizes: Mapping[str, int], dtype: str,
+        alone: bool = False, watch: Callable[[int], object] = lambda count: None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.namespace, self.regions, self.sizes, self.dtype = namespace, regions, sizes, dtype
+        self.namespace, self.folder, self.regions, self.sizes, self.dtype = namespace, folder, regions, sizes, dtype
+        self.alone, self.watch = alone, watch
         self.rows: dict[str, Row] = {}
+        self.notes: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace != self.namespace:
             return func(*args, **(kwargs or {}))
         kernel = func._opname
-        try:
-            out = func(*args)
-        except Exception as error:
-            raise Broken(kernel, error) from error
-        if kernel in self.regions:
-            row = self.compared(kernel, args, out if isinstance(out, tuple | list) else (out,))
-            if kernel not in self.rows or row.error > self.rows[kernel].error:
-                self.rows[kernel] = row
-        return out
-
-    def compared(self, kernel: str, args: Sequence[Any], out: Sequence[Tensor]) -> Row:
+        if kernel not in self.regions:
+            return self.launched(kernel, func, args)
         region = self.regions[kernel]
         given = [torch.as_tensor(a).cpu() for a in args]
         with torch.no_grad():
             want = dict(zip(region.results, run(region.graph, self.sizes, given, torch, torch.float64)))
-        got = {n: y.cpu() for n, y in zip(region.results, out, strict=True)}
+        try:
+            out = self.launched(kernel, func, args)
+            row = self.compared(kernel, given, out if isinstance(out, tuple | list) else (out,), want)
+        except Broken as error:
+            if not self.alone:
+                raise
+            out, row = None, error.row
+            self.notes += [str(error)] if kernel not in self.rows else []
+        if kernel not in self.rows or row.error > self.rows[kernel].error:
+            self.rows[kernel] = row
+            self.watch(len(self.rows))
+        return self.instead(func, args, list(want.values())) if self.alone else out
+
+    def launched(self, kernel: str, func: Any, args: Any) -> Any:
+        try:
+            return func(*args)
+        except Exception as error:
+            raise Broken(kernel, error, self.folder) from error
+
+    def compared(self, kernel: str, given: Sequence[Tensor], out: Sequence[Tensor], want: Mapping[str, Tensor]) -> Row:
+        got = {n: y.cpu() for n, y in zip(want, out, strict=True)}
         return compare(kernel, self.dtype, got, want, beside=given, floor=1.0)  # a sum of large terms may be small
 
+    def instead(self, func: Any, args: Sequence[Any], want: Sequence[Tensor]) -> Any:
+        """The graph's results as the kernel would give them: dtypes and device from its fake."""
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            seen = func(*(fake.from_tensor(a) if isinstance(a, Tensor) else a for a in args))
+        several = isinstance(seen, tuple | list)
+        out = [y.to(s.device, s.dtype).contiguous() for y, s in zip(want, seen if several else (seen,), strict=True)]
+        return tuple(out) if several else out[0]
 
-def check(folder: Path, device: str, seed: int) -> Verified:
+
+def check(folder: Path, device: str, seed: int, watch: Watch = lambda done, of: None) -> Verified:
     """Everything, in this process. device: "cpu", where the interpreter is switched on, or "cuda"."""
     from .build import uniform
     from .package import load
@@ -172,22 +220,45 @@ def check(folder: Path, device: str, seed: int) -> Verified:
     sizes, params, inputs, _ = case(program, seed)
     truth = Truth(program, params, inputs, sizes)
     with tempfile.TemporaryDirectory(prefix="weft-") as home:
-        package = load(folder if one or device == "cuda" else widened(folder, Path(home) / "package"))
+        ran = folder if one or device == "cuda" else widened(folder, Path(home) / "package")
+        package = load(ran)
         try:
-            ops = imported(package.__name__, folder)
-            for dtype in dtypes:
+            ops = imported(package.__name__, ran)
+            for i, dtype in enumerate(dtypes):
                 module = loaded(package.Model(), params, TORCH[dtype] if one or device == "cpu" else None).to(device)
-                mode = Kernels(ops.NAMESPACE, alone, sizes, dtype)
-                try:
-                    found.rows += whole(truth, module, dtype, mode, device)
-                finally:
-                    told = dtype == dtypes[0]  # in another dtype only what is wrong
-                    found.rows += [mode.rows[k] for k in sorted(mode.rows) if told or not mode.rows[k].ok]
+                seen = partial(_seen, watch, i * len(alone), len(dtypes) * len(alone))
+                make = partial(Kernels, ops.NAMESPACE, ran, alone, sizes, dtype, watch=seen)
+                rows, notes = judged(truth, module, dtype, make, device)
+                told = dtype == dtypes[0]  # in another dtype only what is wrong
+                found.rows += [r for r in rows if told or r.check not in alone or not r.ok]
+                found.notes += [note for note in notes if note not in found.notes]
         except Broken as error:
-            found.rows.append(Row(error.kernel, "", "it does not run", float("inf"), 0.0, 0))
+            found.rows.append(error.row)
             found.notes.append(str(error))
     found.notes += remarks(folder, alone, found, device)
     return found
+
+
+def _seen(watch: Watch, before: int, of: int, count: int) -> None:
+    watch(before + count, of)
+
+
+def judged(
+    truth: Truth, module: nn.Module, dtype: str, make: Callable[..., Kernels], device: str
+) -> tuple[list[Row], list[str]]:
+    """The rows of the model that runs its kernels, and those of its kernels; alone, where one of them is wrong."""
+    mode, rows = make(), list[Row]()
+    try:
+        rows = whole(truth, module, dtype, mode, device)
+    except Broken as error:
+        if error.row.check not in mode.regions:
+            raise
+        mode.rows[error.row.check] = error.row
+    if not all(r.ok for r in mode.rows.values()):
+        mode = make(alone=True)
+        whole(truth, module, dtype, mode, device)
+    wrong = [f"wrong by itself: kernels/{k}.py" for k in sorted(mode.rows) if not mode.rows[k].ok]
+    return [*rows, *(mode.rows[k] for k in sorted(mode.rows))], [*mode.notes, *wrong]
 
 
 def whole(truth: Truth, module: nn.Module, dtype: str, mode: Kernels, device: str) -> list[Row]:
@@ -218,7 +289,7 @@ def imported(package: str, folder: Path) -> Any:
         try:
             importlib.import_module(f"{package}.kernels.{path.stem}")
         except Exception as error:
-            raise Broken(path.stem, error) from error
+            raise Broken(path.stem, error, folder.absolute()) from error
     return ops
 
 
@@ -274,11 +345,15 @@ def quicken() -> None:
 
 
 def main(folder: str, device: str, seed: str) -> None:
-    """Print what is found as one line of JSON."""
+    """Print how far it is, and then what is found, as lines of JSON."""
     warnings.simplefilter("ignore")
     if device == "cpu":
         quicken()
-    found = check(Path(folder), device, int(seed))
+
+    def watch(done: int, of: int) -> None:
+        print(json.dumps({"done": done, "of": of}), flush=True)
+
+    found = check(Path(folder), device, int(seed), watch)
     print(json.dumps({"rows": [asdict(r) for r in found.rows], "notes": found.notes}))
 
 

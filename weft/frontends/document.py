@@ -63,7 +63,8 @@ dim, and `--small` applies the map `small`. Either way a run-time dim gets the n
 
 Where `batch` or `seq`, or a dim made of them, stands in a formula, a pattern or a size that is fixed when compiling, it
 means the largest size, not that of the run: `scale: 4/seq` is one number, `window(seq // 2)` one pattern. So the first
-positions of a sequence give the same results whatever follows them, and `prefill` and `step` what `forward` gives.
+positions of a sequence give the same results whatever follows them, and `prefill` and `step` what `forward` gives. Of
+all sizes the [capacity of experts](#moe) alone may follow the run.
 """
 _FORMULAS = """\
 Activations, scores, scales, initial values, position indices and recurrent cells are formulas: `+ - * / // % **`,

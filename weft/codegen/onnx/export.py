@@ -22,6 +22,7 @@ from weft.ir.primitives import Call, Opaque
 from weft.ir.program import Program
 from weft.ir.types import Graph, Node, Type
 from weft.passes.inference import inference
+from weft.progress import doing
 
 OPSET, IR_VERSION = 23, 10  # the newest that ONNX Runtime is known to take with every operator used here
 DOMAIN = "weft"
@@ -39,8 +40,10 @@ def export(
     onnx.checker.ValidationError, with nothing written, if a file would be invalid."""
     program = inference(program)
     held = Weights.read(weights, program) if weights is not None else None
+    doing("exporting to ONNX", 0, 4)
     models = {"portable": portable(program), "semantic": semantic(program)}
-    for model in models.values():
+    for i, model in enumerate(models.values()):
+        doing("checking the ONNX graphs", 2 + i, 4)
         onnx.checker.check_model(model, full_check=True)
     paths = {name: folder / f"{name}.onnx" for name in models}
     with outputs.Batch() as batch:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .attention_core import by_rows
+from .attention_op import OPS
 from .attention_pieces import (
     Gradient,
     Gradients,
@@ -29,11 +30,12 @@ from .attention_pieces import (
     run_pieces,
     run_pieces_backward,
 )
+from .whole import Whole
 
 ROWS_AT_ONCE = 16384  # of a band's backward: bounds the gradients of overlapping keys before they are added up
 
 
-class Layout:
+class Layout(Whole):
     """Base: a layout that is a list of pieces says only `pieces`; others override `run` and `run_backward`."""
 
     def pieces(self, n: int, m: int, backward: bool = False) -> Iterator[Piece]:
@@ -41,6 +43,8 @@ class Layout:
         raise NotImplementedError
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling():
+            return OPS.attend(self.key, q, k, v, scale, metadata)
         q, k, v = map(by_rows, (q, k, v))
         into = Output(q, v)
         self.run(into, Operands(q, k, v, scale, metadata))
@@ -49,6 +53,8 @@ class Layout:
     def backward(
         self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, *metadata: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if torch.compiler.is_compiling():
+            return OPS.attend_backward(self.key, do, q, k, v, out, lse, scale=scale, metadata=metadata)
         do, q, k, v, out = map(by_rows, (do, q, k, v, out))
         into = (Gradient(q), Gradient(k), Gradient(v))
         self.run_backward(into, Saved(do, Operands(q, k, v, scale, metadata), out, lse))

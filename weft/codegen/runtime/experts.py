@@ -12,11 +12,12 @@ from torch import Tensor
 def groups(expert: Tensor, experts: int) -> Sequence[Tensor]:
     """The rows of each expert, in order, of expert [...]: their numbers, or [R] whether a row is the expert's."""
     expert = expert.reshape(-1)
-    if expert.is_meta:  # most memory is taken where one expert has all rows
-        return [expert] + [expert[:0]] * (experts - 1)
     if type(expert) is not Tensor or torch.compiler.is_compiling():
         return [expert == e for e in range(experts)]
-    return expert.argsort(stable=True).split(torch.bincount(expert, minlength=experts).tolist())
+    order = expert.argsort(stable=True)
+    if expert.is_meta:  # most memory is taken where one expert has all rows
+        return [order] + [order[:0]] * (experts - 1)
+    return order.split(torch.bincount(expert, minlength=experts).tolist())
 
 
 def product(x: Tensor, w: Tensor, rows: Sequence[Tensor], each: int = 1) -> Tensor:
@@ -32,13 +33,13 @@ def product(x: Tensor, w: Tensor, rows: Sequence[Tensor], each: int = 1) -> Tens
 
 def weights(x: Tensor, d: Tensor, rows: Sequence[Tensor], each: int = 1) -> Tensor:
     """dw [experts, K, N]: of an expert, the sum over its rows r of x[r // each] d[r]; x [R / each, K], d [R, N]."""
-    out: list[Tensor] = []
-    for own in rows:
+    out = x.new_empty(len(rows), x.shape[1], d.shape[1])
+    for e, own in enumerate(rows):
         if own.dtype == torch.bool:
-            out.append(x.repeat_interleave(each, 0).T @ torch.where(own[:, None], d, 0))
+            out[e] = x.repeat_interleave(each, 0).T @ torch.where(own[:, None], d, 0)
         else:
-            out.append(x.index_select(0, _shared(own, each)).T @ d.index_select(0, own))
-    return torch.stack(out)
+            out[e] = x.index_select(0, _shared(own, each)).T @ d.index_select(0, own)
+    return out
 
 
 def _shared(own: Tensor, each: int) -> Tensor:

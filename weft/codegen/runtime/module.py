@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,19 +98,30 @@ def initialise(root: nn.Module, generator: torch.Generator | int = 0) -> None:
         if parameter.device.type == "meta":
             continue
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-        draw = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        shape = tuple(parameter.shape)
+        draw = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        drawn = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")  # whatever the defaults are
         if kind == "normal":
-            drawn = torch.randn(shape, generator=draw) * value
+            drawn.normal_(generator=draw).mul_(value)
         elif kind == "uniform":
-            drawn = (torch.rand(shape, generator=draw) * 2 - 1) * value
+            drawn.uniform_(generator=draw).mul_(2).sub_(1).mul_(value)
         else:
-            drawn = torch.full(shape, {"zeros": 0.0, "ones": 1.0}.get(kind, value))
+            drawn.fill_({"zeros": 0.0, "ones": 1.0}.get(kind, value))
         if isinstance(parameter, nn.Parameter):
-            parameter.copy_(drawn)
+            parameter.copy_(_split_like(parameter, drawn))
         else:
             *path, leaf = name.split(".")
             setattr(found(root, ".".join(path)), leaf, drawn.to(parameter))
+
+
+def _split_like(parameter: Any, drawn: Tensor) -> Tensor:
+    """The whole of a parameter that an engine has split over ranks, split as that is; each rank has drawn it all."""
+    if not hasattr(parameter, "device_mesh"):
+        return drawn
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = parameter.device_mesh
+    whole = DTensor.from_local(drawn.to(parameter.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return whole.redistribute(placements=parameter.placements)
 
 
 def check(
@@ -176,8 +188,8 @@ def bounded(inputs: Mapping[str, object], ranges: Iterable[tuple[str, str, int, 
 
 
 def refuse_autocast(x: Tensor) -> None:
-    """Dtypes are the spec's policy; autocast would change some and not others."""
-    if torch.is_autocast_enabled(x.device.type):
+    """Dtypes are the spec's policy; autocast would change some and not others. On meta there is no autocast."""
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         raise RuntimeError("this model has its own dtypes (the spec's `dtype:`); call it outside torch.autocast")
 
 

@@ -35,12 +35,11 @@ def philox(counter: tuple[Integer, ...], key: tuple[Integer, Integer]) -> tuple[
 
 def uniform(seed: Integer, op_id: int, layer: Integer, index: Tensor) -> Tensor:
     """Numbers in [0, 1), multiples of 2^-24, float32, at any int64 logical indices. A full range: `uniform_range`."""
+    if torch.compiler.is_compiling():  # it makes no temporaries, and keeps lengths open
+        return _at(index, seed, op_id, layer) * UNIT
     out = torch.empty(index.numel(), dtype=torch.float32, device=index.device)
     for places, part in zip(index.reshape(-1).split(CHUNK), out.split(CHUNK)):
-        words = _words(places >> 2, seed, op_id, layer)
-        lane = places & 3
-        word = torch.where(lane < 2, torch.where(lane == 0, *words[:2]), torch.where(lane == 2, *words[2:]))
-        part.copy_(_top24(word))
+        part.copy_(_at(places, seed, op_id, layer))
         if index.is_meta:  # later chunks would allocate the same again
             break
     return out.mul_(UNIT).view(index.shape)
@@ -50,6 +49,8 @@ def uniform_range(
     shape: tuple[int, ...], seed: Integer, op_id: int, layer: Integer, device: torch.device, first: int = 0
 ) -> Tensor:
     """uniform at the indices first, first + 1, ... of a row-major tensor; float32. One counter gives four numbers."""
+    if torch.compiler.is_compiling():
+        return _at(_places(shape, device, first), seed, op_id, layer) * UNIT
     out = torch.empty(shape, dtype=torch.float32, device=device)
     for start, stop, words in _ranges(prod(shape), seed, op_id, layer, device, first):
         out.view(-1)[start:stop] = words
@@ -66,8 +67,10 @@ def dropout_mask(
     first: int = 0,
 ) -> Tensor:
     """Which elements to keep, uniform >= rate, as bool; element i has the logical index first + i, row-major."""
-    keep = torch.empty(shape, dtype=torch.bool, device=device)
     least = ceil(rate / UNIT)
+    if torch.compiler.is_compiling():
+        return _at(_places(shape, device, first), seed, op_id, layer) >= least
+    keep = torch.empty(shape, dtype=torch.bool, device=device)
     for start, stop, words in _ranges(prod(shape), seed, op_id, layer, device, first):
         torch.ge(words, least, out=keep.view(-1)[start:stop])
     return keep
@@ -88,6 +91,17 @@ def _ranges(
         yield max(start - skip, 0), stop - skip, words.view(-1)[used]
         if words.is_meta:  # later chunks would allocate the same again
             return
+
+
+def _places(shape: tuple[int, ...], device: torch.device, first: int) -> Tensor:
+    """The logical index of every element of a row-major tensor."""
+    return torch.arange(first, first + prod(shape), device=device).view(shape)
+
+
+def _at(index: Tensor, seed: Integer, op_id: int, layer: Integer) -> Tensor:
+    """The top 24 bits at any int64 logical indices."""
+    words, lane = _words(index >> 2, seed, op_id, layer), index & 3
+    return _top24(torch.where(lane < 2, torch.where(lane == 0, *words[:2]), torch.where(lane == 2, *words[2:])))
 
 
 def _words(block: Tensor, seed: Integer, op_id: int, layer: Integer) -> tuple[Tensor, ...]:
