@@ -8,8 +8,10 @@ and `--json` and `--debug` are added to all. Exit codes: 0 ok, 1 a check failed,
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -18,9 +20,11 @@ import click
 from weft import __version__, outputs
 from weft.cli_shell import FORCE, OUT, PLAN, SPEC, TARGET, Report, document, say, verb
 from weft.environment import unknown
-from weft.errors import WeftError
+from weft.errors import UsageError, WeftError
 
 BUG, INTERRUPTED = 70, 130
+STARVED = ("can't allocate memory", "out of memory")
+"""How torch says that it got none."""
 
 
 @verb(SPEC)
@@ -242,8 +246,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say("interrupted", people=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout went away; nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         return 0
     except WeftError as error:
         import traceback
@@ -251,14 +254,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return error.exit_code
     except Exception as error:
+        kind, message, code = _told(error)
         if debug:
             import traceback
 
             traceback.print_exc()
         else:
-            say(f"internal error: {_one_line(error)} (weft {__version__}; --debug shows where)", people=True)
-        _failed(given, "internal", _one_line(error))
-        return BUG
+            say(message, people=True)
+        with suppress(OSError):
+            _failed(given, kind, message.removeprefix("error: "))
+        if isinstance(error, OSError):
+            _mute()
+        return code
 
 
 def _failed(given: Sequence[str], kind: str, message: str) -> None:
@@ -268,12 +275,36 @@ def _failed(given: Sequence[str], kind: str, message: str) -> None:
         say(document({"schema": f"weft.{word}/1", "ok": False, "error": {"kind": kind, "message": message}}))
 
 
-def _one_line(error: Exception) -> str:
+def _told(error: Exception) -> tuple[str, str, int]:
+    """What an exception that weft did not raise comes from, the system, a lack of memory or a bug: the kind, a line for
+    people, the exit code."""
     from weft.frontends.problems import visible
 
-    return visible(f"{type(error).__name__}: {error}".replace("\n", " "))[:300]
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return "system", f"error: {visible(where + error.strerror)}", UsageError.exit_code
+    if isinstance(error, MemoryError) or any(said in str(error) for said in STARVED):
+        return "memory", "error: there is not enough memory for this; --small and --set make a smaller model", 4
+    line = visible(f"{type(error).__name__}: {error}".replace("\n", " "))[:300]
+    return "internal", f"internal error: {line} (weft {__version__}; --debug shows where)", BUG
+
+
+def _mute() -> None:
+    """stdout takes no more, for its reader went away or its disk is full: nothing may be flushed to it at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> NoReturn:
-    """Run and leave with the exit code."""
-    sys.exit(run())
+    """Run and leave with the exit code. A signal that asks to end ends it as an interrupt does: nothing is left."""
+    asked: list[int] = []
+
+    def end(number: int, _: object) -> NoReturn:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else ():
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+    code = run()
+    sys.exit(128 + asked[0] if asked and code == INTERRUPTED else code)

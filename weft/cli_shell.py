@@ -184,5 +184,12 @@ def document(data: Any) -> str:
 
 
 def say(text: str, people: bool = False) -> None:
+    """Print to stdout, or to stderr for people; what the terminal's encoding lacks as an escape."""
     clear()
-    click.echo(text, err=people)
+    try:
+        click.echo(text, err=people)
+    except UnicodeEncodeError as error:
+        click.echo(text.encode(error.encoding, "backslashreplace").decode(error.encoding), err=people)
+    except OSError:
+        if not people:  # who reads no errors has an exit code
+            raise

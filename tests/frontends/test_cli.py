@@ -198,6 +198,63 @@ def test_a_signal_is_130_from_outside(tmp_path):
     assert b"Traceback" not in err
 
 
+def test_asked_to_end_nothing_is_left(tmp_path):
+    slow = "weft.api.check = lambda *a, **k: (print(weft.codegen.build.temporary({}), flush=True), time.sleep(30))"
+    code = f"import weft.api, weft.codegen.build, time; {slow}; from weft.cli import main; main()"
+    command = [sys.executable, "-c", code, "check", "x"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as run:
+        assert run.stdout is not None
+        assert Path(run.stdout.readline().decode().strip()).is_dir()
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate(timeout=60)
+
+    assert run.returncode == 128 + signal.SIGTERM
+    assert err.strip() == b"interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["new"], ["check", ENWIK8], ["schema", "--json"], ["check", "no", "--json"]])
+def test_a_full_disk_under_stdout_is_one_line(arguments):
+    found = subprocess.run(
+        f"{sys.executable} -m weft {' '.join(arguments)} > /dev/full", shell=True, cwd=ROOT, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+
+    assert found.returncode == 2
+    assert "No space left on device" in found.stderr or "no such file" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert "Exception ignored" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(28, "No space left on device", "/tmp/x"), 2, "error: /tmp/x: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "a\x1b"), 2, "error: a\\x1b: Permission denied\n"),
+        (MemoryError(), 4, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4, "not enough memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_bug(weft, monkeypatch, error, code, words):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("weft.api.check", fail)
+    found, out, err = weft("check", "x.yaml", "--json")
+
+    assert found == code
+    assert words in err
+    assert json.loads(out)["error"]["kind"] in ("system", "memory")
+
+
+def test_names_that_no_terminal_can_show(weft, capsys):
+    code, _, err = weft("check", "\udcff\x1b[31m.yaml")
+
+    assert code == 2
+    assert "\x1b" not in err
+
+
 def test_a_reader_that_leaves_is_no_error():
     found = subprocess.run(
         f"{sys.executable} -m weft schema | head -c 1", shell=True, cwd=ROOT, capture_output=True, text=True
