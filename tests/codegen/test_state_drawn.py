@@ -1,5 +1,6 @@
 """Rows decoded together, in any order of prompts, steps, selections and cuts, equal each row run alone, in fp64."""
 
+import inspect
 import random
 from functools import lru_cache
 
@@ -40,14 +41,18 @@ MIXERS = {
     "fixed": 'kind: attention, pattern: "causal and fixed(4, 1)"',
     "union": 'kind: attention, pattern: "causal and (window(3) or strided(3))"',
     "by head": 'kind: attention, pattern: "heads(window(3), causal)"',
+    "blocks": 'kind: attention, pattern: "causal and blocks(4, [[0], [0, 1], [1, 2], [0, 3]])"',
+    "blocks twice": 'kind: attention, pattern: "blocks(4, [[], [0, 0], [0, 1], [1, 2]])"',
+    "segments": 'kind: attention, pattern: "window(6) and same_segment"',
+    "valid": 'kind: attention, pattern: "causal and valid", score: "s - 0.1 * (q - k)"',
     "score": 'kind: attention, pattern: causal, score: "s - 0.3 * (q - k) / (1 + h)"',
     "recurrence": f"kind: recurrence, inputs: [u, f], {CELL}",
     "sru++": f"kind: recurrence, inputs: [u, f], projection: {{rank: 4, alpha: 0.5}}, {CELL}",
     "sru++ window": f"kind: recurrence, inputs: [u, f], projection: {{rank: 4, alpha: 1, pattern: window(4)}}, {CELL}",
     "experts": "kind: moe, capacity: 3, inner: 6",
+    "experts that drop none": "kind: moe, capacity: seq, inner: 6",
     "two experts": "kind: moe, capacity: 4, inner: 6, top_k: 2, normalize: true",
 }
-CARRIED = ("recurrence", "sru++", "sru++ window", "experts", "two experts")
 KINDS = {name: ((name,), "layer: [m0, f]", LEARNED) for name in MIXERS} | {
     "positions by block": (("causal",), "layer: [m0, f]", BY_BLOCK),
     "cycle": (("sru++", "window"), "cycle: [[m0, f], [m1, f]]", LEARNED),
@@ -72,44 +77,55 @@ def built(text: str) -> nn.Module:
     return module
 
 
+def draw(module: nn.Module, rows: int, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Inputs of new positions, [rows n] each."""
+    names = [k for k in inspect.signature(module.step).parameters if k not in ("state", "lengths")]
+    given = {k: torch.randint(0, 2, (rows, n), generator=generator) for k in names}
+    given["tokens"] = torch.randint(0, VOCAB, (rows, n), generator=generator)
+    return {k: x.bool() if k == "valid" else x for k, x in given.items()}
+
+
 class Rows:
     """Rows of one batch and what they have been fed; every result is held to the row's own, alone from the start."""
 
     def __init__(self, module: nn.Module, batch: int, seed: int) -> None:
         self.module, self.rng = module, random.Random(seed)
         self.draw = torch.Generator().manual_seed(seed)
-        self.fed = [torch.zeros(0, dtype=torch.int64)] * batch
+        self.fed = [{k: x[0] for k, x in draw(module, 1, 0, self.draw).items()}] * batch
         self.state = module.state(batch)
 
     @property
-    def room(self) -> int:
-        return SEQ - max(map(len, self.fed))
+    def had(self) -> list[int]:
+        return [len(row["tokens"]) for row in self.fed]
 
-    def new(self, n: int) -> Tensor:
-        return torch.randint(0, VOCAB, (len(self.fed), n), generator=self.draw)
+    def some(self) -> int:
+        return self.rng.randint(0, SEQ - max(self.had))
+
+    def new(self, n: int) -> dict[str, Tensor]:
+        return draw(self.module, len(self.fed), n, self.draw)
 
     def whole(self) -> None:
-        if n := self.rng.randint(0, self.room):
-            tokens = self.new(n)
-            fresh = max(map(len, self.fed)) == 0 and self.rng.random() < 0.7
-            out, self.state = self.module.prefill(tokens, state=None if fresh else self.state)
-            self.check(tokens, [n] * len(tokens), out.logits)
+        if n := self.some():
+            given = self.new(n)
+            fresh = max(self.had) == 0 and self.rng.random() < 0.7
+            out, self.state = self.module.prefill(**given, state=None if fresh else self.state)
+            self.check(given, [n] * len(self.fed), out.logits)
 
     def one(self) -> None:
-        if self.room:
-            tokens = self.new(1)
-            out, self.state = self.module.step(tokens[:, 0], self.state)
-            self.check(tokens, [1] * len(tokens), out.logits[:, None])
+        if max(self.had) < SEQ:
+            given = self.new(1)
+            out, self.state = self.module.step(**{k: x[:, 0] for k, x in given.items()}, state=self.state)
+            self.check(given, [1] * len(self.fed), out.logits[:, None])
 
     def ragged(self) -> None:
-        if n := self.rng.randint(0, self.room):
-            tokens, lengths = self.new(n), [self.rng.randint(0, n) for _ in self.fed]
-            padded = tokens.clone()
-            for row, own in zip(padded, lengths):
-                row[own:] = -100  # padding is no token
-            fresh = max(map(len, self.fed)) == 0
-            out, self.state = self.module.prefill(padded, torch.tensor(lengths), None if fresh else self.state)
-            self.check(tokens, lengths, out.logits)
+        if n := self.some():
+            given, lengths = self.new(n), torch.tensor([self.rng.randint(0, n) for _ in self.fed])
+            padding = torch.arange(n) >= lengths[:, None]
+            padded = {k: x.masked_fill(padding, -100) for k, x in given.items()}  # padding is no token
+            out, self.state = self.module.prefill(
+                **padded, lengths=lengths, state=self.state if max(self.had) else None
+            )
+            self.check(given, lengths.tolist(), out.logits)
 
     def select(self) -> None:
         rows = [self.rng.randrange(len(self.fed)) for _ in range(self.rng.randint(1, 4))]
@@ -122,34 +138,31 @@ class Rows:
     def join(self) -> None:
         if len(self.fed) < 4:
             row = self.rng.randrange(len(self.fed))
-            self.fed, self.state = (
-                [*self.fed, self.fed[row]],
-                type(self.state).join((self.state, self.state.select(row))),
-            )
+            self.fed = [*self.fed, self.fed[row]]
+            self.state = self.state.join((self.state, self.state.select(row)))
 
     def crop(self) -> None:
-        most = [self.rng.randint(0, len(x)) for x in self.fed]
+        most = [self.rng.randint(0, n) for n in self.had]
         try:
             self.state = self.state.crop(most)
         except ValueError:
             return
-        self.fed = [x[:n] for x, n in zip(self.fed, most)]
+        self.fed = [{k: x[:n] for k, x in row.items()} for row, n in zip(self.fed, most)]
 
-    def check(self, tokens: Tensor, lengths: list[int], logits: Tensor) -> None:
-        before = [len(x) for x in self.fed]
-        self.fed = [torch.cat((x, t[:n])) for x, t, n in zip(self.fed, tokens, lengths)]
+    def check(self, given: dict[str, Tensor], lengths: list[int], logits: Tensor) -> None:
+        before = self.had
+        self.fed = [{k: torch.cat((x, given[k][b, :n])) for k, x in self.fed[b].items()} for b, n in enumerate(lengths)]
         for row, start, n, got in zip(self.fed, before, lengths, logits):
             if n:
-                want = self.module(row[None]).logits[0, start:]
+                want = self.module(**{k: x[None] for k, x in row.items()}).logits[0, start:]
                 torch.testing.assert_close(got[:n], want, rtol=1e-10, atol=1e-10)
 
     def run(self, moves: int) -> None:
+        feeds, edits = (self.whole, self.one, self.ragged), (self.select, self.reorder, self.join, self.crop)
         for _ in range(moves):
-            self.rng.choice(
-                [self.whole, self.one, self.ragged, self.ragged, self.select, self.reorder, self.join, self.crop]
-            )()
-            assert self.state.lengths.tolist() == [len(x) for x in self.fed]
-            assert self.state.length >= max(map(len, self.fed))
+            self.rng.choice((*feeds, self.ragged, *edits))()
+            assert self.state.lengths.tolist() == self.had
+            assert self.state.length >= max(self.had)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -162,12 +175,12 @@ def test_rows_together_are_each_row_alone(name):
 def test_any_split_of_a_prompt_is_the_prompt(name):
     """One prefill, prefills of pieces, and single steps leave the same behind."""
     module = model(name)
-    tokens = torch.randint(0, VOCAB, (2, SEQ), generator=torch.Generator().manual_seed(3))
-    whole, state = module.prefill(tokens)
+    given = draw(module, 2, SEQ, torch.Generator().manual_seed(3))
+    whole, state = module.prefill(**given)
     for cuts in ([1] * SEQ, [5, 1, 7, 3], [SEQ - 1, 1]):
         now, parts = module.state(2), list[Tensor]()
-        for piece in tokens.split(cuts, 1):
-            out, now = module.step(piece, now)
+        for pieces in zip(*(x.split(cuts, 1) for x in given.values())):
+            out, now = module.step(*pieces, now)
             parts.append(out.logits)
         torch.testing.assert_close(torch.cat(parts, 1), whole.logits, rtol=1e-10, atol=1e-10)
         for mine, one in zip(now.blocks, state.blocks, strict=True):
@@ -179,9 +192,14 @@ def test_any_split_of_a_prompt_is_the_prompt(name):
 def test_a_crop_is_the_state_from_before(name):
     """As far back as the last call on a state; further, or where nothing is held by position, it is refused."""
     module = model(name)
-    tokens = torch.randint(0, VOCAB, (2, SEQ), generator=torch.Generator().manual_seed(3))
-    _, before = module.prefill(tokens[:, :9])
-    _, after = module.prefill(tokens[:, 9:14], state=before)
+    given = draw(module, 2, SEQ, torch.Generator().manual_seed(3))
+
+    def fed(first: int, end: int) -> dict[str, Tensor]:
+        return {k: x[:, first:end] for k, x in given.items()}
+
+    _, before = module.prefill(**fed(0, 9))
+    _, after = module.prefill(**fed(9, 14), state=before)
+
     assert after.crop(14) is after
     if {"recurrence", "sru++", "sru++ window"} & set(KINDS[name][0]):
         with pytest.raises(ValueError, match="crop: block 1 carries what all positions left behind; keep the state"):
@@ -191,9 +209,9 @@ def test_a_crop_is_the_state_from_before(name):
         with pytest.raises(ValueError, match=r"crop: block 1 sees [24] positions back and no longer holds so many"):
             after.crop(8)
     for length in ([9, 9], [11, 9]):
-        _, again = module.prefill(tokens[:, 9:11], lengths=[n - 9 for n in length], state=before)
-        want, _ = module.prefill(tokens[:, 11:15], state=again)
-        got, _ = module.prefill(tokens[:, 11:15], state=after.crop(length))
+        _, again = module.prefill(**fed(9, 11), lengths=[n - 9 for n in length], state=before)
+        want, _ = module.prefill(**fed(11, 15), state=again)
+        got, _ = module.prefill(**fed(11, 15), state=after.crop(length))
         torch.testing.assert_close(got.logits, want.logits, rtol=1e-10, atol=1e-10)
 
 

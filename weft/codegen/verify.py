@@ -329,8 +329,9 @@ def _decoding(
         return []
     with torch.no_grad():
         half = inputs[tokens].shape[1] // 2
-        steps = decoded(module, inputs, whole_run(program, module, params, inputs, sizes, truth.wrapped), half)
-        return [steps, leak(program, module, inputs, dict(zip(program.outputs, module(**inputs))))]
+        whole = whole_run(program, module, params, inputs, sizes, truth.wrapped)
+        rows = [decoded(module, inputs, whole, half), *([apart(module, inputs, whole, half)] if half else [])]
+        return [*rows, leak(program, module, inputs, dict(zip(program.outputs, module(**inputs))))]
 
 
 def decoded(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int) -> Row:
@@ -349,6 +350,21 @@ def decoded(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tenso
             parts.setdefault(k, []).append(y[:, None])
     got = {k: torch.cat(ys, 1) for k, ys in parts.items()}
     return compare("decode = parallel", "f64", got, {k: whole[k] for k in got})
+
+
+def apart(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int) -> Row:
+    """Rows of different lengths, none longer than `first`, and then the rest of each in one call."""
+    batch, n = inputs["tokens"].shape[:2]
+    given = {k: inputs[k] for k in inspect.signature(module.step).parameters if k in inputs}
+    own = torch.arange(first, first - batch, -1).clamp(min=1)
+    early, state = module.prefill(**{k: x[:, :first] for k, x in given.items()}, lengths=own)
+    place = (own[:, None] + torch.arange(n - int(own.min()))).clamp(max=n - 1)
+    late, _ = module.prefill(**{k: x.gather(1, place) for k, x in given.items()}, lengths=n - own, state=state)
+    got: dict[str, Tensor] = {}
+    for k, y in early._asdict().items():
+        rows = zip(y, getattr(late, k), own.tolist(), strict=True)
+        got[k] = torch.stack([torch.cat((a[:m], b[: n - m])) for a, b, m in rows])
+    return compare("rows apart = parallel", "f64", got, {k: whole[k] for k in got})
 
 
 def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Row:
