@@ -10,6 +10,8 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.abc import InspectLoader
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -105,8 +107,9 @@ def part(function: Function, wanted: tuple[bool, ...]) -> tuple[Function, frozen
     """A function of straight-line code without the lines that only unwanted results need, and the places of the
     arguments that it still reads. wanted: of the results, which; there may be more flags than results.
 
-    Lines that are not a plain assignment (a loop, a change in place) count as changing every name they mention. Where
-    the source is not at hand the function itself is the answer."""
+    Lines that are not a plain assignment (a loop, a change in place) count as changing every name they mention. What is
+    left is compiled from the function's own file, line for line; where that is not at hand the function is the answer.
+    """
     everything = frozenset(range(function.__code__.co_argcount))
     try:
         source = textwrap.dedent(inspect.getsource(function))
@@ -127,9 +130,10 @@ def part(function: Function, wanted: tuple[bool, ...]) -> tuple[Function, frozen
     definition.body = [*_freed(lines, set(places)), last]
     tree = ast.fix_missing_locations(ast.Module([definition], []))
     ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
-    scope: dict[str, Any] = {}
-    exec(compile(tree, function.__code__.co_filename, "exec"), function.__globals__, scope)
-    return scope[definition.name], frozenset(i for i, name in enumerate(places) if name in read)
+    code = InspectLoader.source_to_code(tree, function.__code__.co_filename)
+    body = next(c for c in code.co_consts if isinstance(c, CodeType))
+    left = FunctionType(body, function.__globals__)
+    return left, frozenset(i for i, name in enumerate(places) if name in read)
 
 
 def _live(lines: Sequence[ast.stmt], need: set[str]) -> tuple[list[ast.stmt], set[str]]:
@@ -151,11 +155,8 @@ def _plain(line: ast.stmt) -> bool:
     """Does a line nothing but bind names?"""
     if not isinstance(line, ast.Assign):
         return False
-    parts = [x for t in line.targets for x in ast.walk(t)]
-    methods = [x.attr for x in ast.walk(line.value) if isinstance(x, ast.Attribute)]
-    return all(isinstance(x, ast.Name | ast.Tuple | ast.Store) for x in parts) and not any(
-        m[-1] == "_" for m in methods
-    )
+    names = all(isinstance(x, ast.Name | ast.Tuple | ast.Store) for t in line.targets for x in ast.walk(t))
+    return names and not any(x.attr.endswith("_") for x in ast.walk(line.value) if isinstance(x, ast.Attribute))
 
 
 def _freed(lines: Sequence[ast.stmt], have: set[str]) -> Iterator[ast.stmt]:

@@ -182,7 +182,7 @@ def bounded(inputs: Mapping[str, object], ranges: Iterable[tuple[str, str, int, 
             bad, besides = bad & (x != ignore), f" ({ignore} does not count)"
         where = f"is outside dim {dim}, 0 to {size - 1}{besides}"
         if x.is_cuda or type(x) is not Tensor or torch.compiler.is_compiling():
-            torch._assert_async(~bad.any(), f"{name}: a number {where}")
+            torch._assert_async(~bad.any(), f"{name}: a number {where}")  # pyright: ignore[reportPrivateImportUsage]
         elif not x.is_meta and bad.any():
             raise IndexError(f"{name}: {int(x[bad][0])} {where}")
 
