@@ -57,9 +57,10 @@ folder or below it. A file holds at most 1 MiB, 32 levels and 10,000 values. Not
 ## Sizes
 
 `dims` names the sizes; every other size in the spec is a dim, a number, or an expression over dims with `+ - * // %`,
-`/` (exact division), parentheses, `ceil_div(a, b)`, `min(...)` and `max(...)`. `batch` and `seq` are chosen at run
-time, up to the size in `dims` or to `runtime.max`; all others are fixed when compiling. `--set DIM=VALUE` changes a
-dim, and `--small` applies the map `small`. Either way a run-time dim gets the new size as its maximum.
+`/` (exact division; of `batch` and `seq` in `dims` and in a capacity it is refused), parentheses, `ceil_div(a, b)`,
+`min(...)` and `max(...)`. `batch` and `seq` are chosen at run time, up to the size in `dims` or to `runtime.max`; all
+others are fixed when compiling. `--set DIM=VALUE` changes a dim, and `--small` applies the map `small`. Either way a
+run-time dim gets the new size as its maximum.
 
 Where `batch` or `seq`, or a dim made of them, stands in a formula, a pattern or a size that is fixed when compiling, it
 means the largest size, not that of the run: `scale: 4/seq` is one number, `window(seq // 2)` one pattern. So the first
