@@ -227,3 +227,30 @@ def test_generated_graphs(seed):
             got = run(g, sizes, [*args, *seeds], torch, torch.float64)
             for w, v in zip((*out, *grads), got, strict=True):
                 torch.testing.assert_close(v, w, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("let", "formula"),
+    [
+        ({}, "where(x > 1, sqrt(x - 1) + 1/(x - 1), x)"),
+        ({"a": "sqrt(x - 1)"}, "where(x > 1, a + 1/a, x)"),
+        ({"a": "log(x - 1)", "b": "a*exp(a)"}, "where(x > 1, b*a, x)"),
+    ],
+)
+def test_what_a_choice_left_out_takes_no_gradient(let, formula):
+    """Infinite or nan as its slope may be there: of lets too, derived and by the interpreter's autograd."""
+    g = Builder()
+    graph = g.graph(g.map(formula, x=g.input("x", Type("f64", ("n",))), let=let))
+    x = torch.tensor([-2.0, 0.0, 1.0, 1.5, 3.0], dtype=torch.float64)
+    there = (x[3:] - 1).requires_grad_()
+    chosen = {0: there.sqrt() + 1 / there, 1: there.sqrt() + there.rsqrt()}.get(len(let), there.log().square() * there)
+    (slope,) = torch.autograd.grad(chosen.sum(), there)
+    want = torch.cat([torch.ones(3, dtype=torch.float64), slope])
+
+    leaf = x.clone().requires_grad_()
+    (out,) = run(graph, {"n": 5}, [leaf], torch, torch.float64)
+    (own,) = torch.autograd.grad(out.sum(), leaf)
+    _, derived = run(joint(graph, ["x"]), {"n": 5}, [x, torch.ones_like(x)], torch, torch.float64)
+
+    assert torch.allclose(own, want, rtol=1e-12)
+    assert torch.allclose(derived, want, rtol=1e-12)

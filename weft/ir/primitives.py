@@ -9,7 +9,7 @@ from sympy.logic.boolalg import Boolean
 
 from weft.ir.evaluate import op_count
 from weft.ir.formula import local, normal, operand, symbol
-from weft.ir.functions import diff
+from weft.ir.functions import diff, where
 from weft.ir.movement import Concat, Detach, Gather, Part, Rename, Scatter, Table
 from weft.ir.op import Cotangents, Grads, Op, Types, Vals, listed, points
 from weft.ir.regions import Call, Grad, Loop, Opaque, OpaqueGrad
@@ -125,14 +125,18 @@ class Map(Op):
         return [g.cast(g.reduce(got[i], to=v.dims), v.dtype) if i in got else None for i, v in enumerate(x)]
 
     def reverse(self, seeds: Sequence[str | None]) -> tuple[dict[sp.Symbol, Any], dict[str, Any]]:
-        """The cotangent of every symbol, and all lets with their cotangents `d_tk`, for seeds named by result."""
+        """The cotangent of every symbol, and all lets with their cotangents `d_tk`, for seeds named by result.
+
+        A let that a `where` has not chosen has cotangent 0, and gives 0 on whatever its slope is there."""
         bars: dict[sp.Symbol, Any] = {}
         lets: dict[str, Any] = {f"_t{i}": e for i, e in enumerate(self.lets)}
 
-        def spread(e: Any, seed: str) -> None:
+        def spread(e: Any, seed: str, chosen: bool = False) -> None:
             for v in sorted(e.free_symbols, key=str):
                 if (slope := diff(e, v)) != 0:
-                    bars[v] = bars.get(v, sp.S.Zero) + symbol(seed) * slope
+                    part = symbol(seed) * slope
+                    part = where(sp.Ne(symbol(seed), 0), part, 0) if chosen and slope.free_symbols else part
+                    bars[v] = bars.get(v, sp.S.Zero) + part
 
         for e, seed in zip(self.exprs, seeds):
             if seed is not None:
@@ -141,7 +145,7 @@ class Map(Op):
             bar = normal(bars.get(local(i), sp.S.Zero))
             if bar != 0:
                 lets[f"d_t{i}"] = bar
-                spread(self.lets[i], f"d_t{i}")
+                spread(self.lets[i], f"d_t{i}", bar.has(where))
         return {v: normal(e) for v, e in bars.items()}, lets
 
 
