@@ -21,7 +21,9 @@ def bytes_of(amount: str | int | float) -> int:
     text = amount
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]{0,3})", text.strip())
     if found is None or found[2].upper() not in _UNITS:
-        raise UsageError(f"'{text[:40]}' is not an amount of memory; write 60GB (10**9 bytes) or 60GiB (2**30)")
+        short = found is not None and f"{found[2].upper()}B" in _UNITS
+        way = f"{found[1]}{found[2].upper()}B" if short and found is not None else "60GB"
+        raise UsageError(f"'{text[:40]}' is not an amount of memory; write {way} (10**3, 10**6, ..) or 60GiB (2**30)")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 

@@ -161,7 +161,7 @@ class _Reader:
         if event.tag is not None:
             self.note("W0009", f"tags are not part of a spec: {event.tag}", place, "write the plain value")
         if isinstance(event, self.yaml.MappingStartEvent):
-            return self.mapping(path, depth)
+            return self.mapping(path, depth, bool(event.flow_style))
         if isinstance(event, self.yaml.SequenceStartEvent):
             return self.sequence(path, depth)
         return self.scalar(event, place)
@@ -174,7 +174,8 @@ class _Reader:
             items.append(self.value(event, (*path, len(items)), depth + 1))
         return items
 
-    def mapping(self, path: Path, depth: int) -> dict[str, Any]:
+    def mapping(self, path: Path, depth: int, flow: bool) -> dict[str, Any]:
+        """flow: it stands in braces, where a comma ends a value that is not quoted."""
         items: dict[str, Any] = {}
         for event in self.events:
             if isinstance(event, self.yaml.MappingEndEvent):
@@ -191,8 +192,26 @@ class _Reader:
                 self.value(next(self.events), (*path, key, "again"), depth + 1)
                 continue
             self.document_.keys[at] = place
-            items[key] = self.value(next(self.events), at, depth + 1)
+            event = next(self.events)
+            items[key] = self.value(event, at, depth + 1)
+            if flow and isinstance(items[key], str) and event.implicit[0] and _open(event.value) > 0:
+                items[key] = self.cut_off(event)
         return items
+
+    def cut_off(self, event: Any) -> str:
+        """A formula that a comma has cut into pieces, of which all but the first were read as keys: put together."""
+        pieces, place = [event.value], self.span(event)
+        while _open(", ".join(pieces)) > 0:
+            piece = next(self.events)
+            if not isinstance(piece, self.yaml.ScalarEvent):
+                self.stop("W0001", "not YAML: a parenthesis is not closed", place, "quote the formula, or close it")
+            pieces.append(piece.value)
+            rest = next(self.events)
+            if not isinstance(rest, self.yaml.ScalarEvent) or rest.value:
+                self.stop("W0001", "not YAML: a parenthesis is not closed", place, "quote the formula, or close it")
+        text = ", ".join(pieces)
+        self.note("W0001", "inside { } a comma ends a value that is not quoted", place, f'write "{text[:60]}"')
+        return text
 
     def scalar(self, event: Any, place: Place) -> Any:
         text = event.value
@@ -215,6 +234,11 @@ class _Reader:
                 return 0.0
             return number
         return text
+
+
+def _open(text: str) -> int:
+    """How many parentheses a text leaves open."""
+    return text.count("(") - text.count(")")
 
 
 _REUSE = "name the block under `blocks:` and use its name, or use `extends:`"

@@ -48,6 +48,14 @@ TARGETS: tuple[Target, ...] = (
     _gpu("gfx942", "MI300X 192 GB", 5.3, 1307.4, 163.4, 163.4, 192),
 )
 BY_NAME: Mapping[str, Target] = {t.name: t for t in TARGETS}
+SOLD_AS: Mapping[str, str] = {
+    **dict.fromkeys(("a100", "a800", "ampere"), "sm_80"),
+    **dict.fromkeys(("h100", "h200", "h800", "h20", "gh200", "hopper"), "sm_90"),
+    **dict.fromkeys(("b100", "b200", "gb200", "blackwell"), "sm_100"),
+    **dict.fromkeys(("5090", "5080", "rtx5090", "rtx5080"), "sm_120"),
+    **dict.fromkeys(("mi300", "mi300x", "mi300a"), "gfx942"),
+}
+"""Names that people give to a target, for a hint."""
 
 
 def find(name: str) -> Target:
@@ -55,5 +63,8 @@ def find(name: str) -> Target:
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a target is a name such as 'sm_90', not {type(name).__name__}")
     if name not in BY_NAME:
-        raise UsageError(f"no target is called {name!r}; known: {', '.join(BY_NAME)}")
+        bare = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+        same = next((t for t in BY_NAME if bare == t.replace("_", "")), SOLD_AS.get(bare))
+        hint = f"did you mean {same}?" if same else f"known: {', '.join(BY_NAME)}"
+        raise UsageError(f"no target is called {name[:40]!r}; {hint}")
     return BY_NAME[name]
