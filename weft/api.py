@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
     """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
     from weft.codegen.decoding import undecodable
-    from weft.frontends import meaning
+    from weft.frontends.notes import notes
 
     spec = open_spec(source, sets, small)
     made = program(spec, train)
@@ -47,7 +47,7 @@ def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: boo
         "inputs": list(made.inputs),
         "outputs": list(made.outputs),
         "decode": {"possible": not why, "why": why},
-        "notes": meaning.notes(spec.model, spec.dims),
+        "notes": notes(spec.model, spec.dims),
     }
 
 

@@ -23,7 +23,7 @@ def bytes_of(amount: str | int | float) -> int:
     if found is None or found[2].upper() not in _UNITS:
         short = found is not None and f"{found[2].upper()}B" in _UNITS
         way = f"{found[1]}{found[2].upper()}B" if short and found is not None else "60GB"
-        raise UsageError(f"'{text[:40]}' is not an amount of memory; write {way} (10**3, 10**6, ..) or 60GiB (2**30)")
+        raise UsageError(f"'{text[:40]}' is not an amount of memory; write {way} (10**9 bytes a GB) or 60GiB (2**30)")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 

@@ -7,37 +7,12 @@ from typing import Any
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.resolve import Dims
-from weft.frontends.schema import Attention, Model, Moe, Position, SubLayer
+from weft.frontends.schema import Attention, Model, Position, SubLayer
 
 
 def problems(model: Model, dims: Dims) -> list[Problem]:
     """Everything found, each at its value. Sizes and formulas that do not work out are told elsewhere."""
     return [*_positions(model, dims), *_rotary(model, dims)]
-
-
-def notes(model: Model, dims: Dims) -> list[str]:
-    """What is no error and yet probably not meant."""
-    steps = [step for stage in model.stack for layer in stage.layers for step in layer]
-    used = [step.block if isinstance(step, SubLayer) else step for step in steps]
-    unused = [f"the block '{name}' is not used" for name in model.blocks if name not in used]
-    return [*unused, *_capacities(model, dims)]
-
-
-def _capacities(model: Model, dims: Dims) -> Iterator[str]:
-    """Experts that may be full sooner in a short run than in the steps that make it."""
-    from weft.frontends.capacity import SEQ, capacity, drops
-
-    longest = dims.runtime["seq"].max
-    for block, path in _blocks(model):
-        if not isinstance(block, Moe) or not drops(block, dims):
-            continue
-        found = capacity(block, dims)
-        if not isinstance(found, int) and SEQ in found.free_symbols:
-            most = found.xreplace({SEQ: longest})
-            yield (
-                f"{'.'.join(map(str, path))}: an expert's capacity depends on seq: a run has that of its own length, "
-                f"prefill and step that of the longest ({most} at {longest}), so a shorter run may drop more tokens"
-            )
 
 
 def _positions(model: Model, dims: Dims) -> Iterator[Problem]:
@@ -81,7 +56,7 @@ def _worst(index: Any, rows: int, length: int) -> tuple[int, int]:
     return found
 
 
-def _blocks(model: Model) -> Iterator[tuple[Any, Path]]:
+def blocks_of(model: Model) -> Iterator[tuple[Any, Path]]:
     """Every block with its path."""
     for name, block in model.blocks.items():
         yield block, ("blocks", name)
@@ -94,7 +69,7 @@ def _blocks(model: Model) -> Iterator[tuple[Any, Path]]:
 
 
 def _rotary(model: Model, dims: Dims) -> Iterator[Problem]:
-    for block, path in _blocks(model):
+    for block, path in blocks_of(model):
         if not isinstance(block, Attention) or not block.rotary:
             continue
         try:
