@@ -79,11 +79,13 @@ def test_a_comma_that_cuts_a_formula_is_told_once_with_the_way_out(line, whole):
     load_text(HEAD + line.replace(whole, f'"{whole}"'))
 
 
-@pytest.mark.parametrize("text", ["{a: max(x", "{a: max(x, [1])}", "{a: f(, b: {c: 1}}", "{a: (, b}"])
-def test_a_parenthesis_that_nothing_closes_is_told(text):
+@pytest.mark.parametrize(
+    "text", ["{a: max(x}", "{a: max(x, [1]: 2}", "{a: f(, b: {c: 1}}", "{a: (, b: 3}", "{a: (x, y): 3}"]
+)
+def test_a_parenthesis_that_nothing_closes_cuts_no_formula(text):
     with pytest.raises(SpecError) as found:
         load_text(HEAD + f"stack: {text}")
-    assert found.value.problems[0].code == "W0001"
+    assert "a comma ends a value" not in str(found.value)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,22 @@ class _Stop(Exception):
     """Reading cannot go on; the problem is already noted."""
 
 
+class _Events:
+    """Events in order, of which some can be given back."""
+
+    def __init__(self, events: Iterator[Any]) -> None:
+        self.events, self.waiting = events, list[Any]()
+
+    def __iter__(self) -> "_Events":
+        return self
+
+    def __next__(self) -> Any:
+        return self.waiting.pop() if self.waiting else next(self.events)
+
+    def back(self, events: list[Any]) -> None:
+        self.waiting += reversed(events)
+
+
 class _Reader:
     def __init__(self, text: str, name: str):
         import yaml
@@ -85,7 +101,7 @@ class _Reader:
     def document(self) -> Document:
         try:
             self.refuse_unwanted()
-            self.events = self.stream()
+            self.events = _Events(self.stream())
             self.body()
         except _Stop:
             pass
@@ -199,18 +215,19 @@ class _Reader:
         return items
 
     def cut_off(self, event: Any) -> str:
-        """A formula that a comma has cut into pieces, of which all but the first were read as keys: put together."""
-        pieces, place = [event.value], self.span(event)
+        """A formula that commas have cut into pieces, of which all but the first are read as keys: put together. One
+        that nothing closes is left as it was."""
+        pieces, read = [event.value], list[Any]()
         while _open(", ".join(pieces)) > 0:
-            piece = next(self.events)
-            if not isinstance(piece, self.yaml.ScalarEvent):
-                self.stop("W0001", "not YAML: a parenthesis is not closed", place, "quote the formula, or close it")
-            pieces.append(piece.value)
-            rest = next(self.events)
-            if not isinstance(rest, self.yaml.ScalarEvent) or rest.value:
-                self.stop("W0001", "not YAML: a parenthesis is not closed", place, "quote the formula, or close it")
+            for _ in "key", "value":
+                read.append(next(self.events))
+                if not isinstance(read[-1], self.yaml.ScalarEvent) or (len(read) % 2 == 0 and read[-1].value):
+                    self.events.back(read)
+                    return event.value
+            pieces.append(read[-2].value)
         text = ", ".join(pieces)
-        self.note("W0001", "inside { } a comma ends a value that is not quoted", place, f'write "{text[:60]}"')
+        way = f'write "{text[:60]}"'
+        self.note("W0001", "inside { } a comma ends a value that is not quoted", self.span(event), way)
         return text
 
     def scalar(self, event: Any, place: Place) -> Any:
