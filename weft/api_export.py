@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from weft import outputs
@@ -30,21 +30,26 @@ def export(
     force: bool = False,
     weights: str | os.PathLike[str] | None = None,
     external: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> list[str]:
     """Write a spec, or the package in a folder, in one of FORMATS; gives the paths written.
 
     plan and dot are files; onnx is a folder that gets portable.onnx and semantic.onnx, of the model without training.
     weights: a state_dict that torch saved, or a safetensors file, whose tensors the ONNX graphs hold; external: in a
-    file beside them.
+    file beside them. say: told what the files do not keep of the spec: its dtypes, where they are not all float32.
     """
     from pathlib import Path
 
     exportable(format, out, force)
     path = Path(out)
     if format == "onnx":
+        from weft.codegen.onnx import dtypes
         from weft.codegen.onnx import export as write
 
-        return [str(p) for p in write(_exported(source, sets, small), path, weights, external).values()]
+        made = _exported(source, sets, small)
+        if say is not None and (lost := dtypes(made)):
+            say(lost)
+        return [str(p) for p in write(made, path, weights, external).values()]
     if weights is not None or external:
         raise UsageError("--weights and --external go with --format onnx")
     from weft.api import plan

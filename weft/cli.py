@@ -145,8 +145,10 @@ def export(out: str, **given: Any) -> Report:
     """Write SPEC, or the package in a folder, as ONNX graphs, as a plan or as a DOT drawing of the plan."""
     from weft import api
 
-    paths = api.export(given.pop("spec"), given.pop("format"), out, **given)
-    return Report({"paths": paths}, "\n".join(f"wrote {p}" for p in paths))
+    notes: list[str] = []
+    paths = api.export(given.pop("spec"), given.pop("format"), out, say=notes.append, **given)
+    lines = [*(f"wrote {p}" for p in paths), *(f"note: {n}" for n in notes)]
+    return Report({"paths": paths, "notes": notes}, "\n".join(lines))
 
 
 def _packaged(path: str, given: Mapping[str, Any]) -> None:

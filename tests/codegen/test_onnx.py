@@ -1,5 +1,6 @@
 """Exported ONNX files: valid by the full checker, equal to the reference interpreter in ONNX Runtime."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests import models
-from weft import api
+from weft import api, cli
 from weft.codegen import onnx as weft_onnx
 from weft.errors import UsageError
 from weft.ir.builder import Builder
@@ -145,3 +146,30 @@ def whole(value, sizes, gen):
     """Numbers that fit an integer input."""
     top = sizes["types"] if value.name == "types" else sizes["vocab"]
     return torch.randint(0, top, [sizes[d] for d in value.dims], generator=gen)
+
+
+TINY = {"batch": 2, "seq": 8, "width": 8, "heads": 2, "head": 4, "inner": 6, "vocab": 11}
+POLICIES = [
+    {"compute": "bf16"}, {"params": "bf16", "compute": "bf16"}, {"params": "f16", "compute": "f16"}, {"accumulate": "f64"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", [{}, *POLICIES], ids=str)
+def test_files_are_float32_and_say_so_where_the_spec_is_not(policy, tmp_path, capsys):
+    block = {"kind": "attention", "pattern": "causal"}
+    spec = {"name": "tiny", "dims": TINY, "dtype": policy, "stack": [{"layer": [{"block": block}]}]}
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps({"weft": 1, **spec}))
+
+    assert cli.run(["export", str(path), "--format", "onnx", "-o", str(tmp_path / "onnx"), "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    for name in ("portable", "semantic"):
+        model = onnx.load(tmp_path / "onnx" / f"{name}.onnx")
+        floats = {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)} - {
+            onnx.TensorProto.INT64
+        }
+        said = [p.value for p in model.metadata_props if p.key == "weft.dtype"]
+        assert floats == {onnx.TensorProto.FLOAT}
+        assert said == notes
+    assert len(notes) == bool(policy)
+    assert all(f"{k} {v}" in notes[0] for k, v in policy.items())

@@ -1,5 +1,6 @@
 """ONNX files built from the IR's own declarations."""
 
+from weft.codegen.onnx.export import dtypes as dtypes
 from weft.codegen.onnx.export import export as export
 from weft.codegen.onnx.export import input_names as input_names
 from weft.codegen.onnx.export import portable as portable

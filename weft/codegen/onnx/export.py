@@ -1,6 +1,6 @@
 """A program as two ONNX files: one that runs anywhere, one to look at.
 
-`portable.onnx`: opset 23, plain operators, runs in ONNX Runtime; run-time dims stay open, masks are predicates computed
+`portable.onnx`: opset 23, plain operators, runs in ONNX Runtime; float32 throughout, run-time dims stay open, masks are predicates computed
 in the graph, weights are inputs under their logical names or, on request, in the file. `semantic.onnx`: the same model
 as one node per block, each a local function, with the block's spec line, parameters and FLOPs in its metadata."""
 
@@ -110,8 +110,18 @@ def _model(program: Program, e: Emitter, blocks: "_Blocks | Sequence[Any]") -> o
     opsets = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(DOMAIN, 1)] if functions else [])]
     model = helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, functions=functions)
     model.producer_name = "weft"
-    helper.set_model_props(model, {"weft.name": program.name, "weft.source": program.source})
+    props = {"weft.name": program.name, "weft.source": program.source, "weft.dtype": dtypes(program)}
+    helper.set_model_props(model, {k: v for k, v in props.items() if v or k != "weft.dtype"})
     return model
+
+
+def dtypes(program: Program) -> str:
+    """What becomes of the spec's own dtypes; "" where they are those of the files."""
+    policy = {k: getattr(program.policy, k) for k in ("params", "compute", "accumulate")}
+    if set(policy.values()) == {"f32"}:
+        return ""
+    said = ", ".join(f"{k} {v}" for k, v in policy.items())
+    return f"the graphs and their weights are float32, which runs everywhere; the spec says {said}"
 
 
 def _refuse_opaque(graph: Graph) -> None:
