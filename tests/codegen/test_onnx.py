@@ -150,7 +150,8 @@ def whole(value, sizes, gen):
 
 TINY = {"batch": 2, "seq": 8, "width": 8, "heads": 2, "head": 4, "inner": 6, "vocab": 11}
 POLICIES = [
-    {"compute": "bf16"}, {"params": "bf16", "compute": "bf16"}, {"params": "f16", "compute": "f16"}, {"accumulate": "f64"},
+    {"compute": "bf16"}, {"params": "bf16", "compute": "bf16"}, {"params": "f16", "compute": "f16"},
+    {"accumulate": "f64"},
 ]  # fmt: skip
 
 

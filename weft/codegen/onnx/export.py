@@ -1,8 +1,9 @@
 """A program as two ONNX files: one that runs anywhere, one to look at.
 
-`portable.onnx`: opset 23, plain operators, runs in ONNX Runtime; float32 throughout, run-time dims stay open, masks are predicates computed
-in the graph, weights are inputs under their logical names or, on request, in the file. `semantic.onnx`: the same model
-as one node per block, each a local function, with the block's spec line, parameters and FLOPs in its metadata."""
+`portable.onnx`: opset 23, plain operators, runs in ONNX Runtime; float32 throughout, run-time dims stay open, masks
+are predicates computed in the graph, weights are inputs under their logical names or, on request, in the file.
+`semantic.onnx`: the same model as one node per block, each a local function, with the block's spec line, parameters
+and FLOPs in its metadata."""
 
 import os
 from collections.abc import Mapping, Sequence
