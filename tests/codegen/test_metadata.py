@@ -13,6 +13,7 @@ from tests.codegen.attention_model import Case
 from weft.codegen import onnx
 from weft.codegen.build import module_of, temporary
 from weft.codegen.verify import decoded, leak, verify
+from weft.ir.pattern.table import BigBird
 
 PER_HEAD = (((0,), (), (0, 0, 2)), ((0, 1, 2), (1, 1), (0,)))
 LAYOUTS = {
@@ -152,3 +153,22 @@ def test_verify_feeds_metadata_to_every_verb():
     found = verify(one.program, lambda dtype: module_of(temporary(one.files)))
     assert found.ok, found.text()
     assert {"decode = parallel", "no leak from later"} <= {r.check for r in found.rows}
+
+
+def drawn_blocks(block: int, tokens: int) -> Case:
+    """BigBird's table on the last three heads of four, causal on the first; two share a key head."""
+    table = BigBird(block, 1, 3, tokens)
+    rows = [table.rows(h) for h in range(4)]
+
+    def seen(q, k, h, segments, valid):
+        return k <= q if h == 0 else rows[h][q // block] is None or k // block in rows[h][q // block]
+
+    text = f"on_heads(0, 1, causal) or on_heads(1, 4, bigbird({block}, 1, 3))"
+    return Case({"pattern": text, "kv_heads": 2}, seen, dims={"heads": 4, "seq": tokens})
+
+
+def test_a_table_by_head_on_some_heads():
+    one = drawn_blocks(1, 8)
+    assert one.error(one.inputs(8)) <= 1e-10
+    wide = drawn_blocks(16, 80)
+    assert wide.error(wide.inputs(20), kernels=True) <= 1e-10

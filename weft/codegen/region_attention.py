@@ -23,7 +23,7 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 from .attention import Axes, axes
 from .attention_walks import Walks
 from .holes import Body, Hole
-from .kernels.attention_plan import geometry, static_block
+from .kernels.attention_plan import ELSEWHERE, geometry, static_block
 from .kernels.attention_space import WIDEST, configurations, pairs
 from .lines import fit
 from .region_pointwise import POINTWISE, kind
@@ -313,17 +313,22 @@ class _Writer:
             for p in parts:
                 number = sum(line.startswith("    part") for line in made)
                 names.append(f"part{number}")
-                made += fit(f"part{number} = attention.EMPTY._replace({self.part(p, number, kernels, walks)})", 1)
+                made += fit(
+                    f"part{number} = attention.EMPTY._replace({self.part(p, number, heads, kernels, walks)})", 1
+                )
             groups.append(f"({nested(heads)}, {pair(names)})")
         head = f"def groups({', '.join(kernels)}, device):"
         doc = '    """The parts of the pattern, as kernels with these (BM, BN, LOOPS) walk them."""'
         return (*walks.lines, "", "", "@functools.cache", head, doc, *made, *fit(f"return {pair(groups)}", 1))
 
-    def part(self, p: Part, number: int, kernels: Sequence[str], walks: Walks) -> str:
+    def part(self, p: Part, number: int, some: Heads, kernels: Sequence[str], walks: Walks) -> str:
+        """The arguments of a part that serves `some` heads."""
         g = geometry(p)
         needs, said = False, list[str]()
         nq, nk = (g.count(self.limit(d), at) for d, at in ((self.axes.query, g.q_at), (self.axes.over, g.k_at)))
-        heads = list(range(self.heads)) if g.rows.per_head else [None]
+        first, step, count = some or (0, 1, self.heads)
+        mine = range(first, first + step * count, step)
+        heads = [h if h in mine else ELSEWHERE for h in range(self.heads)] if g.rows.per_head else [None]
         for k in kernels:
             back, name = k == "dkdv", f"{k.upper()}{number}"
             group = self.heads // self.width(self.axes.shared) if back and g.rows.per_head else 1

@@ -30,6 +30,8 @@ TABLE = 1 << 22
 """Blocks up to which a table is written (16 MiB)."""
 PACK = 24
 """Bits of the block in an entry of a packed table; the head in its group stands above."""
+ELSEWHERE = -1
+"""In place of a head that another part serves: its list is empty."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def tabulate(
     group: int = 1,
     loops: int = 2,
 ) -> Walk:
-    """A walk by table: one list of blocks for each of `heads` (of a pattern that differs by head), or one for all.
+    """A walk by table: one list of blocks for each of `heads` (of a pattern that differs by head; those that the part
+    does not serve are ELSEWHERE), or one for all.
 
     The blocks of a static set that the kernel's divide are listed as often as they count, and need no keep. With back,
     `group` heads share a key head and one packed list.
@@ -188,7 +191,8 @@ def tabulate(
     rows = -(-(nk if back else nq) // (bn if back else bm))
     found = [_lists(pattern, nq, nk, bm, bn, back, h) for h in heads]
     keep = any(not full for lists in found for _, full in lists)
-    split = loops == 2 and (back or all(_causal(pattern, nq, nk, h) for h in heads))  # else the end may cut a full one
+    causal = back or all(_causal(pattern, nq, nk, h) for h in heads if h != ELSEWHERE)
+    split = loops == 2 and causal  # else the end may cut a full one
     slots = ((True, False) if keep else (True,)) if split else (False,)
     kinds = tuple((full,) for full in slots) if split else ((True, False),)
     packed = back and group > 1
@@ -239,6 +243,8 @@ Lists = dict[tuple[int, bool], list[int]]
 def _lists(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool, head: int | None) -> Lists:
     """(row, full) -> blocks, listed as often as they count."""
     out: Lists = {}
+    if head == ELSEWHERE:
+        return out
     f = pattern.groups((head or 0) + 1)[-1][2]
     if isinstance(f, Listed) and not f.negated and f.table.block % bm == f.table.block % bn == 0:
         return _whole(f.table.at(max(nq, nk)), -(-nq // bm), -(-nk // bn), bm, bn, back, head or 0)

@@ -31,7 +31,7 @@ class Blocks(Layout):
         tiles, keys, values = (self._tiles(y) for y in (x.q, x.k, x.v))
         out = x.q.new_zeros(batch, tiles.shape[1], self.block, x.v.shape[-1])
         lse = into.buffers()[1].new_full((batch, tiles.shape[1], self.block), -torch.inf)
-        for rows, columns, mask in self._calls(x.q, x.k):
+        for rows, columns, mask in self._calls(x):
             q, k, v = tiles[:, rows], _pick(keys, columns), _pick(values, columns)
             out[:, rows], lse[:, rows] = attend(q, k, v, x.scale, mask=mask)
         out, lse = (y.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, None, :n] for y in (out, lse))
@@ -41,7 +41,7 @@ class Blocks(Layout):
         tiles, keys, values = [self._tiles(y) for y in (x.do, x.of.q, x.out)], self._tiles(x.of.k), self._tiles(x.of.v)
         row_lse = self._tiles(x.lse[..., None])[..., 0]
         dq, dk, dv = (torch.zeros_like(y, dtype=x.lse.dtype) for y in (tiles[1], keys, values))
-        for rows, columns, mask in self._calls(x.of.q, x.of.k):
+        for rows, columns, mask in self._calls(x.of):
             do, q, out = (y[:, rows] for y in tiles)
             k, v = _pick(keys, columns), _pick(values, columns)
             part = attend_backward(do, q, k, v, out, row_lse[:, rows], x.of.scale, mask=mask)
@@ -58,13 +58,14 @@ class Blocks(Layout):
         x = F.pad(x, (0, 0, 0, -x.shape[2] % self.block))
         return x.unflatten(2, (x.shape[2] // self.block, self.block)).flatten(1, 2)
 
-    def _calls(self, q: Tensor, k: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def _calls(self, x: Operands) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """(query tiles [P], key tiles [P, c], mask of the keys past the end or None): one batched call each."""
+        q, k = x.q, x.k
         blocks, key_blocks = -(-q.shape[2] // self.block), -(-k.shape[2] // self.block)
         group, ragged = q.shape[1] // k.shape[1], k.shape[2] % self.block
         alike: dict[tuple[int, bool], list[tuple[int, list[int]]]] = {}
         for head in range(q.shape[1]):
-            for i, seen in enumerate(self.table[head if len(self.table) > 1 else 0][:blocks]):
+            for i, seen in enumerate(self.table[(x.head + head) % len(self.table)][:blocks]):
                 seen = [b for b in seen if b < key_blocks]
                 cut = bool(ragged) and key_blocks - 1 in seen
                 tiles = [head // group * key_blocks + b for b in seen]

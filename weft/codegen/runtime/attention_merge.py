@@ -51,7 +51,7 @@ class PerHead(Layout):
 
 def _of_heads(x: Operands, first: int, end: int) -> Operands:
     heads = _key_heads(first, end, x)
-    return replace(x, q=x.q[:, first:end], k=_take(x.k, heads), v=_take(x.v, heads))
+    return replace(x, q=x.q[:, first:end], k=_take(x.k, heads), v=_take(x.v, heads), head=x.head + first)
 
 
 def _key_heads(first: int, end: int, x: Operands) -> slice | Tensor:

@@ -215,13 +215,16 @@ Gradients = tuple[Gradient, Gradient, Gradient]
 
 @dataclass(frozen=True)
 class Operands:
-    """q [B, H, N, D], k [B, Hkv, M, D], v [B, Hkv, M, Dv], the scale of scores, and metadata [B, L] of predicates."""
+    """q [B, H, N, D], k [B, Hkv, M, D], v [B, Hkv, M, Dv], the scale of scores, and metadata [B, L] of predicates.
+
+    head: which of the model's query heads the first one here is, where a layout runs on some of them."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     scale: float
     metadata: tuple[Tensor, ...] = ()
+    head: int = 0
 
     @property
     def lengths(self) -> tuple[int, int]:

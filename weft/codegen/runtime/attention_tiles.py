@@ -67,13 +67,11 @@ class Tiles(Layout):
 
     keep gets broadcastable index tensors (all 5-dimensional; `at` reads metadata [B, L] at them). ranges(start, stop)
     gives disjoint ascending key ranges (first, last) outside which queries start..stop-1 see nothing; None is all keys.
-    head is the index of the first query head, where this layout is run on a slice of the heads.
     """
 
     keep: Predicate
     block: int = 256
     ranges: Ranges | None = None
-    head: int = 0
 
     def run(self, into: Output, x: Operands) -> None:
         first = into.untouched
@@ -126,7 +124,7 @@ class Tiles(Layout):
         rows = Span(group.start, group.count, group.tiles, group.count)
         index, length = group.keys(device)
         row = torch.arange(group.start, group.start + rows.size, device=device).view(1, 1, group.tiles, group.count, 1)
-        head = torch.arange(self.head, self.head + heads, device=device).view(1, heads, 1, 1, 1)
+        head = torch.arange(x.head, x.head + heads, device=device).view(1, heads, 1, 1, 1)
         places = (row, index[None, None, :, None], head, *x.metadata)
         filled = torch.arange(index.shape[1], device=device) < length
         keep = filled[None, None, :, None] * torch.as_tensor(self.keep(*places), device=device)
