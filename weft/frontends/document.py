@@ -76,8 +76,21 @@ _PATTERNS = """\
 A pattern is a predicate over the query's index `q`, the key's `k` and the head's `h`: comparisons of sums of indices,
 numbers and dims, with `* // %` by a number or dim; `and`, `or`, `not`; and the names below. `heads(A, B)` deals
 patterns out to the heads in turn, `on_heads(0, 4, A)` holds on heads 0 to 3 and nowhere else, `blocks(size, rows)` is a
-static set of key blocks with multiplicity. A query that sees no key gets output 0 and gradient 0.
+static set of key blocks with multiplicity, a row for every block of the largest `seq`, for all heads or for each in
+turn. A query that sees no key gets output 0 and gradient 0.
 """
+
+_METADATA = """\
+`segments` holds integers [batch seq]: `same_segment` lets a query see the keys whose number is its own, whatever the
+numbers and their order. `valid` holds booleans [batch seq]: whether a key may be seen. Both are inputs of `forward` and
+`prefill`, and of `step` for the positions it is fed; the state keeps those of the keys.
+
+Several documents packed in one row under `same_segment` never see each other. Each gives what it gives alone where the
+pattern depends on `q - k` and the head only, and positions are rotary or none. `learned` positions, and patterns that
+count from the row's start (`q // block`, `k < 4`, block sets), go on counting along the row; the state of a recurrence
+and the queues of experts go on through it. Blocks of keys are left out by the pattern, not by the numbers given.
+"""
+
 _ERRORS = """\
 Every problem is printed as `file:line:col: error[code]: message; way out`, with its source line and a caret; the exit
 code is 3.
@@ -209,6 +222,7 @@ def _patterns() -> Iterator[str]:
     yield ""
     yield "Conditions on batch metadata, each with the model input it reads:"
     yield ", ".join(f"`{name}` (`{vector}`)" for name, vector in METADATA.items()) + ".\n"
+    yield _METADATA
 
 
 def _errors() -> Iterator[str]:

@@ -35,7 +35,9 @@ class Globals(Part):
 
 
 class BlockPlan(Part):
-    """A static set of key blocks for each query block, per head, counted with multiplicity (BigBird)."""
+    """A static set of key blocks for each query block, per head, counted with multiplicity (BigBird).
+
+    It is made for the largest `seq`: a shorter run lacks the last blocks."""
 
     block: Size = Field(description="positions in a block")
     window: Annotated[int, Field(ge=1)] = Field(default=3, description="diagonal blocks a middle row sees; odd")
