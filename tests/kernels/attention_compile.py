@@ -18,8 +18,8 @@ from weft.ir.pattern import Pattern
 KERNELS = {"forward": forward.forward, "delta": backward.delta, "dkdv": backward.dkdv, "dq": backward.dq}
 STRIDES = ("i32",) * 3
 PLAIN = {
-    "G": 1, "HEADS": (0, 1), "CLASSES": 1, "Q_AT": (1, 1, 0), "K_AT": (1, 1, 0), "REVERSE": True, "MULTI": False,
-    "PACKED": False, "WANT_K": True, "WANT_V": True, "IDX": tl.int32, "ACC": tl.float32, "PREC": "tf32",
+    "G": 1, "HEADS": (0, 1, 8), "KEY_HEADS": 8, "CLASSES": 1, "Q_AT": (1, 1, 0), "K_AT": (1, 1, 0), "REVERSE": True,
+    "MULTI": False, "PACKED": False, "WANT_K": True, "WANT_V": True, "IDX": tl.int32, "ACC": tl.float32, "PREC": "tf32",
 }  # fmt: skip
 NONE = "keep score dscore epilogue vjp CUQ CUK TAB X OLD OLDK OLDV OLDQ DLSE Y DG"
 PLAIN |= dict.fromkeys(NONE.split())
@@ -79,8 +79,7 @@ def sources(
     """A kernel in one of its configurations, twice where dk and dv are split. `given`: types of more arguments."""
     kernel, constants = KERNELS[name], PLAIN | (walking(name, pattern, config) if name != "delta" else {}) | constants
     constants |= {"scale": dim**-0.5, "DK": tiles(dim), "DV": tiles(dim), "BM": config["BM"], "BN": config.get("BN")}
-    if name == "dkdv":
-        constants["HEADS"] = constants["HEADS"] if len(constants["HEADS"] or ()) == 3 else None
+    constants["HEADS"] = {"dkdv": None, "delta": 8}.get(name, PLAIN["HEADS"])
     out = []
     for want in ((True, False), (False, True)) if config.get("SPLIT") else ((True, True),):
         constants |= {"WANT_K": want[0], "WANT_V": want[1]} if config.get("SPLIT") else {}

@@ -18,7 +18,7 @@ Q_LOAD = "q = load(Qb, sq[2], i * BM, nq, BM, DK, True, Q_AT, IDX)"
 
 FAULTS = (
     # addressing
-    Fault("key head of another group", FORWARD, "base(K, sk, b, h // G, k0)", "base(K, sk, b, h % (tl.num_programs(1) // G), k0)"),
+    Fault("key head of another group", FORWARD, "base(K, sk, b, h // G, k0)", "base(K, sk, b, h % (HEADS[2] // G), k0)"),
     Fault("v with k's row stride", FORWARD, V_LOAD, V_LOAD.replace("sv[2]", "sk[2]")),
     Fault("out with q's batch stride", FORWARD, "base(OUT, so, b, h, q0)", "base(OUT, (sq[0], so[1], so[2]), b, h, q0)"),
     Fault("rows of a class rounded down", COMMON, "tl.minimum(n % AT[0], AT[1])", "tl.minimum(n % AT[0], 0)"),

@@ -238,7 +238,7 @@ class _Writer:
         x = self.reads.at(f"launch.laid({name}, {axes})" if v.dims else name)
         if not v.dims:
             return Tri(f"tl.load({x}){f'.to({hole.acc})' if v.dtype in FLOATS else ''}", ATOM, kind(v))
-        at = "".join(f" + {where[d].at(3)} * {x}[1][{i}]" for i, d in enumerate(v.dims))
+        at = "".join(f" + tl.cast({where[d].text}, tl.int64) * {x}[1][{i}]" for i, d in enumerate(v.dims))
         tile = {self.axes.query, *self.axes.own} & set(v.dims)
         mask = ", mask=ok, other=0" if tile else ""
         cast = f".to({hole.acc})" if v.dtype in FLOATS else ""

@@ -108,7 +108,9 @@ class _Loss:
         results = [(w.result(v), v) for v in self.graph.outputs]
         ignore = _of(self.core).ignore
         number = [d for g in rows.groups for d in g]
+        made, read, seen = self.reads.held
         return [
+            *made,
             f"config = launch.config(NAME, {like})",
             f"rows = {w.points(number)}",
             f"sizes = {pair(w.points(g) for g in space.groups)}",
@@ -116,9 +118,10 @@ class _Loss:
             f"per_row = {pair(laid(rows, name, v) for name, v in results)}",
             'grid = (triton.cdiv(rows, config["BM"]),)',
             f"cross_entropy.forward[grid](*launch.tensors(ins), *launch.tensors(({laid(rows, target, self.target)},)), "
-            f"*launch.tensors(per_row), sizes, {self.reads.text}, {'pre' if pre else None}, "
+            f"*launch.tensors(per_row), sizes, {read}, {'pre' if pre else None}, "
             f"{'finish' if finish else None}, IGNORE={None if ignore is None else int(ignore)}, "
             f"IN_DIMS={flags_of(space, self.ins)}, TARGET_DIMS={pair([str(rows.flags(self.target))])}, "
             f'ROW_DIMS={flags_of(rows, results)}, NR={space.rows}, BM=config["BM"], BN=config["BN"], '
-            f"ACC=launch.acc({like}), IDX=launch.index(sizes, *ins), **launch.options(config))",
+            f"ACC=launch.acc({like}), "
+            f"IDX=launch.index({', '.join(['sizes', 'ins', 'per_row', target, *seen])}), **launch.options(config))",
         ]

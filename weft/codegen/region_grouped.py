@@ -190,7 +190,9 @@ class _Grouped:
         ends = 2 + len(self.batch), 2 + len(self.batch) + len(self.token)
         given = ", ".join(f"*launch.tensors({name})" for name in names)
         shown = ", ".join(h.name if h else "None" for h in holes)
+        made, read, seen = self.reads.held
         return [
+            *made,
             f"config = launch.config(NAME, {like})",
             f"{experts}, {capacity} = {w.size(self.expert)}, {w.size(self.slot)}",
             f"{token} = grouped_matmul.routed({expert}, {place}, {len(self.batch)}, {experts}, {capacity})",
@@ -198,11 +200,11 @@ class _Grouped:
             f"sizes = {pair([w.size(d) for d in slot_rows] + [w.points(g) for g in (*first, *second)])}",
             f"{slots}, {', '.join(across)} = {rows}, {sides[0]}, {sides[1]}",
             f'grid = ({experts} * triton.cdiv(rows, config["BM"]) * triton.cdiv(columns, config["BN"]),)',
-            f"grouped_matmul.{kernel}[grid]({token}, {token}.stride(), {given}, sizes, {self.reads.text}, {shown}, "
+            f"grouped_matmul.{kernel}[grid]({token}, {token}.stride(), {given}, sizes, {read}, {shown}, "
             f"TOKEN_DIMS={pair([str((1,) * (2 + len(self.batch)))])}, {flags}, NR={ends[0]}, NT={ends[1]}, "
             f"NN={ends[1] + len(first)}, {tile()}, DOT=matmul.factor({like}), ACC=launch.acc({like}), "
             f'PREC="ieee", IDX=launch.index(({experts}, {slots}, max({", ".join(across)})), '
-            f"{', '.join(f'*{n}' for n in names)}), **launch.options(config))",
+            f"{', '.join([*names, *seen])}), **launch.options(config))",
         ]
 
     def name(self, v: Val) -> str:

@@ -160,17 +160,19 @@ class _Matmul:
         tensors = ", ".join(f"*launch.tensors({name})" for name, _, _ in given)
         dims = ", ".join(f"{x}_DIMS={flags_of(space, vs)}" for x, (_, space, vs) in zip(("A", "B", "E", "OUT"), given))
         ends = len(z), len(z) + len(m), len(z) + len(m) + len(n)
+        made, read, seen = self.reads.held
         return [
+            *made,
             f"config = launch.config(NAME, {like})",
             *(f"{name} = {pair(laid(space, x, v) for x, v in vs)}" for name, space, vs in given),
             f"sizes = {pair(w.points(g) for g in (*z, *m, *n, *k))}",
             f"batches, rows, columns, depth = {', '.join(w.points(x) for x in (p.z, p.m, p.n, p.k))}",
             'grid = (batches * triton.cdiv(rows, config["BM"]) * triton.cdiv(columns, config["BN"]),)',
-            f"matmul.matmul[grid]({tensors}, (), (), sizes, {self.reads.text}, "
+            f"matmul.matmul[grid]({tensors}, (), (), sizes, {read}, "
             f"{before.name if before else None}, {epilogue.name if epilogue else None}, {dims}, SUM_DIMS=(), "
             f"NZ={ends[0]}, NM={ends[1]}, NN={ends[2]}, {tile()}, DOT=matmul.factor({like}), "
             f'ACC=launch.acc({like}), PREC="ieee", '
-            f"IDX=launch.index((batches, rows, max(columns, depth)), *{a}, *{b}, *{e}, *{outs}), "
+            f"IDX=launch.index((batches, rows, max(columns, depth)), {', '.join([a, b, e, outs, *seen])}), "
             "**launch.options(config))",
         ]
 

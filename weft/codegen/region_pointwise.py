@@ -41,7 +41,9 @@ def write_maps(job: Job, graph: Graph) -> Written:
     reads = Reads()
     hole = body_hole(w, space, reads, graph.nodes, graph.outputs)
     ins, outs = operands(w, space, graph.inputs), [(w.result(v), v) for v in graph.outputs]
+    made, read, seen = reads.held
     launch = [
+        *made,
         f"sizes = {pair(w.points(g) for g in space.groups)}",
         f"ins = {pair(laid(space, name, v) for name, v in ins)}",
         f"outs = {pair(laid(space, name, v) for name, v in outs)}",
@@ -49,10 +51,10 @@ def write_maps(job: Job, graph: Graph) -> Written:
         f"rows, columns = {w.points(space.dims[: _count(space)])}, {w.points(space.dims[_count(space) :])}",
         'bm, bn = launch.tile(rows, columns, config["BLOCK"])',
         "grid = (triton.cdiv(rows, bm) * triton.cdiv(columns, bn),)",
-        f"pointwise.pointwise[grid](*launch.tensors(ins), *launch.tensors(outs), sizes, {reads.text}, body, "
+        f"pointwise.pointwise[grid](*launch.tensors(ins), *launch.tensors(outs), sizes, {read}, body, "
         f"IN_DIMS={flags_of(space, ins)}, OUT_DIMS={flags_of(space, outs)}, "
-        f"NR={space.rows}, BM=bm, BN=bn, ACC=launch.acc({w.anchor.name}), IDX=launch.index(sizes, *ins, *outs), "
-        "**launch.options(config))",
+        f"NR={space.rows}, BM=bm, BN=bn, ACC=launch.acc({w.anchor.name}), "
+        f"IDX=launch.index({', '.join(['sizes', 'ins', 'outs', *seen])}), **launch.options(config))",
     ]
     return Written(w, ("pointwise",), (hole,), tuple(launch), same_everywhere({"BLOCK": 1024, "num_warps": 4}))
 
@@ -318,7 +320,9 @@ def _sums_launch(
     walked = ", ".join(str((n + 1,)) for n in range(len(sizes)))
     constants = f"KINDS={nested(tuple(kinds))}, SUM_DIMS={pair([flags] * len(kinds))}, "
     tensors = "*launch.tensors(ins), *launch.tensors(outs), *launch.tensors(parts)"
+    made, read, seen = reads[0].held
     return [
+        *made,
         f"config = launch.config(NAME, {anchor})",
         f"rows, columns, acc = {rows}, {w.points(own)}, launch.acc({anchor})",
         'bm, bn = launch.tile(rows, columns, config["BM"] * config["BN"], config["BN"])',
@@ -329,9 +333,10 @@ def _sums_launch(
         f"part = launch.partial({anchor}, {len(kinds)}, slabs, {pair(sizes)})",
         f"parts = tuple(launch.laid(p, (0,){', ' + walked if walked else ''}) for p in part)",
         "grid = (triton.cdiv(columns, bn), slabs)",
-        f"pointwise.reduce_rows[grid]({tensors}, sizes, {reads[0].text}, body, None, {constants}"
+        f"pointwise.reduce_rows[grid]({tensors}, sizes, {read}, body, None, {constants}"
         f"IN_DIMS={flags_of(space, ins)}, OUT_DIMS={flags_of(space, results)}, "
-        f"NR={space.rows}, BM=bm, BN=bn, ACC=acc, IDX=launch.index(sizes, *ins, *outs), **launch.options(config))",
+        f"NR={space.rows}, BM=bm, BN=bn, ACC=acc, "
+        f"IDX=launch.index({', '.join(['sizes', 'ins', 'outs', 'parts', *seen])}), **launch.options(config))",
         *sums_end(w, columns, sums, kinds, "slabs", sizes, reads[1]),
     ]
 
@@ -348,10 +353,13 @@ def sums_end(
     """Statements that end partial results `parts`, `slabs` of them, in one launch with tiles bm, bn."""
     flags = str((1, *(1 for _ in columns.groups)))
     final = [f"launch.slab({laid(columns, w.result(v), v)})" for v in sums]
+    made, read, seen = reads.held
     return [
+        *made,
         f"ins, outs, parts = parts, (), {pair(final)}",
         "pointwise.reduce_rows[(triton.cdiv(columns, bn), 1)](*launch.tensors(ins), *launch.tensors(outs), "
-        f"*launch.tensors(parts), {pair([slabs, *sizes])}, {reads.text}, same, after, KINDS={nested(tuple(kinds))}, "
+        f"*launch.tensors(parts), {pair([slabs, *sizes])}, {read}, same, after, KINDS={nested(tuple(kinds))}, "
         f"SUM_DIMS={pair([flags] * len(sums))}, IN_DIMS={pair([flags] * len(kinds))}, OUT_DIMS=(), NR=1, BM=bm, BN=bn, "
-        "ACC=acc, IDX=tl.int32, **launch.options(config))",
+        f"ACC=acc, IDX=launch.index({', '.join([f'({slabs}, columns)', 'ins', 'parts', *seen])}), "
+        "**launch.options(config))",
     ]

@@ -269,7 +269,9 @@ class _Rowwise:
         flags = str((1,) * (1 + len(columns)))
         sizes = [w.points(g) for g in columns]
         number = sum(len(g) for g in rows.groups)
+        made, read, seen = self.reads.held
         lines = [
+            *made,
             f"config = launch.config(NAME, {w.anchor.name})",
             f"rows, columns, acc = {w.points(space.dims[:number])}, {w.points(space.dims[number:])}, "
             f"launch.acc({w.anchor.name})",
@@ -288,11 +290,12 @@ class _Rowwise:
         grid = "(programs,)" if ends else "(triton.cdiv(rows, bm),)"
         tensors = ", ".join(f"*launch.tensors({t})" for t in ("ins", "outs", "per_row", "parts" if ends else "()"))
         lines.append(
-            f"rowwise.rowwise[{grid}]({tensors}, sizes, {self.reads.text}, {'pre' if pre else None}, "
+            f"rowwise.rowwise[{grid}]({tensors}, sizes, {read}, {'pre' if pre else None}, "
             f"{pair(h.name for h in stages)}, {'finish' if finish else None}, body, KINDS={nested(shown)}, "
             f"IN_DIMS={flags_of(space, self.ins)}, OUT_DIMS={flags_of(space, results)}, "
             f"ROW_DIMS={pair([str((1,) * space.rows)] * len(self.per_row))}, SUM_DIMS={pair([flags] * len(ends))}, "
-            f"NR={space.rows}, SINGLE=single, BM=bm, BN=bn, ACC=acc, IDX=launch.index(sizes, *ins, *outs), "
+            f"NR={space.rows}, SINGLE=single, BM=bm, BN=bn, ACC=acc, "
+            f"IDX=launch.index({', '.join(['sizes', 'ins', 'outs', 'per_row', *(['parts'] if ends else []), *seen])}), "
             "**launch.options(config))"
         )
         if ends:

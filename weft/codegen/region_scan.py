@@ -232,7 +232,9 @@ class _Scan:
             raise Refused(Why.SPACES)
         tensors = "*launch.tensors(per_step), *launch.tensors(per_lane), (), (), *launch.tensors(outs), (), (), "
         tensors += "*launch.tensors(ends)"
+        made, read, seen = self.reads.held
         return [
+            *made,
             f"config = launch.config(NAME, {w.anchor.name})",
             f"lanes, steps = {w.points(lanes.dims)}, {w.size(self.op.dim)}",
             f"sizes = {pair(w.points(g) for g in lanes.groups)}",
@@ -240,10 +242,11 @@ class _Scan:
             f"per_lane = {pair(laid(lanes, n, v) for n, v in lane)}",
             f"outs = {pair(laid(steps, n, v) for n, v in results)}",
             f"ends = {pair(laid(lanes, n, v) for n, v in ends)}",
-            f'scan.scan[(triton.cdiv(lanes, config["B"]),)]({tensors}, steps, sizes, {self.reads.text}, '
+            f'scan.scan[(triton.cdiv(lanes, config["B"]),)]({tensors}, steps, sizes, {read}, '
             f"{'before' if before else None}, start, cell, SEQ_DIMS={flags_of(steps, seq)}, "
             f"LANE_DIMS={flags_of(lanes, lane)}, INIT_DIMS=(), OUT_DIMS={flags_of(steps, results)}, KEPT_DIMS=(), "
             f'LAST_DIMS={flags_of(lanes, ends)}, STATES={states}, REVERSE={self.op.reverse}, AHEAD=config["AHEAD"], '
             f'EVERY=1, U=config["U"], B=config["B"], ACC=launch.acc({w.anchor.name}), '
-            "IDX=launch.index((lanes, steps), *per_step, *outs), **launch.options(config))",
+            f"IDX=launch.index({', '.join(['(lanes, steps)', 'per_step', 'per_lane', 'outs', 'ends', *seen])}), "
+            "**launch.options(config))",
         ]

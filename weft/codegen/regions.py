@@ -272,3 +272,8 @@ class Reads:
     @property
     def text(self) -> str:
         return pair(self.items) if self.items else "None"
+
+    @property
+    def held(self) -> tuple[list[str], str, list[str]]:
+        """Statements that make the tuple, what it is called after them, and what a launch's index is to look at."""
+        return ([f"read = {self.text}"], "read", ["read"]) if self.items else ([], "None", [])

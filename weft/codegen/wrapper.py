@@ -15,7 +15,7 @@ from .spelling import TORCH_DTYPE, Src
 from .triton_spelling import ATOM, Tri, literal
 
 _LOCALS = (
-    "ins outs per_step per_lane per_row ends part parts programs single slabs config grid sizes rows columns bm bn"
+    "ins outs per_step per_lane per_row ends part parts programs single slabs config grid sizes rows columns bm bn read"
 )
 _HOLES = "pre body finish after same before start cell stage keep score dscore epilogue groups run empty NAME X ACC acc"
 _OTHERS = "torch triton tl launch ops elementwise functools x c q k v b h s d t i j m n o u dq dk dv do lse lanes steps"

@@ -109,7 +109,7 @@ def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dt
             forward_kernel[launch.over_queries(part, heads, config["forward"])](
                 q, k, v, to, old, lse, y or None,
                 *map(strides, (q, k, v, to, old, lse)), tuple(map(strides, y)) or None,
-                score=holes.score, epilogue=epilogue, HEADS=(heads or (0, 1))[:2], REVERSE=True,
+                score=holes.score, epilogue=epilogue, HEADS=heads or (0, 1, q.shape[1]), REVERSE=True,
                 **launch.common(part, part.forward, config["forward"], to),
             )  # fmt: skip
     return (out, lse, *ys)
@@ -145,10 +145,11 @@ def run_delta(launch, out, dys, dlse, lse, vjp, dtypes, config):
     do = rows_like(q, out.shape[3], q.dtype) if vjp else None
     others = tuple(rows_like(q, out.shape[3], dtype) for dtype in dtypes)
     cu_q, _, rows, _ = launch.problem
-    backward_kernels.delta[(triton.cdiv(rows, config["BM"]), q.shape[1], launch.sequences)](
+    backward_kernels.delta[grid(triton.cdiv(rows, config["BM"]), q.shape[1], launch.sequences)](
         out, dys, do, others or None, dlse, delta, strides(out), tuple(map(strides, dys)), strides(do),
-        tuple(map(strides, others)) or None, strides(dlse), strides(lse), rows, cu_q, launch.x, DV=tiles(out.shape[3]),
-        BM=config["BM"], vjp=vjp, ACC=launch.acc, IDX=launch.index((out, *dys), config["BM"]), **options(config),
+        tuple(map(strides, others)) or None, strides(dlse), strides(lse), rows, cu_q, launch.x, HEADS=q.shape[1],
+        DV=tiles(out.shape[3]), BM=config["BM"], vjp=vjp, ACC=launch.acc,
+        IDX=launch.index((out, *dys), config["BM"]), **options(config),
     )  # fmt: skip
     return (dys[0] if do is None else do, delta, *others)
 
@@ -161,7 +162,8 @@ def run_dq(launch, saved, total, order, holes, config):
         to, old = total.to(n), total.old(n)
         backward_kernels.dq[launch.over_queries(part, heads, config)](
             *saved, to, old, *map(strides, (*saved[:5], to, old)), score=holes.score, dscore=holes.dscore,
-            HEADS=(heads or (0, 1))[:2], REVERSE=True, **launch.common(part, part.dq, config, saved[3]),
+            HEADS=heads or (0, 1, launch.q.shape[1]), REVERSE=True,
+            **launch.common(part, part.dq, config, saved[3]),
         )  # fmt: skip
 
 
@@ -175,7 +177,7 @@ def run_dkdv(launch, saved, dk, dv, order, want, holes, config):
         tensors = (dk.to(n), dv.to(n), dk.old(n), dv.old(n))
         backward_kernels.dkdv[launch.over_keys(part, heads, config)](
             *saved, *tensors, *map(strides, (*saved[:5], *tensors)), score=holes.score, dscore=holes.dscore,
-            HEADS=heads, PACKED=part.dkdv.packed, WANT_K=want[0], WANT_V=want[1],
+            HEADS=heads, KEY_HEADS=launch.key_heads(heads), PACKED=part.dkdv.packed, WANT_K=want[0], WANT_V=want[1],
             **launch.common(part, part.dkdv, config, saved[3]),
         )  # fmt: skip
 
@@ -193,12 +195,16 @@ class Launch:
     def over_queries(self, part, heads, config):
         """The grid of `forward` and `dq`."""
         blocks = triton.cdiv(longest(self.problem.rows, part.q_at), config["BM"])
-        return (blocks, heads[2] if heads else self.q.shape[1], self.sequences * part.classes)
+        return grid(blocks, heads[2] if heads else self.q.shape[1], self.sequences * part.classes)
 
     def over_keys(self, part, heads, config):
         """The grid of `dkdv`."""
         blocks = triton.cdiv(longest(self.problem.keys, part.k_at), config["BN"])
-        return (blocks, heads[2] if heads and self.group == 1 else self.k.shape[1], self.sequences * part.classes)
+        return grid(blocks, self.key_heads(heads), self.sequences * part.classes)
+
+    def key_heads(self, heads):
+        """How many key heads `dkdv` runs for."""
+        return heads[2] if heads and self.group == 1 else self.k.shape[1]
 
     def common(self, part, walk, config, like):
         """Arguments that `forward`, `dq` and `dkdv` share; `like`: of the memory layout of out."""
@@ -217,6 +223,17 @@ class Launch:
     def index(self, tensors, reach):
         """The integer that holds the offsets of `reach` rows."""
         return tl.int64 if max(t.stride(2) for t in tensors) * reach >= 2**31 else tl.int32
+
+
+def grid(blocks, heads, sequences):
+    """Programs along one axis. Raises ValueError where they are more than a GPU counts."""
+    n = blocks * heads * sequences
+    if n >= 2**31:
+        said = f"{blocks:,} blocks, {heads} heads, {sequences:,} sequences or classes of them"
+        raise ValueError(
+            f"attention in {n:,} programs ({said}) is over the 2,147,483,647 of a GPU; make the batch smaller"
+        )
+    return (n,)
 
 
 class Sum:

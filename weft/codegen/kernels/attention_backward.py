@@ -41,6 +41,7 @@ from .attention_common import (
     place,
     positions,
     problem,
+    program,
     row_pointers,
     store,
     store_row,
@@ -83,11 +84,11 @@ def pull(DY, DO, DG, OUT, sdy, sdo, sdg, so, q0, nq, i, b, h, X, DV: tl.constexp
 @triton.jit
 def delta(
     OUT, DY, DO, DG, DLSE, DELTA, so, sdy, sdo, sdg, sdl, sl, NQ, CUQ, X,
-    DV: tl.constexpr, BM: tl.constexpr, vjp: tl.constexpr, ACC: tl.constexpr, IDX: tl.constexpr,
+    HEADS: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, vjp: tl.constexpr, ACC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     """delta[t] = do . o - dlse. DY: tuple of d(outputs), without an epilogue (do,); then DO and DG are not touched."""
     AT: tl.constexpr = (1, 1, 0)
-    i, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    i, h, b, _ = program(NQ, AT, BM, HEADS)
     q0, nq, _ = problem(CUQ, NQ, b, 0, AT)
     if i * BM < nq:
         if vjp is not None:
@@ -126,17 +127,18 @@ def heads_of(hk, G: tl.constexpr, HEADS: tl.constexpr):
 def dkdv(
     Q, K, V, DO, LSE, DELTA, DK_, DV_, OLDK, OLDV, sq, sk, sv, sdo, sl, sdk, sdv, soldk, soldv,
     NQ, NK, CUQ, CUK, TAB, X,
-    scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
-    K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SLOTS: tl.constexpr,
+    scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, CLASSES: tl.constexpr,
+    Q_AT: tl.constexpr, K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SLOTS: tl.constexpr,
     PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, PACKED: tl.constexpr, keep: tl.constexpr,
     MULTI: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr,
     ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     """One block of keys against the queries that see it, of all heads that share it, in one flat loop a slot."""
-    j, hk = tl.program_id(0), tl.program_id(1)
+    j, hk, b, _ = program(NK, K_AT, BN, KEY_HEADS)
     if G == 1 and HEADS is not None:
         hk = HEADS[0] + hk * HEADS[1]
-    b, r = tl.program_id(2) // CLASSES, tl.program_id(2) % CLASSES
+    b, r = b // CLASSES, b % CLASSES
     q0, nq, origin_q = problem(CUQ, NQ, b, r, Q_AT)
     k0, nk, origin_k = problem(CUK, NK, b, r, K_AT)
     if j * BN < nk:
@@ -201,9 +203,10 @@ def dq(
     IDX: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head against the key blocks of the forward."""
-    i = tl.num_programs(0) - 1 - tl.program_id(0) if REVERSE else tl.program_id(0)
-    h = HEADS[0] + tl.program_id(1) * HEADS[1]
-    b, r = tl.program_id(2) // CLASSES, tl.program_id(2) % CLASSES
+    i, h, b, blocks = program(NQ, Q_AT, BM, HEADS[2])
+    i = blocks - 1 - i if REVERSE else i
+    h = HEADS[0] + h * HEADS[1]
+    b, r = b // CLASSES, b % CLASSES
     q0, nq, origin_q = problem(CUQ, NQ, b, r, Q_AT)
     k0, nk, origin_k = problem(CUK, NK, b, r, K_AT)
     if i * BM < nq:

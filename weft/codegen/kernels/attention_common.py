@@ -43,6 +43,15 @@ def place(t, AT: tl.constexpr):
 
 
 @triton.jit
+def of_class(n, AT: tl.constexpr):
+    """How many of the n positions from a class's first one on are its rows."""
+    n = tl.maximum(n, 0)
+    if AT[0] != AT[1]:
+        n = n // AT[0] * AT[1] + tl.minimum(n % AT[0], AT[1])
+    return n
+
+
+@triton.jit
 def problem(CU, N, b, r, AT: tl.constexpr):
     """First row in the tensor (int64), number of rows, and first position, of class r of sequence b."""
     if CU is None:
@@ -52,10 +61,16 @@ def problem(CU, N, b, r, AT: tl.constexpr):
         first = tl.load(CU + b).to(tl.int64)
         n = (tl.load(CU + b + 1) - first).to(tl.int32)
     origin = AT[2] + r
-    n = tl.maximum(n - origin, 0)
-    if AT[0] != AT[1]:
-        n = n // AT[0] * AT[1] + tl.minimum(n % AT[0], AT[1])
+    n = of_class(n - origin, AT)
     return first + origin, n, origin
+
+
+@triton.jit
+def program(N, AT: tl.constexpr, B: tl.constexpr, HEADS: tl.constexpr):
+    """Of this program: its block of B rows of the longest class of N, its head of HEADS, its sequence times classes;
+    and how many blocks there are. Blocks run fastest. All lie along one axis: the others end at 65,535."""
+    blocks, p = tl.cdiv(of_class(N - AT[2], AT), B), tl.program_id(0)
+    return p % blocks, p // blocks % HEADS, p // (blocks * HEADS), blocks
 
 
 @triton.jit

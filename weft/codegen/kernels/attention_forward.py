@@ -51,6 +51,7 @@ from .attention_common import (
     place,
     positions,
     problem,
+    program,
     row_pointers,
     store,
     store_row,
@@ -96,9 +97,10 @@ def forward(
     MULTI: tl.constexpr, score: tl.constexpr, epilogue: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr,
     IDX: tl.constexpr,
 ):  # fmt: skip
-    i = tl.num_programs(0) - 1 - tl.program_id(0) if REVERSE else tl.program_id(0)
-    h = HEADS[0] + tl.program_id(1) * HEADS[1]
-    b, r = tl.program_id(2) // CLASSES, tl.program_id(2) % CLASSES
+    i, h, b, blocks = program(NQ, Q_AT, BM, HEADS[2])
+    i = blocks - 1 - i if REVERSE else i
+    h = HEADS[0] + h * HEADS[1]
+    b, r = b // CLASSES, b % CLASSES
     q0, nq, origin_q = problem(CUQ, NQ, b, r, Q_AT)
     k0, nk, origin_k = problem(CUK, NK, b, r, K_AT)
     if i * BM < nq:

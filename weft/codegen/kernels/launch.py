@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,12 +56,21 @@ def acc(*x: Tensor) -> tl.dtype:
     return tl.float64 if any(t.dtype == torch.float64 for t in x) else tl.float32
 
 
-def index(sizes: Sequence[int], *operands: Operand) -> tl.dtype:
-    """int64 where a place or an offset can pass 2^31, else int32."""
+def index(sizes: Sequence[int], *read: Any) -> tl.dtype:
+    """int64 where a place or an offset can pass 2^31, else int32. read: all that a launch reads or writes, X too:
+    tensors, in tuples of any depth."""
     most = functools.reduce(lambda a, b: a * b, sizes, 1)
-    for x, _ in operands:
+    for x in _tensors(read):
         most = max(most, sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride()) if n) + 1)
     return tl.int64 if most + (1 << 20) >= 1 << 31 else tl.int32
+
+
+def _tensors(items: Any) -> Iterator[Tensor]:
+    if isinstance(items, Tensor):
+        yield items
+    elif isinstance(items, tuple | list):
+        for item in items:
+            yield from _tensors(item)
 
 
 def laid(x: Tensor, *groups: tuple[int, ...]) -> Operand:
