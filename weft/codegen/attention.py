@@ -169,7 +169,7 @@ def layout(body: Body, of: Attend, a: Axes) -> str:
 
 def _choose(file: File, of: Attend, a: Axes) -> Layout:
     """The layout for the largest sizes, where the pattern pass has not chosen one."""
-    limit = {d: file.sizes.limit(d) or 4096 for d in (*a.heads, a.query, a.over)}
+    limit = {d: file.sizes.most(d) for d in (*a.heads, a.query, a.over)}
     heads = math.prod(limit[d] for d in a.heads)
     return choose(of.pattern, limit[a.query], heads=heads, nk=limit[a.over])
 
@@ -280,20 +280,12 @@ def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) ->
         counted = pattern.multiset
         known = {leaf: x > 0 if isinstance(leaf, Listed) and not counted else x for leaf, x in given.items()}
         expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"), known)
-    sizes = {s: _frozen(file, s.name[2:]) for s in expr.free_symbols if s.name.startswith("n_")}
+    sizes = {s: literal(file.sizes.frozen(s.name[2:])) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):
         formulas = Formulas(host, dims, "f32" if name != "keep" else "i64", "t")
         (src,) = evaluate([normal(expr)], env | sizes, formulas.table)
         lines.add(f"return {src.text}")  # may be a number: the runtime spreads it
     return file.function(name, lines.lines)
-
-
-def _frozen(file: File, dim: str) -> Src:
-    """The size of a dim in a module-level function, which sees no operand to read a run-time one off."""
-    n = file.sizes.number(dim)
-    if n is None:
-        raise NotImplementedError(f"the score of an attention reads the size of {dim}, which is known at run time only")
-    return literal(n)
 
 
 def _opaque(file: File, of: Attend, leaf: Meta | Listed, dims: Dims) -> Src:

@@ -21,9 +21,10 @@ def looked_up(file: File, of: Attend | BlockTable, table: AnyTable) -> str:
 
 def _printed(file: File, of: Attend | BlockTable, table: Any) -> str:
     """The name of a table written out row by row, for the longest sequence there can be."""
-    most = max(file.sizes.limit(d) or 0 for d in (of.query, of.over))
+    limits = [file.sizes.limit(d) for d in (of.query, of.over)]
+    most = max(n for n in limits if n is not None)  # nothing bounds a step's keys but that they are among the positions
     table = table.at(most) if table.needs_length else table
-    heads = range(math.prod(file.sizes.number(d) or 1 for d in of.heads) if table.per_head else 1)
+    heads = range(math.prod(file.sizes.frozen(d) for d in of.heads) if table.per_head else 1)
     text = "\n\n".join("\n".join("    " + _row(r) for r in _rows(table, h)) for h in heads)
     return file.object("table", f'tables.table("""\n{text}\n""")')
 

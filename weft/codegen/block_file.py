@@ -314,4 +314,4 @@ def initial(program: Program, p: Param) -> tuple[str, float]:
     if p.init.kind != "xavier":
         return p.init.kind, float(p.init.value)
     sizes = Sizes.of(program)
-    return "uniform", xavier_bound(p.init, p.dims, {d: sizes.number(d) or 1 for d in p.dims})
+    return "uniform", xavier_bound(p.init, p.dims, {d: sizes.frozen(d) for d in p.dims})

@@ -45,7 +45,7 @@ class File:
     def constant(self, dim: str) -> str:
         """The module constant of a frozen dim."""
         name = self.sizes.names[dim].upper()
-        self.constants[name] = self.sizes.number(dim) or 0
+        self.constants[name] = self.sizes.frozen(dim)
         return name
 
     def object(self, hint: str, source: str) -> str:

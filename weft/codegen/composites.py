@@ -136,7 +136,7 @@ def _dropout(body: Body, node: Node) -> None:
 
 def _angles(body: Body, of: Rotary, x: Val, at: tuple[Val, ...]) -> Src:
     """The angles, aligned to x without its last dim, as an atom with the pairs last."""
-    turned = int(normal(of.fraction) * (body.sizes.number(of.over) or 0))
+    turned = int(normal(of.fraction) * body.sizes.frozen(of.over))
     position = body.loose(at[0]) if at else body.coordinate(of.position)
     args = f"{position.text}, {turned}, {number(body, of.theta)}, {body.dtype('f64' if x.dtype == 'f64' else 'f32')}"
     angle = body.bind("angle", Src(f"rotary.angles({args})", ATOM, (*(position.dims or ()), of.over), "f32"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def facts(graph: Graph, sizes: Sizes) -> dict[str, int]:
     """What rules ask of a region."""
-    found = [w for n in graph.nodes for d in heads(n.op, n.ins) for w in [widths(sizes.number(d) or 64)]]
+    found = [w for n in graph.nodes for d in heads(n.op, n.ins) for w in [widths(sizes.frozen(d))]]
     if not found:
         return dict(ORDINARY)
     return {**ORDINARY, "tiles": max(map(len, found)), "narrowest": min(map(min, found))}

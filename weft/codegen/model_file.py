@@ -107,7 +107,7 @@ class _Writer:
         for p in root:
             kind, value = initial(program, p)
             shape = tuple_of(str(self.sizes.number(d)) for d in p.dims) if p.dims else "()"
-            rows = range(self.sizes.number(p.stack) or 0) if p.stack else (0,)
+            rows = range(self.sizes.frozen(p.stack)) if p.stack else (0,)
             said += [f'("{label(p.logical(i))}", {shape}, "{p.dtype}", "{kind}", {value!r})' for i in rows]
         lines.lines += rows_of("PARAMETERS", said)
 
@@ -191,7 +191,7 @@ class _Writer:
                 j = first + next(j for j, s in enumerate(mine) if s is site)
                 row = "" if site.rows is None else "i" if len(mine) == 1 else f"{len(mine)} * i"
                 return f'modes["{block.name}"][{" + ".join(x for x in (row, str(j) if j or not row else "") if x)}], '
-            first += len(mine) * ((self.sizes.number(step.loop.dim) or 0) if isinstance(step, Stack) else 1)
+            first += len(mine) * (self.sizes.frozen(step.loop.dim) if isinstance(step, Stack) else 1)
         raise AssertionError("a site of another model")
 
 

@@ -55,7 +55,7 @@ class Mounts:
         """Stack mounts that can be one nn.ModuleList: their rows are 0, 1, 2, .. in order of appearance."""
         rows: dict[str, list[int]] = {}
         for stack in (s for s in self.model.steps if isinstance(s, Stack)):
-            n = self.sizes.number(stack.loop.dim) or 0
+            n = self.sizes.frozen(stack.loop.dim)
             for i in range(n):
                 for site in stack.sites:
                     if site.mount:

@@ -31,7 +31,8 @@ def write_rows(job: Job) -> Written:
     losses = [n for n in graph.nodes if isinstance(_of(n), CrossEntropy)]
     if len(losses) == 1:
         over = _of(losses[0]).over
-        if (job.sizes.number(over) or 0) > LONG:
+        classes = job.sizes.number(over)
+        if classes is not None and classes > LONG:
             try:
                 return _Loss(job, graph, losses[0], over).write()
             except Refused:

@@ -77,6 +77,13 @@ class Sizes:
             self._numbers[dim] = int(e) if e.is_Integer else None
         return self._numbers[dim]
 
+    def frozen(self, dim: str) -> int:
+        """The frozen size; ValueError for a dim that depends on a run-time one."""
+        number = self.number(dim)
+        if number is None:
+            raise ValueError(f"the size of {dim} is known at run time only, and here it has to be fixed")
+        return number
+
     def expression(self, dim: str) -> Any:
         """The size over the run-time dims' symbols alone."""
         if dim in self.runtime or dim not in self.table:
@@ -91,6 +98,13 @@ class Sizes:
         number = self.number(dim)
         most = getattr(self.runtime.get(self.alias(dim)), "max", None)
         return most if number is None else number
+
+    def most(self, dim: str) -> int:
+        """The largest size a dim can have; ValueError where that is not known."""
+        limit = self.limit(dim)
+        if limit is None:
+            raise ValueError(f"nothing says how large {dim} can be")
+        return limit
 
     def alias(self, dim: str) -> str:
         """The run-time dim that this one simply equals, else itself."""
