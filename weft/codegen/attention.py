@@ -11,7 +11,7 @@ from weft.ir.functions import diff
 from weft.ir.library.attention import Attend, BlockTable, S
 from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
-from weft.ir.pattern.formula import Listed, Meta, leaves
+from weft.ir.pattern.formula import Leaf, Listed, Meta, leaves
 from weft.ir.types import Dims, Node, Type, Val
 
 from .attention_tables import looked_up, walked
@@ -278,7 +278,9 @@ def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) ->
         given = {leaf: symbol(f"seen{n}") for n, leaf in enumerate(opaque_atoms(pattern))}
         env |= {x: _opaque(file, of, leaf, dims) for leaf, x in given.items()}
         counted = pattern.multiset
-        known = {leaf: x > 0 if isinstance(leaf, Listed) and not counted else x for leaf, x in given.items()}
+        known: dict[Leaf, Any] = {
+            leaf: x > 0 if isinstance(leaf, Listed) and not counted else x for leaf, x in given.items()
+        }
         expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"), known)
     sizes = {s: literal(file.sizes.frozen(s.name[2:])) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):
