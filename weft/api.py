@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
     """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
     from weft.codegen.decoding import undecodable
-    from weft.frontends.notes import notes
+    from weft.frontends.problems import as_json, located
+    from weft.frontends.warned import warnings
 
     spec = open_spec(source, sets, small)
     made = program(spec, train)
@@ -47,7 +48,7 @@ def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: boo
         "inputs": list(made.inputs),
         "outputs": list(made.outputs),
         "decode": {"possible": not why, "why": why},
-        "notes": notes(spec.model, spec.dims),
+        "warnings": [as_json(p) for p in located(warnings(spec.model, spec.dims), spec.document)],
     }
 
 

@@ -32,6 +32,7 @@ def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
     """Validate SPEC: its form, its sizes, and that it makes a graph. Imports no torch."""
     from weft import api
     from weft.codegen.explain import decodes
+    from weft.frontends.problems import warned
 
     found = api.check(spec, sets=sets, small=small, train=train)
     sizes = ", ".join(f"{dim} {size}" for dim, size in found["dims"].items())
@@ -40,8 +41,7 @@ def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
         f"dims: {sizes}\ninputs: {', '.join(found['inputs'])}; outputs: {', '.join(found['outputs'])}\n"
         f"{decodes(found['decode']['why'])}"
     )
-    text += "".join(f"\nnote: {note}" for note in found["notes"])
-    return Report(found, text)
+    return Report(found, text, warnings=warned(found["warnings"]))
 
 
 @verb(OUT())

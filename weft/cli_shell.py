@@ -21,12 +21,13 @@ from weft.progress import Working, clear
 class Report:
     """What a verb found: data for `--json`, text for people, and whether the check it stands for held.
 
-    code: the exit code, where it is neither 0 nor 1."""
+    code: the exit code, where it is neither 0 nor 1. warnings: for people, on stderr."""
 
     data: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     ok: bool = True
     code: int | None = None
+    warnings: str = ""
 
 
 def SPEC(function: Any, required: bool = True) -> Any:
@@ -147,6 +148,8 @@ def _run(word: str, body: Callable[[], Report], as_json: bool, debug: bool) -> i
         say(document(schema | {"ok": report.ok} | report.data))
     if report.text:
         say(report.text, people=as_json)
+    if report.warnings:
+        say(report.warnings, people=True)
     if report.code is not None:
         return report.code
     return 0 if report.ok else 1

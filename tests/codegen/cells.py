@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.formulas import sums
-from weft.ir.formula import parse
+from weft.ir.formula import parse, symbol
 
 SIZES = {"batch": 2, "seq": 5, "width": 3, "vocab": 4}
 Cell = dict[str, Any]
@@ -35,6 +35,13 @@ BARE: tuple[Cell, ...] = (  # next values and outputs that are an operand, a num
     {"inputs": [], "state": {"h": 0.5}, "update": {"h": "0.5*h"}, "output": "tanh(h)"},
     {"inputs": [], "state": {}, "update": {}, "output": "a", "parameters": {"a": {"normal": 0.7}}},
     {"inputs": [], "state": {}, "update": {}, "output": "x"},
+    {"inputs": ["u"], "state": {"h": 0.5}, "update": {"h": "0.5*h + u"}, "output": "next(h)"},
+    {
+        "inputs": ["u"],
+        "state": {"h": 0, "g": 0.5},
+        "update": {"h": "u", "g": "h - g*u"},
+        "output": "next(g) - next(h)*h",
+    },
     {"inputs": [], "state": {}, "update": {}, "output": "1"},
     {"inputs": ["u", "v"], "state": {}, "update": {}, "output": "u*v"},
 )
@@ -79,10 +86,13 @@ def draw(seed: int) -> Cell:
         names.append(name)
     same = value()
     update = {s: r.choice([s, same, same, value(), value(), value(), value()]) for s in states}
-    output = r.choice([value(), value(), same, *update.values()])
+    output = r.choice([value(), value(), same, *update.values(), *(f"x*next({s}) - {s}" for s in states)])
     formulas = [*let.values(), *update.values(), output]
     said = {n for n in (*inputs, *parameters) if any(re.search(rf"\b{n}\b", f) for f in formulas)}
-    if not said <= {str(s) for f in formulas for s in parse(f).free_symbols}:  # `0*u`: a check refuses such a name
+    forms = {"next": {s: symbol(s) for s in states}}
+    if not said <= {
+        str(s) for f in formulas for s in parse(f, forms=forms).free_symbols
+    }:  # `0*u`: a check refuses such a name
         return draw(seed + 10_000)
     made: Cell = {"inputs": [n for n in inputs if n in said], "state": {s: r.choice([0, 0.5, 0.9]) for s in states}}
     made |= {"update": update, "output": output, "let": let}
@@ -137,12 +147,12 @@ def loop(cell: Cell, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         for name, text in cell.get("let", {}).items():
             env[name] = whole(text, env)
         state = {n: whole(text, env) for n, text in cell["update"].items()}
-        out.append(whole(cell["output"], env))
+        out.append(whole(cell["output"], env | {f"next_{n}": v for n, v in state.items()}))
     return torch.stack(out, 1)
 
 
 class _Tensors(ast.NodeTransformer):
-    """`a if c else b`, `and`, `or`, `not`, `a < b < c` and `//` of tensors."""
+    """`a if c else b`, `and`, `or`, `not`, `a < b < c` and `//` of tensors; `next(h)`."""
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         self.generic_visit(node)
@@ -157,6 +167,12 @@ class _Tensors(ast.NodeTransformer):
         self.generic_visit(node)  # torch has no derivative of //
         quotient = ast.BinOp(node.left, ast.Div(), node.right)
         return ast.Call(ast.Name("floor", ast.Load()), [quotient], []) if isinstance(node.op, ast.FloorDiv) else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        of = node.args[0]
+        after = isinstance(node.func, ast.Name) and node.func.id == "next" and isinstance(of, ast.Name)
+        return ast.Name(f"next_{of.id}", ast.Load()) if after else node
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         self.generic_visit(node)

@@ -233,7 +233,7 @@ def test_check_says_that_capacities_differ(tmp_path):
     path = tmp_path / "spec.yaml"
     for block, said in (({"capacity": "seq // 4"}, 1), ({"capacity": "2"}, 0), ({"capacity": "seq"}, 0)):
         path.write_text(spec(block, {}))
-        notes = api.check(path)["notes"]
+        notes = [w["message"] for w in api.check(path)["warnings"]]
         assert len([x for x in notes if "prefill and step that of the longest (2 at 8)" in x]) == said == len(notes)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from weft.frontends.problems import CODES
+from weft.frontends.problems import CODES, WARNINGS
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
@@ -94,6 +94,10 @@ and the queues of experts go on through it. Blocks of keys are left out by the p
 _ERRORS = """\
 Every problem is printed as `file:line:col: error[code]: message; way out`, with its source line and a caret; the exit
 code is 3.
+"""
+_WARNINGS = """
+What is no error and yet probably not meant is printed by `weft check` in the same form, `warning[code]` for
+`error[code]`; the exit code is 0. `--json` has it under `warnings`.
 """
 
 
@@ -230,6 +234,9 @@ def _errors() -> Iterator[str]:
     yield _ERRORS
     yield "| code | meaning |\n|---|---|"
     yield from (f"| {code} | {meaning} |" for code, meaning in CODES.items())
+    yield _WARNINGS
+    yield "| code | meaning |\n|---|---|"
+    yield from (f"| {code} | {meaning} |" for code, meaning in WARNINGS.items())
 
 
 def main(path: str) -> None:

@@ -8,7 +8,7 @@ import sympy as sp
 
 from weft.errors import Path, Problem, SpecError
 from weft.frontends.lower_parts import norm
-from weft.frontends.lower_scope import Scope, exact
+from weft.frontends.lower_scope import Forms, Scope, exact
 from weft.frontends.schema import CellAttention, Init, InitRule, Recurrence
 from weft.ir.formula import parse, symbol
 from weft.ir.library.attention import Attend
@@ -39,23 +39,28 @@ def recurrence(s: Scope, x: Val, block: Recurrence, stem: str, path: Path) -> Va
 def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path: Path) -> Val:
     """The cell's formulas as one loop; gives its output [seq batch channels].
 
-    Names of the spec become symbols of our own, so that none can meet a coordinate, a size or a keyword.
+    Names of the spec become symbols of our own, so that none can meet a coordinate, a size or a keyword. A state's next
+    value that the output reads is a let too.
     """
     own = {name: f"v_{name}" for name in (*values, *block.state)}
     names: dict[str, Any] = {"mask": sp.Integer(1)} | {name: symbol(minted) for name, minted in own.items()}
+    after: dict[str, Any] = {name: symbol(f"u_{name}") for name in block.state}
 
-    def read(text: str, *where: str) -> Any:
-        return s.low.read(text, (*path, *where), names, names)
+    def read(text: str, *where: str, forms: Forms | None = None) -> Any:
+        return s.low.read(text, (*path, *where), names, names, forms)
 
     lets: dict[str, Any] = {}
     for name, text in block.let.items():
         lets[f"w_{name}"] = read(text, "let", name)
         names[name] = symbol(f"w_{name}")
+    output = read(block.output, "output", forms={"next": after})
     state: dict[str, tuple[Any, Val]] = {}
     for name, first in block.state.items():
         start = s.map(f"{name}_first", exact(first), to=f"batch {lanes}", dtype=s.accumulate)
-        state[own[name]] = (read(block.update[name], "update", name), start)
-    output = read(block.output, "output")
+        following = read(block.update[name], "update", name)
+        if after[name] in output.free_symbols:
+            lets[f"u_{name}"], following = following, after[name]
+        state[own[name]] = (following, start)
     formulas = [*lets.values(), *(f for f, _ in state.values()), output]
     used = {name for name in values if any(symbol(own[name]) in f.free_symbols for f in formulas)}
     _all_used(s, block, used, path)

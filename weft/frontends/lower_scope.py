@@ -35,6 +35,10 @@ INPUTS = {
 """Every public input a model can have, in the order of `forward`."""
 
 
+Forms = dict[str, dict[str, Any]]
+"""What `form(name)` stands for in a formula, by form and name."""
+
+
 def exact(value: float) -> sp.Expr:
     """The decimal that was written, not its nearest binary fraction."""
     return parse(repr(value))
@@ -121,11 +125,13 @@ class Lowering:
         known = {d: sp.Integer(n) for d, n in self.dims.most.items()} | (names or {})
         return self.read(text, path, known, names or {})
 
-    def read(self, text: str, path: Path, known: dict[str, Any], used: dict[str, Any]) -> Any:
+    def read(
+        self, text: str, path: Path, known: dict[str, Any], used: dict[str, Any], forms: Forms | None = None
+    ) -> Any:
         """A formula in the names `known` that gives a number. A refused one is kept as a problem, and the sum of `used`
         stands for it, so that whatever else is wrong is found as well."""
         try:
-            found = parse(text, known)
+            found = parse(text, known, forms=forms)
             if found.is_Symbol or not isinstance(found, Boolean):
                 return found
             error = FormulaError("expected a number, found a condition", text, 1, "write where(condition, 1, 0)")

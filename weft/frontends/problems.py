@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,14 @@ CODES = {
     "W0404": "a spec that cannot become a graph",
 }
 """Every code a bad spec can get, and what it means in a line."""
+
+WARNINGS = {
+    "W0501": "something that nothing in the spec reads",
+    "W0502": "experts that are full sooner in a run than in its steps",
+    "W0503": "an attention pattern that sees nothing, or what is to be predicted",
+    "W0504": "a cell's output that reads its states before the step alone",
+}
+"""Every code of what is no error and yet probably not meant."""
 
 
 def located(problems: Iterable[Problem], document: Document) -> list[Problem]:
@@ -87,12 +95,21 @@ def render(error: SpecError) -> str:
     lines: list[str] = []
     for problem in error.problems:
         place = problem.place or Place("<spec>", 1, 1)
-        hint = f"; {problem.hint}" if problem.hint else ""
-        where = f"{visible(place.file)}:{place.line}:{place.col}"
-        lines.append(f"{where}: error[{problem.code}]: {visible(problem.message + hint)}")
+        lines.append(_line(as_json(replace(problem, place=place)), "error"))
         lines += _excerpt(place) if place.text.strip() else []
     count = len(error.problems)
     return "\n".join([*lines, f"{count} error{'s' if count != 1 else ''}"])
+
+
+def warned(found: Iterable[Mapping[str, Any]]) -> str:
+    """A line for each warning that `as_json` made data of."""
+    return "\n".join(_line(one, "warning") for one in found)
+
+
+def _line(one: Mapping[str, Any], kind: str) -> str:
+    hint = f"; {one['hint']}" if one["hint"] else ""
+    where = f"{visible(one['file'])}:{one['line']}:{one['col']}"
+    return f"{where}: {kind}[{one['code']}]: {visible(one['message'] + hint)}"
 
 
 def _excerpt(place: Place, room: int = 100) -> list[str]:

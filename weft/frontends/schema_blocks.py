@@ -129,7 +129,8 @@ class Recurrence(Part):
     """A recurrent cell written as formulas, run along `seq` for every channel by itself.
 
     In a formula: the cell's states (their value before this step), `inputs`, `parameters`, earlier lets, and `x`, the
-    block's own input at this channel, and `mask`, 1 or what `dropout` makes of it.
+    block's own input at this channel, and `mask`, 1 or what `dropout` makes of it. In `output` also `next(h)`, the
+    value of the state `h` after this step; an output of `h` alone lags by one position, and `weft check` warns of it.
     """
 
     kind: Literal["recurrence"] = "recurrence"
@@ -138,7 +139,7 @@ class Recurrence(Part):
     parameters: dict[Name, Init] = Field(default_factory=dict, description="one number per channel each, and its rule")
     let: dict[Name, Formula] = Field(default_factory=dict, description="named steps, in order")
     update: dict[Name, Formula] = Field(description="each state's next value")
-    output: Formula = Field(description="the cell's output")
+    output: Formula = Field(description="the cell's output, such as `next(h)`")
     dropout: Rate = Field(
         default=0.0, description="of `mask`: one draw for each sequence and channel, shared along `seq`"
     )

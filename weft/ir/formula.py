@@ -16,6 +16,7 @@ from weft.ir.functions import FUNCTIONS, NAMES, absolute, logaddexp, piecewise, 
 
 CONSTANTS: dict[str, Any] = {"pi": sp.pi, "oo": sp.oo, "inf": sp.oo, "True": sp.true, "False": sp.false}
 MAX_NODES = 200
+Table = tuple[tuple[str, Any], ...]
 
 
 @cache
@@ -42,21 +43,23 @@ def parse(
     *,
     open: bool | None = None,
     limit: int = MAX_NODES,
+    forms: Mapping[str, Mapping[str, sp.Basic]] | None = None,
 ) -> Any:
     """Text -> normal expression. Floats become exact rationals.
 
     names: what an identifier stands for, or just the identifiers allowed; any other one is an error. None, or
     open=True: any other identifier is a symbol of its own. limit: most syntax nodes; text from outside keeps the
-    default. Raises FormulaError with the column and a way out."""
+    default. forms: what `form(name)` stands for, by form and name. Raises FormulaError with column and way out."""
     table = tuple(names.items()) if isinstance(names, Mapping) else tuple((n, symbol(n)) for n in names or ())
-    return _parse(text, table, names is None if open is None else open, limit)
+    more = tuple((form, tuple(of.items())) for form, of in (forms or {}).items())
+    return _parse(text, table, names is None if open is None else open, limit, more)
 
 
 @lru_cache(maxsize=1 << 12)
-def _parse(text: str, names: tuple[tuple[str, Any], ...], open: bool, limit: int) -> Any:
+def _parse(text: str, names: Table, open: bool, limit: int, forms: tuple[tuple[str, Table], ...]) -> Any:
     from weft.ir.reader import Reader
 
-    return normal(Reader(text, dict(names), open, limit).read())
+    return normal(Reader(text, dict(names), open, limit, {form: dict(of) for form, of in forms}).read())
 
 
 @lru_cache(maxsize=1 << 15, typed=True)

@@ -31,8 +31,11 @@ _COMPARE: dict[type, Callable[..., Any]] = {
 class Reader:
     """One walk over one formula's syntax tree."""
 
-    def __init__(self, text: str, names: dict[str, Any], open: bool, limit: int) -> None:
+    def __init__(
+        self, text: str, names: dict[str, Any], open: bool, limit: int, forms: dict[str, dict[str, Any]]
+    ) -> None:
         self.text, self.names, self.open, self.limit = text.translate(_SPACES), names, open, limit
+        self.forms = forms
         self.count, self.digits = 0, MAX_DIGITS * (1 if limit == MAX_NODES else 25)
         self.exponent = MAX_EXPONENT * (1 if limit == MAX_NODES else 25)
 
@@ -149,8 +152,10 @@ class Reader:
         raise self.error(n, f"unknown name {name[:40]!r}", hint)
 
     def call(self, n: ast.expr, f: str, args: list[ast.expr], d: int) -> Any:
+        if f in self.forms:
+            return self.of_name(n, f, args)
         if f not in FUNCTIONS:
-            near = difflib.get_close_matches(f, FUNCTIONS, 1)
+            near = difflib.get_close_matches(f, [*FUNCTIONS, *self.forms], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the functions are {', '.join(sorted(FUNCTIONS))}"
             raise self.error(n, f"unknown function {f[:40]!r}", hint)
         build, least, most = FUNCTIONS[f]
@@ -162,6 +167,16 @@ class Reader:
         if f == "Piecewise":
             return self.piecewise(n, build, args, d)
         return build(*(self.number(a, d) for a in args))
+
+    def of_name(self, n: ast.expr, form: str, args: list[ast.expr]) -> Any:
+        """`form(name)`."""
+        known = self.forms[form]
+        match args:
+            case [ast.Name(id=name)] if name in known:
+                return known[name]
+            case _:
+                said = ", ".join(f"{form}({name})" for name in known)
+                raise self.error(n, f"{form} takes one name", f"write {said}" if said else f"there is no {form} here")
 
     def piecewise(self, n: ast.expr, build: Callable[..., Any], args: list[ast.expr], d: int) -> Any:
         pairs: list[Any] = []

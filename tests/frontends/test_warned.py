@@ -1,5 +1,7 @@
 """What `weft check` says of a spec that is no error and yet probably not meant."""
 
+import json
+
 import pytest
 
 from weft import api, cli
@@ -12,7 +14,8 @@ DIMS = {"batch": 2, "seq": 8, "width": 8, "heads": 2, "head": 4, "inner": 6, "vo
 
 def notes(block, dims=None, **keys):
     spec = {"name": "tiny", "dims": {**DIMS, **(dims or {})}, "stack": [{"layer": [{"block": block}, {"block": MLP}]}]}
-    return api.check(Model.model_validate(spec | keys))["notes"]
+    found = api.check(Model.model_validate(spec | keys))["warnings"]
+    return [f"{'.'.join(map(str, w['path']))}: {w['message']}" for w in found]
 
 
 MLP = {"kind": "mlp"}
@@ -43,7 +46,9 @@ def test_a_dim_that_nothing_reads(spare, unused):
     block = MLP | {"inner": "2*used + other"}
     found = notes(block, dims={spare: 3, "used": 4, "other": "used + used_by_other", "used_by_other": 5})
 
-    assert set(found) == {f"dims.{name}: no value of this spec reads it" for name in ["heads", "head", *unused]}
+    assert set(found) == {
+        f"dims.{name}: no value of this spec reads the dim '{name}'" for name in ["heads", "head", *unused]
+    }
 
 
 def test_check_prints_them(capsys, tmp_path):
@@ -53,7 +58,40 @@ def test_check_prints_them(capsys, tmp_path):
         "stack: [{layer: [{block: {kind: mlp}}]}]\n"
     )
     assert cli.run(["check", str(path)]) == 0
-    assert "note: dims.spare: no value of this spec reads it" in capsys.readouterr().out
+    line = f"{path}:3:57: warning[W0501]: no value of this spec reads the dim 'spare'"
+    assert line in capsys.readouterr().err
+    assert cli.run(["check", str(path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    (found,) = json.loads(out)["warnings"]
+    assert (found["code"], found["line"], found["path"]) == ("W0501", 3, ["dims", "spare"])
+    assert line in err
+
+
+CELL = {"kind": "recurrence", "inputs": ["z", "u"], "state": {"h": 0}}
+GRU = {"let": {"g": "sigmoid(z)", "n": "(1 - g)*h + g*u"}, "update": {"h": "n"}}
+
+
+@pytest.mark.parametrize(
+    ("cell", "lags"),
+    [
+        ({"update": {"h": "z*h + u"}, "output": "h"}, True),
+        ({"update": {"h": "z*h + u"}, "output": "next(h)"}, False),
+        ({"update": {"h": "z*h + u"}, "output": "tanh(z*h + u)"}, False),
+        ({"update": {"h": "z*h + u"}, "output": "z + u"}, False),
+        (GRU | {"output": "n"}, False),
+        (GRU | {"output": "g*h"}, True),
+        (GRU | {"output": "next(h) - h"}, False),
+        (GRU | {"let": GRU["let"] | {"o": "g*n"}, "output": "o + h"}, False),
+        ({"update": {"h": "u"}, "output": "h + z"}, True),
+        ({"state": {"h": 0, "k": 0}, "update": {"h": "u + h", "k": "z*k"}, "output": "h + k"}, True),
+        ({"state": {"h": 0, "k": 0}, "update": {"h": "u + h", "k": "z*k"}, "output": "next(h) + k"}, False),
+    ],
+)
+def test_a_cell_whose_output_lags(cell, lags):
+    found = notes(CELL | cell)
+
+    assert len([w for w in found if "lags by one position" in w]) == lags
+    assert all(w.startswith("stack.0.layer.0.block.output: ") for w in found if "lags" in w)
 
 
 HEAD = "weft: 1\nname: s\ndims: {batch: 2, seq: 8, width: 8, inner: 8, vocab: 11}\n"
