@@ -45,6 +45,9 @@ class Case:
     def planned(self) -> Planned:
         return api.planned(load_text(json.dumps(spec(self.block, **self.dims))), True, "sm_90")
 
+    def lowered(self, train: bool) -> Program:
+        return api.program(load_text(json.dumps(spec(self.block, **self.dims))), train)
+
     @property
     def program(self) -> Program:
         return self.planned.program

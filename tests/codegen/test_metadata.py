@@ -138,12 +138,13 @@ TOGETHER = ("blocks(3, [[0], [0, 1], [2, 0]])", "{} and valid and same_segment",
 @pytest.mark.parametrize("drawing", [TOGETHER, ("causal", "{} and (same_segment or q == k)", "s", 2)], ids=str)
 def test_onnx_files_read_metadata(drawing: Drawing, kind, tmp_path):
     one = case(*drawing)
-    files = onnx.export(one.program, tmp_path)
+    program = one.lowered(train=False)
+    files = onnx.export(program, tmp_path)
     for n in (8, 5):
         given = one.inputs(n)
         arrays = {k: x.detach().numpy() for k, x in given.items()}
         arrays |= {k: p.detach().float().numpy() for k, p in one.module.named_parameters()}
-        got = onnx.run(one.program, files[kind], arrays)["logits"]
+        got = onnx.run(program, files[kind], arrays)["logits"]
         want = one.plain(given).detach().numpy()
         assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
 
@@ -172,3 +173,19 @@ def test_a_table_by_head_on_some_heads():
     assert one.error(one.inputs(8)) <= 1e-10
     wide = drawn_blocks(16, 80)
     assert wide.error(wide.inputs(20), kernels=True) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("text", "near", "seen"),
+    [
+        ("window(3) and same_segment", "Near(2, 0)", lambda q, k, s, v: 0 <= q - k < 3 and s[q] == s[k]),
+        ("band(1, 2) and valid", "Near(1, 2)", lambda q, k, s, v: -1 <= k - q <= 2 and v[k]),
+        ("not causal and valid", "Near(-1, None)", lambda q, k, s, v: k > q and v[k]),
+        ("same_segment or window(2)", "Tiles(keep)", lambda q, k, s, v: s[q] == s[k] or 0 <= q - k < 2),
+    ],
+)
+def test_tiles_keep_to_the_keys_a_pattern_can_reach(text, near, seen):
+    dims = {"batch": 1, "heads": 1, "seq": 300}
+    one = Case({"pattern": text}, lambda q, k, h, s, v: seen(q, k, s, v), dims=dims)
+    assert near in one.files["blocks/layer.py"]
+    assert one.error(one.inputs(300, batch=1)) <= 1e-10

@@ -9,9 +9,10 @@ from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff
 from weft.ir.library.attention import Attend, BlockTable, S
-from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy
+from weft.ir.pattern import Layout, Part, Pattern, max_distance, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
-from weft.ir.pattern.formula import Leaf, Listed, Meta, leaves
+from weft.ir.pattern.formula import Leaf, Listed, Meta, leaves, swapped
+from weft.ir.pattern.writing import written
 from weft.ir.types import Dims, Node, Type, Val
 
 from .attention_tables import looked_up, walked
@@ -258,12 +259,22 @@ def _blocks(file: File, of: Attend, p: Part) -> str:
 
 def _tiles(file: File, of: Attend, pattern: Pattern) -> str:
     """The general layout, from a pattern's formula alone."""
-    keep = _function(file, "keep", of, None, pattern)
+    said = [_function(file, "keep", of, None, pattern), *_near(file, of, pattern)]
     if normal(of.score) == S:
-        return f"attention.Tiles({keep})"
+        return f"attention.Tiles({', '.join(said)})"
     score = _function(file, "score", of, of.score, pattern)
     slope = _function(file, "slope", of, diff(normal(of.score), S), pattern)
-    return f"attention.Scored({keep}, score={score}, slope={slope})"
+    return f"attention.Scored({', '.join([*said, f'score={score}', f'slope={slope}'])})"
+
+
+def _near(file: File, of: Attend, pattern: Pattern) -> list[str]:
+    """`ranges=...` where the keys of a query lie near it, or none lie behind it; of a pattern without tables."""
+    if any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula)):
+        return []
+    n, heads = (math.prod(file.sizes.limit(d) or 1 for d in dims) for dims in ((of.query,), of.heads))
+    turned = Pattern.parse(written(swapped(pattern.formula)))
+    back, ahead = (max_distance(p, n, heads) for p in (pattern, turned))
+    return [f"ranges=attention.Near({back}, {ahead})"] if (back, ahead) != (None, None) else []
 
 
 def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) -> str:
@@ -278,9 +289,7 @@ def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) ->
         given = {leaf: symbol(f"seen{n}") for n, leaf in enumerate(opaque_atoms(pattern))}
         env |= {x: _opaque(file, of, leaf, dims) for leaf, x in given.items()}
         counted = pattern.multiset
-        known: dict[Leaf, Any] = {
-            leaf: x > 0 if isinstance(leaf, Listed) and not counted else x for leaf, x in given.items()
-        }
+        known: dict[Leaf, Any] = {f: x > 0 if isinstance(f, Listed) and not counted else x for f, x in given.items()}
         expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"), known)
     sizes = {s: literal(file.sizes.frozen(s.name[2:])) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):

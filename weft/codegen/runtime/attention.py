@@ -18,6 +18,7 @@ from .attention_merge import Merge as Merge
 from .attention_merge import PerHead as PerHead
 from .attention_parts import Corner as Corner
 from .attention_parts import Tail as Tail
+from .attention_tiles import Near as Near
 from .attention_tiles import Scored as Scored
 from .attention_tiles import Tiles as Tiles
 from .attention_tiles import at as at

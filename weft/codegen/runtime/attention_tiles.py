@@ -4,6 +4,7 @@ This is the general layout: slower than the shapes of attention_layouts, and rig
 that depend on data (segments, padding) and for scores that depend on positions (bias, soft cap).
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,18 @@ Ranges = Callable[[int, int], Iterable[tuple[int, int]]]
 def at(x: Tensor, index: Tensor) -> Tensor:
     """Per-position metadata x [B, L] at positions index [1, 1, ...] -> [B, 1, ...]."""
     return x[:, index[0, 0]][:, None]
+
+
+@dataclass(frozen=True)
+class Near:
+    """Ranges of a pattern whose query q sees keys q - back .. q + ahead at most; None is without end."""
+
+    back: int | None
+    ahead: int | None
+
+    def __call__(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        first = 0 if self.back is None else start - self.back
+        return ((first, sys.maxsize if self.ahead is None else stop + self.ahead),)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ in one process never meet, and a program saved by torch.export finds its ops and
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,7 +48,7 @@ def _said(x: Any) -> str:
         return f"{type(x).__name__}({', '.join(_said(getattr(x, f.name)) for f in fields(cast(Any, x)))})"
     if isinstance(x, tuple):
         return f"({', '.join(map(_said, cast(tuple[object, ...], x)))})"
-    if not callable(x):
+    if is_dataclass(x) or not callable(x):
         return repr(x)
     return ".".join([*(x.__module__ or "").split(".")[-2:], x.__qualname__])
 
