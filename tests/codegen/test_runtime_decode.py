@@ -1,11 +1,11 @@
-"""Steps over a cache equal the rows of full attention."""
+"""Attention at given positions equals the rows of full attention, wherever the rows of a batch stand."""
 
 import pytest
 import torch
 
 from tests.codegen.attention_oracle import close, operands, reference
-from weft.codegen.runtime.attention import Causal, Window, at
-from weft.codegen.runtime.decode import Cache, decode
+from weft.codegen.runtime.attention import Causal
+from weft.codegen.runtime.decode import Steps
 
 N = 23
 
@@ -15,98 +15,76 @@ def causal(q, k, h=0):
 
 
 PATTERNS = {
-    "every key": None,
     "causal": causal,
     "strided": lambda q, k, h: (k <= q) & ((q - k) % 4 == 0),
     "by head": lambda q, k, h: (k <= q) & (q - k < 2 + h),
     "strict": lambda q, k, h: k < q,
     "multiplicity": lambda q, k, h: (k <= q) * 1 + (k < 3) * (k <= q),
+    "a number": lambda q, k, h: True,
     "nothing": lambda q, k, h: False,
 }
 
 
 def weight_of(keep) -> torch.Tensor:
     i, j, h = torch.arange(N).view(-1, 1), torch.arange(N), torch.arange(4).view(-1, 1, 1)
-    return (keep(i, j, h) if keep else j <= i) * torch.ones(1, N, N)
+    return keep(i, j, h) * torch.ones(1, N, N)
 
 
-def steps(given, cache, first, **how):
-    """Run tokens first.. one at a time."""
-    _, q, k, v = given
-    for p in range(first, N):
-        cache.append(k[:, :, p : p + 1], v[:, :, p : p + 1])
-        keys, values, positions = cache.tokens()
-        yield decode(q[:, :, p : p + 1], keys, values, 0.3, p, positions, **how)
+def at(*first: int, n: int) -> torch.Tensor:
+    """Positions from `first` on, a row for each."""
+    return torch.tensor(first)[:, None] + torch.arange(n)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("kv", [1, 2, 4])
-def test_steps_after_a_prompt_equal_full_attention(pattern, kv):
-    given = operands(N, N, kv=kv, width_v=5)
-    truth, truth_lse, _ = reference(*given, 0.3, weight_of(PATTERNS[pattern]))
-    cache = Cache.empty(given[2], given[3], N)
-    cache.append(given[2][:, :, :9], given[3][:, :, :9])
-    rows = list(steps(given, cache, 9, keep=PATTERNS[pattern]))
-    assert close(torch.cat([out for out, _ in rows], 2), truth[:, :, 9:], 1e-12)
-    lse = torch.cat([lse for _, lse in rows], 2)
-    assert torch.equal(lse.isinf(), truth_lse[..., 9:].isinf().expand_as(lse))
-    assert close(lse.nan_to_num(posinf=0), truth_lse[..., 9:].nan_to_num(posinf=0).expand_as(lse), 1e-12)
+@pytest.mark.parametrize("new", [1, 5])
+def test_rows_stand_where_they_are(pattern, kv, new):
+    """Row 0 at 9, row 1 at 4: its keys stand last, behind slots that hold something else."""
+    do, q, k, v = operands(N, N, kv=kv, width_v=5)
+    truth, truth_lse, _ = reference(do, q, k, v, 0.3, weight_of(PATTERNS[pattern]))
+    if pattern == "a number":  # it sees what is given, no further
+        cut = (torch.arange(N) < torch.tensor([9, 4])[:, None] + new)[:, None, None]
+        truth, truth_lse, _ = reference(do, q, k, v, 0.3, cut * torch.ones(N, 1))
+    key_at = at(0, -5, n=9 + new)
+    place = key_at.clamp(min=0)
+    rows = torch.arange(2)[:, None]
+    keys, values = (x.transpose(1, 2)[rows, place].transpose(1, 2) for x in (k, v))
+    query_at = at(9, 4, n=new)
+    queries = q.transpose(1, 2)[rows, query_at].transpose(1, 2)
 
-
-def test_several_tokens_at_once():
-    given = operands(N, N)
-    for keep in (PATTERNS["causal"], PATTERNS["by head"], PATTERNS["multiplicity"]):
-        truth, _, _ = reference(*given, 0.3, weight_of(keep))
-        out, _ = decode(given[1][:, :, 15:], given[2], given[3], 0.3, 15, keep=keep)
-        assert close(out, truth[:, :, 15:], 1e-12)
-
-
-@pytest.mark.parametrize("prompt", [0, 3, 5, 12, 22])
-def test_a_ring_holds_the_window(prompt):
-    given = operands(N, N)
-    do, q, k, v = given
-    truth, _ = Window(5).forward(q, k, v, 0.3)
-    cache = Cache.empty(k, v, 5, ring=True)
-    cache.append(k[:, :, :prompt], v[:, :, :prompt])
-    rows = [out for out, _ in steps(given, cache, prompt)]
-    assert close(torch.cat(rows, 2), truth[:, :, prompt:], 1e-12)
-    assert sorted(cache.tokens()[2].tolist()) == list(range(N - 5, N))
-    strided = (torch.arange(N)[:, None] - torch.arange(N)).remainder(2) == 0
-    near = (torch.arange(N)[:, None] - torch.arange(N) < 5) & (torch.arange(N) <= torch.arange(N)[:, None])
-    dilated, _, _ = reference(do, q, k, v, 0.3, strided & near)
-    cache = Cache.empty(k, v, 5, ring=True)
-    rows = [out for out, _ in steps(given, cache, 0, keep=lambda q, k, h: (q - k) % 2 == 0)]
-    assert close(torch.cat(rows, 2), dilated, 1e-12)
-
-
-def test_a_full_cache_says_so():
-    _, _, k, v = operands(4, 4)
-    cache = Cache.empty(k, v, 3)
-    with pytest.raises(ValueError, match="holds 3 tokens; token 3"):
-        cache.append(k, v)
+    out, lse = Steps(PATTERNS[pattern]).forward(queries, keys, values, 0.3, query_at, key_at)
+    assert close(out, truth.transpose(1, 2)[rows, query_at].transpose(1, 2), 1e-12)
+    want = truth_lse.expand(2, 4, N).transpose(1, 2)[rows, query_at].transpose(1, 2)
+    assert torch.equal(lse.isinf(), want.isinf())
+    assert close(lse.nan_to_num(posinf=0), want.nan_to_num(posinf=0), 1e-12)
 
 
 def test_scores_and_metadata():
-    given = operands(N, N)
+    do, q, k, v = operands(N, N)
     i, j = torch.arange(N)[:, None], torch.arange(N)
-    truth, _, _ = reference(*given, 0.3, j <= i, lambda s: torch.tanh(s) - 0.1 * (i - j))
-    cache = Cache.empty(given[2], given[3], N)
-    how = {"keep": causal, "score": lambda s, q, k, h: torch.tanh(s) - 0.1 * (q - k)}
-    assert close(torch.cat([out for out, _ in steps(given, cache, 0, **how)], 2), truth, 1e-12)
-    segment = torch.stack([torch.arange(N) // 10, torch.arange(N) // 7])
-    same = (j <= i) & (segment[:, None, :, None] == segment[:, None, None, :])
-    truth, _, _ = reference(*given, 0.3, same)
-    cache = Cache.empty(given[2], given[3], N)
-    how = {"keep": lambda q, k, h, s: at(s, q) == at(s, k), "metadata": (segment,)}
-    assert close(torch.cat([out for out, _ in steps(given, cache, 0, **how)], 2), truth, 1e-12)
+    where = at(0, 0, n=N)
+    truth, _, _ = reference(do, q, k, v, 0.3, j <= i, lambda s: torch.tanh(s) - 0.1 * (i - j))
+    steps = Steps(causal, lambda s, q, k, h: torch.tanh(s) - 0.1 * (q - k) + 0 * torch.log((q - k + 1) * 1.0))
+    assert close(steps.forward(q, k, v, 0.3, where, where)[0], truth, 1e-12)
+    truth, _, _ = reference(do, q, k, v, 0.3, j <= i, lambda s: 0 * s)
+    assert close(Steps(causal, lambda s, q, k, h: 2.0).forward(q, k, v, 0.3, where, where)[0], truth, 1e-12)
+    ids = torch.stack([torch.arange(N) // 10, torch.arange(N) // 7])
+    truth, _, _ = reference(do, q, k, v, 0.3, (j <= i) & (ids[:, None, :, None] == ids[:, None, None, :]))
+    steps = Steps(lambda q, k, h, s, t: (k <= q) & (s[:, None, :, None] == t[:, None, None, :]))
+    assert close(steps.forward(q, k, v, 0.3, where, where, ids, ids)[0], truth, 1e-12)
 
 
 def test_low_precision_and_meta():
-    given = operands(N, N, dtype=torch.bfloat16)
-    truth, _ = Causal().forward(*given[1:], 0.3)
-    cache = Cache.empty(given[2], given[3], N)
-    assert close(torch.cat([out for out, _ in steps(given, cache, 0)], 2), truth.double(), 2e-2)
-    given = [x.to("meta") for x in given]
-    cache = Cache.empty(given[2], given[3], N)
-    shapes = {(out.shape, out.device.type) for out, _ in steps(given, cache, 0, keep=causal)}
-    assert shapes == {((2, 4, 1, 8), "meta")}
+    for dtype, tolerance in ((torch.bfloat16, 2e-2), (torch.float16, 3e-3)):
+        _, q, k, v = operands(N, N, kv=2, dtype=dtype)
+        where = at(0, 0, n=N)
+        truth, _ = Causal().forward(q, k, v, 0.3)
+        out, lse = Steps(causal).forward(q, k, v, 0.3, where, where)
+        assert close(out, truth.double(), tolerance)
+        assert lse.dtype == torch.float32
+    given = [x.to("meta") for x in (q, k, v)]
+    for new in (1, 3):
+        out, _ = Steps(causal).forward(
+            given[0][:, :, :new], *given[1:], 0.3, where[:, :new].to("meta"), where.to("meta")
+        )
+        assert (out.shape, out.device.type) == ((2, 4, new, 8), "meta")

@@ -1,5 +1,6 @@
 """Rows decoded together, in any order of prompts, steps, selections and cuts, equal each row run alone, in fp64."""
 
+import copy
 import inspect
 import random
 from functools import lru_cache
@@ -263,3 +264,16 @@ def test_a_state_moves_between_dtypes_and_copies():
     assert half.lengths.dtype == torch.int64
     assert copy.detach().blocks[1].carried[0].abs().sum() > 0
     assert {x.device.type for x in state.to("meta").blocks[1].rows} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_steps_in_half_precision_are_the_whole_run(dtype):
+    """Of a model that was moved, with rows apart."""
+    tokens = torch.randint(0, VOCAB, (2, SEQ), generator=torch.Generator().manual_seed(3))
+    for name in ("rotary window", "score", "sru++", "two experts"):
+        module = copy.deepcopy(model(name)).to(dtype)
+        whole = module(tokens).logits
+        _, state = module.prefill(tokens[:, :7], lengths=[7, 4])
+        assert {x.dtype for b in state.blocks for x in (*b.rows, *b.carried)} <= {dtype, torch.int64}
+        out, _ = module.step(torch.stack((tokens[0, 7:12], tokens[1, 4:9])), state)
+        torch.testing.assert_close(out.logits, torch.stack((whole[0, 7:12], whole[1, 4:9])), rtol=0.02, atol=0.02)

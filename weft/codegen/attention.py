@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from weft.ir.evaluate import evaluate
@@ -19,6 +19,9 @@ from .attention_tables import looked_up, walked
 from .body import Body, File
 from .lines import Lines, tuple_of
 from .spelling import ATOM, COMPARE, SUM, Formulas, Src, literal
+
+PLACES = ("query_at", "key_at")
+"""Metadata that says where queries and keys stand, where that is not their coordinate."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ def axes(of: Attend, types: Sequence[Type]) -> Axes | None:
 
 
 def attends(of: Attend, types: Sequence[Type]) -> bool:
-    return axes(of, types) is not None and not {"query_at", "key_at"} & set(of.meta)
+    """Has the runtime a form for it? One at given positions needs them of queries and keys, by sequence."""
+    a, given = axes(of, types), dict(zip(of.meta, types[len(types) - len(of.meta) :]))
+    if a is None or not set(PLACES) & set(given):
+        return a is not None
+    dims = [given[m].dims for m in PLACES if m in given]
+    return dims == [(*a.batch, a.query), (*a.batch, a.over)]
 
 
 def _operand(body: Body, v: Val, groups: tuple[Dims, ...]) -> str:
@@ -111,7 +119,7 @@ def _scale(body: Body, of: Attend) -> str:
 
 def _metadata(body: Body, of: Attend, a: Axes, meta: Sequence[Val]) -> str:
     """The metadata as [B, L], after a comma."""
-    dims = [a.query if m == "segments" else a.over for m in of.meta]
+    dims = [a.query if m in ("segments", "query_at") else a.over for m in of.meta]
     return "".join(f", {_operand(body, v, (a.batch, (d,)))}" for v, d in zip(meta, dims))
 
 
@@ -120,9 +128,12 @@ def attend(body: Body, node: Node) -> None:
     assert isinstance(of, Attend)
     a = axes(of, node.types)
     assert a is not None
-    name = layout(body, of, a)
+    order = {m: i for i, m in enumerate(PLACES)}
+    given = sorted(zip(of.meta, meta), key=lambda m: order.get(m[0], len(order)))
+    of = replace(of, meta=tuple(m for m, _ in given))
+    name = steps(body.file, of) if set(PLACES) <= set(of.meta) else layout(body, of, a)
     operands = ", ".join(_operand(body, x, g) for x, g in ((q, a.queries()), (k, a.keys()), (v, a.values())))
-    text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, meta)})"
+    text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, [v for _, v in given])})"
     _results(body, node.outs, (a.outs(), a.rows()), text)
 
 
@@ -166,6 +177,13 @@ def layout(body: Body, of: Attend, a: Axes) -> str:
     chosen = of.layout if of.layout is not None else _choose(file, of, a)
     parts: list[tuple[tuple[int, ...] | None, str]] = [(p.heads, _part(file, of, p)) for p in chosen.parts]
     return file.object("attention", _merged(parts))
+
+
+def steps(file: File, of: Attend) -> str:
+    """The name of the file's attention at positions that are given."""
+    keep = _function(file, "keep", of, None, of.pattern)
+    score = "" if normal(of.score) == S else f", {_function(file, 'score', of, of.score, of.pattern)}"
+    return file.object("steps", f"decode.Steps({keep}{score})")
 
 
 def _choose(file: File, of: Attend, a: Axes) -> Layout:
@@ -279,7 +297,7 @@ def _near(file: File, of: Attend, pattern: Pattern) -> list[str]:
 
 def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) -> str:
     """Print `keep(q, k, h, ...)` or a function of the score `s`, and return its name."""
-    meta = list(of.meta)
+    meta = [m for m in of.meta if m not in PLACES]
     args = [*(["s"] if expr is not None else []), "q", "k", "h", *meta]
     lines = Lines()
     host = _Host(lines, "q")
@@ -303,9 +321,13 @@ def _opaque(file: File, of: Attend, leaf: Meta | Listed, dims: Dims) -> Src:
     """What index arithmetic cannot say: a condition on metadata, or how often a table lists the pair's blocks."""
     if isinstance(leaf, Listed):
         return Src(f"{looked_up(file, of, leaf.table)}(q, k, h)", ATOM, dims, "i64")
+    keys = "key_segments" if "key_segments" in of.meta else "segments"
+    if "key_at" in of.meta:  # q and k are positions, and metadata is that of what is given
+        if leaf.name == "valid":
+            return Src("valid[:, None, None, :]", ATOM, dims, "bool")
+        return Src(f"segments[:, None, :, None] == {keys}[:, None, None, :]", COMPARE, dims, "bool")
     if leaf.name == "valid":
         return Src("attention.at(valid, k)", ATOM, dims, "bool")
-    keys = "key_segments" if "key_segments" in of.meta else "segments"
     return Src(f"attention.at(segments, q) == attention.at({keys}, k)", COMPARE, dims, "bool")
 
 
