@@ -13,9 +13,10 @@ SEQ, WIDTH, HEADS, HEAD, VOCAB = 8, 8, 2, 4, 11
 Formula = Callable[..., Any]
 
 # text in a spec -> the same in torch, of s, q, k, h (and of a length of SEQ, whatever the run)
-EVERYWHERE: dict[str, Formula] = {
+EVERYWHERE: dict[str | int, Formula] = {
     "s": lambda s, q, k, h: s,
     "0": lambda s, q, k, h: 0 * s,
+    1: lambda s, q, k, h: 0 * s + 1,
     "2*s": lambda s, q, k, h: 2 * s,
     "s + 1": lambda s, q, k, h: s + 1,
     "k % 3": lambda s, q, k, h: 0 * s + k % 3,
@@ -33,7 +34,7 @@ EVERYWHERE: dict[str, Formula] = {
     "s*sqrt(seq - 1 - k) + log(seq - k)": lambda s, q, k, h: s * (SEQ - 1 - k).sqrt() + (SEQ - k).log(),
     "s*cos(q - k) + h": lambda s, q, k, h: s * (q - k).cos() + h,
 }
-CAUSAL: dict[str, Formula] = {  # of a key after the query: nan, or infinite, or with such a slope
+CAUSAL: dict[str | int, Formula] = {  # of a key after the query: nan, or infinite, or with such a slope
     "s*(1 + h) - log(1 + q - k)": lambda s, q, k, h: s * (1 + h) - seen(1 + q - k, k <= q).log(),
     "s - sqrt(q - k)": lambda s, q, k, h: s - seen(q - k, k <= q).sqrt(),
     "s*log(2 + q - k)": lambda s, q, k, h: s * seen(2 + q - k, k <= q).log(),
@@ -90,7 +91,7 @@ class Options:
     """One attention block of a spec."""
 
     pattern: str = "causal"
-    score: str = "s"
+    score: str | int = "s"
     scale: str | float = "1/sqrt(head)"
     rotary: Any = False
     globals: int = 0

@@ -82,7 +82,7 @@ class Attention(Part):
     scale: Number = Field(
         default="1/sqrt(head)", description="factor on q·k: a number, of any sign, or a formula over dims"
     )
-    score: Formula = Field(
+    score: Number = Field(
         default="s",
         description="score after scaling: a formula in `s`, `q`, `k`, `h` and dims, e.g. `30*tanh(s/30)`; it may be "
         "anything, even undefined, where the pattern hides a key",
