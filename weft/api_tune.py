@@ -53,9 +53,10 @@ def tune(
     from weft.codegen.machine import own_target
 
     own = own_target()
-    if own == "cpu" and not devices:
+    aim = target or own
+    if (own == "cpu" and not devices) or aim == "cpu":
         raise BackendError("there is no GPU to tune on; --prepare needs none, and --replay searches a recorded table")
-    made, folder, rewrite = tunable(source, sets, small, train, target or own)
+    made, folder, rewrite = tunable(source, sets, small, train, aim)
     options = Options(seed=seed, sampler=sampler, resume=resume)
     settings = Settings(
         made.target.name, seconds, trials, tuple(devices) or ("",), only, dtype, shared=shared is not None,

@@ -241,7 +241,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say(error.format_message(), people=True)
         return 2
     except click.ClickException as error:
-        error.show()
+        _show(error)
         _failed(given, "UsageError", error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -268,6 +268,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):
             _mute()
         return code
+
+
+def _show(error: click.ClickException) -> None:
+    """As click shows it, but for what a terminal would act on."""
+    from weft.frontends.problems import visible
+
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        usage = error.ctx.get_usage()
+        say(f"{usage}\nTry '{error.ctx.command_path} --help' for help.\n", people=True)
+    lines = f"Error: {error.format_message()}".expandtabs(4).splitlines()
+    say("\n".join(map(visible, lines)), people=True)
 
 
 def _failed(given: Sequence[str], kind: str, message: str) -> None:

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from weft.errors import FileError, TextError, UsageError, WeftError
 from weft.ir.formula import parse as formula
 from weft.ir.formula import show as formula_text
 from weft.ir.program import Init, Param, Policy, Program, Runtime
 from weft.ir.text import parse
-from weft.ir.types import Graph
+from weft.ir.types import FLOATS, Graph, Type
 from weft.ir.verify import verify
 
 from .reading import SHAPES, data, first_line, text, unchanged
@@ -64,6 +64,24 @@ def _program(data: Mapping[str, Any], graph: Graph) -> Program:
     )
 
 
+def _fits(program: Program) -> None:
+    """ValueError where what stands beside a graph is not about that graph."""
+    inputs = {v.name: v.type for v in program.graph.inputs}
+    for p in program.params:
+        dims = (p.stack, *p.dims) if p.stack else p.dims
+        if inputs.get(p.value) != Type(p.dtype, dims):
+            raise ValueError(f"the parameter {p.name} is no input of the graph")
+        if p.init.kind not in get_args(Init.__annotations__["kind"]):
+            raise ValueError(f"{p.init.kind!r:.40} is no initialisation")
+        p.logical(0)
+    named = [*program.inputs, *(p.value for p in program.params)]
+    if sorted(named) != sorted(inputs) or len(program.outputs) != len(program.graph.outputs):
+        raise ValueError("the inputs, parameters and outputs are not the graph's")
+    if {program.policy.params, program.policy.compute, program.policy.accumulate} - {*FLOATS}:
+        raise ValueError("its policy names no float dtypes")
+    program.resolve()
+
+
 def _read_param(data: Mapping[str, Any]) -> Param:
     kind, value, fan_in = data["init"]
     stack, start, step = data["stack"] or (None, 0, 1)
@@ -85,6 +103,7 @@ def read(folder: str | os.PathLike[str]) -> Program:
         raise FileError(folder / GRAPH, f"not the graph that weft wrote: {first_line(error)}") from None
     try:
         program = _program(found, parsed)
+        _fits(program)
     except (WeftError, *SHAPES) as error:
         raise FileError(folder / PROGRAM, f"not what weft wrote: {first_line(error)}") from None
     for name in (PROGRAM, GRAPH):
