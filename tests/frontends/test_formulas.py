@@ -47,7 +47,3 @@ def test_a_number_is_no_condition_and_a_condition_no_number(key, formula):
 
     assert {p.code for p in e.value.problems} == {"W0301"}
     assert all(p.place is not None and p.hint for p in e.value.problems)
-
-
-def test_an_embedding_scaled_by_nothing_keeps_its_shape():
-    assert check({"embed": {"scale": "width % 2"}})["parameters"] > 0
