@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import weft
 from weft import api
@@ -76,3 +77,31 @@ def test_it_cannot_be_stepped():
     model = api.compile(wrapping(mlp()), target="cpu")
     with pytest.raises(NotImplementedError, match="cannot decode"):
         model.state(1)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in ("aten::mm", "aten::addmm", "aten::bmm")
+        return func(*args, **(kwargs or {}))
+
+
+def test_frozen_parameters_of_a_wrapped_module_cost_no_products():
+    model = api.compile(wrapping(mlp()), target="cpu").double()
+    counts, grads = [], []
+    for frozen in (False, True):
+        model.zero_grad()
+        for name, p in model.named_parameters():
+            p.requires_grad_(not (frozen and ".own." in name))
+        total = model(tokens(), tokens()).loss
+        with Products() as products:
+            total.backward()
+        counts.append(products.count)
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+
+    assert counts[1] == counts[0] - 2 * 2  # two layers of two matrices
+    assert not any(".own." in name for name in grads[1])
+    assert all(torch.allclose(g, grads[0][name]) for name, g in grads[1].items())

@@ -1,6 +1,7 @@
 """The module under torch's autograd: frozen parameters, second derivatives, checkpoints, hooks, gradient scalers."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def loss(module: nn.Module, name: str) -> Tensor:
     return module(**inputs(name), **targets(name)).loss
 
 
-def reference(name: str, like: nn.Module) -> nn.Module:
+def reference(name: str, like: nn.Module) -> Any:
     """The model in torch's own operations, with the same parameters."""
     truth = api.reference(temporary({"spec.yaml": SPECS[name]}) / "spec.yaml").double()
     truth.load_state_dict(like.state_dict())
@@ -147,6 +148,19 @@ def test_a_second_derivative_is_refused_and_never_zero(name):
                 torch.autograd.grad(loss(module, name) + penalty, wrt, retain_graph=True, allow_unused=True)
         with pytest.raises(RuntimeError, match="once more"):
             penalty.backward(retain_graph=True)
+
+
+def test_the_reference_differentiates_twice_and_needs_no_targets():
+    """The way out that a refused second derivative names."""
+    module = model("gpt")
+    truth = reference("gpt", module)
+    out = truth(**inputs("gpt"))
+
+    assert out.loss is None
+    assert close(out.logits, module(**inputs("gpt")).logits)
+    first = torch.autograd.grad(out.logits.square().mean(), list(truth.parameters()), create_graph=True)
+    second = torch.autograd.grad(sum((g**2).sum() for g in first), truth.norm.weight)
+    assert second[0].any()
 
 
 def test_a_second_derivative_through_a_single_block_is_refused():

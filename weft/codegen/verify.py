@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.ir.indices import lookups
+from weft.ir.indices import lookups, targets
 from weft.ir.library.routing import Route
 from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
@@ -26,6 +26,7 @@ from .verify_decode import whole_run
 
 TOLERANCE = {"f64": 1e-10, "f32": 1e-5, "bf16": 4e-2, "f16": 1e-2}
 TORCH = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+FREE = "gradients, no targets"
 NEAR_TIE = 1e-6  # a routing decision closer than this share of the logits' size may fall either way in float32
 DRAWS = 8  # inputs are drawn anew, at most so often, until no routing decision is a near tie
 NOISE = 0.01  # added to initial parameters, so that those that start at 0 or 1 count too
@@ -239,9 +240,12 @@ class Truth:
         self.outputs = {n: y.detach() for n, y in self.outputs.items()}
 
     def objectives(self) -> dict[str, list[str]]:
-        """What is differentiated: a random combination of all outputs, and the first one alone."""
+        """What is differentiated: a random combination of all outputs, the first one alone, those of a run without
+        targets."""
         every = list(self.weights)
         both = {"gradients": every, f"gradients of {self.first}": [self.first]}
+        if targets(self.program):
+            both[FREE] = [name for name in every if name != self.first]
         return both if len(every) > 1 else {"gradients": every}
 
     def objective(self, outputs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
@@ -255,9 +259,10 @@ def loaded(module: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype |
     return module.train()
 
 
-def _run(truth: Truth, module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    inputs = {n: x.to(dtype) if x.is_floating_point() and dtype is not None else x for n, x in truth.inputs.items()}
-    out = module(**inputs)
+def _run(truth: Truth, module: nn.Module, dtype: torch.dtype | None, left: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The module's outputs by name; left: inputs that it is not given."""
+    given = {n: x for n, x in truth.inputs.items() if n not in left}
+    out = module(**{n: x.to(dtype) if x.is_floating_point() and dtype is not None else x for n, x in given.items()})
     return dict(zip(truth.program.outputs, out))
 
 
@@ -270,7 +275,7 @@ def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
 def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
     rows: list[Row] = []
     for i, (what, names) in enumerate(truth.objectives().items()):
-        out = _run(truth, module, TORCH[dtype])
+        out = _run(truth, module, TORCH[dtype], targets(truth.program) if what == FREE else ())
         if i == 0:
             rows.append(compare("outputs", dtype, out, truth.outputs))
         if truth.program.train:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from weft.ir.indices import targets
 from weft.ir.program import Program
 from weft.ir.reference import run
 from weft.ir.text import parse
@@ -42,7 +43,7 @@ from weft.ir.types import Graph
 from weft.progress import doing
 
 from .reading import place
-from .verify import TORCH, Row, Truth, Verified, case, compare, loaded
+from .verify import FREE, TORCH, Row, Truth, Verified, case, compare, loaded
 
 Watch = Callable[[int, int], object]
 MOST_PARAMETERS = 1 << 24
@@ -262,18 +263,26 @@ def judged(
 
 
 def whole(truth: Truth, module: nn.Module, dtype: str, mode: Kernels, device: str) -> list[Row]:
-    """Outputs, and gradients of all of them, of a model that runs its kernels."""
+    """Outputs, and gradients of all of them, of a model that runs its kernels; of some alone, and without targets,
+    while a kernel has not been reached."""
     floating = TORCH[dtype] if device == "cpu" else next(module.parameters()).dtype
     inputs = {n: x.to(device, floating if x.is_floating_point() else x.dtype) for n, x in truth.inputs.items()}
-    with mode:
-        out = {n: y.cpu() for n, y in zip(truth.program.outputs, module(**inputs))}
-        rows = [compare("outputs, kernels", dtype, out, truth.outputs)]
-        if truth.program.train:
-            parameters = dict(module.named_parameters())
-            total = truth.objective(out, list(truth.weights))
-            got = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
-            grads = {n: g.cpu() for n, g in zip(parameters, got)}
-            rows.append(compare("gradients, kernels", dtype, grads, truth.grads["gradients"]))
+    rows: list[Row] = []
+    for what, names in truth.objectives().items():
+        if rows and (not truth.program.train or mode.regions.keys() <= mode.rows.keys()):
+            break
+        left = targets(truth.program) if what == FREE else ()
+        with mode:
+            found = module(**{n: x for n, x in inputs.items() if n not in left})
+            out = {n: y.cpu() for n, y in zip(truth.program.outputs, found) if y is not None}
+            if not rows:
+                rows.append(compare("outputs, kernels", dtype, out, truth.outputs))
+            if truth.program.train:
+                parameters = dict(module.named_parameters())
+                total = truth.objective(out, names)
+                got = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
+                grads = {n: g.cpu() for n, g in zip(parameters, got)}
+                rows.append(compare(f"{what}, kernels", dtype, grads, truth.grads[what]))
     return rows
 
 

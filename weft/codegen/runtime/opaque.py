@@ -30,15 +30,23 @@ class Wrapped:
         inputs: tuple[Tensor, ...],
         parameters: tuple[Tensor, ...],
         cotangents: tuple[Tensor | None, ...],
-    ) -> tuple[Tensor, ...]:
-        """Gradients of the float inputs, then of the parameters. The module runs again with the same random numbers."""
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of the float inputs, then of the parameters, None for a frozen one. The module runs again with the
+        same random numbers."""
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.set_rng_state(self.states[key])
-            leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in (*inputs, *parameters)]
+            given = (*inputs, *parameters)
+            leaves = [x.detach().requires_grad_(x.is_floating_point() and not _frozen(x)) for x in given]
             own = dict(zip(names, leaves[len(inputs) :]))
             out = torch.func.functional_call(self.module(key), own, tuple(leaves[: len(inputs)]))
         out = out if isinstance(out, tuple) else (out,)
         pairs = [(y, d) for y, d in zip(out, cotangents) if d is not None]
-        wanted = [x for x in leaves if x.is_floating_point()]
+        wanted = [x for x in leaves if x.requires_grad]
         given = [y for y, _ in pairs], wanted, [d for _, d in pairs]
-        return torch.autograd.grad(*given, allow_unused=True, materialize_grads=True)
+        found = iter(torch.autograd.grad(*given, allow_unused=True, materialize_grads=True))
+        return tuple(next(found) if x.requires_grad else None for x in leaves if x.is_floating_point())
+
+
+def _frozen(x: Tensor) -> bool:
+    """Is it a parameter that asks for no gradient? What a block computed asks for none either, but may lead to one."""
+    return isinstance(x, nn.Parameter) and not x.requires_grad
