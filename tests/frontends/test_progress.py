@@ -121,6 +121,24 @@ def test_every_verb_says_what_it_does(verb, as_json, tmp_path, monkeypatch, caps
     assert {tty for _, tty in told} <= {not as_json}
 
 
+def test_a_long_stage_of_a_verification_moves(tmp_path, monkeypatch):
+    """The reference is most of it: what is left is known before it is done."""
+    monkeypatch.setenv("WEFT_KERNELS", "torch")
+    (tmp_path / "s.yaml").write_text(SPEC)
+    told: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(Working, "to", lambda self, *what: told.append(what))
+    with Working(Terminal(), FakeClock(), wait=lambda stop, seconds: True):
+        assert api.verify(tmp_path / "s.yaml").ok
+    percent = [(what, done) for what, done, total in told if total == 100]
+
+    assert [done for _, done in percent] == sorted(done for _, done in percent)
+    assert percent[-1][1] <= 100
+    assert len({done for what, done in percent if "the reference" in what}) > 4
+    assert {what.split(": ")[1].split(" in ")[0] for what, _ in percent} == {
+        ["the reference,", "float64"][0], "outputs and gradients", "decoding",
+    }  # fmt: skip
+
+
 def test_an_error_leaves_no_line_and_no_thread(monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise click.Abort

@@ -23,6 +23,7 @@ from weft.ir.types import FLOATS, Graph, Val
 from weft.progress import doing
 
 from .verify_decode import whole_run
+from .verify_stages import COMPARED, DECODED, OWN, REFERENCE, stages
 
 TOLERANCE = {"f64": 1e-10, "f32": 1e-5, "bf16": 4e-2, "f16": 1e-2}
 TORCH = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -97,22 +98,23 @@ def verify(
     more than one; it is compared in its outputs alone. seed: of inputs and parameters. wrapped: the modules of opaque
     blocks, by key.
     """
-    found, total = Verified(), 5 if own is None else 6
+    found = Verified()
     doing("verifying: drawing parameters and inputs")
     sizes, params, inputs, found.near_ties = case(program, seed, wrapped)
-    doing("verifying: the reference, in float64", 0, total)
-    truth = Truth(program, params, inputs, sizes, wrapped)
-    for i, dtype in enumerate(("f32", "f64"), 1):
-        doing(f"verifying: outputs and gradients in {dtype}", i, total)
-        module = loaded(build(dtype), params, TORCH[dtype])
-        found.rows += compared(truth, module, dtype)
-        if dtype == "f64":
-            doing("verifying: decoding", 3, total)
-            found.rows += _decoding(truth, module, params, sizes, found.notes)
-    if own is not None:
-        doing("verifying: outputs in its own dtypes", 4, total)
-        dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
-        found.rows += _outputs(truth, loaded(own, params, None), dtype)
+    with stages(program, sizes, own is not None) as begin:
+        begin(REFERENCE)
+        truth = Truth(program, params, inputs, sizes, wrapped)
+        for dtype in ("f32", "f64"):
+            begin(f"{COMPARED} {dtype}")
+            module = loaded(build(dtype), params, TORCH[dtype])
+            found.rows += compared(truth, module, dtype)
+            if dtype == "f64":
+                begin(DECODED)
+                found.rows += _decoding(truth, module, params, sizes, found.notes)
+        if own is not None:
+            begin(OWN)
+            dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
+            found.rows += _outputs(truth, loaded(own, params, None), dtype)
     if found.near_ties:
         found.notes.append(
             f"{found.near_ties} routing decisions are near ties (within {NEAR_TIE:g} of the logits' size)"
@@ -349,7 +351,6 @@ def decoded(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tenso
         out, state = module.prefill(**{k: x[:, :first] for k, x in given.items()})
         parts = {k: [y] for k, y in out._asdict().items()}
     for t in range(first, n):
-        doing("verifying: decoding", t - first, n - first)
         out, state = module.step(**{k: x[:, t] for k, x in given.items()}, state=state)
         for k, y in out._asdict().items():
             parts.setdefault(k, []).append(y[:, None])
