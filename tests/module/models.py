@@ -69,13 +69,35 @@ norm: layer_norm
 head: [{kind: language, tied: true}, {kind: classify, classes: kinds}]
 """
 
+MIXED = """
+weft: 1
+name: mixed
+dims: {batch: 8, seq: 16, width: 8, heads: 2, head: 4, inner: 8, experts: 4, layers: 1, vocab: 11}
+blocks:
+  attention: {kind: attention, pattern: "causal and (window(2) or strided(4))", rotary: {}}
+  scored: {kind: attention, pattern: "causal and same_segment", score: "s - 0.1*(q - k)"}
+  cell:
+    kind: recurrence
+    inputs: [u, forget]
+    state: {c: 0}
+    let: {f: "sigmoid(forget)"}
+    update: {c: "f*c + (1 - f)*u"}
+    output: "tanh(c)"
+  experts: {kind: moe, top_k: 2, capacity_factor: 1.25, activation: silu, aux_loss: 0.01}
+sublayer: {norm: rms_norm, dropout: 0.1}
+stack: [{repeat: layers, layer: [attention, scored, cell, experts]}]
+norm: rms_norm
+"""
+"""Attention merged from layouts and in tiles under metadata and a score, a cell, experts with a capacity, dropout."""
+
 SPECS = {"gpt": GPT, "routed": ROUTED, "recurrent": RECURRENT, "both": BOTH}
+EVERY = {**SPECS, "mixed": MIXED}
 
 
 @lru_cache
 def emitted(name: str, dtype: str = "", more: str = "", train: bool = True) -> ModuleType:
     """The package of a small spec. dtype: of parameters and computation; more: lines of the spec."""
-    text = SPECS[name] + (f"dtype: {{params: {dtype}, compute: {dtype}}}\n" if dtype else "") + more
+    text = EVERY[name] + (f"dtype: {{params: {dtype}, compute: {dtype}}}\n" if dtype else "") + more
     folder = temporary({"spec.yaml": text})
     return load(temporary(files_of(api.planned(api.open_spec(folder / "spec.yaml"), train))))
 
@@ -97,7 +119,8 @@ def numbers(*shape: int, below: int = VOCAB, seed: int = 0) -> Tensor:
 def inputs(name: str, batch: int = 3, seq: int = 6) -> dict[str, Tensor]:
     """What a small model reads, targets apart."""
     types = {"types": numbers(batch, seq, below=2, seed=2)} if name == "both" else {}
-    return {"tokens": numbers(batch, seq), **types}
+    segments = {"segments": torch.arange(seq).expand(batch, seq) // 3} if name == "mixed" else {}
+    return {"tokens": numbers(batch, seq), **types, **segments}
 
 
 def targets(name: str, batch: int = 3, seq: int = 6) -> dict[str, Tensor]:

@@ -20,6 +20,9 @@ class Group(nn.Module):
     def forward(self, name: str) -> Tensor:
         return getattr(self, name)
 
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name} {list(p.shape)}" for name, p in self.named_parameters(recurse=False))
+
 
 def place(root: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
     """Register a module or parameter under a dotted name, whatever its parts are called."""

@@ -1,0 +1,89 @@
+"""torch.export with sizes fixed and open, saved and loaded, here and where the package has only been imported."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.export import Dim
+from torch.utils import _pytree
+
+from tests.campaign import SOAK
+from tests.module.models import EVERY, emitted, inputs, model, numbers, targets
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def exported(name: str, dynamic: bool, module: Any) -> Any:
+    x = {**inputs(name), **targets(name)}
+    sizes = {"batch": Dim("batch", max=4), "seq": Dim("seq", min=2, max=8)}
+    shapes = {k: {i: sizes[d] for i, d in enumerate(("batch", "seq")[: v.dim()])} for k, v in x.items()}
+    return torch.export.export(module, (), x, dynamic_shapes=shapes if dynamic else None)
+
+
+def loaded(program: Any) -> Any:
+    """Saved, loaded, and in core ops alone."""
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    return torch.export.load(file).run_decompositions()
+
+
+def same(a: Any, b: Any) -> bool:
+    return type(a).__name__ == type(b).__name__ and all(torch.allclose(x, y, atol=1e-12) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize("name", EVERY if SOAK else ["both", "recurrent"])
+def test_open_sizes_survive_a_file(name):
+    module = model(name).eval()
+    program = loaded(exported(name, True, module)).module()
+
+    for batch, seq in ((3, 6), (2, 8), (4, 3)):
+        x = {**inputs(name, batch, seq), **targets(name, batch, seq)}
+        assert same(loaded(program).module()(**x), module(**x))
+
+
+def test_what_stays_an_op_says_what_it_is():
+    program = exported("gpt", False, model("gpt").eval())
+    ops = [n for n in program.graph.nodes if n.op == "call_function" and "weft" in str(n.target)]
+
+    assert [n.args[0] for n in ops] == ["Causal(0)"] * 2
+    assert {str(n.target).split(".")[0] for n in ops} == {emitted("gpt").runtime.whole.NAMESPACE}
+
+
+def test_a_model_without_targets():
+    module = model("gpt").eval()
+    program = loaded(torch.export.export(module, (numbers(3, 6),)))
+    out = program.module()(numbers(3, 6))
+
+    assert out.loss is None
+    assert torch.allclose(out.logits, module(numbers(3, 6)).logits)
+
+
+def test_two_packages_save_types_of_their_own():
+    names = {_pytree.SUPPORTED_SERIALIZED_TYPES[emitted(n).Output].serialized_type_name for n in ("gpt", "recurrent")}
+    assert len(names) == 2
+
+    programs = {n: exported(n, False, model(n).eval()) for n in ("gpt", "recurrent")}
+    for name, program in programs.items():
+        out = loaded(program).module()(**inputs(name), **targets(name))
+        assert type(out) is emitted(name).Output
+
+
+def test_another_process_imports_the_package_first(tmp_path):
+    """Under whatever name; torch alone is needed."""
+    module, x = model("gpt").eval(), {**inputs("gpt"), **targets("gpt")}
+    torch.export.save(exported("gpt", True, module), tmp_path / "program.pt2")
+    torch.save((x, module(**x).logits.detach()), tmp_path / "want.pt")
+    (tmp_path / "mine").symlink_to(Path(emitted("gpt").__file__).parent)
+    code = (
+        "import mine, torch\n"
+        "x, want = torch.load('want.pt')\n"
+        "out = torch.export.load('program.pt2').module()(**x)\n"
+        "assert type(out) is mine.Output and torch.allclose(out.logits, want, atol=1e-12)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
