@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
+import weft
 from tests.campaign import SOAK
-from tests.module.models import EVERY, inputs, model, targets
+from tests.module.models import EVERY, emitted, inputs, model, numbers, targets
+from weft import api
 from weft.codegen.runtime import attention, whole
 from weft.codegen.runtime.steps import Steps
 
@@ -77,6 +79,40 @@ def test_layers_compiled_one_by_one():
 
     assert torch.allclose(loss, want, rtol=1e-5)
     assert all(torch.allclose(found[n], grads[n], rtol=1e-4, atol=1e-6) for n in grads)
+
+
+def test_a_package_without_training_keeps_nothing_for_a_backward():
+    module, x = emitted("recurrent", train=False).Model(), numbers(3, 6)
+    out = torch.compile(module, backend="aot_eager", fullgraph=True)(x)
+
+    assert torch.allclose(out.logits, module(x).logits, atol=1e-6)
+    assert not module(x).logits.requires_grad
+    assert not out.logits.requires_grad
+
+
+def test_a_wrapped_module_breaks_the_graph_and_nothing_else():
+    torch.manual_seed(0)
+    own = torch.nn.Linear(4, 4)
+    spec = weft.Model(
+        name="wrapped",
+        dims={"batch": 2, "seq": 8, "width": 4, "vocab": 11},
+        blocks={"own": weft.Opaque(own)},
+        stack=[{"repeat": 1, "layer": ["own"]}],
+        norm="layer_norm",
+        head={},
+    )
+    module, x = api.compile(spec, target="cpu"), numbers(2, 6)
+    given = {"tokens": x, "targets": x}
+    want, grads = trained(module, module, given)
+
+    loss, found = trained(torch.compile(module, backend="eager"), module, given)
+    assert torch.allclose(loss, want)
+    assert all(torch.allclose(found[n], grads[n]) for n in grads)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="get_rng_state"):
+        torch.compile(module, backend="eager", fullgraph=True)(**given)
+    program = torch.export.export(module, (), given)
+    assert torch.allclose(program.module()(**given).loss, want)
 
 
 def keep(q: Tensor, k: Tensor, h: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ class Forward:
         tensors, scalars = [n for n, v in named if not scalar(v)], [n for n, v in named if scalar(v)]
         optional = [n for n, v in named if program.train and v.name in targets(program)]
         needed = [n for n in tensors if n not in optional]
+        if not program.train:  # it has no backward, so nothing is kept for one
+            code.add("@torch.no_grad()")
         with code.indent(f"def forward(self, {', '.join([*needed, *(f'{n}=None' for n in (*optional, *scalars))])}):"):
             given = ", ".join(f'"{n}": {n}' for n in tensors)
             more = ", " + tuple_of(f'"{n}"' for n in optional) if optional else ""

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 
 class Wrapped:
-    """The wrapped modules of one call of a block, and where the random generator stood when each was run."""
+    """The wrapped modules of one call of a block, and where the random generators stood when each was run."""
 
     def __init__(self, modules: Mapping[str, nn.Module]):
         self.modules = modules
-        self.states: dict[str, Tensor] = {}
+        self.states: dict[str, tuple[Tensor, list[int], list[Tensor]]] = {}  # of the CPU; devices, and theirs
 
     def module(self, key: str) -> nn.Module:
         if key not in self.modules:
@@ -20,7 +21,7 @@ class Wrapped:
 
     def run(self, key: str, names: tuple[str, ...], inputs: tuple[Tensor, ...], parameters: tuple[Tensor, ...]):
         """The module's result for `inputs`, its parameters `names` replaced by `parameters`."""
-        self.states[key] = torch.get_rng_state()
+        self.states[key] = torch.get_rng_state(), *get_device_states(*inputs, *parameters)
         return torch.func.functional_call(self.module(key), dict(zip(names, parameters)), inputs)
 
     def grad(
@@ -33,8 +34,10 @@ class Wrapped:
     ) -> tuple[Tensor | None, ...]:
         """Gradients of the float inputs, then of the parameters, None for a frozen one. The module runs again with the
         same random numbers."""
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.set_rng_state(self.states[key])
+        state, devices, others = self.states[key]
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            torch.set_rng_state(state)
+            set_device_states(devices, others)
             given = (*inputs, *parameters)
             leaves = [x.detach().requires_grad_(x.is_floating_point() and not _frozen(x)) for x in given]
             own = dict(zip(names, leaves[len(inputs) :]))
