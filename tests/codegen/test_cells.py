@@ -9,8 +9,10 @@ import yaml
 
 from tests.campaign import count
 from tests.codegen.cells import BARE, SIZES, WRITTEN, draw, loop, spec
-from weft import api
+from weft import Model, api
+from weft.codegen import onnx, verify
 from weft.codegen.runtime.state import State, feed
+from weft.ir.reference_model import reference
 
 CELLS = (*BARE, *WRITTEN, *map(draw, range(count(8, 400))))
 GROUP = 20
@@ -88,3 +90,17 @@ def test_layers_without_a_single_parameter(tmp_path):
     found = api.verify(path, target="cpu", kernels=False)
 
     assert found.ok, found.text()
+
+
+@pytest.mark.parametrize("i", [0, 5, 12, 18])
+def test_a_cell_as_onnx(i, tmp_path):
+    """A loop that slices nothing is a Scan all the same."""
+    program = api.program(api.open_spec(Model.model_validate(spec([BARE[i]], "f32"))), False)
+    sizes, params, inputs, _ = verify.case(program, 0)
+    feed = {n: x.float().numpy() for n, x in params.items()} | {n: x.numpy() for n, x in inputs.items()}
+    made = onnx.run(
+        program, onnx.export(program, tmp_path)["portable"], {n: feed[n] for n in onnx.input_names(program)}
+    )
+
+    want = reference(program, torch, params, inputs, sizes, torch.float64)["logits"]
+    torch.testing.assert_close(torch.tensor(made["logits"]).double(), want, rtol=1e-5, atol=1e-6)

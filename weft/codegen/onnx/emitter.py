@@ -266,6 +266,10 @@ class Emitter:
             env.append(body.name() if sliced else v)
             if sliced:
                 params.append(info(env[-1], inner.type, self.sizes))
+        sequences = [(v, t.dims.index(op.dim)) for v, t in zip(x[c:], node.types[c:]) if op.dim in t.dims]
+        if not sequences:  # a Scan counts its steps by what it slices
+            sequences = [(self.coord(op.dim, (op.dim,)), 0)]
+            params.append(helper.make_tensor_value_info(body.name(), ELEMENT[INT], []))
         out = body.graph(op.body, env)
         keep = [v in self.used for v in node.outs[c:]]
         stacked = [*zip(op.body.outputs[c:], out[c:]), *zip(op.body.inputs[:c], env[:c])]
@@ -273,8 +277,8 @@ class Emitter:
         names = [body.node("Identity", name) for _, name in results]
         outs = [info(name, v.type, self.sizes) for name, (v, _) in zip(names, results)]
         graph = helper.make_graph(body.nodes, "body", params, outs)
-        sequences = [(v, t.dims.index(op.dim)) for v, t in zip(x[c:], node.types[c:]) if op.dim in t.dims]
         count, direction = len(results) - c, int(op.reverse)
+        back = {"scan_output_directions": [direction] * count} if count else {}
         got = self.node(
             "Scan",
             *x[:c],
@@ -284,7 +288,7 @@ class Emitter:
             num_scan_inputs=len(sequences),
             scan_input_axes=[a for _, a in sequences],
             scan_input_directions=[direction] * len(sequences),
-            scan_output_directions=[direction] * count,
+            **back,
         )
         got = list(got if isinstance(got, tuple) else (got,))
         rest = iter(got[c:])
