@@ -27,7 +27,7 @@ from weft.ir.library import Attend, Dropout, Rotary, Route
 from weft.ir.op import Composite, expansion
 from weft.ir.pattern import is_causal
 from weft.ir.primitives import Concat, Gather, Loop, Map, Opaque, Part, Rename, Scatter
-from weft.ir.types import Dims, Graph, Node, Type, Val
+from weft.ir.types import Graph, Node, Type, Val
 from weft.ir.verify import verify
 from weft.passes.decode_slots import Routed, on_tokens, sent, taken
 from weft.passes.decode_time import (
@@ -317,29 +317,19 @@ class _Step:
         return outs
 
     def route(self, n: Node, op: Route, ins: list[_Found]) -> Iterable[_Found]:
-        """The queues are as long as earlier choices made them; padding joins none. The losses mix positions.
-
-        Where nobody asks for a place in a queue, none is kept."""
-        count, key, bad = n.outs[4], f"{op.over}_row", refusal(n, f"mixes positions along {self.time}")
-        if not {n.outs[1], count} & {*self.graph.outputs, *(v for m in self.graph.nodes for v in m.ins)}:
-            expert, _, gate, *_ = self.g.many(op, self.value(ins[0]), names=[v.name for v in n.outs])
-            return [expert, bad, gate, *(bad for _ in n.outs[3:])]
+        """The queues are as long as earlier choices made them. What else a router gives (losses) mixes positions."""
+        count, key = n.outs[4], f"{op.over}_row"
         past, rest = f"past_{key}", tuple(d for d in n.outs[0].dims if d not in (ROWS, self.time))
         held = self.g.input(f"past_{n.outs[0].name}", Type("i64", (ROWS, past, *rest)))
-        before = self.queues(held, f"pos - n_{past} + i_{past} >= 0", self.fed.pos, op.over, count.dims)
-        expert, place, gate, *_ = self.g.many(op, self.value(ins[0]), before, names=[v.name for v in n.outs])
+        formula = f"where(pos - n_{past} + i_{past} >= 0 and expert == i_{op.over}, 1, 0)"
+        waiting = self.g.map(formula, expert=held, pos=self.fed.pos, to=(*held.dims, op.over), dtype="i64")
+        queues = self.g.reduce(waiting, to=count.dims)
+        expert, place, gate, *_ = self.g.many(op, self.value(ins[0]), queues, names=[v.name for v in n.outs])
         row = self.g.expand(expert, to=(ROWS, self.time, *rest))
         self.states.append(State("rows", held, row, self.join(held, row, key, f"all_{expert.name}"), past, src=n.src))
         self.router |= dict.fromkeys((expert, place), len(self.states))
-        new = self.queues(expert, "pos", self.fed.real, op.over, count.dims)
-        after = self.g.map("n + more", n=before, more=new, dtype="i64")
-        return [expert, place, gate, bad, after, *(bad for _ in n.outs[5:])]
-
-    def queues(self, expert: Val, there: str, pos: Val, over: str, to: Dims) -> Val:
-        """How many of these choices wait for each expert, of the positions that are there."""
-        formula = f"where({there} and expert == i_{over}, 1, 0)"
-        joins = self.g.map(formula, expert=expert, pos=pos, to=(*expert.dims, over), dtype="i64")
-        return self.g.reduce(joins, to=to)
+        bad = refusal(n, f"mixes positions along {self.time}")
+        return [expert, place, gate, *(bad for _ in n.outs[3:])]
 
     def scatter(self, n: Node, op: Scatter, ins: list[_Found]) -> Routed:
         """Tokens sent to slots of their own stay tokens."""
