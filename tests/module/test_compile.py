@@ -11,7 +11,7 @@ import weft
 from tests.campaign import SOAK
 from tests.module.models import EVERY, emitted, inputs, model, numbers, targets
 from weft import api
-from weft.codegen.runtime import attention, whole
+from weft.codegen.runtime import attention, experts, whole
 from weft.codegen.runtime.steps import Steps
 
 pytestmark = [  # what torch says of its own steps
@@ -190,6 +190,18 @@ def test_a_loop_whose_carry_is_an_operand_gives_memory_of_its_own():
     torch.library.opcheck(
         whole.OPS.steps.default, (loop.key, "t", [x], []), test_utils=("test_schema", "test_faketensor")
     )
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_products_of_experts_are_one_op(each):
+    x, w, d = torch.randn(5, 3), torch.randn(4, 3, 2), torch.randn(5 * each, 2)
+    expert = torch.tensor([0, 3, 3, 1, 0, 0, 3, 1, 1, 0][: 5 * each])
+    check, rows = ("test_schema", "test_faketensor"), experts.groups(expert, 4)
+
+    torch.library.opcheck(whole.OPS.expert_product.default, (x, w, expert, each), test_utils=check)
+    torch.library.opcheck(whole.OPS.expert_weights.default, (x, d, expert, 4, each), test_utils=check)
+    assert torch.equal(whole.OPS.expert_product(x, w, expert, each), experts.product(x, w, rows, each))
+    assert torch.equal(whole.OPS.expert_weights(x, d, expert, 4, each), experts.weights(x, d, rows, each))
 
 
 def test_keys_say_the_whole_object_and_no_address():

@@ -46,6 +46,18 @@ def test_open_sizes_survive_a_file(name):
         assert same(loaded(program).module()(**x), module(**x))
 
 
+@pytest.mark.skipif(not SOAK, reason="seconds; the soak runs it")
+def test_a_capacity_stays_open_from_two_on():
+    module = model("mixed").eval()
+    x = {**inputs("mixed", 3, 8), **targets("mixed", 3, 8)}
+    sizes = {"batch": Dim("batch", max=8), "seq": Dim("seq", min=3, max=16)}
+    for shapes in ({i: sizes[d] for i, d in enumerate(sizes)}, {0: Dim.AUTO, 1: Dim.AUTO}):
+        program = torch.export.export(module, (), x, dynamic_shapes=dict.fromkeys(x, shapes)).module()
+        for seq in (5, 16):
+            y = {**inputs("mixed", 2, seq), **targets("mixed", 2, seq)}
+            assert same(program(**y), module(**y))
+
+
 def test_what_stays_an_op_says_what_it_is():
     program = exported("gpt", False, model("gpt").eval())
     ops = [n for n in program.graph.nodes if n.op == "call_function" and "weft" in str(n.target)]

@@ -1,6 +1,6 @@
-"""What torch.compile and torch.export take whole, as one op: attention layouts and loops over steps.
+"""What torch.compile and torch.export take whole, as one op: attention layouts, loops over steps, products of experts.
 
-Both are Python that branches on lengths. Traced, it would fix them, and unroll; as an op its lengths stay open. Outside
+All are Python that branches on lengths. Traced, it would fix them, and unroll; as an op its lengths stay open. Outside
 a compiler the same code runs as it stands. The namespace is made of the hash of this package's torch code, so packages
 in one process never meet, and a program saved by torch.export finds its ops and types where the package was imported.
 """
