@@ -67,7 +67,8 @@ def compile(
     packs: Iterable[str | os.PathLike[str]] = (),
     require_tuned: bool = False,
 ) -> Any:
-    """Compile a spec (a path or a `weft.Model`) to a torch.nn.Module with .plan, .step(), .prefill() and .state().
+    """Compile a spec (a path, a mapping or a `weft.Model`) to a torch.nn.Module with .plan, .step(), .prefill() and
+    .state().
 
     out: the folder to write the package to; without one it lives in a temporary folder until the process ends. memory:
     most bytes alive at once, as a number or like "60GB". set: sizes of dims. device: where the parameters are drawn;

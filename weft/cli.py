@@ -236,6 +236,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for name in unknown():
         say(f"warning: weft reads no variable {name}; `weft doctor` shows those it reads", people=True)
     try:
+        if any("\0" in word for word in given):
+            raise click.UsageError("no name of a file or of anything else holds a NUL")
         return cli.main(given, prog_name="weft", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message(), people=True)

@@ -80,9 +80,6 @@ def _file(path: str, given: Mapping[str, Any]) -> None:
 
 def _tried(given: Mapping[str, Any]) -> None:
     """Every path that the verb at hand would write to."""
-    texts = [t for value in given.values() for t in (value if isinstance(value, tuple) else (value,))]
-    if any(isinstance(t, str) and "\0" in t for t in texts):
-        raise UsageError("no file and no name holds a NUL")
     found: dict[str, str] = {}
     for param in click.get_current_context().command.params:
         path = given.get(param.name or "")
