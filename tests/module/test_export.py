@@ -86,16 +86,22 @@ def test_two_packages_save_types_of_their_own():
 
 
 def test_another_process_imports_the_package_first(tmp_path):
-    """Under whatever name; torch alone is needed."""
+    """Under whatever name, with torch alone, and no compiler comes along; a pickled module is found by its own name."""
     module, x = model("gpt").eval(), {**inputs("gpt"), **targets("gpt")}
+    folder = Path(emitted("gpt").__file__).parent
     torch.export.save(exported("gpt", True, module), tmp_path / "program.pt2")
     torch.save((x, module(**x).logits.detach()), tmp_path / "want.pt")
-    (tmp_path / "mine").symlink_to(Path(emitted("gpt").__file__).parent)
-    code = (
-        "import mine, torch\n"
-        "x, want = torch.load('want.pt')\n"
-        "out = torch.export.load('program.pt2').module()(**x)\n"
-        "assert type(out) is mine.Output and torch.allclose(out.logits, want, atol=1e-12)\n"
-    )
+    torch.save(module, tmp_path / "module.pt")
+    (tmp_path / "mine").symlink_to(folder)
+    code = f"""
+import sys, mine, torch
+assert not {{"torch._dynamo", "weft"}} & {{*sys.modules}}
+x, want = torch.load("want.pt")
+out = torch.export.load("program.pt2").module()(**x)
+assert type(out) is mine.Output and torch.allclose(out.logits, want, atol=1e-12)
+import weft
+weft.load({str(folder)!r}, device="meta")
+assert torch.equal(torch.load("module.pt", weights_only=False)(**x).logits, want)
+"""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

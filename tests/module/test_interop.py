@@ -223,6 +223,8 @@ def test_transforms_of_functions_are_refused():
     weights = dict(module.named_parameters())
     with pytest.raises(RuntimeError, match="setup_context"):
         torch.func.grad(lambda w: functional_call(module, w, kwargs=given).loss)(weights)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(lambda row: module(row[None]).logits)(given["tokens"])
 
 
 def test_hooks_of_modules_are_heard():
