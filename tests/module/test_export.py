@@ -43,7 +43,7 @@ def test_open_sizes_survive_a_file(name):
 
     for batch, seq in ((3, 6), (2, 8), (4, 3)):
         x = {**inputs(name, batch, seq), **targets(name, batch, seq)}
-        assert same(loaded(program).module()(**x), module(**x))
+        assert same(program(**x), module(**x))
 
 
 @pytest.mark.skipif(not SOAK, reason="seconds; the soak runs it")
