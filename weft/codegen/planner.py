@@ -31,6 +31,10 @@ Profiler = Callable[[Program, Mapping[str, int], Sequence[Block]], Sequence[Bloc
 """Measures each block in each of its modes at given sizes."""
 
 
+SCALARS = 64
+"""Bytes."""
+
+
 @dataclass(frozen=True)
 class Half:
     """One function of a block: its graph, and how its nodes are grouped."""
@@ -209,11 +213,12 @@ def _runs(model: Structure, found: Sequence[Block], sizes: Mapping[str, int]) ->
 def _base(program: Program, prices: Prices) -> int:
     """Bytes that live throughout: parameters, the model's inputs, and what it returns, which its caller holds.
 
-    With training also the gradient that a backward starts from: one of the size of the first output."""
+    With training also the gradient that a backward starts from: one of the size of the first output. And scalars that a
+    call makes: seeds and counts."""
     wanted = {p.value for p in program.params} | set(program.inputs)
     held = [v for v in program.graph.inputs if v.name in wanted]
     seed = program.graph.outputs[:1] if program.train else ()
-    return sum(map(prices.size, (*held, *program.graph.outputs, *seed)))
+    return sum(map(prices.size, (*held, *program.graph.outputs, *seed))) + SCALARS
 
 
 def _block(

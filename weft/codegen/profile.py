@@ -1,8 +1,9 @@
 """What each block holds in memory, measured: its emitted functions run on the meta device, where nothing is computed.
 
 A dispatch mode sees every tensor that an operation makes and counts the bytes of storages still alive. Meta tensors
-have the sizes and views of real ones, so the numbers are those of a real run; what a fused operator needs inside itself
-is not seen on either. Imports torch.
+have the sizes and views of real ones, so the numbers are those of a real run; what a CPU's operators need inside
+themselves is not seen on either and is added (`workspace`), for as many threads as torch has where the plan is made.
+Imports torch.
 """
 
 import importlib.util
@@ -32,6 +33,7 @@ from .block_file import block_file
 from .blocks import Block, Pair, halves, joint_of
 from .sizes import Sizes
 from .structure import Given
+from .workspace import workspace
 
 DTYPES = {
     "f16": torch.float16,
@@ -57,11 +59,12 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of storages made while the mode is on and still alive; `most` is the peak so far.
 
     Storages that were there before (of the tensors given) are not counted, nor are those whose number, in order of
-    making, is in `skip`."""
+    making, is in `skip`. threads: also count what torch's CPU operators allocate inside themselves on so many; 0: do
+    not."""
 
-    def __init__(self, given: Iterable[Tensor] = (), skip: Collection[int] = ()) -> None:
+    def __init__(self, given: Iterable[Tensor] = (), skip: Collection[int] = (), threads: int = 0) -> None:
         super().__init__()
-        self.skip = skip
+        self.skip, self.threads = skip, threads
         self.count = _Count()
         self.given = {x.untyped_storage()._cdata for x in given}
 
@@ -70,6 +73,9 @@ class LiveBytes(TorchDispatchMode):
         for x in tree_leaves(out):
             if isinstance(x, Tensor):
                 self.see(x)
+        if self.threads:
+            inside = workspace(str(func.name()).split(".")[0], args, out, self.threads)
+            self.count.most = max(self.count.most, self.count.now + inside)
         return out
 
     def see(self, x: Tensor) -> None:
@@ -130,7 +136,7 @@ def _profiled(program: Program, sizes: Mapping[str, int], block: Block, target: 
 
 def profile(program: Program, sizes: Mapping[str, int], block: Block, target: Target) -> BlockProfile:
     """One block in each of its modes."""
-    run = _Run(program, sizes, block)
+    run = _Run(program, sizes, block, torch.get_num_threads() if target.kind == "cpu" else 0)
     if not program.train:
         modes = (Cost("forward", 0, run.forward_peak(), 0),)
         return BlockProfile(block.name, modes, run.boundary, 0)
@@ -166,8 +172,8 @@ def imported(name: str, source: str) -> ModuleType:
 class _Run:
     """The emitted functions of one block, and meta tensors to call them with."""
 
-    def __init__(self, program: Program, sizes: Mapping[str, int], block: Block) -> None:
-        self.program, self.block, self.sizes = program, block, sizes
+    def __init__(self, program: Program, sizes: Mapping[str, int], block: Block, threads: int) -> None:
+        self.program, self.block, self.sizes, self.threads = program, block, sizes, threads
         self.module = imported(block.name, block_file(program, block))
         by_input = dict(zip(block.site.body.inputs, block.site.sources))
         self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
@@ -185,7 +191,7 @@ class _Run:
     def forward_peak(self) -> int:
         args = [self.tensor(v) for v in self.block.graph.inputs]
         skip = self.returned("forward", args)
-        with torch.no_grad(), LiveBytes(args, skip) as live:
+        with torch.no_grad(), LiveBytes(args, skip, self.threads) as live:
             self.module.forward(*args)
         return live.most
 
@@ -203,7 +209,7 @@ class _Run:
         args = {v.name: self.tensor(v) for v in self.block.graph.inputs}
         outputs = len(self.block.graph.outputs)
         skip = self.returned(pair.name("forward"), list(args.values()))
-        with torch.no_grad(), LiveBytes(args.values(), skip) as live:
+        with torch.no_grad(), LiveBytes(args.values(), skip, self.threads) as live:
             got = getattr(self.module, pair.name("forward"))(*args.values())
             got = got if isinstance(got, tuple) else (got,)
             forward_peak = live.most
