@@ -41,25 +41,38 @@ def tune(
     """Time the configurations of a spec's kernels, or of those of a package's folder, whose configs.json gets the
     winners; every trial is kept in the store.
 
-    target: the machine's own by default. seconds: for all kernels; trials: at most of one. resume: believe what was
-    timed before. only: part of a kernel's name. devices: as CUDA_VISIBLE_DEVICES names them. shared: a store that
-    tuners on other hosts use too; storage: URL of an Optuna storage that they use. sampler: a name, or an Optuna
-    sampler. Raises BackendError where the device is missing.
+    target: the machine's own by default. seconds: for all kernels, planning included, after which nothing begins and
+    what is under way is ended; trials: at most of one. resume: believe what was timed before. only: part of a kernel's
+    name. dtype: of the configurations, by any of its names. devices: as CUDA_VISIBLE_DEVICES names them. shared: a
+    store that tuners on other hosts use too; storage: URL of an Optuna storage that they use. sampler: a name, or an
+    Optuna sampler. Raises BackendError where the device is missing, UsageError for a name that is none.
     """
+    from weft.autotune import names
+    from weft.autotune.budget import Budget
     from weft.autotune.result import Options
     from weft.autotune.session import Session, Settings
     from weft.cache.sources import Pretuned
     from weft.cache.store import Store
     from weft.codegen.machine import own_target
 
+    budget, kind = Budget(seconds), names.dtype(dtype)
+    if isinstance(sampler, str):
+        names.sampler(sampler)
+    if target is not None:
+        names.target(target)
     own = own_target()
     aim = target or own
-    if (own == "cpu" and not devices) or aim == "cpu":
+    if aim == "cpu" or (own == "cpu" and not devices):
         raise BackendError("there is no GPU to tune on; --prepare needs none, and --replay searches a recorded table")
+    names.target(aim)
+    if storage:
+        from weft.autotune.shared_study import tried
+
+        tried(storage)
     made, folder, rewrite = tunable(source, sets, small, train, aim)
     options = Options(seed=seed, sampler=sampler, resume=resume)
     settings = Settings(
-        made.target.name, seconds, trials, tuple(devices) or ("",), only, dtype, shared=shared is not None,
+        made.target.name, budget, trials, tuple(devices) or ("",), only, kind, shared=shared is not None,
         storage=storage, options=options,
     )  # fmt: skip
     with Store() as private, Store(shared) if shared is not None else private as store:
@@ -81,30 +94,29 @@ def prepare(
     most: int | None = None,
     only: str = "",
     dtype: str = "bf16",
-    watch: Any = None,
 ) -> Prepared:
     """Take the configurations of a spec's or a package's kernels through every gate that needs no GPU.
 
-    target: the machine's own by default. seconds: for all kernels; most: configurations of a kernel that are compiled.
-    watch: is told in a line what is being done.
+    target: the machine's own by default. seconds: for all kernels, planning included, after which nothing begins and
+    what is under way is ended; most: configurations of a kernel that are compiled. dtype: of the configurations, by any
+    of its names. UsageError for a name that is none.
     """
+    from weft.autotune import names
+    from weft.autotune.budget import Budget
     from weft.autotune.prepare import prepare as run
     from weft.autotune.problems import by_weight, tasks
     from weft.autotune.session import nothing
     from weft.cache.store import Store
-    from weft.codegen.machine import own_target
 
-    aim = target or own_target()
-    if aim == "cpu":
-        raise UsageError("--prepare needs to know what for: --target sm_90, say")
+    budget, kind, aim = Budget(seconds), names.dtype(dtype), _aim(target, "--prepare")
     made, folder, _ = tunable(source, sets, small, train, aim)
-    found = tasks(made, folder, aim, dtype)
+    found = tasks(made, folder, aim, kind)
     chosen = by_weight(found, only) if only else found
     if not chosen:
         raise UsageError(nothing(only, [t.problem.name for t in found]))
     with Store() as store:
         bounds: dict[str, Any] = {"most": most} if most else {}
-        return run(chosen, store, aim, seconds=seconds or float("inf"), watch=watch or (lambda text: None), **bounds)
+        return run(chosen, store, aim, budget=budget, **bounds)
 
 
 def replay(
@@ -121,19 +133,24 @@ def replay(
 ) -> Replays:
     """Search a recorded table of Kernel Tuner or T4 instead of a GPU, with `seeds` seeds from `seed` on.
 
-    warm: tables of the same kernel elsewhere, whose fastest become seeds. trials: default 100. resume: keep the trials
-    in the store, and take those of an earlier run as they are."""
+    warm: tables of the same kernel elsewhere, whose fastest become seeds. trials: default 100. seconds: of all
+    searches. resume: keep the trials in the store, and take those of an earlier run as they are."""
+    from weft.autotune import names
+    from weft.autotune.budget import Budget
     from weft.autotune.replay import load
     from weft.autotune.replays import TRIALS, replays
     from weft.cache.store import Store
 
-    others = [load(path) for path in warm]
+    others, budget = [load(path) for path in warm], Budget(seconds)
+    if isinstance(sampler, str) and names.sampler(sampler) in names.SEEDLESS and others:
+        takers = ", ".join(n for n in names.SAMPLERS if n not in names.SEEDLESS)
+        raise UsageError(f"sampler {sampler} takes no seeds, so --warm says nothing to it; these do: {takers}")
     limit = TRIALS if trials is None and seconds is None else trials
     watched = {"watch": watch} if watch else {}
     store = Store() if resume else None
     try:
         return replays(
-            load(table), seeds=seeds, seed=seed, trials=limit, seconds=seconds, sampler=sampler, warm=others,
+            load(table), seeds=seeds, seed=seed, trials=limit, budget=budget, sampler=sampler, warm=others,
             store=store, **watched,
         )  # fmt: skip
     finally:
@@ -169,14 +186,22 @@ def tuned(
 
     target: the machine's own by default. CheckFailed names every kernel that was not measured for it."""
     from weft.cache.answer import require
-    from weft.codegen.machine import own_target
 
-    aim = target or own_target()
-    if aim == "cpu":
-        raise UsageError("--require-tuned needs to know what for: --target sm_90, say")
+    aim = _aim(target, "--require-tuned")
     found = _chosen(tunable(source, sets, small, train, aim)[0], os.path.basename(os.fspath(source)))
     require(found.answers)
     return found.answers
+
+
+def _aim(target: str | None, option: str) -> str:
+    """A target that kernels are tuned for, by default the machine's own."""
+    from weft.autotune import names
+    from weft.codegen.machine import own_target
+
+    aim = own_target() if target is None else names.target(target)
+    if aim == "cpu":
+        raise UsageError(f"{option} needs to know what for: --target sm_90, say")
+    return names.target(aim)
 
 
 def _chosen(planned: Planned, spec: str, packs: Iterable[str | os.PathLike[str]] = ()) -> Chosen:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from weft import outputs
 from weft.cli_shell import output
 from weft.errors import UsageError
-
-if TYPE_CHECKING:
-    from weft.autotune.progress import Progress
 
 INTERRUPTED = 130
 Found = tuple[dict[str, Any], str, int]
@@ -37,19 +35,20 @@ def _added(path: str, given: Mapping[str, Any]) -> None:
         pack.read(path)
 
 
+_SEED = 2**31 - 1
 OPTIONS: tuple[Any, ...] = (
-    click.option("--budget", metavar="TIME", help="How long it may take, such as 90s, 10m or 1h."),
-    click.option("--trials", type=click.IntRange(1), metavar="N", help="Most configurations timed of a kernel."),
+    click.option("--budget", metavar="TIME", help="How long all of it may take, such as 90s, 10m or 1h."),
+    click.option("--trials", type=click.IntRange(1), metavar="N", help="Most configurations timed, or compiled."),
     click.option("--prepare", is_flag=True, help="Every gate that needs no GPU, into a pack; times nothing."),
     click.option("--require-tuned", is_flag=True, help="Time nothing: exit 1 unless every kernel was measured."),
     click.option("--resume", is_flag=True, help="Take what an earlier run timed as it is, and go on."),
     click.option("--kernel", default="", metavar="NAME", help="Only kernels with this in their name."),
-    click.option("--dtype", default="bf16", metavar="T", help="Of the configurations; default bf16."),
+    click.option("--dtype", default="bf16", metavar="T", help="Of the configurations: bf16, f16 or f32; default bf16."),
     click.option("--device", "devices", multiple=True, metavar="D", help="A GPU, as CUDA_VISIBLE_DEVICES names it."),
     click.option("--shared", type=click.Path(), metavar="DIR", help="A store that tuners on other hosts use as well."),
     click.option("--storage", default="", metavar="URL", help="An Optuna storage that other tuners use as well."),
     click.option("--sampler", default="pool", metavar="NAME", help="pool, random, all, tpe, nsga2, cmaes or gp."),
-    click.option("--seed", default=0, metavar="N", help="Of every choice; default 0."),
+    click.option("--seed", type=click.IntRange(0, _SEED), default=0, metavar="N", help="Of every choice; default 0."),
     click.option("--replay", type=click.Path(), metavar="TABLE", help="Search a recorded table instead of a GPU."),
     click.option("--seeds", type=click.IntRange(1), default=1, metavar="N", help="Replay with so many seeds."),
     click.option("--warm", multiple=True, type=click.Path(), metavar="TABLE", help="Replay: seeds from this table."),
@@ -60,48 +59,75 @@ OPTIONS: tuple[Any, ...] = (
 )
 
 
+GPU, PREPARE, REQUIRED, REPLAY = "a GPU", "--prepare", "--require-tuned", "--replay"
+"""What a run of the verb works with."""
+_SPEC = (GPU, PREPARE, REQUIRED)
+TAKEN: dict[str, tuple[str, ...]] = {
+    "spec": _SPEC, "sets": _SPEC, "small": _SPEC, "train": _SPEC, "target": _SPEC, "budget": (GPU, PREPARE, REPLAY),
+    "trials": (GPU, PREPARE, REPLAY), "prepare": (PREPARE,), "require_tuned": (REQUIRED,), "resume": (GPU, REPLAY),
+    "kernel": (GPU, PREPARE), "dtype": (GPU, PREPARE), "devices": (GPU,), "shared": (GPU,), "storage": (GPU,),
+    "sampler": (GPU, REPLAY), "seed": (GPU, REPLAY), "replay": (REPLAY,), "seeds": (REPLAY,), "warm": (REPLAY,),
+    "html": (GPU, PREPARE, REPLAY), "study": (GPU, REPLAY), "out": (GPU, PREPARE), "force": (GPU, PREPARE, REPLAY),
+}  # fmt: skip
+"""Of each parameter, which of those it says something to; elsewhere it is refused."""
+
+
 def tune(spec: str | None, **given: Any) -> Found:
     """Look at the options and do what they ask for."""
+    from weft.autotune import names
     from weft.autotune.budget import seconds_of
 
     if (spec is None) == (given["replay"] is None):
         raise UsageError("tune takes a SPEC, the folder of a package, or --replay TABLE")
-    given["seconds"] = seconds_of(given.pop("budget")) if given["budget"] else None
-    if given["replay"] is not None:
+    mode = REPLAY if given["replay"] is not None else REQUIRED if given["require_tuned"] else GPU
+    mode = PREPARE if mode == GPU and given["prepare"] else mode
+    _meant(mode, spec, given)
+    given["seconds"] = seconds_of(given.pop("budget")) if given["budget"] is not None else None
+    given["dtype"], given["sampler"] = names.dtype(given["dtype"]), names.sampler(given["sampler"])
+    if mode == REPLAY:
         return _replay(given)
-    for name in ("warm", "seeds"):
-        if given[name] not in ((), 1):
-            raise UsageError(f"--{name} goes with --replay")
+    verbs = {REQUIRED: _required, PREPARE: _prepare, GPU: _package}
+    return verbs[mode](spec, given)
+
+
+def _meant(mode: str, spec: str | None, given: Mapping[str, Any]) -> None:
+    """UsageError for an option that would do nothing, with what it goes with."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        name = param.name or ""
+        if name not in TAKEN or context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        option = param.secondary_opts[0] if given.get(name) is False and param.secondary_opts else param.opts[-1]
+        if mode not in TAKEN[name]:
+            raise UsageError(f"{option} says nothing to {mode}; it goes with {', '.join(TAKEN[name])}")
+        if name == "train" and spec is not None and os.path.isdir(spec):
+            raise UsageError(f"a package was made with or without its backward; {option} goes with a spec")
+    if given["force"] and not given["html"]:
+        raise UsageError("--force overwrites the file of --html PATH, which is not given")
     if given["shared"] and given["storage"]:
         raise UsageError("--shared and --storage are two ways to share; give one")
-    if given["require_tuned"]:
-        return _required(spec, given)
-    return _prepare(spec, given) if given["prepare"] else _package(spec, given)
-
-
-def _progress() -> Progress:
-    from weft.autotune.progress import Progress
-
-    return Progress()
 
 
 def _replay(given: dict[str, Any]) -> Found:
     from weft import api
     from weft.autotune import report
+    from weft.autotune.progress import Progress
     from weft.autotune.replays import table_text
 
-    with _progress() as progress:
+    with Progress() as progress:
         found = api.replay(
             given["replay"], warm=given["warm"], seeds=given["seeds"], seed=given["seed"], trials=given["trials"],
             seconds=given["seconds"], sampler=given["sampler"], resume=given["resume"], watch=progress.watch,
         )  # fmt: skip
     last = found.results[-1]
     results = [report.data(r) for r in found.results]
-    paths = _written(given, results, f"{found.table.label}, replayed", last.study)
+    studies = {f"weft seed {given['seed'] + i}": r.study for i, r in enumerate(found.results) if r.study is not None}
+    paths = _written(given, results, f"{found.table.label}, replayed", studies)
     data = {"mode": "replay", **found.data(), "paths": paths, "kernels": results}
     parts = [report.text(last)] if len(results) == 1 else []
-    text = "\n\n".join([*parts, table_text([found]), *(f"wrote {path}" for path in paths)])
-    return data, text, INTERRUPTED if last.stopped == "interrupted" else 0
+    late = f"the budget is used up; {found.unbegun} of {given['seeds']} seeds were not begun; it takes a longer one"
+    parts += [table_text([found]), *([late] if found.unbegun else []), *map(_wrote, paths)]
+    return data, "\n\n".join(parts), INTERRUPTED if last.stopped == "interrupted" else int(bool(found.unbegun))
 
 
 def _required(spec: str | None, given: dict[str, Any]) -> Found:
@@ -114,25 +140,28 @@ def _required(spec: str | None, given: dict[str, Any]) -> Found:
 
 def _prepare(spec: str | None, given: dict[str, Any]) -> Found:
     from weft import api
+    from weft.autotune.report_html import prepared_page
 
-    with _progress() as progress:
-        found = api.prepare(
-            spec, given["sets"], given["small"], given["train"], given["target"], seconds=given["seconds"],
-            most=given["trials"], only=given["kernel"], dtype=given["dtype"], watch=progress.note,
-        )  # fmt: skip
-    paths = [_pack(given["out"], found.pack)] if given["out"] else []
-    data = {"mode": "prepare", **found.data(), "paths": paths}
-    return (
-        data,
-        "\n".join([found.text(), *(f"wrote {path}: {found.pack.rows} rows" for path in paths)]),
-        int(bool(found.broken)),
-    )
+    found = api.prepare(
+        spec, given["sets"], given["small"], given["train"], given["target"], seconds=given["seconds"],
+        most=given["trials"], only=given["kernel"], dtype=given["dtype"],
+    )  # fmt: skip
+    data, paths, lines = {"mode": "prepare", **found.data()}, list[str](), [found.text()]
+    if given["html"]:
+        outputs.write(given["html"], prepared_page(data, f"{os.path.basename(spec or '')}, prepared"))
+        paths.append(given["html"])
+        lines.append(_wrote(given["html"]))
+    if given["out"]:
+        paths.append(_pack(given["out"], found.pack))
+        lines.append(f"{_wrote(given['out'])}: {found.pack.rows} rows")
+    return data | {"paths": paths}, "\n".join(lines), int(not found.ok)
 
 
 def _package(spec: str | None, given: dict[str, Any]) -> Found:
     from weft import api
+    from weft.autotune.progress import Progress
 
-    with _progress() as progress:
+    with Progress() as progress:
         found = api.tune(
             spec, given["sets"], given["small"], given["train"], given["target"], seconds=given["seconds"],
             trials=given["trials"], resume=given["resume"], only=given["kernel"], dtype=given["dtype"],
@@ -140,13 +169,18 @@ def _package(spec: str | None, given: dict[str, Any]) -> Found:
             seed=given["seed"], watch=progress.watch,
         )  # fmt: skip
     data = found.data()
-    study = found.tuned[-1].result.study if found.tuned else None
-    paths = _written(given, data["kernels"], spec or "", study)
+    studies = {f"weft {t.task.problem.name}": t.result.study for t in found.tuned if t.result.study is not None}
+    paths = _written(given, data["kernels"], spec or "", studies)
     paths += [_pack(given["out"], found.pack)] if given["out"] else []
-    text = "\n".join([found.text(), *(f"wrote {path}" for path in paths)])
+    text = "\n".join([found.text(), *map(_wrote, paths)])
     if found.interrupted:
         text += "\ninterrupted: what was timed is kept; --resume goes on from there"
-    return {"mode": "tune", **data, "paths": paths}, text, INTERRUPTED if found.interrupted else 0
+    code = INTERRUPTED if found.interrupted else int(bool(found.unbegun))
+    return {"mode": "tune", **data, "paths": paths}, text, code
+
+
+def _wrote(path: str) -> str:
+    return f"wrote {path}"
 
 
 def _pack(path: str, made: Any) -> str:
@@ -159,17 +193,17 @@ def _pack(path: str, made: Any) -> str:
     return path
 
 
-def _written(given: dict[str, Any], results: list[dict[str, Any]], title: str, study: Any) -> list[str]:
-    """The HTML report and the study, where they are asked for."""
+def _written(given: dict[str, Any], results: list[dict[str, Any]], title: str, studies: Mapping[str, Any]) -> list[str]:
+    """The HTML report and the studies, where they are asked for."""
     paths: list[str] = []
     if given["html"]:
         from weft.autotune.report_html import page
 
         outputs.write(given["html"], page(results, os.path.basename(title)))
         paths.append(given["html"])
-    if given["study"] and study is not None:
+    if given["study"]:
         from weft.autotune.study import export
 
-        export(study, given["study"])
+        export(studies, given["study"])
         paths.append(given["study"])
     return paths

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import threading
@@ -27,7 +28,7 @@ def minutes(seconds: float) -> str:
 
 
 class Beat:
-    """A line on a terminal with the time since it began, drawn by a thread; the innermost one draws.
+    """A line on a terminal with the time since it began, drawn by a thread; the innermost one draws. Elsewhere nothing.
 
     terminal: whether `out`, stderr by default, is one. wait: how the thread waits, for tests."""
 
@@ -78,21 +79,18 @@ class Beat:
         """Now."""
         with self._lock:
             text = self.state()
-            if not text or Beat.current not in (self, None):
+            if not text or not self.tty or Beat.current not in (self, None):
                 return
             self.drawn = self.clock()
             text = f"[{minutes(self.drawn - self.began)}] {text}"
-            if self.tty:
-                text = text[: max(20, shutil.get_terminal_size().columns - 1)]  # a line that wraps cannot be redrawn
-                self._write("\r" + text.ljust(self._width))
-                self._width = len(text)
-            else:
-                self._write(text + "\n")
+            text = text[: max(20, shutil.get_terminal_size().columns - 1)]  # a line that wraps cannot be redrawn
+            self._write("\r" + text.ljust(self._width))
+            self._width = len(text)
 
     def clear(self) -> None:
         """Take the line away, for something else to be written."""
         with self._lock:
-            if self.tty and self._width:
+            if self._width:
                 self._write("\r" + " " * self._width + "\r")
                 self._width = 0
 
@@ -110,6 +108,7 @@ class Working(Beat):
     def __init__(self, *args: object, **given: object) -> None:
         super().__init__(*args, **given)  # type: ignore[arg-type]
         self.what, self.done, self.total, self.since = "", 0, 0, self.began
+        self.ends: float | None = None
 
     def state(self) -> str:
         now = self.clock()
@@ -118,23 +117,27 @@ class Working(Beat):
         parts = [self.what]
         if self.total:
             parts.append(f"{self.done}/{self.total}")
-        if 0 < self.done <= self.total:
+        if self.ends is not None:
+            parts.append(f"eta {minutes(max(0.0, self.ends - now))}")
+        elif 0 < self.done <= self.total:
             parts.append(f"eta {minutes((now - self.since) / self.done * (self.total - self.done))}")
         return "  ".join(parts)
 
-    def to(self, what: str, done: int, total: int) -> None:
+    def to(self, what: str, done: int, total: int, left: float | None = None) -> None:
         """See `doing`."""
         if not done or total != self.total:
             self.since = self.clock()
         self.what, self.done, self.total = what, done, total
+        self.ends = self.clock() + left if left is not None and left != math.inf else None
         if self.clock() - self.drawn >= BEAT_SECONDS / 4:
             self.draw()
 
 
-def doing(what: str, done: int = 0, total: int = 0) -> None:
-    """Say what is being done, and how many of its steps of how many are. What is left counts from the first step."""
+def doing(what: str, done: int = 0, total: int = 0, left: float | None = None) -> None:
+    """Say what is being done, and how many of its steps of how many are. What is left counts from the first step, or is
+    so many seconds, where who says it knows better."""
     if isinstance(Beat.current, Working):
-        Beat.current.to(what, done, total)
+        Beat.current.to(what, done, total, left)
 
 
 def clear() -> None:

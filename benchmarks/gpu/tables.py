@@ -71,6 +71,7 @@ def chosen(target: str, rehearsal: bool) -> dict[str, tuple[Package, Task]]:
 
 
 def _record(stage: Stage, name: str, made: Package, task: Task, store: object, path: Path) -> None:
+    from weft.autotune.budget import Budget
     from weft.autotune.prepare import narrowed
     from weft.autotune.result import Options
     from weft.autotune.session import Session, Settings
@@ -81,7 +82,7 @@ def _record(stage: Stage, name: str, made: Package, task: Task, store: object, p
     options = Options(sampler="all", resume=True, enough=None)
     devices = ("cpu",) if stage.rehearsal else ("",)
     seconds = 10.0 if stage.rehearsal else max(10.0, stage.left)
-    settings = Settings(task.problem.target, seconds, None, devices, options=options)
+    settings = Settings(task.problem.target, Budget(seconds), None, devices, options=options)
     session = Session(made.planned, made.folder, settings, store, rewrite=False)
     session.tasks = [narrowed(task, 3 if stage.rehearsal else CONFIGURATIONS)]
     found = session.run()

@@ -149,7 +149,7 @@ def test_a_study_is_written_for_the_dashboard_and_read_again(tmp_path, suffix):
         trial = study.ask(sampler.space)
         study.tell(trial, 10.0 + i) if i else study.tell(trial, state=optuna.trial.TrialState.FAIL)
     path = tmp_path / f"study{suffix}"
-    where = export(study, path)
+    where = export({"weft": study}, path)
     if suffix == ".db":
         read = optuna.load_study(study_name="weft", storage=where)
     else:
@@ -157,9 +157,9 @@ def test_a_study_is_written_for_the_dashboard_and_read_again(tmp_path, suffix):
         read = optuna.load_study(study_name="weft", storage=optuna.storages.JournalStorage(backend))
     assert [(t.params, t.value) for t in read.trials] == [(t.params, t.value) for t in study.trials]
     with pytest.raises(UsageError, match="exists"):
-        export(study, path)
+        export({"weft": study}, path)
     with pytest.raises(UsageError, match=r"\.db"):
-        export(study, tmp_path / "study.txt")
+        export({"weft": study}, tmp_path / "study.txt")
 
 
 def test_importing_the_tuner_takes_no_torch_and_its_types_nothing_heavy():

@@ -73,7 +73,7 @@ def test_one_of_two_draws(work, clock):
     with Progress(Terminal(), clock, wait=lambda stop, seconds: True) as inner:
         clock.pass_(3.0)
         work.beat()
-        inner.note("preparing")
+        doing("preparing")
         assert "preparing" in inner.out.getvalue()
     assert work.out.getvalue() == ""
     assert Beat.current is work
@@ -112,7 +112,7 @@ def test_every_verb_says_what_it_does(verb, as_json, tmp_path, monkeypatch, caps
     monkeypatch.setenv("WEFT_KERNELS", "torch")
     Path("s.yaml").write_text(SPEC)
     told: list[tuple[str, bool]] = []
-    monkeypatch.setattr(Working, "to", lambda self, what, done, total: told.append((what.split(":")[0], self.tty)))
+    monkeypatch.setattr(Working, "to", lambda self, what, *_: told.append((what.split(":")[0], self.tty)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", Terminal())
         assert cli.run([*VERBS[verb], *(["--json"] if as_json else [])]) == 0

@@ -14,7 +14,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from weft.autotune.gates import Gatekeeper, Verdict
+from weft.autotune.budget import FOREVER, Budget
+from weft.autotune.candidate import Verdict
+from weft.autotune.gates import Gatekeeper
 from weft.autotune.process import Answer, Fault, Worker
 from weft.autotune.types import Config, Fidelity, Outcome, Status, config_id
 from weft.autotune.workload import Problem
@@ -41,14 +43,15 @@ class BenchRunner:
     """One worker on one device.
 
     keeper: the gates; None only where a caller has its own. device: as CUDA_VISIBLE_DEVICES names it, "" for the first,
-    or "cpu". cache: where Triton finds kernels that were compiled before. sent: what was let through, for spies.
+    or "cpu". cache: where Triton finds kernels that were compiled before. budget: of everything; what it ends raises
+    Late. sent: what was let through, for spies.
     """
 
     def __init__(
         self, problem: Problem, keeper: Gatekeeper | None, *, device: str = "", cache: str = "", seed: int = 0,
-        program: str = PROGRAM, place: Callable[[Verdict], object] | None = None,
+        program: str = PROGRAM, place: Callable[[Verdict], object] | None = None, budget: Budget = FOREVER,
     ) -> None:  # fmt: skip
-        self.problem, self.keeper, self.place = problem, keeper, place
+        self.problem, self.keeper, self.place, self.budget = problem, keeper, place, budget
         self.worker = Worker(program, env=environment(device, cache))
         self.sent: list[Config] = []
         self._checked: dict[str, Outcome] = {}
@@ -70,7 +73,7 @@ class BenchRunner:
 
     def device(self) -> dict[str, Any]:
         """What the device is. Raises BackendError where there is none."""
-        answer = self.worker.ask({"op": "device", "device": self._job["device"]}, CHECK_SECONDS)
+        answer = self.worker.ask({"op": "device", "device": self._job["device"]}, CHECK_SECONDS, self.budget)
         if answer.data is None or answer.raised or "missing" in answer.data:
             why = answer.reason or answer.raised or (answer.data or {}).get("missing", "")
             raise BackendError(f"no device to tune on: {why}; --prepare needs none")
@@ -105,7 +108,7 @@ class BenchRunner:
     def _ask(self, job: Mapping[str, Any], config: Config, seconds: float) -> Answer:
         assert self.keeper is None or self.keeper.admitted(config), f"{config} did not pass the gates"
         self.sent.append(dict(config))
-        return self.worker.ask({**self._job, **job, "config": dict(config)}, seconds)
+        return self.worker.ask({**self._job, **job, "config": dict(config)}, seconds, self.budget)
 
     def _after(self, found: Outcome) -> None:
         """A worker that has crashed or run out of memory is not asked again."""

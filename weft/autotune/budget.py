@@ -1,6 +1,7 @@
 """How long a search may take: seconds by a clock that tests can replace, or a number of trials, or both.
 
-A search is never cut inside a trial, so it ends within its budget and the deadline of one trial.
+Of a search the budget is looked at between trials. What a session was given as a whole holds inside them too: no job of
+a worker begins after it, one under way is ended with it, and who waits for that is told by `Late`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def seconds_of(text: str) -> float:
     return value
 
 
+class Late(Exception):
+    """The budget is used up: what was asked for was not begun, or was ended. Says nothing of a configuration."""
+
+
 @dataclass
 class Budget:
     """seconds: of the clock, from when it is made; trials: those known from an earlier run included. None: no limit."""
@@ -49,9 +54,17 @@ class Budget:
         """Seconds; infinite without a limit."""
         return math.inf if self.seconds is None else self.seconds - self.used
 
+    def part(self, seconds: float, trials: int | None = None) -> Budget:
+        """A budget from now on, of at most what this one has left."""
+        most = min(seconds, self.left())
+        return Budget(None if most == math.inf else most, trials, clock=self.clock)
+
     def over(self, trials: int, reserve: float = 0.0) -> bool:
         """Whether no further trial may begin. reserve: seconds kept for what comes after the trials."""
         return (self.trials is not None and trials >= self.trials) or self.left() <= reserve
+
+
+FOREVER = Budget()
 
 
 @dataclass

@@ -4,7 +4,8 @@
         built = pool.shared(launch, "sm_90").result()      bytes of shared memory, 0.1 to 0.4 CPU-seconds
         built = pool.compile(launch, "sm_90").result()     registers, stack, instructions, about 1 CPU-second
 
-Nothing is raised for what a launch does to its compiler: it is in `Built.reason`.
+Nothing is raised for what a launch does to its compiler: it is in `Built.reason`. Of a launch that the budget left no
+time for, the result is that `Late` is raised; asked again with time left, it is compiled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from weft.autotune.budget import FOREVER, Budget, Late
 from weft.autotune.launches import Launch
 from weft.autotune.process import Answer, Fault, Worker
 from weft.cache.row import Status
@@ -72,12 +74,14 @@ class Spent:
 
 
 class CompilePool:
-    """Workers that compile launches of the kernels in `folder`. keep: stores a compiled kernel, gives its name."""
+    """Workers that compile launches of the kernels in `folder`. keep: stores a compiled kernel, gives its name. budget:
+    of all jobs; one job may have less."""
 
     def __init__(
         self, folder: str | Path, workers: int | None = None, keep: Keep | None = None, nice: int = 10,
-        program: str = PROGRAM,
+        program: str = PROGRAM, budget: Budget = FOREVER,
     ) -> None:  # fmt: skip
+        self.budget = budget
         n = workers or max(1, (os.cpu_count() or 1) - 1)
         self.folder, self.keep, self.spent = str(Path(folder).resolve()), keep, {"shared": Spent(), "compile": Spent()}
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
@@ -97,20 +101,22 @@ class CompilePool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def shared(self, launch: Launch, target: str) -> Future[Built]:
+    def shared(self, launch: Launch, target: str, budget: Budget | None = None) -> Future[Built]:
         """Only the bytes of shared memory; None where this Triton's stages are not known."""
-        return self._submit("shared", launch, target)
+        return self._submit("shared", launch, target, budget or self.budget)
 
-    def compile(self, launch: Launch, target: str) -> Future[Built]:
+    def compile(self, launch: Launch, target: str, budget: Budget | None = None) -> Future[Built]:
         """All of it, down to the machine code."""
-        return self._submit("compile", launch, target)
+        return self._submit("compile", launch, target, budget or self.budget)
 
     @cached_property
     def versions(self) -> dict[str, Any]:
-        """{"triton": version, "ptxas": {target: version}} of the workers; empty where they cannot compile."""
+        """{"triton": version, "ptxas": {target: version}} of the workers; empty where they cannot compile.
+
+        Late where the budget left no time to ask."""
         worker = self._idle.get()
         try:
-            answer = worker.ask({"op": "version"}, LEAST_SECONDS)
+            answer = worker.ask({"op": "version"}, LEAST_SECONDS, self.budget)
         finally:
             self._idle.put(worker)
         return {} if answer.data is None or answer.raised else answer.data
@@ -141,22 +147,23 @@ class CompilePool:
         for worker in self._workers:
             worker.kill()
 
-    def _submit(self, op: str, launch: Launch, target: str) -> Future[Built]:
+    def _submit(self, op: str, launch: Launch, target: str, budget: Budget) -> Future[Built]:
         key = op, target, launch.key()
         with self._lock:
             found = self._done.get(key)
-            if found is None or found.cancelled():
-                found = self._done[key] = self._threads.submit(self._run, op, launch, target)
+            if found is None or _without_answer(found):
+                found = self._done[key] = self._threads.submit(self._run, op, launch, target, budget)
             return found
 
-    def _run(self, op: str, launch: Launch, target: str) -> Built:
+    def _run(self, op: str, launch: Launch, target: str, budget: Budget) -> Built:
         self._running.wait()
         worker = self._idle.get()
         try:
             if self._closed:
                 raise CancelledError
             job = {"op": op, "folder": self.folder, "launch": launch.data(), "target": target}
-            answer = worker.ask(job | ({"keep": True} if self.keep and op == "compile" else {}), self._deadline(op))
+            kept = {"keep": True} if self.keep and op == "compile" else {}
+            answer = worker.ask(job | kept, self._deadline(op), budget)
             if self._closed:
                 raise CancelledError
             built = self._built(answer)
@@ -193,6 +200,10 @@ class CompilePool:
         kept = data.pop("kept", "")
         cubin = self.keep(_taken(kept)) if kept and self.keep else ""
         return Built(Status.OK, cubin=cubin, **data)
+
+
+def _without_answer(future: Future[Built]) -> bool:
+    return future.done() and (future.cancelled() or isinstance(future.exception(), Late))
 
 
 def refusal(error: str, detail: str) -> str:

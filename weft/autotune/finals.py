@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.autotune.budget import Late
 from weft.autotune.types import Status, Trial
 
 ROUNDS = 25
@@ -56,7 +57,8 @@ def race(
     count: int, launch: Callable[[int], float | None], rng: np.random.Generator, over: Callable[[], bool]
 ) -> Times:
     """Times in microseconds, [rounds, count]; NaN from the launch on at which a finalist failed. Ends early, with the
-    rounds that are complete, when `over` says so. launch: one launch of a finalist, None where it failed."""
+    rounds that are complete, when `over` says so. launch: one launch of a finalist, None where it failed, Late where it
+    could not be made any more."""
     rounds: list[list[float]] = []
     failed: set[int] = set()
     while len(rounds) < ROUNDS:
@@ -64,7 +66,10 @@ def race(
         for place in rng.permutation(count):
             if over():
                 return np.array(rounds).reshape(len(rounds), count)
-            us = launch(int(place)) if place not in failed else None
+            try:
+                us = launch(int(place)) if place not in failed else None
+            except Late:
+                return np.array(rounds).reshape(len(rounds), count)
             if us is None:
                 failed.add(int(place))
             else:

@@ -5,18 +5,21 @@
         verdict = keeper.judge(config)          one configuration through all gates up to the full compilation
         keeper.admitted(config)                 whether it may be launched: only what `judge` let pass
 
-A gate refuses what cannot run or is wrong, never what is merely unpromising: spills are a feature, not a verdict.
+A gate refuses what cannot run or is wrong, never what is merely unpromising: spills are a feature, not a verdict. What
+the compilers' budget, or the share of it that a gate has, leaves no time for was not asked: it is no verdict either.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from weft.autotune import hazards
+from weft.autotune.budget import Budget, Late
+from weft.autotune.candidate import STEPS, Candidate, Verdict
 from weft.autotune.compile_pool import Built, CompilePool
 from weft.autotune.features import Facts, estimate, facts
 from weft.autotune.funnel import Funnel
@@ -27,76 +30,41 @@ from weft.autotune.types import Config, Pool, Row, Source, Status, config_id
 from weft.autotune.workload import Problem
 
 HOST = "weft.autotune.host_worker"
-STEPS = ("wrapper", "shared", "compile", "interpreter")
-"""The gates that look at one configuration after another; `upto` names the last one that is asked."""
 _BATCH, _AT_ONCE = 64, 16
 _SHARES = {"wrapper": 0.25, "shared": 0.5}
 """Of the seconds, until when these gates are asked; of what is compiled they see `_MORE` times as much."""
 _MORE = 16
 _LAUNCH_SECONDS, _INTERPRET_SECONDS = 60.0, 120.0
 _TWIN = "launches the same as another configuration"
+Watch = Callable[[str, int, int], object]
+"""Is told the gate that is asked, about how many it was, and of how many."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the gates say of a configuration. gate: that refused it, "" where none did. reason: of a closed list, by
-    which refusals are counted; detail: for people. error: largest relative error that the interpreter saw. cubins:
-    names in the private store, where kernels are kept."""
-
-    config: Config
-    gate: str = ""
-    reason: str = ""
-    detail: str = ""
-    status: Status = Status.OK
-    facts: Facts = field(default_factory=dict[str, float])
-    error: float | None = None
-    cubins: tuple[str, ...] = ()
-    compile_s: float | None = None
-
-    @property
-    def ok(self) -> bool:
-        return not self.gate
-
-    @property
-    def line(self) -> str:
-        """The refusal in one line."""
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
-
-
-@dataclass
-class _Candidate:
-    """A configuration on its way. seen: the last gate it passed; refused: once it is; recalled: facts that were found
-    out on another machine."""
-
-    config: Config
-    launches: tuple[Launch, ...] = ()
-    builts: tuple[Built, ...] = ()
-    seen: str = ""
-    error: float | None = None
-    refused: Verdict | None = None
-    recalled: Facts = field(default_factory=dict[str, float])
-    cubins: tuple[str, ...] = ()
-
-    def refuse(self, gate: str, reason: str, detail: str = "", status: Status = Status.STATIC) -> None:
-        self.refused = Verdict(self.config, gate, reason, detail, status, error=self.error)
+_Asked = tuple[Candidate, Budget]
 
 
 class Gatekeeper:
     """The gates of one problem.
 
     compilers: a pool on the problem's folder, shared with other problems of it. interpret: whether `judge` and `pool`
-    may run kernels in the interpreter when asked `upto` it. triton: of the hazard table; default the pool's.
+    may run kernels in the interpreter when asked `upto` it. triton: of the hazard table; default the pool's. unasked:
+    how many a gate of `pool` had no time for.
     """
 
-    def __init__(self, problem: Problem, compilers: CompilePool, *, triton: str = "", nice: int = 10) -> None:
+    def __init__(
+        self, problem: Problem, compilers: CompilePool, *, triton: str = "", nice: int = 10,
+        watch: Watch = lambda gate, done, total: None,
+    ) -> None:  # fmt: skip
         self.problem, self.compilers, self.funnel = problem, compilers, Funnel()
+        self.budget, self.watch, self.unasked = compilers.budget, watch, 0
         self.triton = triton or compilers.triton()
         self._host = Worker(HOST, nice=nice)
         self._interpreting = Worker(HOST, env={"TRITON_INTERPRET": "1"}, nice=nice)
-        self._known: dict[str, _Candidate] = {}
+        self._known: dict[str, Candidate] = {}
         self._owners: dict[tuple[Any, ...], str] = {}
         self._meanings: dict[tuple[Any, ...], tuple[str, float, str]] = {}
         self._admitted: set[str] = set()
+        self._asked, self._of = 0, 0
 
     def __enter__(self) -> Gatekeeper:
         return self
@@ -115,22 +83,25 @@ class Gatekeeper:
         """What the whole space comes to after the gates up to `upto`.
 
         most: let only so many through the gates from "compile" on, the most promising by the cost model, and some times
-        as many through those before. seconds: begin no further ones after so long, at the first gates sooner; the
-        default goes through all the same. The others stay in the pool and are judged when their turn comes."""
-        began, left = time.monotonic(), self._arithmetic()
+        as many through those before. seconds: ask no longer, the first gates sooner; but the first one of each gate,
+        the default, has the whole budget. The others stay in the pool and are judged when their turn comes."""
+        mine = self.budget.part(seconds)
+        left = self._arithmetic()
         for gate in STEPS[: STEPS.index(upto) + 1]:
-            ends = began + seconds * (1.0 if gate == upto else _SHARES.get(gate, 1.0))
+            limit = mine.part(seconds * (1.0 if gate == upto else _SHARES.get(gate, 1.0)) - mine.used)
             asked = self._ranked(gate, left, most, seconds < math.inf)
             size = _BATCH if gate == "wrapper" else _AT_ONCE
+            self._asked, self._of = 0, len(asked)
             for first in range(0, len(asked), size):
-                late = time.monotonic() > ends
-                self._through(gate, asked[first : first + size] if not late else asked[:1])
-                if late:
+                batch = asked[first : first + size]
+                if not self._through(gate, batch, [limit if c is not asked[0] else self.budget for c in batch]):
                     break
+            self._of = 0
+            self.unasked += sum(c.refused is None and not c.past(gate) for c in asked)
             left = [c for c in left if c.refused is None]
         return Pool(tuple(c.config for c in left), self._columns(left), self.funnel.rejected, self.funnel.seconds)
 
-    def _ranked(self, gate: str, left: Sequence[_Candidate], most: int, cut: bool) -> list[_Candidate]:
+    def _ranked(self, gate: str, left: Sequence[Candidate], most: int, cut: bool) -> list[Candidate]:
         """Who is asked at a gate, the default first, then the most promising; before anything is known, as they are
         listed, or where only some will be asked in an order by chance, so that a part is like the whole."""
         place, default = STEPS.index(gate), self.problem.default
@@ -163,11 +134,12 @@ class Gatekeeper:
         return count
 
     def judge(self, config: Config, upto: str = "compile") -> Verdict:
-        """One configuration through the gates up to `upto`; what was found out before is not asked again."""
+        """One configuration through the gates up to `upto`; what was found out before is not asked again. Late where
+        the budget leaves no time for it."""
         candidate = self._candidate(config)
         for gate in STEPS[: STEPS.index(upto) + 1]:
-            if candidate.refused is None:
-                self._through(gate, [candidate])
+            if candidate.refused is None and not self._through(gate, [candidate]):
+                raise Late
         verdict = self._verdict(candidate)
         if verdict.ok and STEPS.index(upto) >= STEPS.index("compile"):
             self._admitted.add(config_id(config))
@@ -198,7 +170,7 @@ class Gatekeeper:
 
     # One gate after another
 
-    def _arithmetic(self) -> list[_Candidate]:
+    def _arithmetic(self) -> list[Candidate]:
         stage, began = self.funnel["arithmetic"], time.process_time()
         found = self.problem.space.enumerate(self.problem.target, self.problem.given)
         stage.entered += found.size
@@ -210,7 +182,7 @@ class Gatekeeper:
         self._hazard(candidates)
         return [c for c in candidates if c.refused is None]
 
-    def _candidate(self, config: Config) -> _Candidate:
+    def _candidate(self, config: Config) -> Candidate:
         """The candidate of any configuration, the space's or not."""
         found = self._known.get(config_id(config))
         if found is not None:
@@ -225,10 +197,10 @@ class Gatekeeper:
             self._hazard([candidate])
         return candidate
 
-    def _add(self, config: Config) -> _Candidate:
-        return self._known.setdefault(config_id(config), _Candidate(dict(config)))
+    def _add(self, config: Config) -> Candidate:
+        return self._known.setdefault(config_id(config), Candidate(dict(config)))
 
-    def _hazard(self, candidates: Sequence[_Candidate]) -> None:
+    def _hazard(self, candidates: Sequence[Candidate]) -> None:
         stage, began, p = self.funnel["hazard"], time.process_time(), self.problem
         stage.entered += len(candidates)
         configs = [c.config for c in candidates]
@@ -238,26 +210,43 @@ class Gatekeeper:
                 candidate.refuse("hazard", found)
         stage.cpu_s += time.process_time() - began
 
-    def _through(self, gate: str, candidates: Sequence[_Candidate]) -> None:
-        """Ask one gate about those who have not been asked yet."""
-        order = ("", *STEPS)
-        todo = [c for c in candidates if c.refused is None and order.index(c.seen) < order.index(gate)]
+    def _through(self, gate: str, candidates: Sequence[Candidate], limits: Sequence[Budget] = ()) -> bool:
+        """Ask one gate about those who have not been asked yet, each within its limit, else within the budget. Whether
+        there was time for all."""
+        pairs = zip(candidates, limits or [self.budget] * len(candidates), strict=True)
+        todo = [(c, limit) for c, limit in pairs if c.refused is None and not c.past(gate)]
         stage, ask = self.funnel[gate], getattr(self, f"_{gate}")
-        stage.entered += len(todo)
-        ask([c for c in todo if gate == "wrapper" or not c.recalled])
-        for candidate in todo:
+        late = {id(c) for c in ask([(c, limit) for c, limit in todo if gate == "wrapper" or not c.recalled])}
+        for candidate in (c for c, _ in todo if id(c) not in late):
+            stage.entered += 1
             candidate.seen = gate
             if candidate.refused is not None:
                 stage.refuse(candidate.refused.reason)
+        return not late
 
-    def _wrapper(self, todo: Sequence[_Candidate]) -> None:
+    def _tell(self, gate: str, count: int = 1) -> None:
+        """So many more were asked, where it is `pool` that asks."""
+        if self._of:
+            self._asked += count
+            self.watch(gate, min(self._asked, self._of), self._of)
+
+    # Each gives those it had no time for.
+
+    def _wrapper(self, todo: Sequence[_Asked]) -> list[Candidate]:
         """Record the launches; refuse what the wrapper cannot launch, and twins."""
+        late: list[Candidate] = []
         p = self.problem
         job = {"op": "launches", "workload": p.workload.data(), "target": p.target, "sizes": dict(p.sizes)}
         job |= {"dtype": p.dtype, "kernels": list(p.space.kernels)}
         for first in range(0, len(todo), _BATCH):
-            batch = todo[first : first + _BATCH]
-            answer = self._host.ask(job | {"configs": [c.config for c in batch]}, _LAUNCH_SECONDS)
+            batch = [c for c, _ in todo[first : first + _BATCH]]
+            limit = max((limit for _, limit in todo[first : first + _BATCH]), key=Budget.left)
+            try:
+                answer = self._host.ask(job | {"configs": [c.config for c in batch]}, _LAUNCH_SECONDS, limit)
+            except Late:
+                late += batch
+                continue
+            self._tell("wrapper", len(batch))
             if answer.data is None or answer.raised:
                 detail = answer.reason or f"{answer.raised}: {(answer.data or {}).get('message', '')}"
                 for candidate in batch:
@@ -266,8 +255,9 @@ class Gatekeeper:
             self.funnel["wrapper"].cpu_s += answer.data["cpu_s"]
             for candidate, found in zip(batch, answer.data["found"], strict=True):
                 self._launched(candidate, found)
+        return late
 
-    def _launched(self, candidate: _Candidate, found: Mapping[str, Any]) -> None:
+    def _launched(self, candidate: Candidate, found: Mapping[str, Any]) -> None:
         if "raised" in found:
             candidate.refuse("wrapper", "the wrapper refuses it", f"{found['raised']}: {found['message']}")
             return
@@ -280,26 +270,34 @@ class Gatekeeper:
         if owner != mine:
             candidate.refuse("wrapper", _TWIN, f"configuration {owner}")
 
-    def _shared(self, todo: Sequence[_Candidate]) -> None:
-        futures = [[self.compilers.shared(f, self.problem.target) for f in c.launches] for c in todo]
-        self._built("shared", todo, futures)
+    def _shared(self, todo: Sequence[_Asked]) -> list[Candidate]:
+        target = self.problem.target
+        futures = [[self.compilers.shared(f, target, limit) for f in c.launches] for c, limit in todo]
+        return self._built("shared", todo, futures)
 
-    def _compile(self, todo: Sequence[_Candidate]) -> None:
-        futures = [[self.compilers.compile(f, self.problem.target) for f in c.launches] for c in todo]
-        self._built("compile", todo, futures)
+    def _compile(self, todo: Sequence[_Asked]) -> list[Candidate]:
+        target = self.problem.target
+        futures = [[self.compilers.compile(f, target, limit) for f in c.launches] for c, limit in todo]
+        return self._built("compile", todo, futures)
 
-    def _built(self, gate: str, todo: Sequence[_Candidate], futures: Sequence[Sequence[Any]]) -> None:
-        stage, counted = self.funnel[gate], set[str]()
-        for candidate, waiting in zip(todo, futures, strict=True):
-            builts = tuple(future.result() for future in waiting)
+    def _built(self, gate: str, todo: Sequence[_Asked], futures: Sequence[Sequence[Any]]) -> list[Candidate]:
+        stage, counted, late = self.funnel[gate], set[str](), list[Candidate]()
+        for (candidate, _), waiting in zip(todo, futures, strict=True):
+            try:
+                builts = tuple(future.result() for future in waiting)
+            except Late:
+                late.append(candidate)
+                continue
+            self._tell(gate)
             for launch, built in zip(candidate.launches, builts):
                 if launch.key() not in counted:
                     counted.add(launch.key())
                     stage.cpu_s += built.cpu_s
             candidate.builts = builts if gate == "compile" or not candidate.builts else candidate.builts
             self._verify_built(gate, candidate, builts)
+        return late
 
-    def _verify_built(self, gate: str, candidate: _Candidate, builts: Sequence[Built]) -> None:
+    def _verify_built(self, gate: str, candidate: Candidate, builts: Sequence[Built]) -> None:
         """Refuse what did not compile, cannot be launched, or lost the specialisation that it asked for."""
         limit = LIMITS[self.problem.target]["shared_limit"]
         for built in builts:
@@ -314,14 +312,18 @@ class Gatekeeper:
                 return candidate.refuse(gate, "warps are not specialised", "no setmaxnreg in the PTX")
         return None
 
-    def _interpreter(self, todo: Sequence[_Candidate]) -> None:
+    def _interpreter(self, todo: Sequence[_Asked]) -> list[Candidate]:
         """Results against the reference; configurations that mean the same are run once."""
-        p = self.problem
+        p, late = self.problem, list[Candidate]()
         job = {"op": "interpret", "workload": p.workload.data(), "target": p.target, "checks": list(p.checks)}
-        for candidate in todo:
+        for candidate, limit in todo:
             meaning = tuple((f.key(options=False), f.grid) for f in candidate.launches)
             if meaning not in self._meanings:
-                answer = self._interpreting.ask(job | {"config": candidate.config}, _INTERPRET_SECONDS)
+                try:
+                    answer = self._interpreting.ask(job | {"config": candidate.config}, _INTERPRET_SECONDS, limit)
+                except Late:
+                    late.append(candidate)
+                    continue
                 data = answer.data or {}
                 self.funnel["interpreter"].cpu_s += float(data.get("cpu_s", answer.seconds))
                 if answer.data is None:  # too slow to be judged here says nothing of the GPU
@@ -330,21 +332,23 @@ class Gatekeeper:
                     self._meanings[meaning] = ("wrong", 1.0, f"{answer.raised}: {data.get('message', '')}"[:300])
                 else:
                     self._meanings[meaning] = (data["status"], float(data["error"]), data["reason"])
+            self._tell("interpreter")
             status, error, reason = self._meanings[meaning]
             if status == "unknown":
                 continue
             candidate.error = error
             if status != "ok":
                 candidate.refuse("interpreter", "wrong result in the interpreter", reason, Status(status))
+        return late
 
     # What is known
 
-    def _facts(self, candidate: _Candidate) -> Facts:
+    def _facts(self, candidate: Candidate) -> Facts:
         if candidate.recalled:
             return candidate.recalled
         return facts(candidate.launches, candidate.builts, self.problem.target)
 
-    def _verdict(self, candidate: _Candidate) -> Verdict:
+    def _verdict(self, candidate: Candidate) -> Verdict:
         known = self._facts(candidate) if candidate.launches or candidate.recalled else {}
         compiled = [b for b in candidate.builts if b.regs is not None]
         seconds = sum(b.seconds for b in compiled) if compiled else None
@@ -352,7 +356,7 @@ class Gatekeeper:
         found = candidate.refused or Verdict(candidate.config)
         return replace(found, facts=known, error=candidate.error, cubins=cubins, compile_s=seconds)
 
-    def _columns(self, candidates: Sequence[_Candidate]) -> dict[str, list[float]]:
+    def _columns(self, candidates: Sequence[Candidate]) -> dict[str, list[float]]:
         """The facts as columns; only those known of every candidate."""
         every = [self._facts(c) for c in candidates]
         names = [n for n in (every[0] if every else {}) if all(n in f for f in every)]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from weft.autotune.budget import Clock, Deadlines
+from weft.autotune.budget import Clock, Deadlines, Late
 from weft.autotune.types import Config, Fidelity, Level, Outcome, Runner, Status
 
 STEPS = ((Level.LAUNCH, 1, 4.0), (Level.SAMPLES, 5, 1.5), (Level.FULL, 25, None))
@@ -21,7 +21,7 @@ _MOST_US = 1e12
 
 @dataclass
 class Stopwatch:
-    """Times configurations with a runner; whatever the runner does, the answer is an outcome."""
+    """Times configurations with a runner; whatever the runner does, the answer is an outcome, unless it is Late."""
 
     runner: Runner
     clock: Clock
@@ -58,6 +58,8 @@ class Stopwatch:
         began = self.clock()
         try:
             outcome = checked(self.runner.time(dict(config), fidelity))
+        except Late:
+            raise
         except Exception as error:
             outcome = Outcome(Status.CRASH, reason=f"the runner raised {type(error).__name__}: {error}"[:300])
         outcome = replace(outcome, seconds=self.clock() - began)

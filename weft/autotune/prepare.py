@@ -1,6 +1,6 @@
 """Tuning without a GPU: every gate that needs none, for a target, into a pack that a GPU machine only has to time.
 
-    found = prepare(tasks, store, "sm_90", budget)
+    found = prepare(tasks, store, "sm_90", budget=Budget(600))
     found.pack        rows without times: survivors and refusals with reasons, features, registers, shared memory
     found.funnels     how many each gate refused, and what that cost
 
@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from weft.autotune.compile_pool import CompilePool, summary
+from weft.autotune.budget import Budget, Late
+from weft.autotune.candidate import STEPS, Verdict
+from weft.autotune.compile_pool import PROGRAM, CompilePool, summary
 from weft.autotune.funnel import Funnel, table
-from weft.autotune.gates import Gatekeeper, Verdict
+from weft.autotune.gates import Gatekeeper
 from weft.autotune.kept import join
 from weft.autotune.kept import place as place_kept
 from weft.autotune.problems import POLICY, Task, key
@@ -29,38 +32,69 @@ from weft.cache.binaries import Binaries
 from weft.cache.key import Device, Key, Soft
 from weft.cache.pack import Entry, Pack
 from weft.cache.store import Store
+from weft.progress import doing
 
 _NOT_ITS_OWN = ("launches the same as another configuration", "the wrapper cannot be run")
 """Refusals that say nothing of a configuration elsewhere."""
+_COSTS = (0.05, 0.35, 0.4, 0.2)
+"""The share of a task's time that each of `STEPS` takes, about."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What preparing came to, by the task's name. broken: for a task that no configuration is left of, although some
-    were compiled, why the last one was refused. seconds: of the clock; spent: what the compile workers counted."""
+    were compiled, why the last one was refused. ended: for a task that there was not time enough for, of how many
+    configurations a gate was not asked; unbegun: tasks that there was none for. seconds: of the clock; spent: what the
+    compile workers counted."""
 
     pack: Pack
     funnels: dict[str, Funnel]
     survivors: dict[str, int]
     broken: dict[str, str]
+    ended: dict[str, int]
+    unbegun: tuple[str, ...]
     seconds: float
     spent: dict[str, Any]
     triton: str
 
+    @property
+    def ok(self) -> bool:
+        """Whether no task is broken, and of each a configuration came through, where there is one, in time."""
+        return not (self.broken or self.unbegun or any(not self.survivors[name] for name in self.ended))
+
     def text(self) -> str:
-        """For people: what each gate left of each kernel, and why it refused the rest."""
+        """For people: what each gate left of each kernel, and why it refused the rest; what there was no time for."""
         refused = [f"{name}: {reasons(f.rejected)}" for name, f in self.funnels.items() if f.rejected]
-        broken = [f"{name}: no configuration is left: {why}" for name, why in self.broken.items()]
-        parts = [*(["", "refused:", *refused] if refused else []), *(["", *broken] if broken else [])]
-        return "\n".join([table(self.funnels), *parts])
+        broken = [f"{name}: {self.note(name)}" for name in self.broken]
+        late = [f"{name}: {self.note(name)}" for name in self.ended]
+        late += [unbegun(self.unbegun, len(self.funnels))] if self.unbegun else []
+        groups = (["refused:", *refused] if refused else [], broken, late)
+        return "\n".join([table(self.funnels), *(line for group in groups if group for line in ("", *group))])
+
+    def note(self, name: str) -> str:
+        """What became of a task, in a line."""
+        if name in self.broken:
+            return f"no configuration is left: {self.broken[name]}"
+        n, late = self.survivors[name], self.ended.get(name, 0)
+        left = f"{n or 'no'} configuration{'s'[: n != 1]} came through"
+        return f"{left}; the budget left no time to ask about {late:,}" if late else left
 
     def data(self) -> dict[str, Any]:
         """As JSON data."""
         return {
             "triton": self.triton, "seconds": round(self.seconds, 3), "spent": self.spent, "rows": self.pack.rows,
-            "kernels": {n: {"survivors": self.survivors[n], "gates": f.data()} for n, f in self.funnels.items()},
-            "broken": self.broken,
+            "kernels": {
+                n: {"survivors": self.survivors[n], "note": self.note(n), "gates": f.data()}
+                for n, f in self.funnels.items()
+            },
+            "broken": self.broken, "ended": self.ended, "unbegun": list(self.unbegun),
         }  # fmt: skip
+
+
+def unbegun(names: Sequence[str], begun: int) -> str:
+    """What there was no time for, for people, and the way out."""
+    count = f"{len(names)} of {begun + len(names)} kernels were not begun: {', '.join(names)}"
+    return f"the budget is used up; {count}; a longer --budget gets to them, and so does --kernel NAME"
 
 
 def prepare(
@@ -68,43 +102,90 @@ def prepare(
     store: Store,
     target: str,
     *,
-    seconds: float = float("inf"),
+    budget: Budget | None = None,
     most: int = 200,
     workers: int | None = None,
     interpret: bool = True,
     cubins: bool = True,
-    watch: Callable[[str], object] = lambda text: None,
+    program: str = PROGRAM,
 ) -> Prepared:
     """Every task through the gates up to the interpreter (or the compilation), the heaviest first.
 
-    seconds: for all of them, divided by their weight; most: configurations of a task that are compiled, the most
-    promising; the others are neither kept nor refused. cubins: keep compiled kernels in the store. watch: is told in a
-    line what is being done."""
-    began, funnels, survivors, entries = time.monotonic(), dict[str, Funnel](), dict[str, int](), list[Entry]()
-    broken: dict[str, str] = {}
+    budget: of all of them, divided by their weight; it holds: what is under way at its end is ended, and nothing begins
+    after it. most: configurations of a task that are compiled, the most promising; the others are neither kept nor
+    refused. cubins: keep compiled kernels in the store. program: of the compile workers."""
     if not tasks:
-        return Prepared(Pack.of([]), {}, {}, {}, 0.0, {}, "")
+        return Prepared(Pack.of([]), {}, {}, {}, {}, (), 0.0, {}, "")
     with tempfile.TemporaryDirectory(prefix="weft-prepare-") as scratch:
-        keep = _Scratch(Path(scratch)) if cubins else None
-        with CompilePool(tasks[0].problem.workload.folder, workers, keep) as compilers:
-            triton, weight = compilers.triton(), sum(t.weight for t in tasks) or 1.0
-            for place, task in enumerate(tasks):
-                watch(f"preparing {task.problem.name}, {place + 1} of {len(tasks)}")
-                left = seconds - (time.monotonic() - began)
-                share = left if weight <= task.weight or left == float("inf") else left * task.weight / weight
+        keep, limit = _Scratch(Path(scratch)) if cubins else None, budget or Budget()
+        with CompilePool(tasks[0].problem.workload.folder, workers, keep, program=program, budget=limit) as compilers:
+            run = _Run(store, target, "interpreter" if interpret else "compile", most, compilers, keep, Eta(len(tasks)))
+            return run.all(tasks)
+
+
+@dataclass
+class _Run:
+    """One call of `prepare`, and what it came to so far."""
+
+    store: Store
+    target: str
+    upto: str
+    most: int
+    compilers: CompilePool
+    scratch: _Scratch | None
+    eta: Eta
+    funnels: dict[str, Funnel] = field(default_factory=dict[str, Funnel])
+    survivors: dict[str, int] = field(default_factory=dict[str, int])
+    broken: dict[str, str] = field(default_factory=dict[str, str])
+    ended: dict[str, int] = field(default_factory=dict[str, int])
+    entries: list[Entry] = field(default_factory=list[Entry])
+
+    def all(self, tasks: Sequence[Task]) -> Prepared:
+        """The heaviest first, until there is no time left."""
+        budget, weight, triton = self.compilers.budget, sum(t.weight for t in tasks) or 1.0, ""
+        with suppress(Late):
+            triton = self.compilers.triton()
+            for task in tasks:
+                if budget.left() <= 0:
+                    break
+                share = budget.left() * min(1.0, task.weight / weight if weight > 0 else 1.0)
                 weight -= task.weight
-                with Gatekeeper(task.problem, compilers, triton=triton) as keeper:
-                    keeper.pool("interpreter" if interpret else "compile", most, max(0.0, share))
-                    verdicts = keeper.verdicts()
-                    rows = [_row(v, store, triton, keep) for v in verdicts if _worth(v)]
-                funnels[task.problem.name] = keeper.funnel
-                survivors[task.problem.name] = sum(row.status is Status.OK for row in rows)
-                if (why := _broken(verdicts)) and not survivors[task.problem.name]:
-                    broken[task.problem.name] = why
-                entries.append(_kept(task, store, Device(target), rows, triton, compilers.ptxas(target)))
-            spent = summary(compilers)
-    made = Pack.of(entries, by="weft tune --prepare", target=target, triton=triton)
-    return Prepared(made, funnels, survivors, broken, time.monotonic() - began, spent, triton)
+                self.one(task, triton, share)
+        names = tuple(t.problem.name for t in tasks if t.problem.name not in self.funnels)
+        made = Pack.of(self.entries, by="weft tune --prepare", target=self.target, triton=triton)
+        about = (self.funnels, self.survivors, self.broken, self.ended, names)
+        return Prepared(made, *about, budget.used, summary(self.compilers), triton)
+
+    def one(self, task: Task, triton: str, seconds: float) -> None:
+        """A task; what of it was done in time is kept."""
+        name, ptxas = task.problem.name, self.compilers.ptxas(self.target)
+        watch = partial(self.eta.watch, name, len(self.funnels), self.compilers.budget)
+        with Gatekeeper(task.problem, self.compilers, triton=triton, watch=watch) as keeper:
+            keeper.pool(self.upto, self.most, seconds)
+            verdicts = keeper.verdicts()
+            rows = [_row(v, self.store, triton, self.scratch) for v in verdicts if _worth(v)]
+        self.funnels[name], self.survivors[name] = keeper.funnel, sum(row.status is Status.OK for row in rows)
+        if keeper.unasked:
+            self.ended[name] = keeper.unasked
+        if (why := _broken(verdicts)) and not self.survivors[name] and not keeper.unasked:
+            self.broken[name] = why
+        self.entries.append(_kept(task, self.store, Device(self.target), rows, triton, ptxas))
+
+
+@dataclass
+class Eta:
+    """How long all of so many tasks will take, by what those before took: said as each gate goes on.
+
+    A gate costs what it costs a configuration, times how many it is asked about."""
+
+    tasks: int
+
+    def watch(self, name: str, place: int, budget: Budget, gate: str, done: int, total: int) -> None:
+        """Tell the person who waits: at task `place`, a gate was asked about so many."""
+        before = sum(_COSTS[: STEPS.index(gate)])
+        part = (place + before + _COSTS[STEPS.index(gate)] * done / total) / self.tasks
+        left = min(budget.left(), budget.used / part * (1 - part)) if part else budget.left()
+        doing(f"preparing {name}, {place + 1} of {self.tasks}: {gate} {done}/{total}", left=left)
 
 
 def reasons(counts: Mapping[str, int]) -> str:
@@ -114,8 +195,10 @@ def reasons(counts: Mapping[str, int]) -> str:
 
 
 def _broken(verdicts: Sequence[Verdict]) -> str:
-    """Why the last configuration that came to a compiler was refused; "" where none was."""
-    return next((v.line for v in reversed(verdicts) if v.gate in ("shared", "compile", "interpreter")), "")
+    """Why the last configuration that came to a compiler was refused, or could not be brought to one; "" where none
+    was."""
+    gates = ("shared", "compile", "interpreter")
+    return next((v.line for v in reversed(verdicts) if v.gate in gates or v.reason == _NOT_ITS_OWN[1]), "")
 
 
 def _worth(verdict: Verdict) -> bool:

@@ -28,6 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from weft.autotune.budget import FOREVER, Budget, Late
 from weft.autotune.serve import LENGTH
 
 MOST_ANSWER = 64 << 20  # bytes
@@ -101,7 +102,7 @@ class Worker:
         """Of the running process, which is also its process group and session."""
         return self._process.pid if self._process else None
 
-    def start(self) -> None:
+    def start(self, seconds: float = START_SECONDS) -> None:
         """Start the process, unless it runs, and wait until it has imported what it needs."""
         if self._process is not None and self._process.poll() is None:
             return
@@ -121,7 +122,7 @@ class Worker:
         ours.setblocking(False)
         self._socket = ours
         self.starts += 1
-        self._exchange(b'{"op": "hello"}', time.monotonic() + START_SECONDS)
+        self._exchange(b'{"op": "hello"}', time.monotonic() + min(seconds, START_SECONDS))
 
     def kill(self) -> int | None:
         """End the process, all it started and its folder; its exit status, None if it did not run."""
@@ -147,13 +148,18 @@ class Worker:
         if self._process is not None:
             _end(self._process)
 
-    def ask(self, job: Mapping[str, Any], seconds: float) -> Answer:
-        """The answer to a job within so many seconds, a start not counted; the process is gone after any fault."""
-        began = time.monotonic()
+    def ask(self, job: Mapping[str, Any], seconds: float, budget: Budget = FOREVER) -> Answer:
+        """The answer to a job within so many seconds, a start not counted; the process is gone after any fault.
+
+        Late where the budget, which a start does count to, ends before that."""
+        began, left = time.monotonic(), budget.left()
+        if left <= 0:
+            raise Late
+        ends = began + left
         try:
-            self.start()
+            self.start(left)
             began = time.monotonic()
-            data = self._exchange(json.dumps(job).encode(), began + seconds)
+            data = self._exchange(json.dumps(job).encode(), min(began + seconds, ends))
             return Answer(data, time.monotonic() - began)
         except TimeoutError as error:
             fault = Fault.SILENT if error.args else Fault.TIMEOUT
@@ -163,6 +169,8 @@ class Worker:
         except ValueError as error:
             fault, reason = Fault.PROTOCOL, f"not an answer: {error}"
         self.kill()
+        if fault is Fault.TIMEOUT and budget.left() <= 0:
+            raise Late
         return Answer(None, time.monotonic() - began, fault, reason)
 
     def _exchange(self, job: bytes, deadline: float) -> dict[str, Any]:

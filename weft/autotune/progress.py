@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: one line that is drawn anew, at least every second on a terminal.
+"""What a person sees while a search runs: one line that is drawn anew, every second at least.
 
 attention_0  34/100  best 412.3 us  61% of roofline  rejected 12 compile, 3 wrong  eta 00:20
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 from weft.autotune.result import curve
 from weft.autotune.search import Search
 from weft.autotune.types import FAULTS
-from weft.progress import Beat, minutes
+from weft.progress import Working, minutes
 
-_QUIET_SECONDS = 30.0
-"""Where a line cannot be drawn over, one is written so often."""
+_OFTEN_SECONDS = 0.1
 _MOST_REASONS = 3
 
 
@@ -62,26 +61,24 @@ def micros(us: float) -> str:
     return f"{us:.4g} us" if us < 1e4 else f"{us / 1e3:.4g} ms" if us < 1e7 else f"{us / 1e6:.4g} s"
 
 
-class Progress(Beat):
-    """Draws the line of a search. `watch` is given to it; where there is no terminal a line is written now and then.
+class Progress(Working):
+    """The line of a search, and what `doing` is told while there is none.
 
     with Progress() as progress:
         Search(..., watch=progress.watch).run()
     """
 
     _search: Search | None = None
-    _note = "starting"
 
     def state(self) -> str:
-        return line(self._search) if self._search is not None else self._note
+        return line(self._search) if self._search is not None else super().state()
 
     def watch(self, search: Search) -> None:
         """Something happened in a search."""
         self._search = search
-        if self.clock() - self.drawn >= (0.1 if self.tty else _QUIET_SECONDS):
+        if self.clock() - self.drawn >= _OFTEN_SECONDS:
             self.draw()
 
-    def note(self, text: str) -> None:
-        """What to show while there is no search."""
-        self._search, self._note = None, text
-        self.draw()
+    def to(self, what: str, done: int, total: int, left: float | None = None) -> None:
+        self._search = None
+        super().to(what, done, total, left)

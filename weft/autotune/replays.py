@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from statistics import fmean, pstdev
 from typing import Any
 
-from weft.autotune.budget import Budget
+from weft.autotune.budget import FOREVER, Budget
 from weft.autotune.replay import Replay, Table, key
 from weft.autotune.result import Options, Result
 from weft.autotune.rows import MemoryJournal, StoreJournal
@@ -31,7 +31,8 @@ MARKS = (10, 25, 50, 100)
 
 @dataclass(frozen=True)
 class Replays:
-    """Searches of one table that differ in their seed. curves: fraction of the optimum after each trial."""
+    """Searches of one table that differ in their seed. curves: fraction of the optimum after each trial. unbegun: how
+    many seeds the budget left no time for."""
 
     table: Table
     sampler: str
@@ -39,6 +40,7 @@ class Replays:
     results: tuple[Result, ...]
     curves: tuple[tuple[float, ...], ...]
     cpu_s: float
+    unbegun: int = 0
 
     def fraction(self, trials: int) -> float:
         """Mean fraction of the optimum after so many trials, or after all where there were fewer."""
@@ -61,6 +63,7 @@ class Replays:
             "winner": {"mean": round(fmean(self.winners), 4), "min": round(min(self.winners), 4),
                        "deviation": round(pstdev(self.winners), 4),
                        "is_optimum": sum(w == 1.0 for w in self.winners)},
+            "unbegun": self.unbegun,
             "cpu_s_per_search": round(self.cpu_s / len(self.results), 3),
         }  # fmt: skip
 
@@ -75,7 +78,7 @@ def replays(
     seeds: int = 1,
     seed: int = 0,
     trials: int | None = TRIALS,
-    seconds: float | None = None,
+    budget: Budget = FOREVER,
     sampler: Any = "pool",
     warm: Sequence[Table] = (),
     store: Store | None = None,
@@ -83,24 +86,28 @@ def replays(
 ) -> Replays:
     """Search a table `seeds` times, with the seeds from `seed` on.
 
-    warm: tables of the same kernel elsewhere, whose ten fastest become seeds. store: keep trials there, and take those
-    of an earlier run with the same options as they are."""
+    budget: of all searches, each of which gets the same; the first is begun in any case. warm: tables of the same
+    kernel elsewhere, whose ten fastest become seeds. store: keep trials there, and take those of an earlier run with
+    the same options as they are."""
     first = foreign(table, warm)
     found: list[Result] = []
     began = time.process_time()
     for one in range(seed, seed + seeds):
+        if found and budget.left() <= 0:
+            break
         about = [str(sampler), one, trials, [list(key(c)) for c in first]]
         journal: Journal = StoreJournal(store, key_of(table, about)) if store is not None else MemoryJournal()
         options = Options(seed=one, sampler=sampler, resume=store is not None)
-        budget = Budget(seconds, trials)
-        found.append(Search(table.subject(first), [Replay(table)], budget, journal, options, watch=watch).run())
+        share = budget.part(budget.left() / (seed + seeds - one), trials)
+        found.append(Search(table.subject(first), [Replay(table)], share, journal, options, watch=watch).run())
         if store is not None:
             store.flush()
         if found[-1].stopped == "interrupted":
             break
     name = sampler if isinstance(sampler, str) else type(sampler).__name__
     curves = tuple(tuple(table.best_us / us if us else 0.0 for us in result.curve()) for result in found)
-    return Replays(table, name, len(first), tuple(found), curves, time.process_time() - began)
+    late = 0 if found[-1].stopped == "interrupted" else seeds - len(found)
+    return Replays(table, name, len(first), tuple(found), curves, time.process_time() - began, late)
 
 
 def foreign(table: Table, warm: Sequence[Table]) -> tuple[Config, ...]:

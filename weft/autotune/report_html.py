@@ -26,7 +26,7 @@ td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-num
 {% for k in kernels %}
 <h2>{{ k.kernel }}</h2>
 {% for line in k.head %}<p>{{ line }}</p>{% endfor %}
-<h3>Convergence</h3>
+{% if k.timed %}<h3>Convergence</h3>
 {% if k.plot %}<svg viewBox="0 0 {{ width }} {{ height }}" width="100%" role="img" aria-label="best time after each trial">
 <path d="{{ k.plot.path }}" fill="none" stroke="#4a7fb5" stroke-width="2"/>
 {% for d in k.plot.dots %}<circle cx="{{ d[0] }}" cy="{{ d[1] }}" r="2" fill="#999"/>{% endfor %}
@@ -37,7 +37,7 @@ td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-num
 <h3>The fastest</h3>
 <table><tr><th></th><th>configuration</th><th>time</th><th>spread</th><th>behind</th></tr>
 {% for r in k.top %}<tr{% if r.winner %} class="win"{% endif %}><td>{{ "winner" if r.winner else "incumbent" if r.incumbent else "" }}</td><td><code>{{ r.spelled }}</code></td>
-<td class="n">{{ r.time }}</td><td class="n">{{ "" if r.spread is none else "%.1f %%" | format(100 * r.spread) }}</td><td class="n">{{ "" if r.behind is none else "%.2f %%" | format(100 * r.behind) }}</td></tr>{% endfor %}</table>
+<td class="n">{{ r.time }}</td><td class="n">{{ "" if r.spread is none else "%.1f %%" | format(100 * r.spread) }}</td><td class="n">{{ "" if r.behind is none else "%.2f %%" | format(100 * r.behind) }}</td></tr>{% endfor %}</table>{% endif %}
 <h3>What became of the configurations</h3>
 <table><tr><th>stage</th><th>why</th><th>count</th><th></th></tr>
 {% for r in k.funnel %}<tr><td>{{ r.stage }}</td><td>{{ r.reason }}</td><td class="n">{{ r.count }}</td><td><span class="bar" style="width: {{ r.bar }}rem"></span></td></tr>{% endfor %}</table>
@@ -53,22 +53,49 @@ td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-num
 
 def page(kernels: Sequence[dict[str, Any]], title: str) -> str:
     """The HTML of what `report.data` gave for each kernel."""
+    return _page([_shown(k) for k in kernels], title)
+
+
+def prepared_page(found: dict[str, Any], title: str) -> str:
+    """The HTML of what `Prepared.data` gave: what each gate refused of each kernel; nothing was timed."""
+    none = {"timed": False, "plot": None, "top": (), "importance": {}, "faults": ()}
+    late = "not begun: the budget was used up"
+    kernels = [{"kernel": n, "head": [k["note"]], "funnel": _barred(_gates(k))} for n, k in found["kernels"].items()]
+    kernels += [{"kernel": name, "head": [late], "funnel": ()} for name in found["unbegun"]]
+    return _page([none | k for k in kernels], title)
+
+
+def _page(kernels: Sequence[dict[str, Any]], title: str) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_PAGE)
-    shown = [_shown(k) for k in kernels]
-    return template.render(title=title, kernels=shown, width=_WIDTH, height=_HEIGHT, edge=_EDGE)
+    return template.render(title=title, kernels=kernels, width=_WIDTH, height=_HEIGHT, edge=_EDGE)
+
+
+def _gates(kernel: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [
+        {"stage": gate, "reason": reason, "count": n}
+        for gate, stage in kernel["gates"].items()
+        for reason, n in stage["reasons"].items()
+    ]
+    return [*rows, {"stage": "came through", "reason": "", "count": kernel["survivors"]}]
+
+
+def _barred(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a funnel, each with the length of its bar in rem."""
+    most = max((r["count"] for r in rows), default=1) or 1
+    return [r | {"bar": round(15 * r["count"] / most, 2)} for r in rows]
 
 
 def _shown(found: dict[str, Any]) -> dict[str, Any]:
     from weft.autotune.report import headline
 
-    most = max((r["count"] for r in found["funnel"]), default=1) or 1
     return found | {
+        "timed": True,
         "head": headline(found).splitlines(),
         "plot": plot(found),
         "top": [r | {"spelled": spelled(r["config"]), "time": micros(r["us"])} for r in found["top"]],
-        "funnel": [r | {"bar": round(15 * r["count"] / most, 2)} for r in found["funnel"]],
+        "funnel": _barred(found["funnel"]),
         "faults": [f | {"spelled": spelled(f["config"])} for f in found["faults"]],
     }
 

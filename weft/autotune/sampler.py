@@ -19,6 +19,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from weft.autotune import names
 from weft.autotune.seeds import MOST_SEEDS
 from weft.autotune.types import Config, Pool, Value
 from weft.errors import UsageError, WeftError
@@ -263,12 +264,9 @@ def known_rows(history: History, configs: Sequence[Config]) -> list[int]:
     return [*dict.fromkeys(row for row in rows if row is not None)]
 
 
-NAMES = ("pool", "random", "all", "tpe", "nsga2", "cmaes", "gp")
-"""What `make` knows."""
-
-
 def make(name: str, pool: Pool, seed: int, seeds: Sequence[Config] = ()) -> FromPool:
     """A sampler by its name; UsageError for another name."""
+    names.sampler(name)
     import optuna.samplers as stock
 
     if name == "pool":
@@ -280,6 +278,4 @@ def make(name: str, pool: Pool, seed: int, seeds: Sequence[Config] = ()) -> From
     inner: dict[str, Any] = {
         "tpe": stock.TPESampler, "nsga2": stock.NSGAIISampler, "cmaes": stock.CmaEsSampler, "gp": stock.GPSampler,
     }  # fmt: skip
-    if name not in inner:
-        raise UsageError(f"no sampler is called {name!r}; known: {', '.join(NAMES)}")
     return Within(pool, inner[name](seed=seed))

@@ -21,7 +21,7 @@ import numpy as np
 
 from weft.autotune import finals
 from weft.autotune import study as studies
-from weft.autotune.budget import Budget, Deadlines
+from weft.autotune.budget import Budget, Deadlines, Late
 from weft.autotune.measure import Stopwatch
 from weft.autotune.result import Final, Finalist, Options, Result, fastest
 from weft.autotune.rows import MemoryJournal, barred, outcome_of, recorded, row_of
@@ -235,7 +235,13 @@ class Search:
                     likely = self.sampler.likely()
                 self.ahead(likely)
             known = self._known.get(config_id(config))
-            outcome = outcome_of(known) if known else stopwatch.measure(config, best_us)
+            try:
+                outcome = outcome_of(known) if known else stopwatch.measure(config, best_us)
+            except Late:
+                with self._lock:
+                    self._running -= 1
+                    self._drop(trial.number)
+                return
             with self._lock:
                 self._running -= 1
                 self._tell(Trial(trial.number, config, outcome, origin, known is not None))
@@ -249,6 +255,13 @@ class Search:
             self.options.release(trial.config)
         studies.tell(self.study, trial.number, trial.outcome)
         self.watch(self)
+
+    def _drop(self, number: int) -> None:
+        """Of a trial that the budget of all kernels ended nothing is known, and no other begins. A claim on it goes
+        with the journal."""
+        assert self.study is not None
+        self.stopped = "budget"
+        studies.skip(self.study, number)
 
     def keep(self, row: Row) -> None:
         """Have the journal keep a row."""

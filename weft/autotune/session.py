@@ -1,8 +1,9 @@
 """The kernels of one package, tuned one after another; the winners go into its configs.json, the trials into the store.
 
-    found = Session(planned, folder, Settings("sm_90", seconds=600), Store()).run()
+    found = Session(planned, folder, Settings("sm_90", Budget(600)), Store()).run()
 
-A kernel gets the share of the budget that it has of the model's time; what one does not use is left to the next.
+A kernel gets the share of the budget that it has of the model's time; what one does not use is left to the next. The
+budget of all holds: what is under way at its end is ended, and nothing begins after it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft import outputs
 from weft.autotune.bench import BenchRunner
-from weft.autotune.budget import Budget
+from weft.autotune.budget import Budget, Late
 from weft.autotune.claims import Claims
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.device import INTERPRETER, device_of
 from weft.autotune.gates import Gatekeeper
 from weft.autotune.neighbours import neighbours
-from weft.autotune.prepare import placer, prepared
+from weft.autotune.prepare import placer, prepared, unbegun
 from weft.autotune.problems import POLICY, Task, by_weight, key, tasks
 from weft.autotune.progress import micros
 from weft.autotune.report import data, spelled, text
@@ -40,6 +42,7 @@ from weft.cache.store import Store
 from weft.codegen.reading import CONFIGS, configurations
 from weft.errors import BackendError, UsageError
 from weft.passes.targets import find
+from weft.progress import doing
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
@@ -47,18 +50,19 @@ if TYPE_CHECKING:
 _LEAST_SECONDS = 5.0
 _STAGING_SECONDS = 0.2  # what the shared-memory gate takes a configuration
 _STAGING_SHARE = 0.25  # of the budget, at most
+_POOL_SHARE = 0.5  # of the budget, after which the gates stop to ask about the space as a whole
 Watch = Callable[[Search], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """target: "sm_90". seconds, trials: of the whole session, and at most of one kernel; None for no limit. devices: as
+    """target: "sm_90". budget: of the whole session; trials: at most of one kernel, None for no limit. devices: as
     CUDA_VISIBLE_DEVICES names them, "" for the first, "cpu" for the interpreter. only: part of a kernel's name, or a
     skeleton. dtype: of the configurations. shared: whether other tuners use the store as well; storage: URL of an
     Optuna storage that they use. options: of every search."""
 
     target: str
-    seconds: float | None = None
+    budget: Budget = field(default_factory=Budget)
     trials: int | None = None
     devices: tuple[str, ...] = ("",)
     only: str = ""
@@ -100,13 +104,15 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Found:
-    """What a session came to. path: the configs.json that was written, "" where nothing changed or none is kept."""
+    """What a session came to. path: the configs.json that was written, "" where nothing changed or none is kept.
+    unbegun: kernels that the budget left no time for."""
 
     target: str
     device: str
     tuned: tuple[Tuned, ...]
     pack: Pack
     path: str = ""
+    unbegun: tuple[str, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -118,12 +124,15 @@ class Found:
             {"before": t.before, "after": t.after, "changed": t.changed, "key": t.key.id, **data(t.result)}
             for t in self.tuned
         ]
-        return {"target": self.target, "device": self.device, "configs": self.path, "kernels": rows}
+        return {"target": self.target, "device": self.device, "configs": self.path, "kernels": rows} | {
+            "unbegun": list(self.unbegun)
+        }
 
     def text(self) -> str:
         """For a terminal."""
         changes = [f"{'wrote ' + self.path if self.path else 'no file changed'}:", *(t.line() for t in self.tuned)]
-        return "\n\n".join([*(text(t.result) for t in self.tuned), "\n".join(changes)])
+        late = [unbegun(self.unbegun, len(self.tuned))] if self.unbegun else []
+        return "\n\n".join([*(text(t.result) for t in self.tuned), "\n".join(changes), *late])
 
 
 class Session:
@@ -147,28 +156,39 @@ class Session:
 
     def run(self) -> Found:
         """All kernels, the heaviest first. BackendError where there is no device for the target."""
-        budget, weight = Budget(self.settings.seconds), sum(t.weight for t in self.tasks) or 1.0
-        done: list[Tuned] = []
+        settings, done, device = self.settings, list[Tuned](), Device(self.settings.target)
         with ExitStack() as stack:
             cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="weft-tune-"))
-            compilers = stack.enter_context(CompilePool(self.tasks[0].problem.workload.folder, self.settings.workers))
-            device = self._device(self.tasks[0])
-            for task in self.tasks:
-                share = budget.left() * min(1.0, task.weight / weight if weight else 1.0)
-                weight -= task.weight
-                one = Budget(
-                    None if self.settings.seconds is None else max(_LEAST_SECONDS, share), self.settings.trials
-                )
-                done.append(self._tune(task, device, compilers, cache, one))
-                if done[-1].result.stopped == "interrupted" or budget.left() <= 0:
-                    break
+            folder = self.tasks[0].problem.workload.folder
+            compilers = stack.enter_context(CompilePool(folder, settings.workers, budget=settings.budget))
+            with suppress(Late):
+                device = self._device(self.tasks[0])
+                self._each(done, device, compilers, cache)
         self.store.flush()
         path = self._write(done) if self.rewrite and any(t.changed for t in done) else ""
-        made = export(self.store, [t.key for t in done], by="weft tune", target=self.settings.target)
-        return Found(self.settings.target, device.gpu or device.arch, tuple(done), made, path)
+        made = export(self.store, [t.key for t in done], by="weft tune", target=settings.target)
+        late = tuple(t.problem.name for t in self.tasks if all(t is not d.task for d in done))
+        return Found(settings.target, device.gpu or device.arch, tuple(done), made, path, late)
+
+    def _each(self, done: list[Tuned], device: Device, compilers: CompilePool, cache: str) -> None:
+        """One kernel after another, until there is no time left; one without a trial in its time was not begun."""
+        budget, weight = self.settings.budget, sum(t.weight for t in self.tasks) or 1.0
+        for task in self.tasks:
+            if budget.left() <= 0:
+                return
+            share = budget.left() * min(1.0, task.weight / weight if weight else 1.0)
+            weight -= task.weight
+            one = self._tune(
+                task, device, compilers, cache, budget.part(max(_LEAST_SECONDS, share), self.settings.trials)
+            )
+            if one.result.trials or one.result.stopped != "budget":
+                done.append(one)
+            if one.result.stopped == "interrupted":
+                return
 
     def _device(self, task: Task) -> Device:
-        with BenchRunner(task.problem, None, device=self.settings.devices[0]) as runner:
+        doing("asking the device")
+        with BenchRunner(task.problem, None, device=self.settings.devices[0], budget=self.settings.budget) as runner:
             facts = runner.device()
         device, self._soft = device_of(facts, self.settings.target)
         if device.arch != self.settings.target:
@@ -184,13 +204,15 @@ class Session:
         before = self._configured(task)
         with ExitStack() as stack:
             journal, options = self._shared(stack, StoreJournal(self.store, own, self._soft), problem.space.knobs)
-            keeper = stack.enter_context(Gatekeeper(problem, compilers))
+            keeper = stack.enter_context(Gatekeeper(problem, compilers, watch=partial(_gate, problem.name)))
             for source in self.sources:
                 if isinstance(source, Store | Pack):
                     keeper.recall(prepared(source, own))
             place = placer(self.private, keeper.triton, cache)
             runners = [
-                stack.enter_context(BenchRunner(problem, keeper, device=d, cache=cache, place=place))
+                stack.enter_context(
+                    BenchRunner(problem, keeper, device=d, cache=cache, place=place, budget=settings.budget)
+                )
                 for d in settings.devices
             ]
             subject = self._subject(task, keeper, before, neighbours(self.sources, own, self._soft), budget)
@@ -228,7 +250,8 @@ class Session:
         p, target = task.problem, find(self.settings.target)
         # Of a space too large for it, shared memory is asked about one by one, when a configuration's turn comes.
         staging = len(p.space.enumerate(p.target, p.given)) * _STAGING_SECONDS
-        pool = keeper.pool("shared" if staging <= budget.left() * _STAGING_SHARE else "wrapper")
+        upto = "shared" if staging <= budget.left() * _STAGING_SHARE else "wrapper"
+        pool = keeper.pool(upto, seconds=budget.left() * _POOL_SHARE)
         inside = [keeper.canonical(seed) for seed in (before, *seeds) if self._fits(task, seed)]
         incumbent = inside[0] if inside and self._fits(task, before) else None
         matrix = target.matrix.get(task.problem.dtype, target.matrix["f32"])
@@ -261,6 +284,11 @@ class Session:
         except UsageError as error:
             raise UsageError(f"{error}; the trials are kept in the store") from None
         return str(path)
+
+
+def _gate(name: str, gate: str, done: int, total: int) -> None:
+    """Tell the person who waits how far the gates before a search are."""
+    doing(f"{name}: {gate}", done, total)
 
 
 def _place(document: dict[str, Any], task: Task, settings: Settings) -> dict[str, Any]:

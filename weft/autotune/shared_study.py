@@ -48,11 +48,8 @@ class SharedStudy(Heart):
     ) -> None:
         self.inner, self.seconds = inner, seconds
         name = f"weft {inner.key.skeleton} {inner.key.id} {inner.soft.id}"
-        try:
+        with _usable(url):
             self.study = new_study(None, optuna.storages.get_storage(url), name)
-        except Exception as error:  # of whichever driver the URL names
-            said = (str(error).splitlines() or [""])[0][:200]
-            raise UsageError(f"the storage {url.split('@')[-1]} cannot be used: {said}") from None
         self.space = {n: CategoricalDistribution(tuple(values)) for n, values in knobs.items()}
         self._me = {"host": host(), "pid": os.getpid(), "start": started(os.getpid()), "boot": boot_id()}
         self._held: dict[str, int] = {}
@@ -183,6 +180,22 @@ class SharedStudy(Heart):
             self._storage.set_trial_state_values(trial, state, values)
         except (RuntimeError, optuna.exceptions.UpdateFinishedTrialError):
             return  # somebody took this process for dead, or ended the same dead one
+
+
+def tried(url: str) -> None:
+    """UsageError where there is no such storage."""
+    with _usable(url):
+        optuna.storages.get_storage(url).remove_session()
+
+
+@contextmanager
+def _usable(url: str) -> Generator[None]:
+    try:
+        yield
+    except Exception as error:  # of whichever driver the URL names
+        said = (str(error).splitlines() or [""])[0][:200]
+        known = "a URL such as sqlite:////folder/tuning.db, postgresql://user@host/tuning or mysql://user@host/tuning"
+        raise UsageError(f"the storage {url.split('@')[-1]} cannot be used: {said}; it takes {known}") from None
 
 
 def _row(text: str) -> Row | None:

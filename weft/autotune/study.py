@@ -1,7 +1,7 @@
 """The Optuna study of a search: in memory, or in a storage of Optuna's that several processes share; and its export
 for optuna-dashboard.
 
-    optuna-dashboard sqlite:///study.db        after  export(study, "study.db")
+    optuna-dashboard sqlite:///study.db        after  export({"weft": study}, "study.db")
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def add(study: Study, sampler: FromPool, params: Mapping[str, Value], outcome: O
     return study.get_trials(deepcopy=False)[-1].number
 
 
-def export(study: Study, path: str | os.PathLike[str]) -> str:
-    """Write all trials to a file that optuna-dashboard opens; gives Optuna's URL of it, or the path of a journal.
+def export(studies: Mapping[str, Study], path: str | os.PathLike[str]) -> str:
+    """Write all trials of studies, by the names they get, to a file that optuna-dashboard opens; gives Optuna's URL of
+    it, or the path of a journal. Of no study at all an empty one is made.
 
     .db, .sqlite: SQLite. .log, .journal, .jsonl: Optuna's journal. A file that is there is not overwritten.
     """
@@ -97,6 +98,9 @@ def export(study: Study, path: str | os.PathLike[str]) -> str:
         where = JournalStorage(JournalFileBackend(str(file)))
     else:
         raise UsageError(f"a study is written to a file that ends in {', '.join(STUDIES)}, not {file.name}")
-    made = new_study(None, where, NAME)
-    made.add_trials([t for t in study.get_trials(deepcopy=False) if t.state.is_finished()])
+    if not studies:
+        new_study(None, where, NAME)
+    for name, study in studies.items():
+        made = new_study(None, where, name)
+        made.add_trials([t for t in study.get_trials(deepcopy=False) if t.state.is_finished()])
     return where if isinstance(where, str) else str(file)

@@ -1,0 +1,48 @@
+"""The names that a person may give the tuner, and the others that they go by. Imports nothing large."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from weft.autotune.space import LIMITS
+from weft.errors import UsageError
+from weft.passes.targets import BY_NAME, find
+
+DTYPES = ("bf16", "f16", "f32")
+"""Of the floats that configurations are kept for."""
+_ALSO = {
+    "bfloat16": "bf16", "float16": "f16", "fp16": "f16", "half": "f16", "float32": "f32", "fp32": "f32", "float": "f32",
+    "single": "f32",
+}  # fmt: skip
+SAMPLERS = ("pool", "random", "all", "tpe", "nsga2", "cmaes", "gp")
+SEEDLESS = ("random",)
+"""Samplers that take no seeds from elsewhere."""
+_NEED = {"cmaes": "cmaes", "gp": "torch"}
+TARGETS = tuple(t for t in BY_NAME if t in LIMITS)
+
+
+def dtype(name: str) -> str:
+    """One of `DTYPES`, by any of its names. UsageError lists them."""
+    plain = name.strip().lower().removeprefix("torch.")
+    found = _ALSO.get(plain, plain)
+    if found not in DTYPES:
+        raise UsageError(f"no configurations are kept for dtype {name[:40]!r}; known: {', '.join(DTYPES)}")
+    return found
+
+
+def sampler(name: str) -> str:
+    """One of `SAMPLERS`. UsageError lists them, or says what one needs that is not installed."""
+    if name not in SAMPLERS:
+        raise UsageError(f"no sampler is called {name[:40]!r}; known: {', '.join(SAMPLERS)}")
+    need = _NEED.get(name, "")
+    if need and find_spec(need) is None:
+        others = ", ".join(s for s in SAMPLERS if s not in _NEED)
+        raise UsageError(f"sampler {name} needs the package {need}, which is not installed; these need none: {others}")
+    return name
+
+
+def target(name: str) -> str:
+    """One that kernels can be tuned for. UsageError lists them."""
+    if find(name).name not in TARGETS:
+        raise UsageError(f"nothing can be tuned for {name}; known: {', '.join(TARGETS)}")
+    return name
