@@ -48,7 +48,7 @@ class Gatekeeper:
 
     compilers: a pool on the problem's folder, shared with other problems of it. interpret: whether `judge` and `pool`
     may run kernels in the interpreter when asked `upto` it. triton: of the hazard table; default the pool's. unasked:
-    how many a gate of `pool` had no time for.
+    of the gates of `pool`, how many each had no time for.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Gatekeeper:
         watch: Watch = lambda gate, done, total: None,
     ) -> None:  # fmt: skip
         self.problem, self.compilers, self.funnel = problem, compilers, Funnel()
-        self.budget, self.watch, self.unasked = compilers.budget, watch, 0
+        self.budget, self.watch, self.unasked = compilers.budget, watch, dict[str, int]()
         self.triton = triton or compilers.triton()
         self._host = Worker(HOST, nice=nice)
         self._interpreting = Worker(HOST, env={"TRITON_INTERPRET": "1"}, nice=nice)
@@ -84,7 +84,8 @@ class Gatekeeper:
 
         most: let only so many through the gates from "compile" on, the most promising by the cost model, and some times
         as many through those before. seconds: ask no longer, the first gates sooner; but the first one of each gate,
-        the default, has the whole budget. The others stay in the pool and are judged when their turn comes."""
+        the default, has the whole budget until it is compiled. The others stay in the pool and are judged when their
+        turn comes."""
         mine = self.budget.part(seconds)
         left = self._arithmetic()
         for gate in STEPS[: STEPS.index(upto) + 1]:
@@ -92,12 +93,14 @@ class Gatekeeper:
             asked = self._ranked(gate, left, most, seconds < math.inf)
             size = _BATCH if gate == "wrapper" else _AT_ONCE
             self._asked, self._of = 0, len(asked)
+            whole = asked[0] if asked and gate != "interpreter" else None
             for first in range(0, len(asked), size):
                 batch = asked[first : first + size]
-                if not self._through(gate, batch, [limit if c is not asked[0] else self.budget for c in batch]):
+                if not self._through(gate, batch, [self.budget if c is whole else limit for c in batch]):
                     break
             self._of = 0
-            self.unasked += sum(c.refused is None and not c.past(gate) for c in asked)
+            if late := sum(c.refused is None and not c.past(gate) for c in asked):
+                self.unasked[gate] = late
             left = [c for c in left if c.refused is None]
         return Pool(tuple(c.config for c in left), self._columns(left), self.funnel.rejected, self.funnel.seconds)
 

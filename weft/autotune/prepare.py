@@ -44,14 +44,14 @@ _COSTS = (0.05, 0.35, 0.4, 0.2)
 class Prepared:
     """What preparing came to, by the task's name. broken: for a task that no configuration is left of, although some
     were compiled, why the last one was refused. ended: for a task that there was not time enough for, of how many
-    configurations a gate was not asked; unbegun: tasks that there was none for. seconds: of the clock; spent: what the
-    compile workers counted."""
+    configurations each gate was not asked; unbegun: tasks that there was none for. seconds: of the clock; spent: what
+    the compile workers counted."""
 
     pack: Pack
     funnels: dict[str, Funnel]
     survivors: dict[str, int]
     broken: dict[str, str]
-    ended: dict[str, int]
+    ended: dict[str, dict[str, int]]
     unbegun: tuple[str, ...]
     seconds: float
     spent: dict[str, Any]
@@ -75,9 +75,10 @@ class Prepared:
         """What became of a task, in a line."""
         if name in self.broken:
             return f"no configuration is left: {self.broken[name]}"
-        n, late = self.survivors[name], self.ended.get(name, 0)
+        n, late = self.survivors[name], self.ended.get(name, {})
         left = f"{n or 'no'} configuration{'s'[: n != 1]} came through"
-        return f"{left}; the budget left no time to ask about {late:,}" if late else left
+        gates = ", ".join(f"{gate} about {count:,}" for gate, count in late.items())
+        return f"{left}; there was no time to ask {gates}" if late else left
 
     def data(self) -> dict[str, Any]:
         """As JSON data."""
@@ -111,9 +112,9 @@ def prepare(
 ) -> Prepared:
     """Every task through the gates up to the interpreter (or the compilation), the heaviest first.
 
-    budget: of all of them, divided by their weight; it holds: what is under way at its end is ended, and nothing begins
-    after it. most: configurations of a task that are compiled, the most promising; the others are neither kept nor
-    refused. cubins: keep compiled kernels in the store. program: of the compile workers."""
+    budget: of all of them, half divided equally and half by their weight; it holds: what is under way at its end is
+    ended, and nothing begins after it. most: configurations of a task that are compiled, the most promising; the others
+    are neither kept nor refused. cubins: keep compiled kernels in the store. program: of the compile workers."""
     if not tasks:
         return Prepared(Pack.of([]), {}, {}, {}, {}, (), 0.0, {}, "")
     with tempfile.TemporaryDirectory(prefix="weft-prepare-") as scratch:
@@ -137,7 +138,7 @@ class _Run:
     funnels: dict[str, Funnel] = field(default_factory=dict[str, Funnel])
     survivors: dict[str, int] = field(default_factory=dict[str, int])
     broken: dict[str, str] = field(default_factory=dict[str, str])
-    ended: dict[str, int] = field(default_factory=dict[str, int])
+    ended: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     entries: list[Entry] = field(default_factory=list[Entry])
 
     def all(self, tasks: Sequence[Task]) -> Prepared:
@@ -145,12 +146,12 @@ class _Run:
         budget, weight, triton = self.compilers.budget, sum(t.weight for t in tasks) or 1.0, ""
         with suppress(Late):
             triton = self.compilers.triton()
-            for task in tasks:
+            for place, task in enumerate(tasks):
                 if budget.left() <= 0:
                     break
-                share = budget.left() * min(1.0, task.weight / weight if weight > 0 else 1.0)
+                own = min(1.0, task.weight / weight) if weight > 0 else 1.0
                 weight -= task.weight
-                self.one(task, triton, share)
+                self.one(task, triton, budget.left() * (own + 1 / (len(tasks) - place)) / 2)
         names = tuple(t.problem.name for t in tasks if t.problem.name not in self.funnels)
         made = Pack.of(self.entries, by="weft tune --prepare", target=self.target, triton=triton)
         about = (self.funnels, self.survivors, self.broken, self.ended, names)
