@@ -106,6 +106,8 @@ def _meant(mode: str, spec: str | None, given: Mapping[str, Any]) -> None:
         raise UsageError("--force overwrites the file of --html PATH, which is not given")
     if given["shared"] and given["storage"]:
         raise UsageError("--shared and --storage are two ways to share; give one")
+    if given["shared"]:
+        outputs.tried_folder(given["shared"])
 
 
 def _replay(given: dict[str, Any]) -> Found:

@@ -100,6 +100,7 @@ def test_an_option_is_taken_or_refused(reached, capsys, mode, name):
     [(["s.yaml", "--prepare", "--target", "sm_90", "--force"], "--html PATH"),
      (["pkg", "--device", "0", "--no-train"], "goes with a spec"), (["pkg", "--device", "0", "--train"], "a spec"),
      (["s.yaml", "--device", "0", "--shared", "d", "--storage", "sqlite://"], "give one"),
+     (["s.yaml", "--device", "0", "--shared", "s.yaml"], "not a folder"),
      (["s.yaml", "--device", "0", "--seed", "-1"], "--seed"), (["s.yaml", "--prepare", "--budget", ""], "90s"),
      (["s.yaml", "--prepare", "--dtype", "fp8", "--target", "sm_90"], "known: bf16, f16, f32"),
      (["s.yaml", "--device", "0", "--dtype", "", "--target", "sm_90"], "known: bf16, f16, f32"),

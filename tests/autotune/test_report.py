@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tests.autotune.test_replay import TIMES, kernel_tuner
 from weft import cli
 from weft.autotune import report
-from weft.autotune.budget import Budget
+from weft.autotune.budget import Budget, Part
 from weft.autotune.progress import Progress, line
 from weft.autotune.report_html import page
 from weft.autotune.result import Options
@@ -98,6 +98,19 @@ def test_the_line_shows_best_roofline_rejects_and_what_is_left():
     for part in ("synthetic", "best", "% of roofline", "rejected 48 shared memory", "other", "eta 0"):
         assert part in late
     assert "finals" in lines[-1] or search.phase == "search"
+
+
+def test_what_is_left_counts_the_searches_that_follow():
+    clock = FakeClock()
+    whole = Budget(clock=clock)
+    clock.pass_(20.0)
+
+    assert Part(2, 4, whole).left(10.0) == 10.0 + 2 * (30.0 / 2)
+    assert Part(4, 4, whole).left(10.0) == 10.0
+    assert Part(2, 4, Budget(15.0, clock=clock)).left(10.0) == 15.0
+    lines = []
+    tuned(watch=lambda s: lines.append(line(s)), part=Part(2, 4, whole))
+    assert all(", 2 of 4  " in text for text in lines)
 
 
 def test_a_terminal_gets_a_heartbeat_every_second_while_a_trial_hangs():

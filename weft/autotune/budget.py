@@ -67,6 +67,23 @@ class Budget:
 FOREVER = Budget()
 
 
+@dataclass(frozen=True)
+class Part:
+    """A search as one of several that share a budget: the `place`th, from 1 on, of `of`."""
+
+    place: int
+    of: int
+    budget: Budget
+
+    def left(self, seconds: float) -> float:
+        """Seconds until all are done, where this one takes so many more: the others take what those so far took."""
+        used = self.budget.used + seconds
+        return min(seconds + used / self.place * (self.of - self.place), self.budget.left())
+
+
+ALONE = Part(1, 1, FOREVER)
+
+
 @dataclass
 class Deadlines:
     """How long one call of a runner may take, in seconds; learns what is usual.

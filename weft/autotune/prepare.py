@@ -68,8 +68,13 @@ class Prepared:
         broken = [f"{name}: {self.note(name)}" for name in self.broken]
         late = [f"{name}: {self.note(name)}" for name in self.ended]
         late += [unbegun(self.unbegun, len(self.funnels))] if self.unbegun else []
-        groups = (["refused:", *refused] if refused else [], broken, late)
-        return "\n".join([table(self.funnels), *(line for group in groups if group for line in ("", *group))])
+        groups = (
+            [table(self.funnels)] if self.funnels else [],
+            ["refused:", *refused] if refused else [],
+            broken,
+            late,
+        )
+        return "\n\n".join("\n".join(group) for group in groups if group)
 
     def note(self, name: str) -> str:
         """What became of a task, in a line."""

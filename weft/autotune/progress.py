@@ -19,7 +19,8 @@ def line(search: Search) -> str:
     subject, budget = search.subject, search.budget
     trials = list(search.trials)
     total = min(len(subject.pool), budget.trials if budget.trials is not None else len(subject.pool))
-    parts = [subject.label, f"{len(trials)}/{total}" if search.phase == "search" else "finals"]
+    label = f"{subject.label}, {search.part.place} of {search.part.of}" if search.part.of > 1 else subject.label
+    parts = [label, f"{len(trials)}/{total}" if search.phase == "search" else "finals"]
     best = curve(trials)[-1] if trials else None
     if best is not None:
         parts.append(f"best {micros(best)}")
@@ -48,12 +49,13 @@ def reasons(search: Search) -> str:
 
 
 def eta(search: Search, total: int) -> float | None:
-    """Seconds until the end, at most those of the budget; None while nothing is known."""
+    """Seconds until the end, of all searches that share a budget, at most those of the budget; None while nothing is
+    known."""
     budget, done = search.budget, len(search.trials)
     fresh = sum(not t.recorded for t in list(search.trials))
     by_trials = budget.used / fresh * max(0, total - done) if fresh else None
     known = [x for x in (by_trials, budget.left() if budget.seconds is not None else None) if x is not None]
-    return max(0.0, min(known)) if known else None
+    return max(0.0, search.part.left(min(known))) if known else None
 
 
 def micros(us: float) -> str:

@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from statistics import fmean, pstdev
 from typing import Any
 
-from weft.autotune.budget import FOREVER, Budget
+from weft.autotune.budget import Budget, Part
 from weft.autotune.replay import Replay, Table, key
 from weft.autotune.result import Options, Result
 from weft.autotune.rows import MemoryJournal, StoreJournal
@@ -78,7 +78,7 @@ def replays(
     seeds: int = 1,
     seed: int = 0,
     trials: int | None = TRIALS,
-    budget: Budget = FOREVER,
+    budget: Budget | None = None,
     sampler: Any = "pool",
     warm: Sequence[Table] = (),
     store: Store | None = None,
@@ -89,7 +89,7 @@ def replays(
     budget: of all searches, each of which gets the same; the first is begun in any case. warm: tables of the same
     kernel elsewhere, whose ten fastest become seeds. store: keep trials there, and take those of an earlier run with
     the same options as they are."""
-    first = foreign(table, warm)
+    first, budget = foreign(table, warm), budget or Budget()
     found: list[Result] = []
     began = time.process_time()
     for one in range(seed, seed + seeds):
@@ -99,7 +99,9 @@ def replays(
         journal: Journal = StoreJournal(store, key_of(table, about)) if store is not None else MemoryJournal()
         options = Options(seed=one, sampler=sampler, resume=store is not None)
         share = budget.part(budget.left() / (seed + seeds - one), trials)
-        found.append(Search(table.subject(first), [Replay(table)], share, journal, options, watch=watch).run())
+        part = Part(one - seed + 1, seeds, budget)
+        search = Search(table.subject(first), [Replay(table)], share, journal, options, watch=watch, part=part)
+        found.append(search.run())
         if store is not None:
             store.flush()
         if found[-1].stopped == "interrupted":

@@ -21,7 +21,7 @@ import numpy as np
 
 from weft.autotune import finals
 from weft.autotune import study as studies
-from weft.autotune.budget import Budget, Deadlines, Late
+from weft.autotune.budget import ALONE, Budget, Deadlines, Late, Part
 from weft.autotune.measure import Stopwatch
 from weft.autotune.result import Final, Finalist, Options, Result, fastest
 from weft.autotune.rows import MemoryJournal, barred, outcome_of, recorded, row_of
@@ -56,7 +56,7 @@ _RESERVE = 0.1
 class Search:
     """One search. runners: one a device, all of the same kind; journal: where trials are kept; study: an Optuna study
     to use, with its sampler and what is enqueued in it; watch: called after every call of a runner, and every trial;
-    ahead: is told which configurations will probably be next, to compile them."""
+    ahead: is told which configurations will probably be next, to compile them; part: of what it is one, for people."""
 
     subject: Subject
     runners: Sequence[Runner]
@@ -66,6 +66,7 @@ class Search:
     study: Study | None = None
     watch: Callable[[Search], None] = lambda search: None
     ahead: Callable[[Sequence[Config]], None] | None = None
+    part: Part = ALONE
 
     def __post_init__(self) -> None:
         rows = self.journal.rows()

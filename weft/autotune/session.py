@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft import outputs
 from weft.autotune.bench import BenchRunner
-from weft.autotune.budget import Budget, Late
+from weft.autotune.budget import Budget, Late, Part
 from weft.autotune.claims import Claims
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.device import INTERPRETER, device_of
@@ -221,7 +221,8 @@ class Session:
                 (compilers.pause if search.phase == "finals" else compilers.resume)()
                 self.watch(search)
 
-            search = Search(subject, runners, budget, journal, options, watch=watch, ahead=keeper.ahead)
+            part = Part(1 + self.tasks.index(task), len(self.tasks), settings.budget)
+            search = Search(subject, runners, budget, journal, options, watch=watch, ahead=keeper.ahead, part=part)
             try:
                 result = search.run()
             finally:
