@@ -93,8 +93,8 @@ def test_a_frozen_worker_is_noticed_before_its_deadline():
 
 
 def test_a_slow_worker_that_beats_is_not_frozen():
-    with Worker(FAULTY, silent=15.0) as worker:
-        assert worker.ask({"fault": "hang"}, 16.0).fault is Fault.TIMEOUT
+    with Worker(FAULTY, silent=5.0) as worker:
+        assert worker.ask({"fault": "hang"}, 6.0).fault is Fault.TIMEOUT
 
 
 def test_a_killed_parent_takes_everything_with_it():

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,13 @@ def spec_path(name: str) -> str:
     return str(ROOT / f"examples/specs/{name}.yaml")
 
 
+@cache
 def planned(name: str, train: bool = True, memory: int | None = None, *sets: str) -> Any:
     """A shipped spec at its small dims, planned."""
     return api.planned(api.open_spec(spec_path(name), sets, small=True), train, "cpu", memory)
 
 
+@cache
 def package(name: str, train: bool = True, memory: int | None = None, *sets: str) -> dict[str, str]:
     """The files of a shipped spec at its small dims."""
     return files_of(planned(name, train, memory, *sets))

@@ -1,10 +1,12 @@
 """A mesh in a plan: what is split whatever it is called, one device's share, and the collectives of what is emitted."""
 
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from tests.campaign import some
 from weft import api
 from weft.codegen import explain
 from weft.errors import InfeasibleError, UsageError
@@ -32,10 +34,12 @@ MLP = {"kind": "mlp"}
 MEGATRON = {("forward", "all_reduce"): 2, ("backward", "all_reduce"): 2}
 
 
-@pytest.mark.parametrize("residual", ["pre", "post"])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kv", [{}, {"kv_heads": 2}])
-@pytest.mark.parametrize("more", [{}, {"rotary": True}, {"pattern": "window(4)"}])
+BLOCKS = product(
+    ["pre", "post"], [True, False], [{}, {"kv_heads": 2}], [{}, {"rotary": True}, {"pattern": "window(4)"}]
+)
+
+
+@pytest.mark.parametrize(("residual", "bias", "kv", "more"), some(BLOCKS, 6))
 def test_a_layer_takes_two_all_reduces_forward_and_two_backward(residual, bias, kv, more):
     """Shoeybi et al. 2019, section 3."""
     block = ATTENTION | kv | more | {"bias": bias}
@@ -44,7 +48,7 @@ def test_a_layer_takes_two_all_reduces_forward_and_two_backward(residual, bias, 
     assert per_layer(plan) == MEGATRON
 
 
-@pytest.mark.parametrize("name", ["gpt2_345m", "bert_base", "mistral_7b", "sparse_transformer_enwik8"])
+@pytest.mark.parametrize("name", some(["gpt2_345m", "bert_base", "mistral_7b", "sparse_transformer_enwik8"], 2))
 def test_shipped_layers_take_four(name):
     plan = api.plan(SPECS / f"{name}.yaml", small=True, target="sm_90", mesh="tp=2")
 
@@ -93,7 +97,7 @@ def test_what_an_axis_does_not_divide_is_whole_and_said():
     assert "tp=4 splits inner; left whole, not a multiple: kv_heads, vocab" in explain.collectives(plan)
 
 
-@pytest.mark.parametrize("mesh", ["dp=2", "tp=2", "dp=2,tp=2", "ep=4", "sp=2", "cp=2,tp=2"])
+@pytest.mark.parametrize("mesh", some(["dp=2", "tp=2", "dp=2,tp=2", "ep=4", "sp=2", "cp=2,tp=2"], 4))
 def test_the_plan_is_that_of_one_device(mesh):
     blocks = ATTENTION, {"kind": "moe", "capacity_factor": 2.0}, MLP
     whole, one = planned(None, *blocks), planned(mesh, *blocks)

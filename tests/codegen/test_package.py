@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cache.faulty import Faulty
+from tests.campaign import some
 from tests.codegen.emission import ROOT, SPECS, package, ruff
 from weft import api, outputs
 from weft.codegen.manifest import digest, manifest
@@ -211,7 +212,7 @@ def test_two_packages_never_meet(tmp_path):
     assert (a.X, b.X) == (1, 2)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", some(SPECS, 6))
 def test_shipped_specs_give_clean_files(name, tmp_path):
     out = write(package(name), tmp_path / "out")
 
