@@ -115,6 +115,15 @@ def test_the_tolerance_is_normwise_with_a_floor():
     assert not compare("x", "f64", got, want).ok
 
 
+def test_tensors_that_should_be_zero_have_a_scale_where_most_are():
+    """A head that reads the first position alone leaves most gradients zero, up to the truth's own rounding."""
+    want = {"a": torch.ones(4), "b": torch.zeros(4), "c": torch.full((4,), 1e-22), "d": torch.zeros(4)}
+    want = {k: v.double() for k, v in want.items()}
+
+    assert compare("gradients", "f64", {**want, "b": torch.full((4,), 1e-22)}, want).ok
+    assert not compare("gradients", "f64", {**want, "b": torch.full((4,), 1e-12)}, want).ok
+
+
 def test_index_inputs_stay_in_their_tables():
     program = api.program(api.open_spec(spec_path("bert_base"), small=True))
     sizes = program.resolve()

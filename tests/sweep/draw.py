@@ -83,7 +83,7 @@ class Draw:
         kind = "language" if causal else self.one("heads", ["language", "classify", "both"])
         if kind == "language":
             return language
-        classify = {"kind": "classify", "classes": 3} | self.some(0.5, "classify", {"pool": o.ACTIVATION})
+        classify = {"kind": "classify", "classes": 3} | self.some(0.5, "classify", o.CLASSIFY)
         return classify if kind == "classify" else [language, classify]
 
     def step(self, name: str, block: Spec) -> str | Spec:

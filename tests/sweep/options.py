@@ -116,3 +116,4 @@ LANGUAGE: dict[str, Options] = {
     "tied": [True], "bias": [True], "scale": ["1/width", 3.0], "ignore": [-100, 3], "vocab": [11],
     "loss": ["cross_entropy"], "transform": [{}, {"activation": "tanh"}, {"norm": "none"}],
 }  # fmt: skip
+CLASSIFY: dict[str, Options] = {"pool": ACTIVATION, "ignore": [-100, 1]}
