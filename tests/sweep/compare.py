@@ -178,7 +178,8 @@ class Case:
         package = load(folder)
         with interpreting():
             ops = at(where, kernels.imported, package.__name__, folder)
-            mode = kernels.Kernels(ops.NAMESPACE, kernels.regions(folder), self.program.resolve(batch=2, seq=n), "f64")
+            sizes = self.program.resolve(batch=2, seq=n)
+            mode = kernels.Kernels(ops.NAMESPACE, folder, kernels.regions(folder), sizes, "f64")
             module = verify.loaded(package.Model(), params, torch.float64)
             rows = at(where, kernels.whole, truth, module, "f64", mode, "cpu")
         for row in (*mode.rows.values(), *rows):
