@@ -1,9 +1,11 @@
-"""python -m tests.sweep [--cases N] [--kernels K] [--seed S] [--shrink] [--without REGEX] [--workers W] [--result]"""
+"""python -m tests.sweep [--cases N] [--kernels K] [--seed S] [--shrink] [--without REGEX] [--workers W]
+[--minutes M] [--out FILE] [--result]"""
 
 import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ def main() -> int:
     kinds: dict[str, list[Found]] = {}
     done = with_kernels = 0
     figures: dict[str, Any] = {}
-    spent = 0.0
+    spent, began = 0.0, time.monotonic()
     for found, covered in campaign(o.seed, o.cases, o.kernels, o.workers, o.without, o.first):
         done, with_kernels, spent = done + 1, with_kernels + found.with_kernels, spent + found.seconds
         for signature in {t.signature for t in found.faults}:
@@ -31,6 +33,8 @@ def main() -> int:
             with open(o.out, "a") as out:
                 out.write(json.dumps({"case": found.number, "faults": told, "spec": found.spec}) + "\n")
         figures = covered.figures()
+        if time.monotonic() - began > 60 * o.minutes:
+            break
     print(f"{done} cases, {with_kernels} with kernels, {spent:.0f} CPU-seconds; {figures}")
     for signature, cases in sorted(kinds.items(), key=lambda x: -len(x[1])):
         print(f"{len(cases):4}  {signature}")
@@ -51,6 +55,7 @@ def options() -> argparse.Namespace:
     p.add_argument("--kernels", type=int, default=0, help="every so many cases their kernels too; 0: never")
     p.add_argument("--without", default="^$", help="options (`key=value`) that are not drawn: a regular expression")
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    p.add_argument("--minutes", type=float, default=float("inf"), help="after which no further case is waited for")
     p.add_argument("--shrink", action="store_true", help="make a failing spec of each kind small")
     p.add_argument("--out", help="a line of JSON a failing case is added to this file")
     p.add_argument("--result", action="store_true", help=f"write {RESULT.name} beside the other results")
