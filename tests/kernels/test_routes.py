@@ -44,7 +44,7 @@ def test_one_process_interprets_and_compiles():
     x, y = torch.randn(N), torch.full((N,), float("nan"))
     interp(calls_helpers)[(4,)](x, y, N, B=16)
 
-    assert torch.allclose(y, expected(x, 16))
+    assert torch.allclose(y, expected(x, 16), atol=1e-5)  # the terms may cancel
     assert compiled().ptx == before
     assert dict(vars(tl)) == language
 
@@ -65,7 +65,7 @@ def test_launches_are_redirected_only_inside_the_block():
         assert os.environ["TRITON_INTERPRET"] == "1"
         assert isinstance(triton.jit(helper.fn), triton.JITFunction)
 
-    assert torch.allclose(y, expected(x, 16))
+    assert torch.allclose(y, expected(x, 16), atol=1e-5)  # the terms may cancel
     assert os.environ.get("TRITON_INTERPRET") != "1"
 
 
