@@ -26,7 +26,7 @@ def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loa
     if isinstance(sets, str):
         raise TypeError(f"sets is a list of DIM=VALUE texts: sets=[{sets!r}]")
     if isinstance(source, str | os.PathLike):
-        if "\n" in os.fspath(source):
+        if isinstance(source, str) and "\n" in source and not os.path.exists(source):
             raise UsageError("this is the text of a spec; weft takes the path of its file, or what a YAML parser reads")
         return load_spec(source, sets, small)
     if isinstance(source, Mapping):

@@ -173,10 +173,12 @@ def test_free_text_stays_out_of_the_graph(nothing_runs):
 
 def test_a_hostile_file_name_does_not_forge_lines(nothing_runs):
     path = nothing_runs / "a\nfake.yaml:1:1: error[W0101]: x\x1b[2J.yaml"
-    with pytest.raises(SpecError) as found:
-        api.check(write(path, spec() | {"name": "Bad"}))
+    write(path, spec() | {"name": "Bad"})
+    for said in (path, str(path)):
+        with pytest.raises(SpecError) as found:
+            api.check(said)
 
-    assert len(render(found.value).splitlines()) == 4
+        assert len(render(found.value).splitlines()) == 4
 
 
 BOMBS = {
