@@ -1,6 +1,9 @@
 """torch.export with sizes fixed and open, saved and loaded, here and where the package has only been imported."""
 
+import importlib
 import io
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +85,62 @@ def test_two_packages_save_types_of_their_own():
     programs = {n: exported(n, False, model(n).eval()) for n in ("gpt", "recurrent")}
     for name, program in programs.items():
         out = loaded(program).module()(**inputs(name), **targets(name))
-        assert type(out) is emitted(name).Output
+        saved = _pytree.SUPPORTED_SERIALIZED_TYPES[emitted(name).Output].serialized_type_name
+        assert type(out) is _pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE[saved]
+        assert type(out)._fields == emitted(name).Output._fields
+
+
+def forget(*names: str) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] in names]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def imported(tmp_path, monkeypatch, request):
+    """Imports, under a name, a package whose contents no other test has."""
+    folder = shutil.copytree(Path(emitted("gpt").__file__).parent, tmp_path / "contents")
+    with (folder / "model.py").open("a") as file:
+        file.write(f"# {request.node.name}\n")
+    for name in ("first_name", "second_name"):
+        (tmp_path / name).symlink_to(folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module
+    forget("first_name", "second_name")
+
+
+def test_a_package_under_two_names_has_the_types_of_each(imported):
+    """Run and pickled, a result is of the package that made it; loaded, of the first, whichever was saved."""
+    first, second = imported("first_name"), imported("second_name")
+    x = inputs("gpt")
+    for package in (second, first):
+        module = package.Model(generator=0).eval()
+        program = torch.export.export(module, (), x)
+        with torch.no_grad():
+            out, again = program.module()(**x), loaded(program).module()(**x)
+
+        assert type(out) is type(pickle.loads(pickle.dumps(out))) is package.Output
+        assert type(again) is first.Output
+        assert torch.equal(again.logits, out.logits)
+
+
+def test_a_package_imported_again_has_the_types_it_had(imported):
+    first = imported("first_name")
+    program = torch.export.export(first.Model(generator=0).eval(), (), inputs("gpt"))
+    assert type(loaded(program).module()(**inputs("gpt"))) is first.Output
+
+    forget("first_name")
+    again = imported("first_name")
+    assert again is not first
+    assert type(loaded(program).module()(**inputs("gpt"))) is again.Output is first.Output
+    assert type(again.Model()(**inputs("gpt"))) is again.Output
+
+
+def test_a_name_that_is_forgotten_leaves_its_place(imported):
+    program = torch.export.export(imported("first_name").Model(generator=0).eval(), (), inputs("gpt"))
+    forget("first_name")
+
+    second = imported("second_name")
+    assert type(loaded(program).module()(**inputs("gpt"))) is second.Output
 
 
 def test_another_process_imports_the_package_first(tmp_path):

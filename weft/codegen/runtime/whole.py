@@ -6,6 +6,7 @@ in one process never meet, and a program saved by torch.export finds its ops and
 """
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -64,6 +65,16 @@ def define(name: str, schema: str, run: Callable[..., object], fake: Callable[..
 
 
 def exported(kind: Any) -> Any:
-    """A NamedTuple that torch.export can save, under a name of this package's own."""
-    _pytree._register_namedtuple(kind, serialized_type_name=f"{NAMESPACE}.{kind.__name__}")
+    """A NamedTuple that torch.export can save, under a name of this package's own.
+
+    Imported under several names, each import has its own type, which is pickled by its name; what a loaded program
+    returns stays that of the first. Imported again under one name, a package has the type it had.
+    """
+    name = f"{NAMESPACE}.{kind.__name__}"
+    first = _pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
+    if first is not None and first.__module__ == kind.__module__:
+        return first
+    _pytree._register_namedtuple(kind, serialized_type_name=name)
+    if first is not None and getattr(sys.modules.get(first.__module__), first.__name__, None) is first:
+        _pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE[name] = first
     return kind
