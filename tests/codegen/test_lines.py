@@ -1,6 +1,8 @@
 """Breaking a long line changes where it ends and nothing else: the parse tree before and after."""
 
 import ast
+import subprocess
+import sys
 from random import Random
 
 import pytest
@@ -117,3 +119,29 @@ def test_every_line_of_a_package_means_what_it_meant(name, monkeypatch):
         monkeypatch.setattr(module, "fit", checked)
     package(name)
     assert broken > 5
+
+
+def load(rng: Random) -> str:
+    """A masked load at an address of any length, cast, as holes of kernels read their operands."""
+    term = (
+        "tl.cast(b.to(tl.int64), tl.int64) * X[1][1][0]",
+        "tl.cast(t, tl.int64) * X[1][1][1]",
+        "X[0][0]",
+        "(q // 3) * s",
+    )
+    address = " + ".join(rng.choice(term) for _ in range(rng.randint(1, 6)))
+    mask = rng.choice(["", ", mask=ok, other=0", ", mask=ok & (t < n), other=0.0"])
+    return f"{'low' * rng.randint(1, 6)} = tl.load({address}{mask}).to({rng.choice(['o.dtype', 'tl.float32'])})"
+
+
+def test_loads_are_broken_as_the_formatter_breaks_them():
+    rng = Random(0)
+    text = "".join(
+        line + "\n"
+        for depth in (rng.randint(1, 3) for _ in range(count(sample=300, soak=3000)))
+        for line in (*("    " * d + "if x:" for d in range(depth)), *fit(load(rng), depth))
+    )
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", str(lines.WIDTH), "--diff", "-"]
+
+    done = subprocess.run(ruff, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[:2000]

@@ -132,13 +132,19 @@ def _wrapped(statement: str, lead: int, depth: int, width: int) -> list[str]:
 
 
 def _chained(statement: str, lead: int, start: int, depth: int, width: int) -> list[str]:
-    """`y = f(a, b).g(c)` whose last call starts past the width: the call before it is broken instead."""
+    """`y = f(a, b).g(c)` whose last call starts past the width: the call before it is broken instead,
+    its contents on one line if they fit."""
     pad, dot = " " * 4 * depth, _outline(statement).rfind(").", lead, start)
     before, rest = statement[: dot + 1], statement[dot + 1 :]
     first, last = _last_brackets(_outline(before)) if dot > 0 else (-1, -1)
     body = before[first + 1 : last]
-    if first >= 0 and len(pad) + 4 + len(body) <= width and len(pad) + 1 + len(rest) <= width:
-        return [pad + before[: first + 1], f"{pad}    {body}", f"{pad}){rest}"]
+    if first >= 0 and len(pad) + 1 + len(rest) <= width:
+        items = split(body)
+        if len(pad) + 4 + len(body) <= width:
+            return [pad + before[: first + 1], f"{pad}    {body}", f"{pad}){rest}"]
+        if not body.endswith(","):
+            inside = [line for item in items for line in _item(item, depth + 1, width, len(items) > 1)]
+            return [pad + before[: first + 1], *inside, f"{pad}){rest}"]
     return [f"{pad}{statement[:lead]}(", *fit(statement[lead:], depth + 1, width), f"{pad})"]
 
 
