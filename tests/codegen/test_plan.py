@@ -41,7 +41,7 @@ def test_every_shipped_spec_has_a_whole_plan(name: str):
     assert plan["parameters"] == sum(b.get("parameters", 0) * b["calls"] for b in plan["blocks"])
     assert len(plan["layers"]) == sum(b["calls"] for b in plan["blocks"])
     for block in plan["blocks"]:
-        halves = [block["forward"], *block["backward"].values()]
+        halves = [block["forward"], *block["backward"].values(), *block.get("further", {}).values()]
         for half in halves:
             assert half["search"] == "exact"
             nodes = [n for r in half["regions"] for n in r["nodes"]]
@@ -52,6 +52,21 @@ def test_every_shipped_spec_has_a_whole_plan(name: str):
             assert {r.get("why", WHY_TORCH[0]) for r in half["regions"]} <= set(WHY_TORCH)
             traced = [r for r in half["regions"] if re.fullmatch(rf"{name}\.yaml:\d+", r.get("src", ""))]
             assert len(traced) == len(half["regions"])
+
+
+def test_totals_count_what_a_step_runs_once():
+    """A block's further functions (a backward of the loss alone, halves without a loss) count in no total."""
+    plan = api.plan(SPECS / "switch_base.yaml", small=True, target="sm_90")
+    blocks = {b["name"]: b for b in plan["blocks"]}
+    backward = [blocks[x["block"]]["backward"][x["mode"]] for x in plan["layers"]]
+    assert any(b.get("further") for b in blocks.values())
+    for side, halves in {
+        "forward": [blocks[x["block"]]["forward"] for x in plan["layers"]],
+        "backward": backward,
+    }.items():
+        regions = [r for half in halves for r in half["regions"]]
+        assert plan["totals"][side]["kernels"] == len(regions)
+        assert plan["totals"][side]["bytes"] == sum(r["bytes"] for r in regions)
 
 
 def test_decisions_are_labelled_and_every_rejection_has_a_reason():

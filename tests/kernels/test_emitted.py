@@ -184,11 +184,24 @@ def test_files_pass_ruff(name, folder):
 def test_the_plan_names_every_kernel(name):
     if name not in QUICK and not SOAK:
         pytest.skip("the whole list runs in the soak")
-    found, plan = files(name), json.loads(files(name)["plan.json"])
+    every_kernel_is_named(files(name))
+
+
+def test_a_plan_of_several_modes_names_every_kernel():
+    """A budget between the least and the most: a forward for each mode."""
+    spec = SPECS / "gpt2_345m.yaml"
+    memory = api.plan(spec, small=True, target="sm_90")["memory"]
+    found = api.package(spec, small=True, target="sm_90", memory=(memory["smallest"] + memory["peak"]) // 2)
+    assert any(len(b["backward"]) > 1 for b in json.loads(found["plan.json"])["blocks"])
+    every_kernel_is_named(found)
+
+
+def every_kernel_is_named(found: dict[str, str]) -> None:
+    plan = json.loads(found["plan.json"])
     kernels = {p.removeprefix("kernels/").removesuffix(".py") for p in found if re.match(r"kernels/k\d", p)}
     named: set[str] = set()
     for block in plan["blocks"]:
-        for half in (block["forward"], *block.get("backward", {}).values()):
+        for half in (block["forward"], *block.get("backward", {}).values(), *block.get("further", {}).values()):
             for region in half["regions"]:
                 own = set(region["kernel"].split(" + ")) - {"torch"}
                 assert own <= kernels

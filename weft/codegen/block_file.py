@@ -81,8 +81,9 @@ class _Writer:
 
     def source(self) -> str:
         if self.program.train:
-            self.file.floats = frozenset(floats(joint_of(self.block)))
-            for pair in pairs(self.block):
+            joint = joint_of(self.block)
+            self.file.floats = frozenset(floats(joint))
+            for pair in pairs(self.block, joint):
                 self.pair(pair)
         else:
             graph = prepare(self.block.graph, known)

@@ -161,6 +161,18 @@ class Pair:
         """What the function of that side is called; of: the one result whose gradient it starts from."""
         return self.block.named(f"{side}{self.block.variant}" + (f"_of_{identifier(of)}" if of else ""), self.mode)
 
+    def half(self, side: str, of: str = "") -> str:
+        """What the plan calls that function: its name in words, then the mode of a block in several."""
+        words = f"{side}{self.block.variant}".replace("_", " ") + (f" of {identifier(of)}" if of else "")
+        return f"{words}, {self.mode.name}" if len(self.block.modes) > 1 else words
+
+    def parts(self) -> Iterator[tuple[str, str, Graph]]:
+        """Every function as fusion sees it: its side, the one result whose gradient it starts from or "", its graph."""
+        forward, backward, only = self.whole
+        yield "forward", "", forward
+        yield "backward", "", backward
+        yield from (("backward", x, graph) for x, graph in only.items())
+
     def untold(self, sizes: Sizes) -> tuple[str, ...]:
         """The run-time dims whose sizes are further arguments of the backward: no tensor of it tells them."""
         graphs = [self.whole[1], *self.whole[2].values()]
@@ -188,12 +200,12 @@ def named_joint(graph: Graph) -> Graph:
     return renamed(joint, {d: f"d_{v.name}" for v, d in cot.items()})
 
 
-def pairs(block: Block) -> Iterator[Pair]:
-    """Everything that a file of the block holds."""
+def pairs(block: Block, joint: Graph | None = None) -> Iterator[Pair]:
+    """Everything that a file of the block holds. joint: `joint_of` the block, where that is known."""
     for variant in (block, block.bare):
         if variant is not None:
-            joint = joint_of(variant)
-            yield from (halves(variant, mode, joint) for mode in block.modes)
+            own = joint if joint is not None and variant is block else joint_of(variant)
+            yield from (halves(variant, mode, own) for mode in block.modes)
 
 
 def halves(block: Block, mode: Mode, joint: Graph) -> Pair:

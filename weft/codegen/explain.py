@@ -178,6 +178,7 @@ def verdicts(plan: Document) -> str:
     shown: list[Sequence[str]] = []
     for block in plan["blocks"]:
         halves = {"forward": block["forward"]} | {f"backward, {m}": h for m, h in block.get("backward", {}).items()}
+        halves |= block.get("further", {})
         for where, half in halves.items():
             shown += [
                 (f"{block['name']} {where}", f"{p['producer']} + {p['consumer']}", _verdict(p)) for p in half["pairs"]

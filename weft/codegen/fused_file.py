@@ -114,11 +114,6 @@ def about(region: Region, every: Sequence[Decision]) -> tuple[Decision, ...]:
     return tuple(d for d in every if d.subject == whole or (d.subject in pairs and d.choice == "fused"))
 
 
-def half_name(side: str, mode: str, modes: int) -> str:
-    """What a half of a block is called: "forward", or of a block in several modes "forward, pointwise"."""
-    return side if modes < 2 else f"{side}, {mode}"
-
-
 def fused_file(block: Block, kernels: Kernels) -> str:
     """The source of a block's kernel path; "" where no region has a kernel."""
     file = File(Sizes.of(kernels.program))
@@ -127,14 +122,10 @@ def fused_file(block: Block, kernels: Kernels) -> str:
         joint = joint_of(block)
         file.floats = frozenset(floats(joint))
         values = wide_of_joint(joint, len(block.graph.outputs))
-        for pair in pairs(block):
-            forward, backward, only = pair.whole
+        for pair in pairs(block, joint):
             untold = pair.untold(file.sizes)
-            both = [("forward", "", forward), ("backward", "", backward)]
-            for side, of, graph in [*both, *(("backward", x, g) for x, g in only.items())]:
-                what = pair.name(side, of).removesuffix(f"_{pair.mode.name}").replace("_", " ")
-                half = half_name(what, pair.mode.name, len(block.modes))
-                graph = kernels.collapsed(graph, block.name, half, file.mixed, values)
+            for side, of, graph in pair.parts():
+                graph = kernels.collapsed(graph, block.name, pair.half(side, of), file.mixed, values)
                 texts += _function(file, pair.name(side, of), graph, untold if side == "backward" else ())
     else:
         file.floats = frozenset(floats(block.graph))

@@ -19,7 +19,6 @@ from weft.passes.price import density
 from weft.passes.targets import Target
 
 from .decoding import undecodable
-from .fused_file import half_name
 from .planner import BlockPlan, Half, Planned, parameters, recompute_decisions
 from .structure import Given
 from .wrapper import Why
@@ -174,16 +173,17 @@ def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
             "boundary_bytes": b.profile.boundary,
             "gradient_bytes": b.profile.grads,
             "attention": [found for _, found in attentions(b.block.graph, sizes, planned.longest)],
-            "forward": _half(b.forward, planned, b, "forward", next(iter(b.backward), "")),
-            "backward": {mode: _half(half, planned, b, "backward", mode) for mode, half in b.backward.items()},
+            "forward": _half(b.forward, planned, b),
+            "backward": {mode: _half(half, planned, b) for mode, half in b.backward.items()},
+            "further": {half.name: _half(half, planned, b) for half in b.further},
             "recompute": rows,
         }
     )
 
 
-def _half(half: Half, planned: Planned, b: BlockPlan, side: str, mode: str) -> Document:
+def _half(half: Half, planned: Planned, b: BlockPlan) -> Document:
     found, read = half.fusion, _reads(half.graph, b, planned)
-    where = b.name, half_name(side, mode, len(b.backward))
+    where = b.name, half.name
     return {
         "microseconds": _micro(found.seconds),
         "unfused_microseconds": _micro(found.unfused),
@@ -312,6 +312,8 @@ def _halves(b: BlockPlan) -> Iterable[tuple[str, Half]]:
     yield f"{b.name}.forward", b.forward
     for mode, half in b.backward.items():
         yield f"{b.name}.backward.{mode}", half
+    for half in b.further:
+        yield f"{b.name}.{half.name}", half
 
 
 def _within(d: Decision, where: str) -> Decision:

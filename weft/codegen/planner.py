@@ -23,7 +23,7 @@ from weft.passes.recompute import modes
 from weft.passes.targets import Target
 from weft.progress import doing
 
-from .blocks import Block, Mode, distinct, halves, joint_of, key
+from .blocks import Block, Mode, distinct, joint_of, key, pairs
 from .kernel_package import Emitted, kernel_package, shipped
 from .structure import Given, Site, Stack, Structure, structure
 
@@ -37,15 +37,19 @@ SCALARS = 64
 
 @dataclass(frozen=True)
 class Half:
-    """One function of a block: its graph, and how its nodes are grouped."""
+    """One function of a block: what it is called, its graph, and how its nodes are grouped."""
 
+    name: str
     graph: Graph
     fusion: Fusion
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One distinct block. calls: how often it runs in a forward. backward: by mode, those that some layer uses."""
+    """One distinct block. calls: how often it runs in a forward. backward: by mode, those that some layer uses.
+
+    further: what its file holds beside them: a backward that starts from the loss alone, both halves without a loss,
+    the forwards of modes after the first. No total counts them."""
 
     block: Block
     calls: int
@@ -53,6 +57,7 @@ class BlockPlan:
     profile: BlockProfile
     forward: Half
     backward: Mapping[str, Half]
+    further: tuple[Half, ...] = ()
 
     @property
     def name(self) -> str:
@@ -229,19 +234,25 @@ def _block(
     options: Options,
     watch: Watch | None,
 ) -> BlockPlan:
-    backward: dict[str, Half] = {}
-    forward = block.graph
-    if joint is not None:
-        used = [m for m in block.modes if any(x.mode == m.name for x in layers)]
-        for mode in reversed(used):
-            forward, back, _ = halves(block, mode, joint).whole
-            backward = {mode.name: _half(back, options, watch), **backward}
-    return BlockPlan(block, len(layers), joint, profile, _half(forward, options, watch), backward)
+    if joint is None:
+        return BlockPlan(block, len(layers), None, profile, _half("forward", block.graph, options, watch), {})
+    used = tuple(m for m in block.modes if any(x.mode == m.name for x in layers))
+    forwards, backward, further = list[Half](), dict[str, Half](), list[Half]()
+    for pair in pairs(replace(block, modes=used or block.modes), joint):
+        for side, of, graph in pair.parts():
+            half = _half(pair.half(side, of), graph, options, watch)
+            if of or pair.block.variant:
+                further.append(half)
+            elif side == "forward":
+                forwards.append(half)
+            else:
+                backward[pair.mode.name] = half
+    return BlockPlan(block, len(layers), joint, profile, forwards[0], backward, (*forwards[1:], *further))
 
 
-def _half(graph: Graph, options: Options, watch: Watch | None) -> Half:
+def _half(name: str, graph: Graph, options: Options, watch: Watch | None) -> Half:
     """One half with its regions, in the graph's decisions too."""
-    return Half(run(graph, options, (FUSION,), watch), fuse(graph, options.prices, options.skeletons))
+    return Half(name, run(graph, options, (FUSION,), watch), fuse(graph, options.prices, options.skeletons))
 
 
 def recompute_decisions(planned: Planned) -> tuple[Decision, ...]:
