@@ -126,7 +126,7 @@ def test_a_long_stage_of_a_verification_moves(tmp_path, monkeypatch):
     monkeypatch.setenv("WEFT_KERNELS", "torch")
     (tmp_path / "s.yaml").write_text(SPEC)
     told: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(Working, "to", lambda self, *what: told.append(what))
+    monkeypatch.setattr(Working, "to", lambda self, what, done, total, *_: told.append((what, done, total)))
     with Working(Terminal(), FakeClock(), wait=lambda stop, seconds: True):
         assert api.verify(tmp_path / "s.yaml").ok
     percent = [(what, done) for what, done, total in told if total == 100]
