@@ -171,7 +171,8 @@ class _Writer:
             saved = ["*saved"] if pair.kept else []
             saved += [forward.arguments[v.name] for v in pair.tensors]
             if saved:
-                code.add(f"ctx.save_for_backward(*needed(ctx, {self.readers(pair)}, {', '.join(saved)}))")
+                code.add(f"readers = {self.readers(pair)}")
+                code.add(f"ctx.save_for_backward(*needed(ctx, readers, {', '.join(saved)}))")
             for v in pair.scalars:
                 code.add(f"ctx.{forward.arguments[v.name]} = {forward.arguments[v.name]}")
             sizes = self.file.sizes
@@ -195,8 +196,9 @@ class _Writer:
     def run_backward(self, pair: Pair, backward: Function, untold: Sequence[str]) -> None:
         code, graph = self.code, pair.block.graph
         outputs, inputs = graph.outputs, graph.inputs
-        outs = results(graph, list(backward.arguments.values()))
-        grads = [f"d_{o}" if v.type.floating else "_" for o, v in zip(outs, outputs)]
+        every = [backward.arguments[v.name] for v in pair.cotangents]
+        given = dict(zip((v.name for v in outputs if v.type.floating), every))
+        grads = [given[v.name] if v.type.floating else "_" for v in outputs]
         scalars = [f"ctx.{backward.arguments[v.name]}" for v in pair.scalars]
         scalars += [f"ctx.{self.file.sizes.names[d]}" for d in untold]
         none = ["None"] * sum(not v.type.floating for v in inputs)
@@ -212,12 +214,10 @@ class _Writer:
         code.add("@staticmethod")
         code.add("@once")
         with code.indent(f"def backward(ctx, {', '.join(grads)}):"):
-            given = {v.name: g for v, g in zip(outputs, grads) if v.type.floating}
             for result in pair.only:
                 others = [g for name, g in given.items() if name != result]
                 with code.indent(f"if {' is None and '.join(others)} is None:"):
                     run(pair.name("backward", result), [given[result]])
-            every = list(given.values())
             if pair.only:
                 code.add(f"{', '.join(every)} = filled(({', '.join(every)}), ctx.like)")
             run(backward.name, every)

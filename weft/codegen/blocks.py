@@ -20,6 +20,7 @@ from .prepare import prepare
 from .rewrite import merge, unlet
 from .sizes import Sizes, identifier
 from .structure import Given, Own, Site, Structure
+from .without import without
 
 _CLASSES = {"Block", "Model", "NamedTuple", "Output", "Past", "Path", "State", "Step", "Tensor", "Wrapped"}
 """Classes that emitted files have already."""
@@ -247,17 +248,6 @@ def further(joint: Graph, name: str) -> str:
         if out.type == mine.type and not late and mine not in joint.outputs:
             return further(joint, out.name)
     return name
-
-
-def without(graph: Graph, inputs: Sequence[Val]) -> Graph:
-    """The graph with these inputs zero."""
-    g = Builder()
-    env = {v: g.input(v.name, v.type) for v in graph.inputs if v not in inputs}
-    env |= {v: g.zeros(v) for v in inputs}
-    for n in graph.nodes:
-        with g.at(n.src):
-            env.update(zip(n.outs, g.many(n.op, *(env[v] for v in n.ins), names=[v.name for v in n.outs])))
-    return g.graph(*(env[v] for v in graph.outputs))
 
 
 def renamed(graph: Graph, names: Mapping[Val, str]) -> Graph:
