@@ -68,7 +68,7 @@ CELL: Options = [  # inputs, state, parameters, let, update, output
     (["u"], {"h": 0.0}, {}, {}, {"h": "h/2 + u"}, "1"),
     (["u", "v"], {"a": 0.0, "b": 0.0}, {}, {}, {"a": "v", "b": "v"}, "a + b + u"),
     (["u"], {"h": 0.0}, {}, {}, {"h": "0.9*h + u"}, "next(h)"),
-    (["u", "g"], {"a": 0.0, "b": 1.0}, {"p": "ones"}, {}, {"a": "b", "b": "tanh(a + p*u)"}, "next(b)*sigmoid(g) + a"),
+    (["u", "g"], {"a": 0.0, "b": 0.0}, {"p": "ones"}, {}, {"a": "b", "b": "tanh(a + p*u)"}, "next(b)*sigmoid(g) + a"),
 ]  # fmt: skip
 
 RULE: Options = [
