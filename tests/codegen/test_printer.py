@@ -17,6 +17,7 @@ from weft.codegen.rewrite import merge, unlet
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import CrossEntropy, Dropout, LayerNorm, RMSNorm, Rotary, Route, Softmax
+from weft.ir.movement import Concat
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type
 
@@ -115,6 +116,18 @@ def test_formulas_hold_in_the_tails():
     args = [torch.tensor([-1e4, -30.0, -1.0, 0.0, 1.0, 30.0, 1e4], dtype=torch.float64)]
 
     agree(graph, graph, {"b": 7}, args)
+
+
+def test_what_stands_among_arguments_has_no_parentheses_of_its_own():
+    g = Builder()
+    x, y = (g.input(n, Type("f32", ("b", "d"))) for n in ("x", "y"))
+    both = g.map("a + b", a=x, b=y)
+    joined = g.one(Concat(("d",), "f"), both)
+    graph = g.graph(joined, g.one(Softmax("d"), g.map("a - b", a=x, b=y)))
+
+    text = source_of(graph, {"b": 2, "d": 3, "f": 3})
+    assert "torch.softmax(x - y, -1)" in text
+    agree(graph, graph, {"b": 2, "d": 3, "f": 3}, random_args(graph, {"b": 2, "d": 3, "f": 3}, torch))
 
 
 def random_dims(rng: Random, most: int = 4) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
     if lines.lines[-1]:
         lines.add()
     modules = [m for m in RUNTIME if used(m)]
-    for line in [*([f"from ..runtime import {', '.join(modules)}"] if modules else []), *own]:
+    local = [*([f"from ..runtime import {', '.join(modules)}"] if modules else []), *own]
+    for line in sorted(local, key=lambda line: line.replace("from ..", "from .")):
         lines.add(line)
     return lines.lines
 

@@ -17,7 +17,8 @@ from .spelling import ATOM, TORCH_DTYPE, Src, held, plain
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
 RUNTIME = ("drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", "ctx", "run", "asked", "needed", *RUNTIME}
+_OWN = ("ctx", "run", "saved", "readers", "fused", "wanted", "asked", "filled", "needed")  # of autograd functions
+RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", *_OWN, *RUNTIME}
 
 
 @dataclass
@@ -227,13 +228,18 @@ class Body:
         src = self.env[v.name]
         return replace(src, text=src.at(ATOM), rank=ATOM) if not src.number else src
 
-    def full(self, v: Val, loosely: bool = False) -> str:
-        """The value with exactly its dims, as an atom (or, `loosely`, as it may stand among arguments)."""
+    def argument(self, v: Val) -> str:
+        """The value with exactly its dims, as it may stand among arguments."""
+        src = self.env[v.name]
+        return src.text if src.dims == v.dims and not src.number else self.full(v)
+
+    def full(self, v: Val) -> str:
+        """The value with exactly its dims, as an atom."""
         src = self.env[v.name]
         if src.number:
             return self.filled(src, v.type)
         if src.dims == v.dims:
-            return src.text if loosely else src.at(ATOM)
+            return src.at(ATOM)
         aligned = src.aligned(v.dims)
         if set(src.dims or ()) == set(v.dims):
             return aligned.at(ATOM)

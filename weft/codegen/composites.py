@@ -46,7 +46,7 @@ def _softmax(body: Body, node: Node) -> None:
     op: Any = node.op
     axis = x.dims.index(op.over)
     axis = -1 if axis == len(x.dims) - 1 else axis
-    body.put(out, Src(f"torch.softmax({body.full(x)}, {axis})", ATOM, out.dims, out.dtype), node)
+    body.put(out, Src(f"torch.softmax({body.argument(x)}, {axis})", ATOM, out.dims, out.dtype), node)
 
 
 def _softmax_grad(body: Body, node: Node) -> None:
@@ -54,7 +54,7 @@ def _softmax_grad(body: Body, node: Node) -> None:
     op: Any = node.op
     axis = y.dims.index(op.over)
     name = body.named(y)
-    text = f"torch._softmax_backward_data({body.full(dy)}, {name}, {axis}, {name}.dtype)"
+    text = f"torch._softmax_backward_data({body.argument(dy)}, {name}, {axis}, {name}.dtype)"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node)
 
 
@@ -63,9 +63,9 @@ def _norm(body: Body, node: Node) -> None:
     (x, *affine), out = node.ins, node.outs[0]
     w, b = _affine(body, tuple(affine))
     if isinstance(op, LayerNorm):
-        text = f"F.layer_norm({body.full(x)}, {_width(body, op)}, {w}, {b}, {number(body, op.eps)})"
+        text = f"F.layer_norm({body.argument(x)}, {_width(body, op)}, {w}, {b}, {number(body, op.eps)})"
     else:
-        text = f"norms.rms_norm({body.full(x)}, {w}, {number(body, op.eps)}{'' if b == 'None' else ', ' + b})[0]"
+        text = f"norms.rms_norm({body.argument(x)}, {w}, {number(body, op.eps)}{'' if b == 'None' else ', ' + b})[0]"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
@@ -74,13 +74,13 @@ def _with_statistics(body: Body, node: Node) -> None:
     of, (x, *rest) = op.of, node.ins
     if isinstance(of, CrossEntropy):
         ignore = "" if of.ignore is None else f", {of.ignore}"
-        body.assign(node.outs, f"entropy.cross_entropy({body.full(x)}, {body.full(rest[0])}{ignore})")
+        body.assign(node.outs, f"entropy.cross_entropy({body.argument(x)}, {body.argument(rest[0])}{ignore})")
         return
     w, b = _affine(body, tuple(rest))
     if isinstance(of, LayerNorm):
-        text = f"norms.layer_norm({body.full(x)}, {w}, {b}, {number(body, of.eps)})"
+        text = f"norms.layer_norm({body.argument(x)}, {w}, {b}, {number(body, of.eps)})"
     else:
-        text = f"norms.rms_norm({body.full(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
+        text = f"norms.rms_norm({body.argument(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
     if body.uses[node.outs[0].name]:
         body.assign(node.outs, text)
     elif isinstance(of, LayerNorm):
@@ -93,18 +93,18 @@ def _from_statistics(body: Body, node: Node) -> None:
     op: Any = node.op
     of = op.of
     own, statistics, dy = node.ins[: op.n], node.ins[op.n : -1], node.ins[-1]
-    given = [body.full(v) for v in own]
+    given = [body.argument(v) for v in own]
     if isinstance(of, CrossEntropy):
         ignore = "" if of.ignore is None else f", {of.ignore}"
-        args = f"{body.full(dy)}, {', '.join(given)}, {body.full(statistics[0])}{ignore}"
+        args = f"{body.argument(dy)}, {', '.join(given)}, {body.argument(statistics[0])}{ignore}"
         body.assign(node.outs, f"entropy.cross_entropy_backward({args})")
         return
     w, b = _affine(body, own[1:])
     stats = ", ".join(body.named(v) for v in statistics)
     if isinstance(of, LayerNorm):
-        text = f"norms.layer_norm_backward({body.full(dy)}, {given[0]}, {w}, {b}, {stats})"
+        text = f"norms.layer_norm_backward({body.argument(dy)}, {given[0]}, {w}, {b}, {stats})"
     else:
-        text = f"norms.rms_norm_backward({body.full(dy)}, {given[0]}, {w}, {stats})"
+        text = f"norms.rms_norm_backward({body.argument(dy)}, {given[0]}, {w}, {stats})"
     _first(body, node.outs, text, 3)
 
 
@@ -120,7 +120,7 @@ def _cross_entropy(body: Body, node: Node) -> None:
     (x, target), out = node.ins, node.outs[0]
     op: Any = node.op
     ignore = "" if op.ignore is None else f", {op.ignore}"
-    text = f"entropy.cross_entropy({body.full(x)}, {body.full(target)}{ignore})[0]"
+    text = f"entropy.cross_entropy({body.argument(x)}, {body.argument(target)}{ignore})[0]"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
@@ -130,7 +130,9 @@ def _dropout(body: Body, node: Node) -> None:
     shape = ""
     if op.shared:
         shape = f", {tuple_of('1' if d in op.shared else body.size(d).text for d in x.dims)}"
-    args = f"{body.full(x)}, {number(body, op.rate)}, {body.full(seed)}, {op.op_id}, {body.full(layer)}{shape}"
+    args = (
+        f"{body.argument(x)}, {number(body, op.rate)}, {body.argument(seed)}, {op.op_id}, {body.argument(layer)}{shape}"
+    )
     body.put(out, Src(f"drop.dropout({args})", ATOM, out.dims, out.dtype), node)
 
 
@@ -150,7 +152,7 @@ def _rotary(body: Body, node: Node) -> None:
     of: Rotary = op.of if back else op
     angle = _angles(body, of, x, tuple(at))
     sign = "-" if back else ""
-    text = f"rotary.rotate({body.full(x)}, {sign}{angle.text}, {of.style == 'interleaved'})"
+    text = f"rotary.rotate({body.argument(x)}, {sign}{angle.text}, {of.style == 'interleaved'})"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 

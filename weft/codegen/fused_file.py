@@ -149,7 +149,7 @@ def _function(file: File, name: str, graph: Graph, given: Sequence[str] = ()) ->
 def spell_fused(body: Body, node: Node) -> None:
     """A region as a call of its op."""
     assert isinstance(node.op, Fused)
-    args = ", ".join(body.full(v) for v in node.ins)
+    args = ", ".join(body.argument(v) for v in node.ins)
     body.assign(node.outs, f"OPS.{node.op.kernel}({args})")
 
 

@@ -168,8 +168,8 @@ def _concat(body: Body, node: Node) -> None:
     op, out = node.op, node.outs[0]
     assert isinstance(op, Concat)
     axis = node.ins[0].dims.index(op.dims[0])
-    parts = ", ".join(body.full(v) for v in node.ins)
-    body.put(out, Src(f"torch.cat(({parts}), {axis})", ATOM, out.dims, out.dtype), node)
+    parts = tuple_of(body.argument(v) for v in node.ins)
+    body.put(out, Src(f"torch.cat({parts}, {axis})", ATOM, out.dims, out.dtype), node)
 
 
 def _part(body: Body, node: Node) -> None:
