@@ -30,9 +30,10 @@ unit: env
 soak: env
 	$(BIN)/python -m benchmarks.soak
 
-# Plants faults in the kernels and counts those that the tests find.
+# Plants faults and counts those that are found: in the kernels, by their tests; anywhere else, by the sweep.
 mutants: env
 	$(BIN)/python -m tests.kernels.mutate
+	$(BIN)/python -m tests.sweep.planted --result
 
 bench: env
 	$(BIN)/python -m benchmarks.run

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from tests.sweep.campaign import Found, campaign
+from tests.sweep.campaign import Found, campaign, looked_beside
 from tests.sweep.shrink import shrunk
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "sweep.json"
@@ -68,7 +68,8 @@ def smallest(signature: str, cases: list[Found]) -> dict[str, Any]:
 
     shortest = min(cases, key=lambda f: len(json.dumps(f.spec)))
     with_kernels = signature.startswith("kernels")
-    return shrunk(shortest.spec, lambda s: any(f.signature == signature for f in faults_of(s, with_kernels)))
+    beside = looked_beside(shortest.number)
+    return shrunk(shortest.spec, lambda s: any(f.signature == signature for f in faults_of(s, with_kernels, beside)))
 
 
 if __name__ == "__main__":

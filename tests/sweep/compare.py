@@ -7,25 +7,27 @@ together. Package and reference share parser and lowering: that a key does anyth
 
 import copy
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tests.kernels.dual import interpreting
+from tests.sweep.beside import checked
 from tests.sweep.coverage import every_key, keys_of
-from tests.sweep.draw import Spec
+from tests.sweep.draw import Spec, blocks_of
+from tests.sweep.fault import Fault, at
 from weft import api
 from weft.codegen import verify
 from weft.codegen import verify_kernels as kernels
 from weft.codegen.build import files_of, module_of, uniform
 from weft.codegen.emit import emit
 from weft.codegen.package import load, write
+from weft.codegen.planner import Planned
 from weft.codegen.retype import retyped
 from weft.codegen.verify_decode import whole_run
 from weft.errors import SpecError
@@ -34,48 +36,13 @@ from weft.frontends.schema import Model
 from weft.ir.program import Program
 from weft.ir.reference_model import reference
 
-T = TypeVar("T")
 TOLERANCE = 1e-8
 """Rounding alone crosses 1e-10 once in some hundred cases (logsumexp cells); a real fault is 1e-3 and more."""
-
-
-class Fault(Exception):
-    """Something that must not be. where: the comparison or stage; what: what happened there."""
-
-    def __init__(self, where: str, what: str) -> None:
-        super().__init__(f"{where}: {what}")
-        self.where, self.what = where, what
-
-    @property
-    def signature(self) -> str:
-        """The kind of fault: which tensor is off, and by how much, is chance."""
-        what = re.sub(r"\S+ off by .*", "off", self.what)
-        where = re.sub(r"length (max|\d+)", lambda m: m[0] if m[1] in ("1", "max") else "length some", self.where)
-        return re.sub(r"\d[\d.e+-]*|'[^']*'|`[^`]*`", "#", f"{where}: {what}".replace("\n", " "))[:160]
-
-
-def at(where: str, work: Callable[..., T], *args: Any) -> T:
-    """Run it; whatever it raises is a fault of that place."""
-    try:
-        return work(*args)
-    except Fault:
-        raise
-    except SpecError as e:
-        raise Fault(where, f"refused: {e.problems[0].code} {e.problems[0].message}"[:300]) from None
-    except Exception as e:
-        raise Fault(where, f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:300]) from None
 
 
 def held(where: str, row: verify.Row) -> None:
     if not row.error <= TOLERANCE:
         raise Fault(f"{where}: {row.check.split(' of ')[0]}", f"{row.worst} off by {row.error:.1e}")
-
-
-def blocks_of(spec: Spec) -> list[Spec]:
-    """The blocks written in a spec, in `blocks` and in the stack."""
-    layers = [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
-    written = [s["block"] for layer in layers for s in layer if isinstance(s, dict) and isinstance(s["block"], dict)]
-    return [*spec.get("blocks", {}).values(), *written]
 
 
 def opened(spec: Spec) -> Any:
@@ -95,12 +62,12 @@ class Case:
 
     def __init__(self, spec: Spec, folder: Path) -> None:
         self.spec, self.faults = spec, list[Fault]()
-        loaded = at("check", opened, spec)
-        at("check", api.program, loaded)
-        planned = at("compile", api.planned, loaded, True, "cpu")
-        self.program: Program = planned.program
-        self.wrapped: Mapping[str, nn.Module] = loaded.model.modules()
-        self.folder = write(at("compile", files_of, planned), folder / "package")
+        self.loaded = at("check", opened, spec)
+        at("check", api.program, self.loaded)
+        self.planned: Planned = at("compile", api.planned, self.loaded, True, "cpu")
+        self.program: Program = self.planned.program
+        self.wrapped: Mapping[str, nn.Module] = self.loaded.model.modules()
+        self.folder = write(at("compile", files_of, self.planned), folder / "package")
         wide = self.folder
         if not uniform(self.program):
             wide = write(at("compile", lambda: emit(retyped(self.program, "f64"))), folder / "f64")
@@ -109,14 +76,14 @@ class Case:
         lengths = sorted({*map(limit.near, (1, 5)), limit.max})
         self.lengths = {n: f"length {'max' if n == limit.max else n}" for n in lengths}
 
-    def run(self, with_kernels: bool) -> list[Fault]:
+    def run(self, with_kernels: bool, beside: bool) -> list[Fault]:
         for n, where in self.lengths.items():
             self.tried(self.compare, n, where)
         self.tried(at, "effect", self.effects)
         if with_kernels and not self.wrapped and any((self.folder / "kernels").glob("k[0-9]*.py")):
             for n in list(self.lengths)[-2:]:
                 self.tried(self.interpreted, n, f"kernels, {self.lengths[n]}")
-        return self.faults
+        return self.faults + (checked(self) if beside else [])
 
     def tried(self, work: Callable[..., object], *args: Any) -> None:
         try:
@@ -215,10 +182,11 @@ def covered(spec: Spec) -> set[str]:
         return set()
 
 
-def faults_of(spec: Spec, with_kernels: bool = False) -> list[Fault]:
-    """Every fault of one spec; one that stops it before anything runs is the only one told."""
+def faults_of(spec: Spec, with_kernels: bool = False, beside: bool = False) -> list[Fault]:
+    """Every fault of one spec; one that stops it before anything runs is the only one told. beside: also that which
+    no comparison shows."""
     with tempfile.TemporaryDirectory(prefix="weft-sweep-") as folder:
         try:
-            return Case(spec, Path(folder)).run(with_kernels)
+            return Case(spec, Path(folder)).run(with_kernels, beside)
         except Fault as fault:
             return [fault]

@@ -11,6 +11,13 @@ from tests.sweep import options as o
 Spec = dict[str, Any]
 
 
+def blocks_of(spec: Spec) -> list[Spec]:
+    """The blocks written in a spec, in `blocks` and in the stack."""
+    layers = [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
+    written = [s["block"] for layer in layers for s in layer if isinstance(s, dict) and isinstance(s["block"], dict)]
+    return [*spec.get("blocks", {}).values(), *written]
+
+
 class Draw:
     """One drawing. seen: how often each option was taken before. told: those that this drawing took, `key=value`."""
 
