@@ -191,9 +191,12 @@ FAULTS = (
     ),
     Planted(
         "narrow_index",
-        "a table that only a body reads does not count for a launch's index",
-        (Edit("codegen/regions.py", '"read", ["read"])', '"read", [])'),),
-        (r"embed\.positions",),
+        "operands that lie along lanes alone, and what a body reads besides, do not count for a launch's index",
+        (
+            Edit("codegen/region_scan.py", "'per_step', 'per_lane', 'outs', 'ends', *seen]", "'per_step', 'outs']"),
+            Edit("codegen/regions.py", '"read", ["read"])', '"read", [])'),
+        ),
+        (r"^cell=[2345]$",),
     ),
     Planted(
         "all_reduces",
