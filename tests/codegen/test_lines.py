@@ -117,7 +117,7 @@ def test_every_line_of_a_package_means_what_it_meant(name, monkeypatch):
 
     for module in (lines, body, block_file, model_file):
         monkeypatch.setattr(module, "fit", checked)
-    package(name)
+    package.__wrapped__(name)  # not the one that other tests share
     assert broken > 5
 
 

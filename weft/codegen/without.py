@@ -34,7 +34,12 @@ def without(graph: Graph, inputs: Collection[Val]) -> Graph:
             else:
                 outs = g.many(n.op, *(env[v] or g.zeros(v) for v in n.ins), names=[v.name for v in n.outs])
                 env.update(zip(n.outs, outs))
-    return dce(g.graph(*(env[v] or g.zeros(v) for v in graph.outputs)))
+    made = {v: n.src for n in graph.nodes for v in n.outs}
+    outputs: list[Val] = []
+    for v in graph.outputs:
+        with g.at(made.get(v, "")):
+            outputs.append(env[v] or g.zeros(v))
+    return dce(g.graph(*outputs))
 
 
 def _vanishes(n: Node, zero: set[Val]) -> bool:
