@@ -63,7 +63,7 @@ def export(
 
 def _exported(source: Any, sets: Iterable[str], small: bool) -> Program:
     """The program of a spec without training, or of the package in a folder."""
-    from weft.api import open_spec, program
+    from weft.planning import open_spec, program
 
     if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
         return program(open_spec(source, sets, small), False)
