@@ -3,14 +3,19 @@
 from collections import Counter
 from itertools import product
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from tests.campaign import some
 from weft import api
 from weft.codegen import explain
+from weft.codegen.mesh import cut
 from weft.errors import InfeasibleError, UsageError
-from weft.frontends.schema import Model
+from weft.frontends.lower import lower
+from weft.frontends.schema import Block, CellAttention, Model
+from weft.frontends.schema_values import Size
+from weft.ir.placement import collectives
 
 SPECS = Path(__file__).parents[2] / "examples" / "specs"
 DIMS = {"batch": 4, "seq": 32, "width": 16, "heads": 4, "head": 4, "inner": 64, "vocab": 64, "experts": 4, "layers": 2}
@@ -77,6 +82,59 @@ def test_hidden_sizes_are_split_whatever_they_are_called(sizes, split):
 
     assert set(plan["mesh"]["dims"]["tp"]) == split | {"vocab"}
     assert per_layer(plan) == {("forward", "all_reduce"): len(sizes), ("backward", "all_reduce"): len(sizes)}
+
+
+CELL = {"inputs": ["u"], "state": {"c": 0.0}, "update": {"c": "c + u"}, "output": "next(c)"}
+NEEDS = {
+    "attention": {"pattern": "causal", "heads": 32, "kv_heads": 4, "head": 4},
+    "moe": {"capacity_factor": 1.5, "experts": 4, "inner": 48},
+    "recurrence": CELL | {"projection": {"rank": 32, "heads": 2}},
+}
+"""What a block of a kind is given beside the size in question."""
+
+
+def sizes_in(part, *where):
+    """The keys of a part of the language that are sizes, each with its path."""
+    hints = get_type_hints(part, include_extras=True)
+    return [(*where, k) for k, t in hints.items() if k in part.model_fields and (t == Size or Size in get_args(t))]
+
+
+MINTED = [
+    (kind, *path)
+    for part in get_args(get_args(Block)[0])
+    for kind in [part.model_fields["kind"].default]
+    for path in sizes_in(part) + (sizes_in(CellAttention, "projection") if kind == "recurrence" else [])
+]
+
+
+def block_of(kind, path, size):
+    block = {"kind": kind} | NEEDS.get(kind, {})
+    if path[-1] == "capacity":
+        block.pop("capacity_factor")
+    *inner, last = path
+    return block | ({inner[0]: block[inner[0]] | {last: size}} if inner else {last: size})
+
+
+def split_sizes(*blocks):
+    """What each axis splits in a model of these blocks, in sizes, and the collectives of its forward."""
+    parts = {f"b{i}": b for i, b in enumerate((*blocks, {"kind": "moe", **NEEDS["moe"]}))}
+    dims = {d: DIMS[d] for d in ("batch", "seq", "width", "vocab", "layers")}  # all others are minted
+    spec = {"name": "tiny", "dims": dims, "blocks": parts, "stack": [{"repeat": "layers", "layer": [*parts]}]}
+    program = lower(Model.model_validate(spec))
+    sizes = program.resolve(batch=4, seq=32)
+    split = cut(program, {"tp": 2, "ep": 2}, sizes).dims
+    found = Counter((c.axis, c.kind) for c in collectives(program.graph, split))
+    return {(axis, sizes[d]) for axis, own in split.items() for d in own}, found
+
+
+@pytest.mark.parametrize("minted", MINTED, ids=".".join)
+def test_a_second_size_of_a_kind_is_split_as_the_first(minted):
+    """Every size of every block kind, by number: the dim is minted, under another name for the second block."""
+    one, two = (block_of(minted[0], minted[1:], size) for size in (8, 16))
+    nothing, first, second, both = split_sizes(), split_sizes(one), split_sizes(two), split_sizes(one, two)
+
+    assert both[0] == first[0] | second[0]
+    assert both[1] == first[1] + second[1] - nothing[1]
 
 
 def test_experts_and_heads_of_any_name_are_split():

@@ -73,7 +73,7 @@ def cut(program: Program, axes: Mapping[str, int], sizes: Mapping[str, int]) -> 
     present = dims_of(program.graph)
     dims, whole = dict[str, tuple[str, ...]](), dict[str, tuple[str, ...]]()
     for axis, size in axes.items():
-        own = [d for role in AXES[axis] for d in sorted(present) if role in program.roles.get(d, (d,))]
+        own = [d for role in AXES[axis] for d in sorted(present) if role in program.roles.get(d, ())]
         own = list(dict.fromkeys(own))
         dims[axis] = tuple(d for d in own if sizes[d] % size == 0)
         whole[axis] = tuple(d for d in own if sizes[d] % size)

@@ -32,6 +32,8 @@ def lower(
     low = Lowering(model, dims or resolve(model), train, places or (lambda path: ""))
     low.sizes |= {d: low.dims.sizes[d] for d in ("batch", "seq")}
     _check_width(low)
+    for dim in X:
+        low.plays(dim, dim)
     outputs: dict[str, Val] = {}
     try:
         outputs = _model(low)
