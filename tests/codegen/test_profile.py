@@ -32,6 +32,18 @@ def test_counts_storages_not_views():
         assert live.most == 200
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_counts_constants(device):
+    with LiveBytes() as live:
+        x = torch.tensor([1, 2, 3], device=device)
+        y = torch.as_tensor(2.0, dtype=torch.float64, device=device)
+        assert live.now == 32
+        z = torch.as_tensor(x)
+        assert live.now == 32
+        del x, y, z
+        assert live.now == 0
+
+
 def measured(plan) -> int:
     """Peak live bytes of one training step of the emitted module, parameters and inputs included."""
     model = module_of(temporary(files_of(plan)))

@@ -33,7 +33,7 @@ from .block_file import block_file
 from .blocks import Block, Pair, halves, joint_of
 from .sizes import Sizes
 from .structure import Given
-from .workspace import workspace
+from .workspace import Constants, workspace
 
 DTYPES = {
     "f16": torch.float16,
@@ -67,6 +67,15 @@ class LiveBytes(TorchDispatchMode):
         self.skip, self.threads = skip, threads
         self.count = _Count()
         self.given = {x.untyped_storage()._cdata for x in given}
+        self.constants = Constants(self.see)
+
+    def __enter__(self) -> "LiveBytes":
+        self.constants.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.constants.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

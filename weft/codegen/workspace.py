@@ -1,4 +1,5 @@
-"""What torch's CPU operators allocate inside themselves, and give back before they return: no dispatch shows it.
+"""What torch allocates that no dispatch shows: buffers that CPU operators take inside themselves and give back before
+they return; and constants on meta.
 
 Read in aten/src/ATen/native/cpu of torch 2.13 (FlashAttentionKernel.cpp, layer_norm_kernel.cpp, ReduceOps.cpp) and held
 to the allocations of real runs. Buffers are one a thread, so a machine of more threads takes more.
@@ -9,10 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 KEYS = 512
 """Keys that flash attention takes at once."""
 REDUCED = (torch.bfloat16, torch.float16)
+
+
+class Constants(TorchFunctionMode):
+    """While it is on, `see` is given every tensor made of Python numbers."""
+
+    def __init__(self, see: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.see = see
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):
+            self.see(out)
+        return out
 
 
 def workspace(name: str, args: Sequence[Any], out: Any, threads: int) -> int:
