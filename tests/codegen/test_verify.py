@@ -124,6 +124,17 @@ def test_tensors_that_should_be_zero_have_a_scale_where_most_are():
     assert not compare("gradients", "f64", {**want, "b": torch.full((4,), 1e-12)}, want).ok
 
 
+def test_what_is_within_the_rounding_of_the_largest_is_told_against_it():
+    """A router of all experts, behind outputs that begin at zero: its gradient is what terms that cancel leave."""
+    want = {"large": torch.ones(4), "a": torch.full((4,), 1e-9), "b": torch.full((4,), 1e-9)}
+    want = {k: v.double() for k, v in want.items()}
+    row = compare("gradients", "f64", {**want, "a": want["a"] + 1e-16}, want)
+
+    assert row.ok, row
+    assert row.error == pytest.approx(1e-16)
+    assert not compare("gradients", "f64", {**want, "a": want["a"] + 1e-13}, want).ok
+
+
 def test_index_inputs_stay_in_their_tables():
     program = api.program(api.open_spec(spec_path("bert_base"), small=True))
     sizes = program.resolve()

@@ -298,12 +298,14 @@ def compare(
     floor: float = 1e-3,
 ) -> Row:
     """The worst tensor by ||a - b|| / max(||b||, floor * median RMS * sqrt(numel)); integers and infinities must be
-    equal. beside: tensors that count for the median too."""
+    equal. A difference that is within the truth's own rounding is told against the largest RMS. beside: tensors that
+    count for the RMS too."""
     floats = [_finite(b) for b in (*want.values(), *beside) if b.is_floating_point() and b.numel()]
     rms = sorted(float(b.norm()) / b.numel() ** 0.5 for b in floats)
     median = rms[len(rms) // 2] if rms else 0.0
-    if rms and median <= ROUNDING * rms[-1]:  # most should be zero, as behind a head that reads one position
-        median = rms[-1]
+    largest = rms[-1] if rms else 0.0
+    if median <= ROUNDING * largest:  # most should be zero, as behind a head that reads one position
+        median = largest
     worst, most = "", -1.0
     for name, b in want.items():
         a = got[name].detach()
@@ -312,8 +314,10 @@ def compare(
         elif not b.is_floating_point():
             error = float((a != b).sum())
         else:
-            scale = max(float(_finite(b).norm()), floor * median * b.numel() ** 0.5) or 1.0
-            error = float(torch.where(a == b, 0.0, a.double() - b).norm()) / scale
+            off, root = float(torch.where(a == b, 0.0, a.double() - b).norm()), b.numel() ** 0.5
+            rounded = off <= ROUNDING * largest * root  # terms of the largest's size that cancel leave as much
+            scale = largest * root if rounded else max(float(_finite(b).norm()), floor * median * root)
+            error = off / (scale or 1.0)
         error = error if error == error else float("inf")
         if error > most:
             worst, most = name, error
