@@ -160,8 +160,10 @@ class Case:
                     raise Fault("effect", f"{key} does nothing on global rows")
 
     def alone(self, block: Spec, key: str, without: bool = False) -> Spec:
-        """A spec of this block alone, its key there for certain to have an effect, or left out."""
-        told = block | ({"score": "3*s + k % 2"} if key == "score" else {"scale": 0.77} if key == "scale" else {})
+        """A spec of this block alone, its key there for certain to have an effect, or left out.
+
+        Its score does not hide what the key does: one such as s*s may leave each query a single key."""
+        told = {**block, **{k: v for k, v in {"score": "s/4 + k % 2", "scale": 0.77}.items() if k in block}}
         own = {k: v for k, v in told.items() if not (without and k == key)}
         head = {k: self.spec[k] for k in ("weft", "name", "dims")}
         return {**head, "stack": [{"layer": [{"block": own}]}], "embed": {"positions": [{"learned": "most"}]}}

@@ -121,7 +121,8 @@ class Draw:
         if not causal and not backward and self.random.random() < 0.25:
             return found | {"plan": self.plan()}
         found["pattern"] = self.one("attention.pattern", o.CAUSAL if backward else o.BOTH_WAYS)
-        if not causal and "kv_heads" not in found and self.random.random() < 0.35:
+        whole = found.get("score") not in o.BACKWARD_SCORE  # rows of global tokens see later keys
+        if not causal and "kv_heads" not in found and self.random.random() < 0.35 and whole:
             found["globals"] = {"tokens": self.one("globals.tokens", [1, 2, 3])}
         return found
 
