@@ -62,3 +62,86 @@ def test_nothing_evaluates_text(path):
                 found.append(f"line {node.lineno}: {name}")
 
     assert found == []
+
+
+OP_TESTS = 142
+DECLARATIONS = (
+    "weft/ir/op.py",
+    "weft/ir/primitives.py",
+    "weft/ir/movement.py",
+    "weft/ir/regions.py",
+    "weft/ir/library/",
+)
+PRINTERS = tuple(
+    f"weft/codegen/{name}"
+    for name in (
+        *(
+            "attention.py",
+            "body.py",
+            "composites.py",
+            "einsum.py",
+            "experts.py",
+            "function.py",
+            "loops.py",
+            "memory.py",
+        ),
+        *("model_forward.py", "opaque.py", "printer.py", "spelling.py", "onnx/emitter.py", "onnx/formulas.py"),
+        *("holes.py", "region_", "skeletons/", "triton_spelling.py"),
+    )
+)
+"""What spells ops in torch, ONNX or Triton: tables by op are how it does that."""
+
+
+def names_in(tree: ast.AST) -> set[str]:
+    return {
+        n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute)
+    }
+
+
+def declared_ops(trees: dict[str, ast.Module]) -> set[str]:
+    """The names of all classes that descend from Op."""
+    classes = [c for n, t in trees.items() if "frontends" not in n for c in ast.walk(t) if isinstance(c, ast.ClassDef)]
+    found = {"Op"}
+    while more := {c.name for c in classes if any(names_in(b) & found for b in c.bases)} - found:
+        found |= more
+    return found - {"Op"}
+
+
+def op_tests(tree: ast.Module, ops: set[str]) -> list[int]:
+    """The lines where an op's class is asked for: isinstance, a case, a comparison, or a table with ops for keys."""
+    found = []
+    for n in ast.walk(tree):
+        match n:
+            case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, asked]):
+                pass
+            case ast.MatchClass(cls=asked) | ast.Assign(targets=[ast.Subscript(slice=asked), *_]):
+                pass
+            case ast.Dict(keys=keys):
+                asked = ast.Tuple([k for k in keys if isinstance(k, ast.Name | ast.Attribute)])
+            case ast.Compare(left=left, comparators=others):
+                asked = ast.Tuple([x for x in (left, *others) if isinstance(x, ast.Name | ast.Attribute | ast.Tuple)])
+            case _:
+                continue
+        found += [n.lineno if hasattr(n, "lineno") else n.cls.lineno] * bool(names_in(asked) & ops)
+    return found
+
+
+def imported_ops(tree: ast.Module, ops: set[str]) -> set[str]:
+    """The ops that a file imports or declares, under its own names; the spec's parts of equal names are none."""
+    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and "frontends" not in (n.module or "")]
+    classes = {n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+    return {a.asname or a.name for n in froms for a in n.names if a.name in ops} | (classes & ops)
+
+
+def test_ops_are_asked_and_not_told_apart():
+    """What differs between ops is declared with them; few places outside the printers test for an op's class."""
+    trees = {str(p.relative_to(ROOT)): ast.parse(p.read_text()) for p in sources() if p.is_relative_to(ROOT / "weft")}
+    ops = declared_ops(trees)
+    found = [
+        f"{name}:{line}"
+        for name, tree in trees.items()
+        if not name.startswith((*DECLARATIONS, *PRINTERS))
+        for line in op_tests(tree, imported_ops(tree, ops))
+    ]
+
+    assert len(found) <= OP_TESTS, "\n".join(found)

@@ -179,7 +179,7 @@ def test_kinds():
     g.call("block", b.graph(b.reduce(b.input("x", f("b t")), to="b")), x)
     kinds = [cost.kind(n) for n in g.nodes]
 
-    assert kinds == ["pointwise", "contraction", "rowwise", "rowwise", "view", "memory", "rowwise", "scan", "region"]
+    assert kinds == ["pointwise", "rowwise", "rowwise", "rowwise", "view", "memory", "rowwise", "scan", "region"]
 
 
 def test_a_deep_stack_is_one_body():

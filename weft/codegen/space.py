@@ -4,28 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weft.ir.library import Dropout
-from weft.ir.primitives import Gather, Map, Rename
-from weft.ir.types import Dims, Graph, Node, Val
+from weft.ir.op import kind
+from weft.ir.primitives import Gather, Map
+from weft.ir.types import Dims, Node, Val
+from weft.ir.views import renamings as renamings
 
 from .triton_spelling import ATOM, Tri
 from .wrapper import Refused, Why
 
 
-def renamings(graph: Graph) -> dict[str, str]:
-    """Dim -> the one name of all dims that renames make the same."""
-    out: dict[str, str] = {}
-    for n in graph.nodes:
-        if isinstance(n.op, Rename):
-            a, b = sorted((out.get(n.op.old, n.op.old), out.get(n.op.new, n.op.new)))
-            out |= {d: a for d in (*out, n.op.old, n.op.new) if out.get(d, d) == b}
-            out[b] = a
-    return out
-
-
 def tell_apart(nodes: Iterable[Node], same: Mapping[str, str]) -> None:
     """Refused where a node has a dim and its new name side by side, which would be walked as one."""
     for n in nodes:
-        if not isinstance(n.op, Rename) and len({same.get(d, d) for d in n.space}) < len(n.space):
+        if kind(n) != "view" and len({same.get(d, d) for d in n.space}) < len(n.space):
             raise Refused(Why.SPACES)
 
 

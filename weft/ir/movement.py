@@ -26,6 +26,10 @@ class Gather(Op):
 
     at: Dims
     absent = "sum"  # a shard of the table answers 0 for rows it lacks: answers add up
+    core, gathers = "memory", True
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset(self.at)
 
     def prefer(self, dim: str) -> bool:
         return dim not in self.at
@@ -63,6 +67,10 @@ class Scatter(Op):
     at: Dims
     to: Dims
     absent = "sum"
+    core = "scatter"
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset(self.at)
 
     def prefer(self, dim: str) -> bool:
         return dim not in self.at
@@ -101,6 +109,7 @@ class Rename(Op):
 
     old: str
     new: str
+    core = "view"
 
     def infer(self, *x: Type) -> Types:
         need(len(x) == 1, f"rename takes one operand, found {len(x)}")
@@ -133,6 +142,7 @@ class Concat(Op):
 
     dims: Dims
     new: str
+    core = "memory"
 
     def infer(self, *x: Type) -> Types:
         need(x and len(x) == len(self.dims), f"concat: {len(self.dims)} dims for {len(x)} operands")
@@ -170,6 +180,7 @@ class Part(Op):
     old: str
     new: str
     start: sp.Expr
+    core = "memory"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", normal(self.start))
@@ -210,6 +221,8 @@ class Part(Op):
 class Detach(Op):
     """The same numbers, no gradient: carried caches, the maximum inside softmax."""
 
+    core = "view"
+
     def infer(self, *x: Type) -> Types:
         need(len(x) == 1, f"detach takes one operand, found {len(x)}")
         return x[0]
@@ -237,6 +250,7 @@ class Table(Op):
     values: tuple[int, ...]
     dims: Dims
     shape: tuple[int, ...]
+    core = "memory"
 
     def infer(self, *x: Type) -> Types:
         need(not x, f"table takes no operand, found {len(x)}")

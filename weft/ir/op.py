@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -20,12 +20,25 @@ Grads = Sequence[Val | None]
 Cotangents = Iterable[Val | None]
 
 
+KINDS = (
+    *("view", "pointwise", "rowwise", "contraction", "grouped", "product", "attention", "scan", "scatter"),
+    *("memory", "region", "composite"),
+)
+"""What a node's work is, for prices, recomputation and skeletons. contraction: a matrix product, grouped where all its
+factors have a dim that is kept. product: a composite around one, which libraries have and no skeleton. memory: numbers
+moved. region: a body that is no elementwise cell. composite: anything else."""
+_PRODUCTS = ("contraction", "grouped", "product")
+
+
 class Op:
     """Base of every declaration: a frozen dataclass whose fields are its attributes.
 
     `infer`, `torch` and `vjp` are required; every other method has a default and is overridden where it differs."""
 
     absent: Any = "whole"  # role of a dim that operands have and results lack: sum | max | whole
+    core: str = "composite"  # one of KINDS
+    again: bool = True  # may it be computed a second time? Not where that might decide otherwise
+    gathers: bool = False  # the first operand is a table, of which the rows at the others are read
 
     def infer(self, *x: Type) -> Types:
         """Types of the results from the types of the operands; raises VerifyError."""
@@ -46,6 +59,14 @@ class Op:
     def role(self, node: Node, dim: str) -> str:
         """parallel | sum | max | whole | sequential: what sharding `dim` means for this node."""
         return "parallel" if all(dim in v.dims for v in node.outs) else self.absent
+
+    def work(self, types: tuple[Type, ...]) -> str:
+        """One of KINDS, for operands of these types. Asked through `kind`, which caches it."""
+        return self.core
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        """Dims along which an element of the results needs other elements of the operands."""
+        return frozenset()
 
     def prefer(self, dim: str) -> bool:
         """False: shard another dim if there is one."""
@@ -74,6 +95,16 @@ _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 def op_name(cls: type) -> str:
     """The name in the text form: CrossEntropy -> cross_entropy."""
     return _WORD.sub("_", cls.__name__).lower()
+
+
+def kind(node: Node) -> str:
+    """The kind of a node's work, one of KINDS."""
+    return _kind(node.op, node.types)
+
+
+@lru_cache(maxsize=1 << 12)
+def _kind(op: Op, types: tuple[Type, ...]) -> str:
+    return op.work(types)
 
 
 def tupled(types: Types) -> tuple[Type, ...]:
@@ -113,6 +144,12 @@ class Composite(Op):
     def infer(self, *x: Type) -> Types:
         return tuple(v.type for v in expansion(self, x).outputs)
 
+    def work(self, types: tuple[Type, ...]) -> str:
+        return _composed(expansion(self, types))
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset[str]().union(*(n.op.crossed(n) for n in expansion(self, node.types).nodes))
+
     def role(self, node: Node, dim: str) -> str:
         from weft.ir.placement import derived_role
 
@@ -142,6 +179,35 @@ class Composite(Op):
 def expansion(op: Composite, types: tuple[Type, ...]) -> Graph:
     """What a composite means on operands of these types, one level down."""
     return op.meaning(types)
+
+
+def _composed(body: Graph) -> str:
+    """The kind of a composite that means `body`."""
+    kinds = [kind(n) for n in body.nodes]
+    distinct = set(kinds) - {"view"}
+    products = sum(k in _PRODUCTS for k in kinds)
+    if distinct <= {"pointwise"}:
+        return "pointwise"
+    if distinct <= {"pointwise", "rowwise"} or _rearranges(body):
+        return "rowwise"
+    if products == 1 and distinct <= {*_PRODUCTS, "pointwise"}:
+        return "product"
+    if products >= 2 and not distinct & {"scan", "region", "memory", "scatter"}:
+        return "attention"
+    return "composite"
+
+
+def _rearranges(body: Graph) -> bool:
+    """Is it maps, reductions, and lookups at places that do not depend on the operands? A program that holds whole rows
+    of the dims looked up can do it: a rotation of pairs."""
+    moving = set(body.inputs)
+    for n in body.nodes:
+        fixed = n.op.gathers and moving.isdisjoint(n.ins[1:])
+        if not fixed and kind(n) not in ("view", "pointwise", "rowwise"):
+            return False
+        if not moving.isdisjoint(n.ins):
+            moving.update(n.outs)
+    return True
 
 
 @cache

@@ -26,6 +26,18 @@ class Einsum(Op):
     to: Dims
     absent = "sum"
 
+    def work(self, types: tuple[Type, ...]) -> str:
+        """A product, unless one factor has all that is kept: then it is a weighted sum, or sums nothing."""
+        sides = [set(t.dims) for t in types]
+        if set().union(*sides) == set(self.to):
+            return "pointwise"
+        if any(s.issuperset(self.to) for s in sides):
+            return "rowwise"
+        return "grouped" if set(self.to).intersection(*sides) else "contraction"
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset(node.space).difference(self.to)
+
     def infer(self, *x: Type) -> Types:
         need(x, "einsum needs an operand")
         need(len({t.dtype for t in x}) == 1, f"einsum of different dtypes: {listed(x)}; cast them first")
@@ -67,6 +79,7 @@ class Map(Op):
     exprs: tuple[sp.Expr, ...]
     to: Dims
     dtype: str = "f32"
+    core = "pointwise"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lets", tuple(normal(e) for e in self.lets))
@@ -155,6 +168,10 @@ class Reduce(Op):
 
     to: Dims
     kind: str = "sum"
+    core = "rowwise"
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset(node.space).difference(self.to)
 
     @property
     def absent(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

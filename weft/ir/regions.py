@@ -25,6 +25,13 @@ class Loop(Op):
     carries: int
     reverse: bool = False
 
+    def work(self, types: tuple[Type, ...]) -> str:
+        """A scan when its body is an elementwise cell: maps alone."""
+        return "scan" if all(n.op.core == "pointwise" for n in self.body.nodes) else "region"
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset((self.dim,))
+
     def role(self, node: Node, dim: str) -> str:
         return "sequential" if dim == self.dim else super().role(node, dim)
 
@@ -53,9 +60,7 @@ class Loop(Op):
 
     def bytes(self, node: Node) -> sp.Expr:
         """An elementwise cell is one kernel that keeps its carries on chip; another body moves its own at each step."""
-        from weft.ir.primitives import Map
-
-        if all(isinstance(n.op, Map) for n in self.body.nodes):
+        if self.work(()) == "scan":
             return super().bytes(node)
         return symbol(f"n_{self.dim}") * sp.Add(*(n.op.bytes(n) for n in self.body.nodes))
 
@@ -77,6 +82,9 @@ class Call(Composite):
 
     name: str
     body: Graph
+
+    def work(self, types: tuple[Type, ...]) -> str:
+        return "region"
 
     def meaning(self, types: tuple[Type, ...]) -> Graph:
         want = tuple(v.type for v in self.body.inputs)
@@ -133,6 +141,10 @@ class Opaque(Op):
     key: str
     outs: tuple[Type, ...]
     params: tuple[str, ...] = ()
+    again = False
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset(node.space)
 
     def infer(self, *x: Type) -> Types:
         need(len(x) >= len(self.params), f"opaque {self.key}: {len(self.params)} parameters, {len(x)} operands")
@@ -161,6 +173,10 @@ class OpaqueGrad(Op):
     of: Opaque
     n: int
     have: tuple[bool, ...]
+    again = False
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset(node.space)
 
     def infer(self, *x: Type) -> Types:
         want = tuple(t for t, h in zip(self.of.outs, self.have) if h)

@@ -42,7 +42,6 @@ from weft.passes.decode_time import (
     touches,
     windows,
 )
-from weft.passes.legality import crossed
 
 ROWS = "batch"
 """The dim of sequences, each at a position of its own."""
@@ -202,7 +201,9 @@ class _Step:
                 return [self.scatter(n, op, ins)]
             case Gather() if isinstance(ins[0], Routed):
                 return [taken(self.g, n, op, ins[0], ins[1:])]
-            case Composite() if t in crossed(n) or mentions(op, n.types, t) or any(isinstance(x, _Keys) for x in ins):
+            case Composite() if (
+                t in n.op.crossed(n) or mentions(op, n.types, t) or any(isinstance(x, _Keys) for x in ins)
+            ):
                 return self.inline(n, op, ins)
             case _ if any(isinstance(x, Routed) for x in ins):
                 return self.routed(n, ins)
@@ -215,7 +216,7 @@ class _Step:
         """The same op, when no result depends on another position."""
         if any(isinstance(x, _Keys) for x in ins):
             raise refusal(n, "works on keys after they were renamed from positions")
-        if self.time in crossed(n) or (isinstance(n.op, Opaque) and self.time in n.space):
+        if self.time in n.op.crossed(n) or (isinstance(n.op, Opaque) and self.time in n.space):
             raise refusal(n, f"mixes positions along {self.time}")
         touched = {n.op.old, n.op.new} if isinstance(n.op, Rename | Part) else set[str]()
         if self.time in touched or (isinstance(n.op, Concat) and self.time in (*n.op.dims, n.op.new)):

@@ -17,7 +17,6 @@ from weft.ir.op import Op
 from weft.ir.primitives import Einsum, Gather, Map, Scatter
 from weft.ir.types import Dims, Node, Val, union
 from weft.passes.decode_time import refusal, replaced, symbols
-from weft.passes.legality import crossed
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def on_tokens(g: Builder, n: Node, ins: Sequence[Val | Routed], time: str) -> tu
     slots = next(x for x in ins if isinstance(x, Routed))
     if any(isinstance(x, Routed) and (x.dims, x.index) != (slots.dims, slots.index) for x in ins):
         raise refusal(n, "mixes slots of different routers")
-    if not isinstance(n.op, Map | Einsum) or set(slots.dims) & crossed(n):
+    if not isinstance(n.op, Map | Einsum) or set(slots.dims) & n.op.crossed(n):
         raise refusal(n, f"mixes slots, and with them positions along {time}")
     where = union(*(v.dims for v in slots.index))
     to = union(*((where if d in slots.dims else (d,)) for d in n.op.to))

@@ -15,7 +15,6 @@ from weft.ir.op import Composite, Op, expansion, op_name
 from weft.ir.pattern import max_distance
 from weft.ir.primitives import Einsum, Map, Reduce, Rename
 from weft.ir.types import Graph, Node, Type, Val
-from weft.passes.legality import crossed
 
 
 def refusal(n: Node, why: str) -> DecodeError:
@@ -76,7 +75,7 @@ def _reads(e: Any, time: str) -> bool:
 
 def touches(body: Graph, time: str) -> bool:
     """Does a loop's body mix positions?"""
-    return any(time in crossed(n) or mentions(n.op, n.types, time) for n in body.nodes)
+    return any(time in n.op.crossed(n) or mentions(n.op, n.types, time) for n in body.nodes)
 
 
 def above(graph: Graph, v: Val) -> list[Node]:

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
-from weft.ir.primitives import Gather, Scatter
 from weft.ir.types import Decision, Graph, Node, Val
+from weft.passes.dispatch import dispatches
 from weft.passes.downsets import Mates, Partition, bits, partition
 from weft.passes.legality import HEAVY, PRODUCTS, No, Number, Reason, Work
-from weft.passes.price import Prices, dtype
+from weft.passes.price import MATRIX, Prices, dtype
 from weft.passes.skeletons import DISPATCH, SKELETONS, TILE, Skeleton
 
 LIMIT = 20_000  # groups looked at in one class of a block before merging is greedy: about a second
@@ -200,11 +200,11 @@ class _Search:
         tiles = self._tiles(group, cores)
         for i in bits(group):
             again = tiles if any(w.dag.above[c] >> i & 1 for c in cores) else 1
-            rate = target.matrix if w.kinds[i] in ("contraction", "grouped", "attention") else target.vector
+            rate = target.matrix if w.kinds[i] in MATRIX else target.vector
             f, share = p.flops(w.nodes[i]) * again, s.ratio if s and i in cores else 1.0
             flops, seconds = flops + f, seconds + f / (rate.get(dtype(w.nodes[i]), rate["f32"]) * share)
         launches = 1
-        if any(isinstance(n.op, Scatter) and len(n.op.at) > 1 for n in nodes):
+        if any(map(dispatches, nodes)):
             launches = 1 + s.more if s else DISPATCH
         return nbytes, flops, target.launch * launches + max(nbytes / target.bandwidth, seconds) / target.reach
 
@@ -212,7 +212,7 @@ class _Search:
         """Bytes read of an operand: of a gathered table, the rows."""
         shown = self.work.shown
         readers = [n for n in nodes if v in (shown.get(x, x) for x in n.ins)]
-        if all(isinstance(n.op, Gather) and shown.get(n.ins[0], n.ins[0]) == v for n in readers):
+        if all(n.op.gathers and shown.get(n.ins[0], n.ins[0]) == v for n in readers):
             return min(self.prices.size(v), sum(self.prices.size(n.outs[0]) for n in readers))
         return self.prices.size(v)
 

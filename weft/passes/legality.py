@@ -10,10 +10,9 @@ from enum import StrEnum
 from functools import cached_property
 from math import prod
 
-from weft.ir import cost
-from weft.ir.op import Composite, expansion
-from weft.ir.primitives import Einsum, Gather, Loop, Reduce, Rename, Scatter
+from weft.ir.op import kind
 from weft.ir.types import Graph, Node, Val
+from weft.ir.views import renamings
 from weft.passes.downsets import Dag, bits
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, TILE, Skeleton
@@ -63,27 +62,21 @@ class Work:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        return tuple(n for n in self.graph.nodes if cost.kind(n) != "view")
+        return tuple(n for n in self.graph.nodes if kind(n) != "view")
 
     @cached_property
     def shown(self) -> dict[Val, Val]:
         """View -> the value it shows."""
         out: dict[Val, Val] = {}
         for n in self.graph.nodes:
-            if cost.kind(n) == "view":
+            if kind(n) == "view":
                 out[n.outs[0]] = out.get(n.ins[0], n.ins[0])
         return out
 
     @cached_property
     def same(self) -> dict[str, str]:
         """Dim -> the name of the dim it is a renaming of."""
-        out: dict[str, str] = {}
-        for n in self.graph.nodes:
-            if isinstance(n.op, Rename):
-                a, b = sorted((out.get(n.op.old, n.op.old), out.get(n.op.new, n.op.new)))
-                out |= {d: a for d in (*out, n.op.old, n.op.new) if out.get(d, d) == b}
-                out[b] = a
-        return out
+        return renamings(self.graph)
 
     def dims(self, names: Iterable[str]) -> frozenset[str]:
         """Dims under one name each."""
@@ -120,12 +113,12 @@ class Work:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        return tuple(_kind(n) for n in self.nodes)
+        return tuple(kind(n) for n in self.nodes)
 
     @cached_property
     def crossed(self) -> tuple[frozenset[str], ...]:
         """Dims of each node along which an element of its results needs other elements of its operands."""
-        return tuple(self.dims(crossed(n)) for n in self.nodes)
+        return tuple(self.dims(n.op.crossed(n)) for n in self.nodes)
 
     @cached_property
     def spaces(self) -> tuple[frozenset[str], ...]:
@@ -302,58 +295,3 @@ def _mask(nodes: Iterable[int]) -> int:
     for i in nodes:
         out |= 1 << i
     return out
-
-
-def _kind(n: Node) -> str:
-    """pointwise | rowwise | contraction | grouped | attention | scan | scatter | anything else: no skeleton."""
-    kind = cost.kind(n)
-    if kind == "contraction":
-        return _contraction(n) if isinstance(n.op, Einsum) else "composite"
-    if kind == "composite" and _rearranges(n):
-        return "rowwise"
-    return "scatter" if isinstance(n.op, Scatter) else kind
-
-
-def _rearranges(n: Node) -> bool:
-    """Is a composite made of maps, reductions, and gathers at places that do not depend on its operands? A program that
-    holds whole rows of the gathered dims can do it: a rotation of pairs."""
-    if not isinstance(n.op, Composite):
-        return False
-    body = expansion(n.op, n.types)
-    moving = set(body.inputs)
-    for m in body.nodes:
-        fixed = isinstance(m.op, Gather) and moving.isdisjoint(m.ins[1:])
-        if not fixed and cost.kind(m) not in ("view", "pointwise", "rowwise"):
-            return False
-        if not moving.isdisjoint(m.ins):
-            moving.update(m.outs)
-    return True
-
-
-def _contraction(n: Node) -> str:
-    """A product with rows of its own on both sides is a matmul, grouped when both sides have a dim that is kept;
-    without, it is a weighted sum (rowwise), or with nothing summed, pointwise."""
-    out = n.outs[0].dims
-    summed = set(n.space) - set(out)
-    if not summed:
-        return "pointwise"
-    sides = [set(v.dims) for v in n.ins]
-    own = [s & set(out) - set().union(*(t for t in sides if t is not s)) for s in sides]
-    if len(n.ins) < 2 or sum(bool(s) for s in own) < 2:
-        return "rowwise"
-    return "grouped" if sides[0].intersection(*sides[1:], out) else "contraction"
-
-
-def crossed(n: Node) -> frozenset[str]:
-    """Dims along which an element of the node's results needs other elements of its operands."""
-    match n.op:
-        case Einsum() | Reduce():
-            return frozenset(n.space) - set(n.outs[0].dims)
-        case Gather(at=at) | Scatter(at=at):
-            return frozenset(at)
-        case Loop(dim=dim):
-            return frozenset((dim,))
-        case Composite():
-            return frozenset[str]().union(*(crossed(m) for m in expansion(n.op, n.types).nodes))
-        case _:
-            return frozenset()

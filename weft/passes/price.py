@@ -11,7 +11,8 @@ from weft.ir.op import Op
 from weft.ir.types import ITEMSIZE, Node, Type, Val
 from weft.passes.targets import Target
 
-MATRIX = ("contraction", "attention")
+MATRIX = ("contraction", "grouped", "product", "attention")
+"""Kinds of work that run on matrix units."""
 
 
 @dataclass(frozen=True)

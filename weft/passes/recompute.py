@@ -18,21 +18,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from weft.errors import VerifyError
-from weft.ir import cost
-from weft.ir.library import Route
-from weft.ir.primitives import Opaque, OpaqueGrad
+from weft.ir.op import KINDS, kind
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.dispatch import dispatches
 from weft.passes.mincut import Edge, minimum_cut
 from weft.passes.price import Prices
 
 Redo = Callable[[Node], float | None]  # seconds to compute a node again, None where that is not allowed
-LIGHT = ("view", "pointwise", "rowwise", "memory")
+LIGHT = ("view", "pointwise", "rowwise", "memory", "scatter")
 MODES: dict[str, tuple[str, ...]] = {
     "save": ("view",),
     "pointwise": LIGHT,
     "attention": (*LIGHT, "attention"),
-    "block": (*LIGHT, "attention", "contraction", "scan", "region", "composite"),
+    "block": KINDS,
 }
 """Mode -> the kinds of nodes whose results its backward computes again, the cheapest mode first."""
 
@@ -162,7 +160,7 @@ def modes(joint: Graph, outputs: int, prices: Prices, held: Collection[str] = ()
     for mode, kinds in MODES.items():
 
         def redo(node: Node, kinds: tuple[str, ...] = kinds) -> float | None:
-            again = node.outs[0] in free or cost.kind(node) in kinds or dispatches(node)
+            again = node.outs[0] in free or kind(node) in kinds or dispatches(node)
             return prices.seconds(node) if again else None
 
         kept = lightest(parts, prices.size, redo, held)
@@ -175,7 +173,7 @@ def _from_held(parts: Parts, held: Collection[str]) -> set[Val]:
     """What pointwise nodes and views make of parameters and constants alone."""
     known = {v for v in parts.inputs if v.name in held}
     for n in parts.joint.nodes:
-        if cost.kind(n) in ("view", "pointwise") and known.issuperset(n.ins):
+        if kind(n) in ("view", "pointwise") and known.issuperset(n.ins):
             known.update(n.outs)
     return known
 
@@ -205,7 +203,7 @@ def lightest(
 
 
 def _pico(node: Node, redo: Redo, first: Collection[Val]) -> int | None:
-    if isinstance(node.op, Route | Opaque | OpaqueGrad):
+    if not node.op.again:
         return None
     if not any(v in first for v in node.outs):
         return 0

@@ -37,6 +37,7 @@ class Route(Composite):
     choice: str = ""
     normalize: bool = False
     z_loss: bool = False
+    again = False
 
     def expand(self, g: Builder, logits: Val, *count: Val) -> tuple[Val, ...]:
         need(logits.type.dtype in ("f32", "f64"), f"routing wants fp32 logits, got {logits.type}; cast them")
