@@ -9,6 +9,7 @@ with weft, weft/cache/pretuned/<gpu>/. Rows are kept as they are timed, in a sto
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,7 +73,6 @@ def chosen(target: str, rehearsal: bool) -> dict[str, tuple[Package, Task]]:
 
 def _record(stage: Stage, name: str, made: Package, task: Task, store: object, path: Path) -> None:
     from weft.autotune.budget import Budget
-    from weft.autotune.prepare import narrowed
     from weft.autotune.result import Options
     from weft.autotune.session import Session, Settings
     from weft.cache import t4
@@ -84,7 +84,7 @@ def _record(stage: Stage, name: str, made: Package, task: Task, store: object, p
     seconds = 10.0 if stage.rehearsal else max(10.0, stage.left)
     settings = Settings(task.problem.target, Budget(seconds), None, devices, options=options)
     session = Session(made.planned, made.folder, settings, store, rewrite=False)
-    session.tasks = [narrowed(task, 3 if stage.rehearsal else CONFIGURATIONS)]
+    session.tasks = [_narrowed(task, 3 if stage.rehearsal else CONFIGURATIONS)]
     found = session.run()
     result = found.tuned[0].result
     path.write_bytes(t4.text(next(iter(found.pack.entries.values()))))
@@ -92,3 +92,19 @@ def _record(stage: Stage, name: str, made: Package, task: Task, store: object, p
         name, table=path.name, kernel=f"{made.name}.{task.problem.name}", trials=len(result.trials),
         stopped=result.stopped, before=dict(found.tuned[0].before), winner=dict(found.tuned[0].after),
     )  # fmt: skip
+
+
+def _narrowed(task: Task, configs: int) -> Task:
+    """The task with its spaces cut to about so many configurations, for a first look."""
+    knobs = dict(task.problem.space.knobs)
+    space = replace(task.problem.space, knobs=knobs)
+    while space.size > configs:
+        widest = max(knobs, key=lambda n: len(knobs[n]))
+        kept = knobs[widest][::2] if len(knobs[widest]) > 2 else knobs[widest][:1]
+        own = task.problem.default.get(widest)
+        fewer = tuple(v for v in knobs[widest] if v in kept or v == own)
+        if fewer == knobs[widest]:
+            break  # what is left is the default and one value beside it
+        knobs[widest] = fewer
+        space = replace(space, knobs=dict(knobs))
+    return replace(task, problem=replace(task.problem, space=space))

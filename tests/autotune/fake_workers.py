@@ -4,11 +4,11 @@ from collections import Counter
 from functools import partial
 
 from tests.autotune import made_up_bench
+from tests.autotune.synthetic import FakeClock
 from weft.autotune import bench, budget, compile_pool, gates
 from weft.autotune.budget import FOREVER, Late
 from weft.autotune.launches import Launch
 from weft.autotune.process import Answer, Fault
-from weft.autotune.synthetic import FakeClock
 from weft.autotune.types import config_id
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.autotune.fake_workers import Fakes
 from tests.autotune.samples import FOLDER
+from tests.autotune.synthetic import FakeClock, Synthetic, landscape
 from tests.autotune.test_compile_pool import SLOW, launch, running
 from tests.autotune.test_prepare import SPEC
 from weft import api, cli
@@ -18,7 +19,6 @@ from weft.autotune.result import Options
 from weft.autotune.rows import MemoryJournal
 from weft.autotune.search import Search
 from weft.autotune.session import Session, Settings
-from weft.autotune.synthetic import FakeClock, Synthetic, landscape
 from weft.autotune.types import Level, Source, Status
 from weft.cache import pack
 from weft.cache.row import Status as Kept

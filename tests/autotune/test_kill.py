@@ -8,12 +8,12 @@ import time
 
 import pytest
 
+from tests.autotune.synthetic import Synthetic, landscape
 from tests.campaign import count
 from weft.autotune.budget import Budget
 from weft.autotune.result import Options
 from weft.autotune.rows import StoreJournal
 from weft.autotune.search import Search
-from weft.autotune.synthetic import Synthetic, landscape
 from weft.autotune.types import Level, Source, config_id
 from weft.cache.key import Device, Key
 from weft.cache.store import Store

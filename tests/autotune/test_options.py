@@ -190,8 +190,8 @@ def test_every_seed_is_a_study(home, study, capsys):
 
 
 def test_the_budget_of_a_replay_is_that_of_all_its_seeds(home, capsys, monkeypatch):
+    from tests.autotune.synthetic import FakeClock
     from weft.autotune import budget, replay
-    from weft.autotune.synthetic import FakeClock
 
     clock, plain = FakeClock(), replay.Replay.time
     monkeypatch.setattr(replay.Replay, "time", lambda *given: (clock.pass_(1.0), plain(*given))[1])

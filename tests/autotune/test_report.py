@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from tests.autotune.synthetic import FakeClock, Noise, Synthetic, landscape
 from tests.autotune.test_replay import TIMES, kernel_tuner
 from weft import cli
 from weft.autotune import report
@@ -17,7 +18,6 @@ from weft.autotune.progress import Progress, line
 from weft.autotune.report_html import page
 from weft.autotune.result import Options
 from weft.autotune.search import Search
-from weft.autotune.synthetic import FakeClock, Noise, Synthetic, landscape
 
 
 def tuned(**more):

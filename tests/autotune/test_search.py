@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from tests.autotune.spy import Given, Spy
+from tests.autotune.synthetic import FAULTS, Costs, FakeClock, Noise, Synthetic, landscape
 from tests.campaign import count
 from weft.autotune.budget import Budget, Deadlines, seconds_of
 from weft.autotune.measure import Stopwatch
@@ -16,7 +17,6 @@ from weft.autotune.rows import MemoryJournal
 from weft.autotune.sampler import PoolSampler
 from weft.autotune.search import Search
 from weft.autotune.study import new_study
-from weft.autotune.synthetic import FAULTS, Costs, FakeClock, Noise, Synthetic, landscape
 from weft.autotune.types import FAULTS as FAILED
 from weft.autotune.types import Level, Outcome, Pool, Source, Status, Subject, config_id
 from weft.errors import UsageError

@@ -9,12 +9,12 @@ import os
 import sys
 import time
 
+from tests.autotune.synthetic import Synthetic, landscape
 from weft.autotune.budget import Budget
 from weft.autotune.claims import Claims
 from weft.autotune.result import Options
 from weft.autotune.rows import StoreJournal
 from weft.autotune.search import Search
-from weft.autotune.synthetic import Synthetic, landscape
 from weft.autotune.types import Level, Source, config_id
 from weft.cache.key import Device, Key, Soft
 from weft.cache.lease import Leases

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cache.examples import A100, CONFIGS, DEFAULT, H100, KEY, OTHER_SOFT, SOFT, SPACE, good, without_sync
 from tests.effort import counted
-from weft.cache.answer import Rung, announce, require
+from weft.cache.answer import Rung, require
 from weft.cache.ladder import Ladder
 from weft.cache.pack import Entry, Pack
 from weft.cache.place import forget_said
@@ -215,19 +215,10 @@ def test_a_miss_is_looked_up_again_when_another_process_tunes(tmp_path):
     assert ladder.lookup(KEY, SOFT, SPACE, DEFAULT).rung is Rung.EXACT
 
 
-def test_one_line_per_kernel(tmp_path):
-    said = []
+def test_a_kernel_that_is_not_tuned_is_told_in_one_line(tmp_path):
     answer = ask(filled(tmp_path))
-    for _ in range(3):
-        announce("attention", answer, said.append)
-        announce("mlp", answer, said.append)
 
-    assert said == [
-        "attention: default configuration; no key is known; run weft tune SPEC --target sm_90",
-        "mlp: default configuration; no key is known; run weft tune SPEC --target sm_90",
-    ]
-    exact = ask(filled(tmp_path, (KEY, CONFIGS[1], SOFT)))
-    assert not announce("tuned", exact, said.append)
+    assert answer.line("mlp") == "mlp: default configuration; no key is known; run weft tune SPEC --target sm_90"
 
 
 def test_what_must_be_tuned_and_is_not_is_named(tmp_path):

@@ -1,11 +1,13 @@
 """Leases: one holder at a time, whoever dies, whatever the clocks say."""
 
+import json
 import os
 import random
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,11 @@ def folder(tmp_path) -> str:
     return str(tmp_path / "c" / "v1" / "leases")
 
 
+def told(leases: Leases, name: str) -> dict:
+    """The file of a name's newest lease."""
+    return json.loads(Path(leases.path(name, leases.top(name))).read_text())
+
+
 def test_one_holder_at_a_time(folder):
     ours, theirs = Leases(folder), Leases(folder)
     lease = ours.take("gpu 0")
@@ -33,9 +40,9 @@ def test_one_holder_at_a_time(folder):
     assert lease.held()
     assert theirs.take("gpu 0") is None
     assert theirs.take("gpu 1") is not None
-    assert theirs.holder("gpu 0")["pid"] == os.getpid()
+    assert told(theirs, "gpu 0")["pid"] == os.getpid()
     lease.release()
-    assert not lease.held() or theirs.holder("gpu 0") is None
+    assert not lease.held() or told(theirs, "gpu 0")["released"]
     again = theirs.take("gpu 0")
     assert again is not None
     assert not lease.held()

@@ -97,10 +97,8 @@ def test_a_cell_as_onnx(i, tmp_path):
     """A loop that slices nothing is a Scan all the same."""
     program = api.program(api.open_spec(Model.model_validate(spec([BARE[i]], "f32"))), False)
     sizes, params, inputs, _ = verify.case(program, 0)
-    feed = {n: x.float().numpy() for n, x in params.items()} | {n: x.numpy() for n, x in inputs.items()}
-    made = onnx.run(
-        program, onnx.export(program, tmp_path)["portable"], {n: feed[n] for n in onnx.input_names(program)}
-    )
+    feed = {n: inputs[n].numpy() for n in program.inputs} | {n: x.float().numpy() for n, x in params.items()}
+    made = onnx.run(program, onnx.export(program, tmp_path)["portable"], feed)
 
     want = reference(program, torch, params, inputs, sizes, torch.float64)["logits"]
     torch.testing.assert_close(torch.tensor(made["logits"]).double(), want, rtol=1e-5, atol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 import sympy as sp
 import torch
 
+from tests.ir.simulate import simulate
 from tests.models import BLOCK, SIZES, fill, gpt_block, gpt_stack, language_model, sru, switch
 from weft.errors import CheckFailed
 from weft.ir.builder import Builder, flatten
@@ -14,7 +15,6 @@ from weft.ir.loops import keep
 from weft.ir.placement import MAX, REPLICATED, SUM, _Walk, collectives, counts, natural
 from weft.ir.primitives import Loop
 from weft.ir.reference import run
-from weft.ir.simulate import simulate
 from weft.ir.types import Type, Val
 from weft.passes.derivative import joint
 

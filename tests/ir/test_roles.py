@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from tests.ir.simulate import simulate
 from tests.models import SIZES, dropless, f32, fill, gpt_block, gpt_stack, i64, language_model, sru, switch
 from weft.errors import CheckFailed
 from weft.ir.builder import Builder, flatten
@@ -16,7 +17,6 @@ from weft.ir.pattern import Pattern
 from weft.ir.placement import collectives
 from weft.ir.primitives import Concat, Einsum, Loop, Map, Reduce
 from weft.ir.reference import run
-from weft.ir.simulate import simulate
 from weft.ir.types import Graph, Node, Type
 from weft.passes.derivative import joint
 

@@ -7,13 +7,13 @@ import torch
 
 from tests.campaign import count
 from tests.ir.generate import random_args, random_graph
+from tests.ir.simulate import Grid, simulate
 from tests.models import SIZES, fill, gpt_block
 from weft.errors import CheckFailed
 from weft.ir import placement
 from weft.ir.builder import Builder
 from weft.ir.placement import MAX, REPLICATED, SUM
 from weft.ir.reference import Site, run
-from weft.ir.simulate import Grid, simulate
 from weft.ir.types import Type, Val
 from weft.passes.derivative import joint
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.campaign import count
+from tests.ir.pattern.parts import part_holds
 from tests.kernels.attention_cases import KINDS, patterns
 from weft.codegen.attention_walks import Walks
 from weft.codegen.kernels import attention, attention_pieces, attention_walks
@@ -27,7 +28,7 @@ from weft.codegen.kernels.attention_plan import (
 )
 from weft.codegen.kernels.attention_space import pairs
 from weft.codegen.kernels.attention_walks import chosen, table
-from weft.ir.pattern import Pattern, holds, layout, part_holds
+from weft.ir.pattern import Pattern, holds, layout
 
 
 def up(a, b):

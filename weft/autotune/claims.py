@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import Protocol
 
 from weft.autotune.rows import recorded
 from weft.autotune.types import Config, Journal, config_id
@@ -22,18 +21,6 @@ from weft.cache.place import say_once
 SECONDS = 60.0
 """A host that was silent for so long is given up."""
 _BEATS = 4  # in that time
-
-
-class Claiming(Protocol):
-    """What a search asks before and tells after it times a configuration."""
-
-    def take(self, config: Config) -> bool:
-        """Whether this process may time it now."""
-        ...
-
-    def release(self, config: Config) -> None:
-        """It was timed, and its row is kept."""
-        ...
 
 
 class Heart:

@@ -269,19 +269,3 @@ def placer(store: Store, triton: str, cache: str | Path) -> Callable[[Verdict], 
         return sum(len(place_kept(data, cache)) for data in found if data is not None)
 
     return place
-
-
-def narrowed(task: Task, configs: int) -> Task:
-    """The task with its spaces cut to about so many configurations, for a first look."""
-    knobs = dict(task.problem.space.knobs)
-    space = replace(task.problem.space, knobs=knobs)
-    while space.size > configs:
-        widest = max(knobs, key=lambda n: len(knobs[n]))
-        kept = knobs[widest][::2] if len(knobs[widest]) > 2 else knobs[widest][:1]
-        own = task.problem.default.get(widest)
-        fewer = tuple(v for v in knobs[widest] if v in kept or v == own)
-        if fewer == knobs[widest]:
-            break  # what is left is the default and one value beside it
-        knobs[widest] = fewer
-        space = replace(space, knobs=dict(knobs))
-    return replace(task, problem=replace(task.problem, space=space))

@@ -23,7 +23,7 @@ FAULTS = WRONG | STRIKES | {Status.COMPILE}
 """What may become of a trial that was let through the gates and still gives no time."""
 
 __all__ = [
-    "FAULTS", "Config", "Fidelity", "Gate", "Journal", "Level", "Outcome", "Pool", "Row", "Runner", "Source", "Status",
+    "FAULTS", "Config", "Fidelity", "Journal", "Level", "Outcome", "Pool", "Row", "Runner", "Source", "Status",
     "Subject", "Trial", "Value", "config_id", "lower_median",
 ]  # fmt: skip
 
@@ -77,17 +77,6 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Let go of the device."""
-        ...
-
-
-class Gate(Protocol):
-    """A check that needs no device. name: the column of the funnel it fills."""
-
-    @property
-    def name(self) -> str: ...
-
-    def refuse(self, config: Config) -> str:
-        """Why a configuration may not be tried; "" when it may."""
         ...
 
 

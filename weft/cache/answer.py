@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from weft.cache.canonical import plain
 from weft.cache.key import Difference, Key
-from weft.cache.place import say_once
 from weft.errors import CheckFailed
 
 
@@ -80,13 +79,6 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{k}={v}" for k, v in value.items()) or "none"
     return plain(str(value), 40) or "none"
-
-
-def announce(label: str, answer: Answer, say: Callable[[str], object] | None = None) -> bool:
-    """Say once per process and kernel what it runs with, unless it is tuned; True when something was said."""
-    if answer.rung is Rung.EXACT:
-        return False
-    return say_once(f"kernel {label}", answer.line(label), say)
 
 
 def require(answers: Mapping[str, Answer]) -> None:

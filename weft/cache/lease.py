@@ -123,12 +123,6 @@ class Leases:
                 self.remove(self.path(name, generation))
         return lease
 
-    def holder(self, name: str) -> dict[str, Any] | None:
-        """Who holds a name, as data for people; None when it is free or unknown."""
-        top = self.top(name)
-        found = self._read(self.path(name, top))[1] if top else None
-        return found if found and not found["released"] else None
-
     def path(self, name: str, generation: int) -> str:
         """The file of a generation."""
         return os.path.join(self.folder, f"{sha256(name.encode()).hexdigest()[:32]}.{generation}.lease")

@@ -118,7 +118,6 @@ class _Reader:
         self.readers: dict[str, list[tuple[str, int]]] = {}  # parameter -> the calls that read it
         for node in program.graph.nodes:
             self._count(node)
-        self.prefixes: dict[str, str] = {}
 
     def _count(self, node: Node) -> None:
         if is_stack(node):

@@ -12,14 +12,6 @@ from typing import Any, Protocol
 
 ATOM, UNARY, PRODUCT, SUM, BIT_AND, BIT_OR, COMPARE = range(7, 0, -1)
 LONG = 72  # characters of an operation's operands beyond which one of them gets a name
-TRITON_DTYPE = {
-    "f16": "tl.float16",
-    "bf16": "tl.bfloat16",
-    "f32": "tl.float32",
-    "f64": "tl.float64",
-    "i64": "tl.int64",
-    "bool": "tl.int1",
-}
 
 
 @dataclass(frozen=True)

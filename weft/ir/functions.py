@@ -176,8 +176,6 @@ def _d_gelu_tanh_grad(x: Any) -> Any:
     return s * du + x * s * (d2u / 2 - sp.tanh(u) * du**2)
 
 
-_HALF = sp.Rational(1, 2)
-
 # class -> the partial derivatives by argument.
 DERIVATIVES: dict[type, Callable[..., tuple[Any, ...]]] = {
     sigmoid: lambda x: (sigmoid(x) * sigmoid(-x),),

@@ -2,7 +2,7 @@
 
 A mesh maps each axis to dim names in order of preference: {"tp": ("heads", "inner", "seq"), "dp": ("batch",)}. Where a
 value lies follows from its dims, where an op runs from its roles; a collective is a change of placement. Nothing is
-declared per op, and the walk that counts collectives is the walk that runs them (`simulate`).
+declared per op, and the walk that counts collectives is the walk that runs them.
 """
 
 from collections import Counter

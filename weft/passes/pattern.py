@@ -24,7 +24,6 @@ from typing import Any
 
 from weft.ir.library.attention import Attend, AttendGrad
 from weft.ir.pattern import Layout, Pattern, layout, rows_seeing_nothing, solve
-from weft.ir.program import Program
 from weft.ir.types import Decision, Graph, Node
 
 BLOCK = 128
@@ -38,12 +37,6 @@ def pattern(graph: Graph, sizes: Mapping[str, int], block: int = BLOCK) -> Graph
     decisions: list[Decision] = []
     nodes = tuple(_node(n, sizes, block, decisions) for n in graph.nodes)
     return replace(graph, nodes=nodes, decisions=(*graph.decisions, *decisions))
-
-
-def lay_out(program: Program, **override: int) -> Program:
-    """The program with every attention laid out for the longest sequences it is declared for, or for `override`."""
-    longest = {d: r.max for d, r in program.runtime.items()} | override
-    return replace(program, graph=pattern(program.graph, program.resolve(**longest)))
 
 
 def _node(node: Node, sizes: Mapping[str, int], block: int, decisions: list[Decision]) -> Node:

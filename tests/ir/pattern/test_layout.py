@@ -7,8 +7,9 @@ import pytest
 
 from tests.campaign import count
 from tests.ir.pattern.oracle import predicate
+from tests.ir.pattern.parts import part_holds
 from weft.errors import FormulaError
-from weft.ir.pattern import Layout, Pattern, holds, layout, part_holds, solve
+from weft.ir.pattern import Layout, Pattern, holds, layout, solve
 from weft.ir.pattern.formula import any_of
 from weft.ir.pattern.layout import ARGUMENTS, NESTING, SHIFTING, part
 from weft.ir.pattern.meaning import holds_formula

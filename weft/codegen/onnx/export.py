@@ -72,11 +72,6 @@ def semantic(program: Program) -> onnx.ModelProto:
     return _model(program, _emitter(program, blocks), blocks)
 
 
-def input_names(program: Program) -> tuple[str, ...]:
-    """The inputs of both files, in order: the program's, then the parameters' logical names."""
-    return (*program.inputs, *program.logical_names())
-
-
 def _sizes(program: Program) -> dict[str, Any]:
     return {d: n for d, n in program.sizes.items() if d not in program.runtime}
 

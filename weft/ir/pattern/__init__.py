@@ -2,7 +2,7 @@
 
 from weft.ir.pattern.bounds import Growth, growth, is_causal, max_distance, rows_seeing_nothing
 from weft.ir.pattern.choose import layout
-from weft.ir.pattern.layout import Layout, Part, part_holds
+from weft.ir.pattern.layout import Layout, Part
 from weft.ir.pattern.leak import Leak, leaks
 from weft.ir.pattern.meaning import holds, opaque_atoms
 from weft.ir.pattern.named import METADATA, NAMED
@@ -33,7 +33,6 @@ __all__ = [
     "leaks",
     "max_distance",
     "opaque_atoms",
-    "part_holds",
     "reach",
     "rows_seeing_nothing",
     "solve",

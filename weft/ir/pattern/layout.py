@@ -21,10 +21,8 @@ inner is dense, causal, strict, lag, window or band. `start` on causal, strict, 
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 from weft.errors import FormulaError
-from weft.ir.pattern.meaning import holds
 from weft.ir.pattern.pattern import Pattern
 
 ARGUMENTS = {
@@ -83,7 +81,7 @@ class Part:
 class Layout:
     """Disjoint parts whose union is the pattern. cost: in pairs over all heads, at the length it was chosen for.
 
-    rejected: (layout of some heads as text, why: one of REASONS, its cost for them).
+    rejected: (layout of some heads as text, why, its cost for them).
     """
 
     parts: tuple[Part, ...]
@@ -103,7 +101,6 @@ class Layout:
         return Layout(() if text == "nothing" else tuple(map(_read_part, text.split(" | "))))
 
 
-REASONS = ("dearer",)
 _PART = re.compile(r"(?:heads (\d+):(\d+):(\d+): )?([a-z]+)(?:\((.*)\))?")
 
 
@@ -120,15 +117,6 @@ def part(layout: str, *values: int, inner: str = "", start: int = 0) -> Part:
 def general(layout: str, term: Pattern) -> Part:
     """A part `tiles` or `blocks`."""
     return Part(layout, term=term)
-
-
-def part_holds(p: Part, q: Any, k: Any, head: Any = 0, np: Any = None, n: int | None = None) -> Any:
-    """Does the part let query q see key k on a head? As `holds`: the part's layout read as its definition says."""
-    seen = holds(p.term, q, k, head=head, np=np, n=n)
-    if p.heads is None:
-        return seen
-    first, end, step = p.heads
-    return seen * ((head >= first) & (head < end) & ((head - first) % step == 0))
 
 
 def _term(layout: str, args: dict[str, int], inner: str) -> str:
