@@ -13,6 +13,7 @@ from tests.ir.generate import random_formula, random_graph
 from tests.kernels.attention_cases import patterns
 from tests.kernels.emitted import Emitted, check
 from weft.codegen.kernels import launch
+from weft.codegen.kernels.cross_entropy_space import LONG
 from weft.codegen.wrapper import Why
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
@@ -222,6 +223,31 @@ def test_rows_and_points(seed):
     assert check(made, args) < 1e-10
     refused = {(r.why, r.region.nodes) for r in made.rows if r.why not in ("", Why.NO_TENSOR, Why.VIEW)}
     assert refused == set()
+
+
+@pytest.mark.parametrize("after", ["dropout", "shared dropout", "a*i_seq", "a + i_width - i_batch"])
+@pytest.mark.parametrize("of", ["sum over rows", "loss", "long loss"])
+def test_what_follows_a_reduction_knows_its_place(of, after):
+    """A hole without the place of an element in its space tells it from coordinates."""
+    dims, sizes = ("batch", "seq", "width"), {"batch": 2, "seq": 3, "width": 4, "choice": 3}
+    g = Builder()
+    seed, layer = g.input("seed", Type("i64", ())), g.input("layer", Type("i64", ()))
+    if "loss" in of:
+        dims, sizes["width"] = ("batch", "seq"), LONG + 1 if of == "long loss" else 4
+        target = g.input("target", Type("i64", dims))
+        a = g.one(CrossEntropy("width"), g.input("x", Type("f32", (*dims, "width"))), target)
+        after = after.replace("i_width", "2")
+    else:
+        x, gate = (g.input(n, Type("f32", ("batch", "seq", "choice", *d))) for n, d in (("x", ("width",)), ("g", ())))
+        a = g.einsum(x, gate, to=dims)
+    if "dropout" in after:
+        y = g.one(Dropout(parse("0.4"), 9, ("seq",) if "shared" in after else ()), a, seed, layer)
+    else:
+        y = g.map(after, a=a, to=dims, dtype="f32")
+    made = Emitted(g.graph(y), sizes)
+
+    assert check(made, draw(made.graph, sizes, 0)) < 1e-10
+    assert [r for r in made.rows if r.kernel == "torch"] == []
 
 
 @pytest.mark.parametrize("seed", sorted({*range(count(20, 300)), *ONCE_WRONG}))

@@ -199,6 +199,13 @@ FAULTS = (
         (r"^cell=[2345]$",),
     ),
     Planted(
+        "place_after_a_sum",
+        "dropout of what is summed asks for an element's place, which its hole is not given",
+        (Edit("codegen/region_pointwise.py", 'known = "i" in hole.args and', "known ="),),
+        (r"kind=moe", r"sublayer\.residual=none", r"sublayer\.dropout", r"moe\.top_k=[34]"),
+        kernels=True,
+    ),
+    Planted(
         "all_reduces",
         "terms of a sum are each reduced over the mesh",
         (Edit("ir/placement.py", "if not any(partial) or not all(", "if True or not all("),),

@@ -61,7 +61,7 @@ class _Loss:
         self.ins = self.operands() if self.ahead else [(self.w.argument(self.logits).name, self.logits)]
         order = [same.get(d, d) for d in self.logits.dims if d != over]
         values = [self.target, *graph.outputs, *(v for _, v in self.ins)]
-        alone = coordinated(self.ahead, (*order, over), same)
+        alone = coordinated(self.ahead, (*order, over), same) | coordinated(self.late, (), same)
         border = [tuple(same.get(d, d) for d in v.dims) for v in values]
         groups = merged(order, border, alone) or ((),)
         self.space = Space((*groups, (over,)), len(groups), same)

@@ -90,7 +90,7 @@ def whole_space(
     rest = tuple(d for d in order if d not in first)
     order = (*(d for d in order if d in first), *rest)
     values = {v for n in nodes for v in (*n.ins, *n.outs)} & {*graph.inputs, *graph.outputs}
-    alone = coordinated(nodes, order, same)
+    alone = coordinated(graph.nodes, order, same)
     border = [one(v.dims) for v in sorted(values, key=lambda v: v.name)]
     if first:
         top = merged([d for d in order if d in first], border, alone)
@@ -214,7 +214,8 @@ def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[st
         raise Refused(Why.SPACES, v.name)
 
     def place(node: Node) -> Tri | None:
-        return Tri("i", ATOM, "int", None, 0) if by_place(node, space.dims, space.same) else None
+        known = "i" in hole.args and by_place(node, space.dims, space.same)
+        return Tri("i", ATOM, "int", None, 0) if known else None
 
     return Body(hole, space.coordinates(), size, load, env, seeds, place)
 
