@@ -9,12 +9,24 @@ import sympy as sp
 
 from tests.campaign import count
 from tests.ir.generate import random_graph
+from weft.codegen.fast import fast
 from weft.errors import TextError, WeftError
 from weft.ir import text
 from weft.ir.builder import Builder, flatten
 from weft.ir.derive import joint
 from weft.ir.formula import parse as formula
-from weft.ir.library import Attend, CrossEntropy, Dropout, Rotary, Softmax
+from weft.ir.library import (
+    Attend,
+    CrossEntropy,
+    Dropout,
+    FromStatistics,
+    LayerNorm,
+    Rotary,
+    RotaryBack,
+    Softmax,
+    SoftmaxGrad,
+    WithStatistics,
+)
 from weft.ir.op import Op, op_name
 from weft.ir.ops import OPS
 from weft.ir.pattern import Pattern
@@ -95,6 +107,18 @@ def test_every_library_op():
     round_trip(graph)
     round_trip(joint(graph, ["q", "k"]))
     round_trip(flatten(joint(graph, ["q", "k"])))
+
+
+def test_the_ops_of_pairs():
+    """What torch joins of a forward and its derivative reads back as well."""
+    g = Builder()
+    x, w = g.input("x", f("b d")), g.input("w", f("d"))
+    y = g.one(Softmax("d"), g.one(Rotary("b", "d"), g.one(LayerNorm("d", formula("0.1")), x, w, w)))
+    loss = g.one(CrossEntropy("d"), y, g.input("target", Type("i64", ("b",))))
+    graph = fast(joint(g.graph(loss), ["x", "w"]))
+
+    assert {WithStatistics, FromStatistics, SoftmaxGrad, RotaryBack} <= {type(n.op) for n in graph.nodes}
+    round_trip(graph)
 
 
 @dataclass(frozen=True)

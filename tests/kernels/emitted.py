@@ -20,7 +20,6 @@ from torch import Tensor
 from tests.kernels.dual import interpreting
 from weft.codegen.blocks import named_joint
 from weft.codegen.fast import fast
-from weft.codegen.fused import Fused
 from weft.codegen.fused_file import Kernels, Row
 from weft.codegen.kernel_package import WRITERS, shipped, skeletons
 from weft.codegen.package import as_json, digest
@@ -28,6 +27,7 @@ from weft.codegen.rewrite import merge, unlet
 from weft.codegen.wide import wide_of_joint
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
+from weft.ir.regions import Fused
 from weft.ir.types import Graph
 from weft.passes.dispatch import dispatched
 from weft.passes.price import Prices

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from weft.autotune.compile_pool import Built, CompilePool
 from weft.autotune.features import PARTS, occupancy
 from weft.autotune.launches import Launch
-from weft.autotune.problems import region_dims, region_text
+from weft.autotune.problems import region_dims
 from weft.autotune.process import Worker
 from weft.autotune.space import LIMITS
 from weft.autotune.types import Status
 from weft.autotune.workload import Workload
+from weft.ir.text import show
 from weft.progress import doing
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def record(planned: Planned, folder: str | Path, target: str, dtype: str = "bf16
 def _region(
     host: Worker, planned: Planned, region: RegionFile, kernels: Path, target: str, dtype: str
 ) -> list[Recorded]:
-    params = {"kernel": region.kernel, "graph": region_text(region.graph), "wide": sorted(region.wide)}
+    params = {"kernel": region.kernel, "graph": show(region.graph), "wide": sorted(region.wide)}
     workload = Workload(str(kernels), params=params)
     sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}
     job = {"op": "launches", "workload": workload.data(), "target": target, "sizes": sizes, "dtype": dtype}

@@ -14,6 +14,7 @@ from weft.autotune.types import Config
 from weft.autotune.workload import Problem, Workload
 from weft.cache.key import Device, Key
 from weft.errors import SpecError
+from weft.ir.text import show
 from weft.ir.types import FLOATS, ITEMSIZE, Graph, Val
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
 
 def workload(region: RegionFile, folder: str | Path, part: str = "") -> Workload:
     """How a worker finds the wrapper of a region whose kernels lie in `folder`. part: of its configuration."""
-    params = {"kernel": region.kernel, "graph": region_text(region.graph), "part": part}
+    params = {"kernel": region.kernel, "graph": show(region.graph), "part": part}
     more = {"wide": sorted(region.wide), "statistics": statistics(region.graph)}
     return Workload(str(folder), params={**params, **more})
 
@@ -130,19 +131,19 @@ def statistics(graph: Graph) -> dict[str, Any]:
     """How inputs that are statistics of other inputs follow from them: {"graph": text, "names": of those inputs}.
 
     A backward that reads the mean and deviation of a row is only right for the row's own."""
-    from weft.codegen.fast import FromStatistics, WithStatistics
     from weft.ir.builder import Builder, dce
     from weft.ir.op import expansion
 
-    theirs = {v for n in graph.nodes if isinstance(n.op, FromStatistics) for v in n.ins[n.op.n : -1]}
+    found = [(n, n.op.follows(n.ins)) for n in graph.nodes]
+    theirs = {v for _, known in found if known for v in known[2]}
     g = Builder()
     env: dict[Val, Val] = {v: g.input(v.name, v.type) for v in graph.inputs if v not in theirs}
     names: list[str] = []
-    for n in graph.nodes:
-        if isinstance(n.op, FromStatistics) and set(n.ins[: n.op.n]) <= env.keys():
-            own = [env[v] for v in n.ins[: n.op.n]]
-            _, *made = g.inline(expansion(WithStatistics(n.op.of), tuple(v.type for v in own)), own)
-            for v, statistic in zip(n.ins[n.op.n : -1], made, strict=True):
+    for n, known in found:
+        if known and set(known[1]) <= env.keys():
+            op, own, following = known
+            made = g.inline(expansion(op, tuple(v.type for v in own)), [env[v] for v in own])
+            for v, statistic in zip(following, made[len(made) - len(following) :], strict=True):
                 if v not in env:
                     env[v] = statistic
                     names.append(v.name)
@@ -151,17 +152,7 @@ def statistics(graph: Graph) -> dict[str, Any]:
     if not names:
         return {}
     by_name = {v.name: x for v, x in env.items()}
-    return {"graph": region_text(dce(g.graph(*(by_name[n] for n in names)))), "names": names}
-
-
-def region_text(graph: Graph) -> str:
-    """The graph as text that can be read back: composites of the emitter's own are opened."""
-    from weft.codegen.prepare import prepare
-    from weft.ir.op import op_name
-    from weft.ir.ops import OPS
-    from weft.ir.text import show
-
-    return show(prepare(graph, lambda op, types: op_name(type(op)) in OPS))
+    return {"graph": show(dce(g.graph(*(by_name[n] for n in names)))), "names": names}
 
 
 def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[dict[str, int], ...]:
@@ -185,20 +176,17 @@ def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[di
 def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
     """What formulas of spaces and hazards may ask of a region: bytes of an element; of an attention its head dims,
     padded to 16, their tiles, whether nothing was padded, and the block of its static block set, 0 without one."""
-    from weft.codegen.hazards import widths
+    from weft.codegen.hazards import heads, widths
     from weft.codegen.kernels.attention_plan import static_block
-    from weft.ir.library.attention import Attend, AttendGrad
 
     out = {"bytes": ITEMSIZE[dtype]}
     for node in graph.nodes:
-        op = node.op.of if isinstance(node.op, AttendGrad) else node.op
-        if isinstance(op, Attend):
-            dk = sizes[op.contract]
-            own = [d for d in node.ins[2].dims if d not in node.ins[1].dims or d == op.contract]
-            dv = sizes[own[-1]] if own else dk
+        if node.op.attention is not None:
+            dims = heads(node)
+            dk, dv = sizes[dims[0]], sizes[dims[-1]]
             keys, values = widths(dk), widths(dv)
             out |= {"dk": sum(keys), "dv": sum(values), "narrowest": min(keys + values)}
-            out |= {"tiles": max(len(keys), len(values)), "block": static_block(op.pattern)}
+            out |= {"tiles": max(len(keys), len(values)), "block": static_block(node.op.attention.pattern)}
             out["whole"] = int(dk % 16 == dv % 16 == 0)
     return out
 

@@ -4,18 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.ir.formula import normal
-from weft.ir.library.attention import Attend, AttendGrad, BlockTable
-from weft.ir.library.dropout import Dropout
-from weft.ir.library.loss import CrossEntropy
-from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax
-from weft.ir.library.rotary import Rotary
-from weft.ir.op import Op
+from weft.ir.library import (
+    Attend,
+    AttendGrad,
+    BlockTable,
+    CrossEntropy,
+    Dropout,
+    FromStatistics,
+    LayerNorm,
+    RMSNorm,
+    Rotary,
+    RotaryBack,
+    Softmax,
+    SoftmaxGrad,
+    WithStatistics,
+)
+from weft.ir.op import Composite, Op
 from weft.ir.types import Node, Type, Val
 
 from .attention import attend, attend_grad, attends, block_table
 from .body import Body
 from .experts import EXPERTS
-from .fast import FromStatistics, RotaryBack, SoftmaxGrad, WithStatistics, last
 from .lines import tuple_of
 from .printer import Speller
 from .spelling import ATOM, Src, literal
@@ -176,12 +185,6 @@ COMPOSITES: Mapping[type[Op], Speller] = {
 
 def known(op: Op, types: tuple[Type, ...]) -> bool:
     """Has the op a torch form for operands of these types?"""
-    if isinstance(op, Attend | AttendGrad):
-        return attends(op if isinstance(op, Attend) else op.of, types)
-    if isinstance(op, WithStatistics | FromStatistics):
-        return last(op.of, types)
-    if isinstance(op, LayerNorm | RMSNorm | CrossEntropy | Rotary):
-        return last(op, types)
-    if isinstance(op, RotaryBack):
-        return last(op.of, types)
-    return type(op) in COMPOSITES
+    if op.attention is not None:
+        return attends(op.attention, types)
+    return type(op) in COMPOSITES and (not isinstance(op, Composite) or op.direct(types))

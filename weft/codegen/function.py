@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from weft.ir.op import Op
-from weft.ir.primitives import Loop
-from weft.ir.types import Graph
+from weft.ir.primitives import Fused, Loop
+from weft.ir.types import Graph, Node
 
 from .body import Body, File
 from .composites import COMPOSITES
@@ -15,7 +16,14 @@ from .memory import MEMORY
 from .opaque import OPAQUE
 from .printer import PRIMITIVES, Speller, print_nodes
 
-TABLE: dict[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **COMPOSITES, **OPAQUE}
+
+def _fused(body: Body, node: Node) -> None:
+    """A region as a call of its op."""
+    op: Any = node.op
+    body.assign(node.outs, f"OPS.{op.kernel}({', '.join(body.argument(v) for v in node.ins)})")
+
+
+TABLE: dict[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **COMPOSITES, **OPAQUE, Fused: _fused}
 TABLE[Loop] = loop_speller(TABLE)
 
 

@@ -1,28 +1,11 @@
 """Regions as nodes: a group of nodes that one kernel runs, and graphs in which such groups stand as single nodes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from weft.ir import cost
-from weft.ir.op import Op, Types
-from weft.ir.types import Graph, Node, Type, Val, need
+from weft.ir.op import kind
+from weft.ir.regions import Fused
+from weft.ir.types import Graph, Node, Val
 from weft.passes.fusion import Region
-
-
-@dataclass(frozen=True)
-class Fused(Op):
-    """A region as one op: `body` says what it means, `kernel` is the name of the op that runs it."""
-
-    kernel: str
-    body: Graph
-
-    def infer(self, *x: Type) -> Types:
-        need([v.type for v in self.body.inputs] == list(x), "a region runs on values of its own types")
-        return tuple(v.type for v in self.body.outputs)
-
-    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
-        return s.run(self.body, x)
 
 
 def bodies(graph: Graph, regions: Iterable[Region]) -> dict[str, Graph]:
@@ -35,7 +18,7 @@ def bodies(graph: Graph, regions: Iterable[Region]) -> dict[str, Graph]:
         inside = {n for n in graph.nodes if n.outs[0].name in r.nodes}
         made = {v for n in inside for v in n.outs}
         for n in graph.nodes:
-            if cost.kind(n) == "view" and n.ins[0] in made:
+            if kind(n) == "view" and n.ins[0] in made:
                 inside.add(n)
                 made.update(n.outs)
         inside = _wanted(graph, inside, set(r.nodes))
@@ -71,7 +54,7 @@ def collapse(graph: Graph, regions: Sequence[Region], kernels: Mapping[str, tupl
             held.update(body.nodes)
         else:
             items += [n for n in graph.nodes if n.outs[0].name in r.nodes]
-    views = {v: n for n in graph.nodes if n not in held and cost.kind(n) == "view" for v in n.outs}
+    views = {v: n for n in graph.nodes if n not in held and kind(n) == "view" for v in n.outs}
     nodes: list[Node] = []
     placed: set[Node] = set()
 

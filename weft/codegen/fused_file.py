@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from weft.ir.program import Program
-from weft.ir.types import Decision, Graph, Node
+from weft.ir.types import Decision, Graph
 from weft.passes.fusion import Fusion, Region, decisions, fuse
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 
 from .blocks import Block, joint_of, pairs
-from .body import Body, File, floats
+from .body import File, floats
 from .composites import known
-from .function import TABLE, print_function
-from .fused import Fused, bodies, collapse
+from .function import print_function
+from .fused import bodies, collapse
 from .prepare import prepare
 from .regions import Job, RegionFile, Written, anonymous, region_file, stem, wide_places
 from .sizes import Sizes
@@ -144,13 +144,3 @@ def fused_file(block: Block, kernels: Kernels) -> str:
 
 def _function(file: File, name: str, graph: Graph, given: Sequence[str] = ()) -> list[str]:
     return [*print_function(file, name, prepare(graph, known), given=given).lines, "", ""]
-
-
-def spell_fused(body: Body, node: Node) -> None:
-    """A region as a call of its op."""
-    assert isinstance(node.op, Fused)
-    args = ", ".join(body.argument(v) for v in node.ins)
-    body.assign(node.outs, f"OPS.{node.op.kernel}({args})")
-
-
-TABLE[Fused] = spell_fused

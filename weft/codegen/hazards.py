@@ -8,8 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from weft.ir.formula import parse, symbol
-from weft.ir.library.attention import Attend, AttendGrad
-from weft.ir.types import Graph
+from weft.ir.types import Graph, Node
 
 from .kernels.hazards import HAZARDS, ORDINARY, Hazard
 from .sizes import Sizes
@@ -20,19 +19,19 @@ if TYPE_CHECKING:
 
 def facts(graph: Graph, sizes: Sizes) -> dict[str, int]:
     """What rules ask of a region."""
-    found = [w for n in graph.nodes for d in heads(n.op, n.ins) for w in [widths(sizes.frozen(d))]]
+    found = [w for n in graph.nodes for d in heads(n) for w in [widths(sizes.frozen(d))]]
     if not found:
         return dict(ORDINARY)
     return {**ORDINARY, "tiles": max(map(len, found)), "narrowest": min(map(min, found))}
 
 
-def heads(op: Any, ins: Any) -> tuple[str, ...]:
-    """The head dims of an attention: of queries and keys, and of values; () of any other op."""
-    op = op.of if isinstance(op, AttendGrad) else op
-    if not isinstance(op, Attend):
+def heads(n: Node) -> tuple[str, ...]:
+    """The head dims of an attention: of queries and keys, and of values; () of any other node."""
+    of = n.op.attention
+    if of is None:
         return ()
-    own = [d for d in ins[2].dims if d not in ins[1].dims or d == op.contract]
-    return (op.contract, *own[-1:])
+    own = [d for d in n.ins[2].dims if d not in n.ins[1].dims or d == of.contract]
+    return (of.contract, *own[-1:])
 
 
 def widths(d: int) -> list[int]:

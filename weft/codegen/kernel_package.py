@@ -5,11 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 
-from weft.ir.op import op_name
-from weft.ir.ops import OPS
 from weft.ir.program import Program
 from weft.ir.text import show
-from weft.ir.types import Graph
 from weft.passes.fusion import Region
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
@@ -18,7 +15,6 @@ from weft.passes.targets import find
 from .blocks import Block
 from .fused_file import Kernels, Row, Writers, fused_file
 from .package import as_json
-from .prepare import prepare
 from .region_attention import write_attention
 from .region_cross_entropy import write_rows
 from .region_grouped import write_grouped_matmul
@@ -77,15 +73,10 @@ def kernel_package(program: Program, blocks: Iterable[Block], prices: Prices | N
         files["kernels/__init__.py"] = (
             '"""One file a fused region, the skeletons they fill, and what launches them."""\n'
         )
-        said = {r.kernel: {"graph": graph_text(r.graph), "results": [v.name for v in r.graph.outputs]} for r in regions}
+        said = {r.kernel: {"graph": show(r.graph), "results": [v.name for v in r.graph.outputs]} for r in regions}
         files["regions.json"] = as_json({"schema": REGIONS, "regions": said})
     files["configs.json"] = as_json({"schema": SCHEMA, "kernels": {r.kernel: r.configs for r in regions}})
     return Emitted(files, frozenset(n for n, text in paths.items() if text), tuple(kernels.rows), tuple(regions))
-
-
-def graph_text(graph: Graph) -> str:
-    """A region as text that can be read back: composites of the emitter's own are opened."""
-    return show(prepare(graph, lambda op, types: op_name(type(op)) in OPS))
 
 
 def skeletons(wanted: Iterable[str]) -> dict[str, str]:

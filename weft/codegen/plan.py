@@ -99,7 +99,7 @@ def totals(planned: Planned) -> Document:
 
 def attentions(graph: Graph, sizes: Mapping[str, int], longest: Mapping[str, int]) -> list[tuple[Node, Document]]:
     """Every attention of a block with what is known of its pattern. longest: the sizes its layout was chosen at."""
-    return [(n, _attention(n, n.op, sizes, longest)) for n in graph.nodes if isinstance(n.op, Attend)]
+    return [(n, _attention(n, n.op.attention, sizes, longest)) for n in graph.nodes if n.op.attention is n.op]
 
 
 def _attention(n: Node, op: Attend, sizes: Mapping[str, int], longest: Mapping[str, int]) -> Document:

@@ -8,11 +8,10 @@ logits: one pass in the pointwise kernel.
 from collections.abc import Sequence
 from typing import Any
 
-from weft.ir.library import Dropout
+from weft.ir.library import Dropout, WithStatistics
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.types import Graph, Node, Val
 
-from .fast import WithStatistics
 from .holes import Hole
 from .kernels.cross_entropy_space import LONG, default
 from .prepare import opened

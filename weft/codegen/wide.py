@@ -7,12 +7,7 @@ its own, and would be narrow. Half precision holds no rstd over 65,504, and thre
 
 from collections.abc import Collection
 
-from weft.ir.library.attention import Attend, AttendGrad
-from weft.ir.library.loss import CrossEntropy
-from weft.ir.primitives import Grad
 from weft.ir.types import Graph, Node
-
-from .fast import FromStatistics, SoftmaxGrad, WithStatistics
 
 
 def wide(graph: Graph, given: Collection[str] = ()) -> frozenset[str]:
@@ -33,13 +28,5 @@ def wide_of_joint(joint: Graph, outputs: int) -> frozenset[str]:
 
 
 def _wide(n: Node, known: set[str]) -> tuple[bool, ...]:
-    op = n.op
-    if isinstance(op, WithStatistics):
-        return (isinstance(op.of, CrossEntropy), *(True for _ in n.outs[1:]))
-    if isinstance(op, CrossEntropy):
-        return (True,) * len(n.outs)
-    if isinstance(op, Attend):
-        return (False, *(True for _ in n.outs[1:]))
-    if isinstance(op, FromStatistics | SoftmaxGrad | AttendGrad | Grad):
-        return (False,) * len(n.outs)
-    return (any(v.name in known for v in n.ins if v.type.floating),) * len(n.outs)
+    said = n.op.wide(len(n.outs))
+    return said or (any(v.name in known for v in n.ins if v.type.floating),) * len(n.outs)

@@ -13,11 +13,8 @@ import sympy as sp
 
 from weft.ir.builder import Builder, dce
 from weft.ir.formula import normal, operand, symbol
-from weft.ir.movement import Gather, Scatter
-from weft.ir.primitives import Einsum, Grad, Map
+from weft.ir.primitives import Map
 from weft.ir.types import Graph, Node, Val
-
-from .fast import FromStatistics, RotaryBack, SoftmaxGrad
 
 
 def without(graph: Graph, inputs: Collection[Val]) -> Graph:
@@ -26,8 +23,8 @@ def without(graph: Graph, inputs: Collection[Val]) -> Graph:
     env: dict[Val, Val | None] = {v: None if v in inputs else g.input(v.name, v.type) for v in graph.inputs}  # None: 0
     for n in graph.nodes:
         with g.at(n.src):
-            zero = {v for v in n.ins if env[v] is None}
-            if _vanishes(n, zero):
+            zero = {i for i, v in enumerate(n.ins) if env[v] is None}
+            if any(zero.issuperset(group) for group in n.op.linear_in(len(n.ins))):
                 env |= dict.fromkeys(n.outs)
             elif zero and isinstance(n.op, Map) and not n.op.lets and len(n.outs) == 1:
                 env[n.outs[0]] = _map(g, n, n.op, [env[v] for v in n.ins])
@@ -40,20 +37,6 @@ def without(graph: Graph, inputs: Collection[Val]) -> Graph:
         with g.at(made.get(v, "")):
             outputs.append(env[v] or g.zeros(v))
     return dce(g.graph(*outputs))
-
-
-def _vanishes(n: Node, zero: set[Val]) -> bool:
-    """Are a node's results zero, where `zero` are those of its operands that are?"""
-    op, ins = n.op, n.ins
-    if isinstance(op, Einsum):
-        return bool(zero)
-    if isinstance(op, Grad):
-        return zero.issuperset(ins[op.n :])
-    if isinstance(op, FromStatistics | SoftmaxGrad):
-        return ins[-1] in zero
-    if isinstance(op, RotaryBack | Gather | Scatter):
-        return ins[0] in zero
-    return bool(ins) and op.linear() and zero.issuperset(ins)
 
 
 def _map(g: Builder, n: Node, op: Map, ins: list[Val | None]) -> Val | None:

@@ -2,16 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
-
-import sympy as sp
 
 from weft.ir.builder import Builder, dce, flatten
+from weft.ir.degree import NONLINEAR
 from weft.ir.derive import backward
-from weft.ir.formula import local, operand
-from weft.ir.functions import where
-from weft.ir.primitives import Concat, Detach, Einsum, Gather, Loop, Map, Part, Reduce, Rename, Scatter
-from weft.ir.types import Dims, Graph, Node, Type, Val, union
+from weft.ir.primitives import Loop
+from weft.ir.types import Dims, Graph, Type, Val, union
 
 
 def loop_vjp(
@@ -44,7 +40,7 @@ class _Reverse:
         """The dims of an elementwise cell: its sums stay apart at every point, to be added up once, after the loop."""
         body = self.op.body
         space = union(*(n.space for n in body.nodes))
-        cell = all(isinstance(n.op, Map) and set(n.op.to) == set(space) for n in body.nodes)
+        cell = all(n.op.core == "pointwise" and set(n.outs[0].dims) == set(space) for n in body.nodes)
         given_back = any(body.inputs[i] in body.outputs for i in self.shared)
         return space if cell and not given_back else ()
 
@@ -146,10 +142,6 @@ def keep(graph: Graph, names: Collection[str]) -> Graph:
     return g.graph(*(env[v] for v in graph.outputs), decisions=graph.decisions)
 
 
-NONLINEAR = 2
-"""Degree in the states: 0 free of them, 1 linear (affine), 2 anything else."""
-
-
 def linear_in_state(op: Loop) -> bool:
     """Is every next carry A * carry + b, with A and b free of the carries? Then a parallel scan may run it.
 
@@ -159,53 +151,5 @@ def linear_in_state(op: Loop) -> bool:
     body = flatten(op.body)
     degree = {v: int(i < op.carries) for i, v in enumerate(body.inputs)}
     for n in body.nodes:
-        degree.update(zip(n.outs, _degrees(n, [degree[v] for v in n.ins])))
+        degree.update(zip(n.outs, n.op.degrees([degree[v] for v in n.ins], len(n.outs))))
     return all(degree[v] < NONLINEAR for v in body.outputs[: op.carries])
-
-
-def _degrees(n: Node, ins: list[int]) -> list[int]:
-    """Degrees of a node's results from those of its operands."""
-    op = n.op
-    if not any(ins):
-        return [0] * len(n.outs)
-    if isinstance(op, Map):
-        return _map_degrees(op, ins)
-    if isinstance(op, Einsum):
-        return [min(sum(ins), NONLINEAR)]
-    if isinstance(op, (Rename, Concat, Part, Detach)) or (isinstance(op, Reduce) and op.kind == "sum"):
-        return [max(ins)]
-    if isinstance(op, (Gather, Scatter)) and not any(ins[1:]):
-        return [ins[0]]
-    return [NONLINEAR] * len(n.outs)
-
-
-def _map_degrees(op: Map, ins: list[int]) -> list[int]:
-    env: dict[sp.Basic, int] = {operand(i): d for i, d in enumerate(ins)}
-    for i, e in enumerate(op.lets):
-        env[local(i)] = _degree(e, env)
-    out = [_degree(e, env) for e in op.exprs]
-    return [_expanded(op, e, env) if d == NONLINEAR else d for d, e in zip(out, op.exprs)]
-
-
-def _degree(e: sp.Basic, env: dict[sp.Basic, int]) -> int:
-    """An upper bound read off the form: sums, products, choices by conditions free of the states."""
-    if not e.args:
-        return env.get(e, 0)
-    if isinstance(e, where):
-        cond, a, b = (_degree(x, env) for x in e.args)
-        return max(a, b) if cond == 0 else NONLINEAR
-    below = [_degree(a, env) for a in e.args]
-    if not any(below):
-        return 0
-    if isinstance(e, sp.Add):
-        return max(below)
-    return min(sum(below), NONLINEAR) if isinstance(e, sp.Mul) else NONLINEAR
-
-
-def _expanded(op: Map, e: Any, env: dict[sp.Basic, int], limit: int = 300) -> int:
-    """The degree once lets are substituted and products multiplied out; past `limit` operations it stays nonlinear."""
-    for i in reversed(range(len(op.lets))):
-        e = e.xreplace({local(i): op.lets[i]})
-        if int(sp.count_ops(e)) > limit:
-            return NONLINEAR
-    return _degree(sp.expand(e), env)

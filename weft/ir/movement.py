@@ -31,6 +31,9 @@ class Gather(Op):
     def crossed(self, node: Node) -> frozenset[str]:
         return frozenset(self.at)
 
+    def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
+        return ((0,),)
+
     def prefer(self, dim: str) -> bool:
         return dim not in self.at
 
@@ -71,6 +74,9 @@ class Scatter(Op):
 
     def crossed(self, node: Node) -> frozenset[str]:
         return frozenset(self.at)
+
+    def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
+        return ((0,),)
 
     def prefer(self, dim: str) -> bool:
         return dim not in self.at

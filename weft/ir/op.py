@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from weft.ir.degree import NONLINEAR
 from weft.ir.formula import symbol
 from weft.ir.types import ITEMSIZE, Graph, Node, Type, Val
 
@@ -36,6 +37,7 @@ class Op:
     `infer`, `torch` and `vjp` are required; every other method has a default and is overridden where it differs."""
 
     absent: Any = "whole"  # role of a dim that operands have and results lack: sum | max | whole
+    attention: Any = None  # the attention that the op is, or is the derivative of
     core: str = "composite"  # one of KINDS
     again: bool = True  # may it be computed a second time? Not where that might decide otherwise
     gathers: bool = False  # the first operand is a table, of which the rows at the others are read
@@ -75,6 +77,34 @@ class Op:
     def linear(self) -> bool:
         """True: a partial sum of every operand gives a partial sum of every result."""
         return False
+
+    def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
+        """Groups of operands that every result is linear in, the others held fixed: zero where a group is."""
+        return (tuple(range(operands)),) if operands and self.linear() else ()
+
+    def degrees(self, ins: Sequence[int], results: int) -> list[int]:
+        """Degrees of the results in something, from those of the operands: 0 free of it, 1 affine, NONLINEAR else."""
+        groups = self.linear_in(len(ins))
+        if any(d and all(i not in g for g in groups) for i, d in enumerate(ins)):
+            return [NONLINEAR] * results
+        return [min(sum(max(ins[i] for i in g) for g in groups), NONLINEAR)] * results
+
+    def wide(self, results: int) -> tuple[bool, ...] | None:
+        """Which results stay float32 at least in a model moved to a narrower dtype; None: those of wide operands."""
+        return None
+
+    def paired(self, g: "Builder", x: Sequence[Val], names: Sequence[str], again: bool) -> Vals | None:
+        """The op in the terms in which torch joins forwards to backwards, None as it is. again: its derivative stands
+        in the graph too."""
+        return None
+
+    def follows(self, x: Vals) -> "tuple[Composite, Vals, Vals] | None":
+        """An op and its operands, whose last results some of the operands must be: then those come last."""
+        return None
+
+    def in_rows(self, g: "Builder", x: Sequence[Val], names: Sequence[str]) -> Vals | None:
+        """What the op means where a kernel holds whole rows, if that is not its expansion. Same function."""
+        return None
 
     def flops(self, node: Node) -> sp.Expr:
         """Floating point operations, over the size symbols n_dim."""
@@ -163,6 +193,14 @@ class Composite(Op):
 
     def onnx(self, e: Any, *x: Any) -> Any:
         return e.graph(expansion(self, e.types), x)
+
+    def direct(self, types: tuple[Type, ...]) -> bool:
+        """Where torch has an op of this meaning: has it for operands of these types?"""
+        return True
+
+    def pair(self, g: "Builder", x: Sequence[Val], dy: Sequence[Val], names: Sequence[str]) -> Vals | None:
+        """The derivative in torch's own terms, None where it has none; see `paired`."""
+        return None
 
     def vjp(self, g: "Builder", x: Vals, y: Vals, dy: Grads) -> Cotangents:
         from weft.ir.regions import Grad

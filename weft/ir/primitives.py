@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 from sympy.logic.boolalg import Boolean
 
+from weft.ir.degree import degrees
 from weft.ir.evaluate import op_count
 from weft.ir.formula import local, normal, operand, symbol
 from weft.ir.functions import diff, where
 from weft.ir.movement import Concat, Detach, Gather, Part, Rename, Scatter, Table
 from weft.ir.op import Cotangents, Grads, Op, Types, Vals, listed, points
-from weft.ir.regions import Call, Grad, Loop, Opaque, OpaqueGrad
+from weft.ir.regions import Call, Fused, Grad, Loop, Opaque, OpaqueGrad
 from weft.ir.types import DTYPES, Dims, Node, Type, need, union
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class Einsum(Op):
 
     def crossed(self, node: Node) -> frozenset[str]:
         return frozenset(node.space).difference(self.to)
+
+    def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
+        return tuple((i,) for i in range(operands))
 
     def infer(self, *x: Type) -> Types:
         need(x, "einsum needs an operand")
@@ -115,6 +119,9 @@ class Map(Op):
             return False
         names: Any = e.free_symbols
         return bool(names) and all(v.name[0] == "_" for v in names) and e == sp.Add(*names)
+
+    def degrees(self, ins: Sequence[int], results: int) -> list[int]:
+        return degrees(self.lets, self.exprs, ins) if any(ins) else [0] * results
 
     def flops(self, node: Node) -> sp.Expr:
         return op_count((*self.lets, *self.exprs)) * points(self.to)
@@ -221,5 +228,5 @@ class Reduce(Op):
 
 PRIMITIVES: tuple[type[Op], ...] = (
     *(Einsum, Map, Reduce, Gather, Scatter, Rename, Concat, Part, Detach, Table),
-    *(Loop, Call, Grad, Opaque, OpaqueGrad),
+    *(Loop, Call, Grad, Opaque, OpaqueGrad, Fused),
 )

@@ -1,5 +1,6 @@
 """Ops with a body: loops, blocks, derivatives kept as one op, and modules that are planned around."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,15 @@ class Grad(Composite):
     n: int
     have: tuple[bool, ...]
 
+    def paired(self, g: "Builder", x: Sequence[Val], names: Sequence[str], again: bool) -> Vals | None:
+        return self.inner.pair(g, x[: self.n], x[self.n :], names)
+
+    def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(self.n, operands)),)
+
+    def wide(self, results: int) -> tuple[bool, ...] | None:
+        return (False,) * results
+
     def meaning(self, types: tuple[Type, ...]) -> Graph:
         need(0 < self.n <= len(types), f"grad: {self.n} operands of {op_name(type(self.inner))}, {len(types)} given")
         outs = [v.type for v in expansion(self.inner, types[: self.n]).outputs]
@@ -191,3 +201,18 @@ class OpaqueGrad(Op):
 
     def torch(self, s: Any, torch: Any, *x: Any) -> Any:
         return s.opaque_grad(self, x)
+
+
+@dataclass(frozen=True)
+class Fused(Op):
+    """A region as one op: `body` says what it means, `kernel` is the name of the op that runs it."""
+
+    kernel: str
+    body: Graph
+
+    def infer(self, *x: Type) -> Types:
+        need([v.type for v in self.body.inputs] == list(x), "a region runs on values of its own types")
+        return tuple(v.type for v in self.body.outputs)
+
+    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
+        return s.run(self.body, x)

@@ -239,6 +239,8 @@ class _Parser:
             self.take("{")
             op = self.op(kind, names, depth + 1)
             self.take("}")
+            if not isinstance(op, want):
+                raise self.error(f"{kind} cannot stand here")
             return op
         return self.scalar(want, names)
 

@@ -6,7 +6,7 @@ profile that a memory budget is kept by is measured on the emitted functions ins
 
 from collections.abc import Collection
 
-from weft.ir import cost
+from weft.ir.op import kind
 from weft.ir.primitives import Part
 from weft.ir.types import Graph, Val
 from weft.passes.chain import BlockProfile, Mode
@@ -18,7 +18,7 @@ def storages(graph: Graph) -> dict[Val, Val]:
     """Every value -> the value whose storage it shows."""
     out = {v: v for v in graph.inputs}
     for n in graph.nodes:
-        view = cost.kind(n) == "view" or isinstance(n.op, Part)
+        view = kind(n) == "view" or isinstance(n.op, Part)
         out |= {v: out[n.ins[0]] if view else v for v in n.outs}
     return out
 

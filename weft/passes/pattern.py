@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from weft.ir.library.attention import Attend, AttendGrad
+from weft.ir.library.attention import Attend
 from weft.ir.pattern import Layout, Pattern, layout, rows_seeing_nothing, solve
 from weft.ir.types import Decision, Graph, Node
 
@@ -41,22 +41,18 @@ def pattern(graph: Graph, sizes: Mapping[str, int], block: int = BLOCK) -> Graph
 
 def _node(node: Node, sizes: Mapping[str, int], block: int, decisions: list[Decision]) -> Node:
     op: Any = node.op
-    if isinstance(op, Attend):
-        laid_out, decision = attend_layout(op, node, sizes, block)
-        return replace(node, op=laid_out) if decision is None else _noted(node, laid_out, decision, decisions)
-    if isinstance(op, AttendGrad):
-        return replace(node, op=AttendGrad(attend_layout(op.of, node, sizes, block)[0]))
+    if op.attention is not None:
+        laid_out, decision = attend_layout(op.attention, node, sizes, block)
+        if op is not op.attention:
+            return replace(node, op=replace(op, of=laid_out))
+        decisions += [decision] if decision is not None else []
+        return replace(node, op=laid_out)
     body = getattr(op, "body", None)
     if not isinstance(body, Graph):
         return node
     inner = pattern(replace(body, decisions=()), sizes, block)
     decisions += inner.decisions
     return replace(node, op=replace(op, body=replace(inner, decisions=body.decisions)))
-
-
-def _noted(node: Node, op: Attend, decision: Decision, decisions: list[Decision]) -> Node:
-    decisions.append(decision)
-    return replace(node, op=op)
 
 
 def attend_layout(op: Attend, node: Node, sizes: Mapping[str, int], block: int) -> tuple[Attend, Decision | None]:

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from weft.ir import cost
-from weft.ir.library import Attend, AttendGrad
-from weft.ir.op import Op
+from weft.ir.op import Op, kind
 from weft.ir.types import ITEMSIZE, Node, Type, Val
 from weft.passes.targets import Target
 
@@ -57,10 +55,10 @@ class Prices:
 
     def seconds(self, node: Node) -> float:
         """The node as one kernel: launch + max(bytes / bandwidth, FLOPs / rate). Views are free."""
-        kind = cost.kind(node)
-        if kind == "view":
+        work = kind(node)
+        if work == "view":
             return 0.0
-        return self.target.seconds(self.bytes(node), self.flops(node), dtype(node), kind in MATRIX)
+        return self.target.seconds(self.bytes(node), self.flops(node), dtype(node), work in MATRIX)
 
 
 def dtype(node: Node) -> str:
@@ -68,14 +66,9 @@ def dtype(node: Node) -> str:
     return next((v.dtype for v in (*node.ins, *node.outs) if v.type.floating), "f32")
 
 
-def attends(op: Op) -> Attend | None:
-    """The attention that an op is, or is the derivative of."""
-    return op if isinstance(op, Attend) else op.of if isinstance(op, AttendGrad) else None
-
-
 def density(op: Op, sizes: Mapping[str, int]) -> float:
     """The share of the query x key square that attention's layout touches; 1 without a layout, and for other ops."""
-    of = attends(op)
+    of = op.attention
     layout: Any = None if of is None else of.layout
     if of is None or layout is None:
         return 1.0

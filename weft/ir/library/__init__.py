@@ -3,13 +3,14 @@
 from weft.ir.library.attention import Attend, AttendGrad, BlockTable
 from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
-from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax
-from weft.ir.library.rotary import Rotary
+from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax, SoftmaxGrad
+from weft.ir.library.rotary import Rotary, RotaryBack
 from weft.ir.library.routing import ExpertProduct, ExpertWeights, Route
+from weft.ir.library.statistics import FromStatistics, WithStatistics
 
 COMPOSITES = (
-    *(Softmax, LayerNorm, RMSNorm, Attend, AttendGrad, CrossEntropy, Dropout, Rotary),
-    *(Route, ExpertProduct, ExpertWeights),
+    *(Softmax, SoftmaxGrad, LayerNorm, RMSNorm, CrossEntropy, WithStatistics, FromStatistics),
+    *(Attend, AttendGrad, Dropout, Rotary, RotaryBack, Route, ExpertProduct, ExpertWeights),
 )
 
 __all__ = [
@@ -21,9 +22,13 @@ __all__ = [
     "Dropout",
     "ExpertProduct",
     "ExpertWeights",
+    "FromStatistics",
     "LayerNorm",
     "RMSNorm",
     "Rotary",
+    "RotaryBack",
     "Route",
     "Softmax",
+    "SoftmaxGrad",
+    "WithStatistics",
 ]

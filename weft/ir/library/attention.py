@@ -57,6 +57,10 @@ class Attend(Composite):
         object.__setattr__(self, "scale", normal(self.scale))
         object.__setattr__(self, "score", normal(self.score))
 
+    @property
+    def attention(self) -> "Attend":  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self
+
     def expand(self, g: Builder, q: Val, k: Val, v: Val, *meta: Val) -> tuple[Val, Val]:
         acc, x = accumulate(q), Scores(self, g, q, k, meta)
         rows = x.rows
@@ -79,6 +83,9 @@ class Attend(Composite):
         q, k, v, *meta = x
         return [*g.many(AttendGrad(self), q, k, v, *y, dy[0], *meta), *(None for _ in meta)]
 
+    def wide(self, results: int) -> tuple[bool, ...] | None:
+        return False, *(True for _ in range(results - 1))
+
 
 @dataclass(frozen=True)
 class AttendGrad(Composite):
@@ -90,6 +97,10 @@ class AttendGrad(Composite):
 
     of: Attend
 
+    @property
+    def attention(self) -> Attend:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.of
+
     def expand(self, g: Builder, q: Val, k: Val, v: Val, out: Val, lse: Val, do: Val, *meta: Val) -> tuple[Val, ...]:
         acc, x = accumulate(q), Scores(self.of, g, q, k, meta)
         p = g.map("exp(x - lse)", x=x.scores, lse=lse, to=x.scores.dims, dtype=acc)
@@ -100,6 +111,9 @@ class AttendGrad(Composite):
         ds = x.pull(g, g.map("p * (dp - delta)", p=p, dp=dp, delta=delta, to=p.dims, dtype=acc))
         dq, dk = g.einsum(ds, g.cast(k, acc), to=q.dims), g.einsum(ds, g.cast(q, acc), to=k.dims)
         return g.cast(dq, q.type.dtype), g.cast(dk, k.type.dtype), g.cast(dv, v.type.dtype)
+
+    def wide(self, results: int) -> tuple[bool, ...] | None:
+        return (False,) * results
 
 
 class Scores:

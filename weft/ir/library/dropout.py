@@ -1,12 +1,13 @@
 """Counter-based dropout."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy as sp
 
 from weft.ir.builder import Builder
 from weft.ir.library.index import constants, row_major
-from weft.ir.op import Composite
+from weft.ir.op import Composite, Vals
 from weft.ir.types import Dims, Val
 
 
@@ -32,3 +33,6 @@ class Dropout(Composite):
             index=index,
         )
         return g.map(formula, x=x, seed=seed, layer=layer, to=x.dims, dtype=x.type.dtype)
+
+    def pair(self, g: Builder, x: Sequence[Val], dy: Sequence[Val], names: Sequence[str]) -> Vals | None:
+        return g.many(self, *dy, *x[1:], names=names)

@@ -1,5 +1,6 @@
 """Rotary position embedding."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy as sp
@@ -8,8 +9,8 @@ from weft.ir.builder import Builder
 from weft.ir.formula import symbol
 from weft.ir.functions import where
 from weft.ir.library.precision import accumulate
-from weft.ir.op import Composite
-from weft.ir.types import Val, need
+from weft.ir.op import Composite, Vals
+from weft.ir.types import Type, Val, need
 
 TEN_THOUSAND = sp.Integer(10000)
 
@@ -47,6 +48,31 @@ class Rotary(Composite):
         formula = where(i < r, turned, symbol("x"))
         return g.map(formula, x=x, y=partner, a=turn, to=x.dims, dtype=x.dtype)
 
+    def direct(self, types: tuple[Type, ...]) -> bool:
+        return types[0].dims[-1:] == (self.over,)
+
+    def pair(self, g: Builder, x: Sequence[Val], dy: Sequence[Val], names: Sequence[str]) -> Vals | None:
+        return g.many(RotaryBack(self), *dy, *x[1:], names=names)
+
     def _log_theta(self) -> sp.Expr:
         """log(theta) as a rational: SymPy would fold exp(u log(theta)) into a power with a symbolic exponent."""
         return sp.Rational(str(sp.log(self.theta).evalf(30)))
+
+
+@dataclass(frozen=True)
+class RotaryBack(Composite):
+    """The transpose of a rotation: operands d(result), then the positions if there are any."""
+
+    of: Rotary
+
+    def expand(self, g: Builder, dy: Val, *at: Val) -> Val:
+        """The rotation by the opposite angles."""
+        position = self.of.position
+        back = g.map("-at", at=at[0], dtype="i64") if at else g.map(f"-i_{position}", to=(position,), dtype="i64")
+        return self.of.expand(g, dy, back)
+
+    def direct(self, types: tuple[Type, ...]) -> bool:
+        return self.of.direct(types)
+
+    def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
+        return ((0,),)
