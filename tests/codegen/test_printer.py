@@ -9,9 +9,9 @@ import torch
 from tests.campaign import count
 from tests.codegen.emission import callable_of, ruff, source_of
 from tests.ir.generate import random_args, random_graph
-from weft.codegen.blocks import named_joint
 from weft.codegen.einsum import align, spell
 from weft.codegen.fast import fast
+from weft.codegen.halves import named_joint
 from weft.codegen.lines import Lines, call, tuple_of
 from weft.codegen.rewrite import merge, unlet
 from weft.ir.builder import Builder

@@ -8,9 +8,7 @@ import torch
 from tests.campaign import count
 from tests.codegen.emission import planned
 from tests.ir.generate import random_args, random_graph
-from weft.codegen.blocks import named_joint, pairs
-from weft.codegen.fast import fast
-from weft.codegen.rewrite import merge, unlet
+from weft.codegen.halves import in_torch, named_joint
 from weft.codegen.without import without
 from weft.ir.builder import Builder
 from weft.ir.primitives import Map
@@ -36,7 +34,7 @@ def test_generated_backwards_without_some_cotangents():
         rng = Random(seed)
         graph, sizes = random_graph(rng, nodes=rng.randint(4, 12))
         outputs = tuple(dict.fromkeys(v for v in graph.outputs if v.type.floating))
-        joint = fast(merge(unlet(named_joint(replace(graph, outputs=outputs)))))
+        joint = in_torch(named_joint(replace(graph, outputs=outputs)))
         cotangents = [v.name for v in joint.inputs[len(graph.inputs) :]]
         gone = rng.sample(cotangents, rng.randint(1, len(cotangents)))
 
@@ -58,7 +56,7 @@ def test_what_follows_from_zeros_alone_is_gone():
 
 def test_a_backward_of_the_loss_alone_adds_no_zeros():
     for b in planned("switch_base").blocks:
-        for pair in pairs(b.block):
+        for pair in b.made.pairs:
             for graph in pair.whole[2].values():
                 zeros = {n.outs[0] for n in graph.nodes if isinstance(n.op, Map) and n.op.exprs == (0,)}
                 assert not any(zeros & set(n.ins) for n in graph.nodes)

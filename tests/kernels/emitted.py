@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from tests.kernels.dual import interpreting
-from weft.codegen.blocks import named_joint
 from weft.codegen.fast import fast
 from weft.codegen.fused_file import Kernels, Row
+from weft.codegen.halves import named_joint
 from weft.codegen.kernel_package import WRITERS, shipped, skeletons
 from weft.codegen.package import as_json, digest
 from weft.codegen.rewrite import merge, unlet

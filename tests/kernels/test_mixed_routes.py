@@ -13,7 +13,6 @@ import torch
 from tests.kernels.dual import interpreting
 from weft import api
 from weft.codegen import verify
-from weft.codegen.blocks import halves, joint_of
 from weft.codegen.build import files_of, temporary
 from weft.codegen.package import load
 from weft.codegen.planner import Planned
@@ -62,8 +61,7 @@ def kept(planned: Planned, package: ModuleType) -> Iterator[tuple[str, Any, torc
     """Every value that a block's torch forward gives, run on shapes alone, and what it is called and should be."""
     for b in planned.blocks:
         module = importlib.import_module(f"{package.__name__}.blocks.{b.name}")
-        for mode in b.block.modes[:1]:
-            pair = halves(b.block, mode, joint_of(b.block))
+        for pair in b.made.pairs[:1]:
             given = [
                 torch.empty(
                     [planned.sizes[d] for d in v.dims], dtype=verify.TORCH.get(v.dtype, torch.int64), device="meta"

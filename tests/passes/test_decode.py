@@ -219,7 +219,7 @@ def blocks_of(name: str):
     spec = api.open_spec(SPECS / f"{name}.yaml", small=True)
     program = api.program(spec, train=False)
     sizes = program.resolve(**{d: spec.dims.values[d] for d in program.runtime})
-    return [(b, sizes) for b in distinct(structure(program), {}).values()]
+    return [(b, sizes) for b in distinct(structure(program)).values()]
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -15,7 +15,7 @@ from tests.sweep.draw import Draw, Spec
 
 TRIED = 8
 """Specs drawn for each that is run: the one with most pairs of options not yet seen."""
-RENEWED = 40
+RENEWED = 100
 """Cases after which a process is replaced: the modules of their packages stay imported."""
 
 BESIDE = 10

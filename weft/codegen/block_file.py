@@ -8,11 +8,12 @@ from weft.ir.program import Param, Program
 from weft.ir.reference_model import xavier_bound
 from weft.ir.types import Graph, Val
 
-from .blocks import Block, Pair, joint_of, label, pairs
+from .blocks import Block, label
 from .body import File, floats
 from .composites import known
 from .decode_file import decode_functions, decode_methods
 from .function import Function, print_function
+from .halves import Derived, Pair
 from .lines import Lines, fit, tuple_of
 from .prepare import prepare
 from .sizes import Sizes, identifier, provenance
@@ -23,7 +24,7 @@ RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox
 
 def block_file(
     program: Program,
-    block: Block,
+    made: Derived,
     trusted: Iterable[str] = (),
     stepping: Stepping | None = None,
     fused: bool = False,
@@ -32,7 +33,7 @@ def block_file(
 
     trusted: index inputs of the block that come straight from the model's caller. stepping: its decode functions.
     fused: is there a kernel path beside it?"""
-    return _Writer(program, block, frozenset(trusted), stepping, fused).source()
+    return _Writer(program, made, frozenset(trusted), stepping, fused).source()
 
 
 def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
@@ -73,18 +74,18 @@ def _outside(text: str) -> str:
 
 class _Writer:
     def __init__(
-        self, program: Program, block: Block, trusted: frozenset[str], stepping: Stepping | None, fused: bool
+        self, program: Program, made: Derived, trusted: frozenset[str], stepping: Stepping | None, fused: bool
     ) -> None:
-        self.program, self.block, self.stepping, self.fused = program, block, stepping, fused
+        self.program, self.made, self.block = program, made, made.block
+        self.stepping, self.fused = stepping, fused
         self.file = File(Sizes.of(program), trusted=trusted)
         self.code = Lines()
-        self.owned = {s.param.value for s in block.site.own}
+        self.owned = {s.param.value for s in self.block.site.own}
 
     def source(self) -> str:
-        if self.program.train:
-            joint = joint_of(self.block)
-            self.file.floats = frozenset(floats(joint))
-            for pair in pairs(self.block, joint):
+        if self.made.joint is not None:
+            self.file.floats = frozenset(floats(self.made.joint))
+            for pair in self.made.pairs:
                 self.pair(pair)
         else:
             graph = prepare(self.block.graph, known)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from weft.errors import BackendError, UsageError
 from weft.ir.program import Program
 
-from .emit import emit
+from .blocks import key
+from .emit import emit, files
 from .manifest import changed
 from .package import load, write
 from .plan import document
@@ -28,7 +29,8 @@ def files_of(planned: Planned) -> dict[str, str]:
     layers: dict[str, list[str]] = {}
     for layer in planned.layers:
         layers.setdefault(planned.blocks[layer.block].name, []).append(layer.mode)
-    return emit(planned.program, planned.modes, layers, document(planned), planned.kernels)
+    made = {key(b.block.site): b.made for b in planned.blocks}
+    return files(planned.model, made, planned.decoding, layers, document(planned), planned.kernels)
 
 
 def temporary(files: Mapping[str, str]) -> Path:

@@ -77,4 +77,4 @@ def _walk(model: Structure, blocks: Mapping[object, Block], found: Decoding) -> 
 def undecodable(program: Program) -> str:
     """Why a model has no step; "" where it has one."""
     model = structure(program)
-    return decoding(model, distinct(model, {})).why
+    return decoding(model, distinct(model)).why

@@ -8,9 +8,10 @@ from weft.ir.text import show
 from weft.progress import doing
 
 from .block_file import block_file
-from .blocks import Block, Mode, distinct, key
-from .decoding import decoding
-from .kernel_package import Emitted, kernel_package
+from .blocks import Block, distinct, key
+from .decoding import Decoding, decoding
+from .halves import Derived, derived
+from .kernel_package import NO_KERNELS, Emitted
 from .model_file import model_file
 from .package import as_json
 from .saved import to_data
@@ -38,26 +39,33 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
 
 
-def emit(
-    program: Program,
-    modes: Mapping[str, Sequence[Mode]] | None = None,
+def emit(program: Program) -> dict[str, str]:
+    """The files of a program that nothing is decided about: nothing kept but statistics, no kernels."""
+    model = structure(program)
+    made = {k: derived(b, program.train, lambda b, joint: b.modes).using(b.modes) for k, b in distinct(model).items()}
+    return files(model, made, decoding(model, distinct(model)))
+
+
+def files(
+    model: Structure,
+    made: Mapping[object, Derived],
+    found: Decoding,
     layers: Mapping[str, Sequence[str]] | None = None,
     plan: Mapping[str, object] | None = None,
-    kernels: Emitted | None = None,
+    kernels: Emitted = NO_KERNELS,
 ) -> dict[str, str]:
     """The package's files: path below its folder -> text.
 
-    modes: recompute modes of each block by its name (default: keep nothing but statistics). layers: by block, the mode
-    of each of its runs, in order (needed where it has several). plan: what stands in plan.json. kernels: the plan's.
+    made: its blocks by `key`, in the modes that are printed. found: how it decodes. layers: by block, the mode of each
+    of its runs, in order (needed where it has several). plan: what stands in plan.json. kernels: the plan's.
     """
-    model = structure(program)
-    blocks = distinct(model, modes or {})
-    found = decoding(model, blocks)
     doing("writing the package")
-    kernels = kernels or kernel_package(program, blocks.values())
+    program, blocks = model.program, {k: m.block for k, m in made.items()}
     files = {
-        f"blocks/{b.name}.py": block_file(program, b, trusted(model, b), found.steps.get(k), b.name in kernels.fused)
-        for k, b in blocks.items()
+        f"blocks/{m.block.name}.py": block_file(
+            program, m, trusted(model, m.block), found.steps.get(k), m.block.name in kernels.fused
+        )
+        for k, m in made.items()
     }
     files["blocks/__init__.py"] = '"""One file for each distinct block of the model."""\n'
     files["model.py"] = model_file(model, blocks, found, layers)

@@ -6,6 +6,7 @@ input lives. Regions that are equal but for names share one kernel file.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from weft.ir.program import Program
 from weft.ir.types import Decision, Graph
@@ -13,11 +14,11 @@ from weft.passes.fusion import Fusion, Region, decisions, fuse
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 
-from .blocks import Block, joint_of, pairs
 from .body import File, floats
 from .composites import known
 from .function import print_function
 from .fused import bodies, collapse
+from .halves import Derived
 from .prepare import prepare
 from .regions import Job, RegionFile, Written, anonymous, region_file, stem, wide_places
 from .sizes import Sizes
@@ -48,21 +49,28 @@ class Cut:
     mixed: bool
     wide: frozenset[str]
 
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        return decisions(self.found, self.graph)
+
 
 @dataclass
 class Kernels:
-    """The kernels of a package as its blocks ask for them."""
+    """The kernels of a package as its blocks ask for them.
+
+    fused: regions that a plan has at these prices, by block and half; those of any other half are looked for here."""
 
     program: Program
     prices: Prices
     writers: Writers
+    fused: Mapping[tuple[str, str], Fusion]
     skeletons: tuple[Skeleton, ...] = SKELETONS
     files: dict[object, RegionFile] = field(default_factory=dict[object, RegionFile])
     rows: list[Row] = field(default_factory=list[Row])
 
     def collapsed(self, graph: Graph, block: str, half: str, mixed: bool, given: Collection[str] = ()) -> Graph:
         """A half with every region that a kernel can hold as one node. given: names of its inputs that are wide."""
-        found = fuse(graph, self.prices, self.skeletons)
+        found = self.fused.get((block, half)) or fuse(graph, self.prices, self.skeletons)
         shown = bodies(graph, found.regions)
         pieces, kernels = list[Region](), dict[str, tuple[str, Graph]]()
         cut = Cut(f"block {block}, {half}", graph, found, mixed, frozenset() if mixed else wide(graph, given))
@@ -101,7 +109,7 @@ class Kernels:
         like = region.skeleton, anonymous(body), cut.mixed, wide_places(body, cut.wide)
         if like not in self.files:
             name = stem(len(self.files), region)
-            mine = about(region, decisions(cut.found, cut.graph))
+            mine = about(region, cut.decisions)
             job = Job(name, cut.where, region, body, Sizes.of(self.program), cut.mixed, mine, cut.wide)
             self.files[like] = region_file(job, self.writers)
         return self.files[like].kernel
@@ -114,15 +122,14 @@ def about(region: Region, every: Sequence[Decision]) -> tuple[Decision, ...]:
     return tuple(d for d in every if d.subject == whole or (d.subject in pairs and d.choice == "fused"))
 
 
-def fused_file(block: Block, kernels: Kernels) -> str:
+def fused_file(made: Derived, kernels: Kernels) -> str:
     """The source of a block's kernel path; "" where no region has a kernel."""
-    file = File(Sizes.of(kernels.program))
+    file, block = File(Sizes.of(kernels.program)), made.block
     texts: list[str] = []
-    if kernels.program.train:
-        joint = joint_of(block)
-        file.floats = frozenset(floats(joint))
-        values = wide_of_joint(joint, len(block.graph.outputs))
-        for pair in pairs(block, joint):
+    if made.joint is not None:
+        file.floats = frozenset(floats(made.joint))
+        values = wide_of_joint(made.joint, len(block.graph.outputs))
+        for pair in made.pairs:
             untold = pair.untold(file.sizes)
             for side, of, graph in pair.parts():
                 graph = kernels.collapsed(graph, block.name, pair.half(side, of), file.mixed, values)

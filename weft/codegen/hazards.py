@@ -50,16 +50,20 @@ def broken(config: Mapping[str, Any], target: str, about: Mapping[str, int]) -> 
 
 
 def _keeps(rule: str, known: Mapping[str, Any]) -> bool:
-    names, condition = _read(rule)
-    if not names <= known.keys():
-        return True
-    return bool(condition.subs({symbol(n): int(known[n]) for n in names}))
+    names, _ = _read(rule)
+    return not known.keys() >= set(names) or _holds(rule, tuple(int(known[n]) for n in names))
 
 
 @cache
-def _read(rule: str) -> tuple[frozenset[str], Any]:
+def _holds(rule: str, values: tuple[int, ...]) -> bool:
+    names, condition = _read(rule)
+    return bool(condition.subs({symbol(n): x for n, x in zip(names, values)}))
+
+
+@cache
+def _read(rule: str) -> tuple[tuple[str, ...], Any]:
     condition = parse(rule)
-    return frozenset(s.name for s in condition.free_symbols), condition
+    return tuple(sorted(s.name for s in condition.free_symbols)), condition
 
 
 def clear(configs: "Configs", about: Mapping[str, int]) -> "Configs":

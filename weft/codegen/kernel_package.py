@@ -7,13 +7,13 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
-from weft.passes.fusion import Region
+from weft.passes.fusion import Fusion, Region
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 from weft.passes.targets import find
 
-from .blocks import Block
 from .fused_file import Kernels, Row, Writers, fused_file
+from .halves import Derived
 from .package import as_json
 from .region_attention import write_attention
 from .region_cross_entropy import write_rows
@@ -41,8 +41,8 @@ class Emitted:
     regions: the kernels' files."""
 
     files: Mapping[str, str]
-    fused: frozenset[str]
-    rows: tuple[Row, ...]
+    fused: frozenset[str] = frozenset()
+    rows: tuple[Row, ...] = ()
     regions: tuple[RegionFile, ...] = ()
 
     def row(self, block: str, half: str, region: Region) -> Row | None:
@@ -55,15 +55,19 @@ def shipped(writers: Writers = WRITERS, skeletons: Iterable[Skeleton] = SKELETON
     return tuple(replace(s, kernel=True) for s in skeletons if s.name in writers)
 
 
-def kernel_package(program: Program, blocks: Iterable[Block], prices: Prices | None = None) -> Emitted:
-    """The kernels of a package's blocks. prices: of the plan; without a GPU target those of sm_90 at its sizes."""
-    if prices is None:
-        sizes = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-        prices = Prices(sizes, find("sm_90"))
-    elif prices.target.kind != "gpu":
-        prices = Prices(prices.sizes, find("sm_90"), prices.longest)
-    kernels = Kernels(program, prices, WRITERS, shipped())
-    paths = {b.name: fused_file(b, kernels) for b in blocks}
+NO_KERNELS = Emitted({})
+
+
+def kernel_package(
+    program: Program, blocks: Iterable[Derived], prices: Prices, fused: Mapping[tuple[str, str], Fusion]
+) -> Emitted:
+    """The kernels of a package's blocks. prices: of the plan; of a CPU's, those of sm_90 at its sizes are taken.
+
+    fused: the plan's regions by block and half, at its prices."""
+    if prices.target.kind != "gpu":
+        prices, fused = Prices(prices.sizes, find("sm_90"), prices.longest), {}
+    kernels = Kernels(program, prices, WRITERS, fused, shipped())
+    paths = {made.block.name: fused_file(made, kernels) for made in blocks}
     files = {f"fused/{name}.py": text for name, text in paths.items() if text}
     regions = list(kernels.files.values())
     if files:

@@ -18,7 +18,6 @@ from weft.ir.types import Graph
 from weft.passes.price import Prices
 from weft.passes.recompute import split
 
-from .blocks import named_joint
 from .planner import BlockPlan, Planned
 
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -161,10 +160,10 @@ def _row(c: Collective, prices: Prices, runs: int) -> dict[str, Any]:
 def _halves(planned: Planned, index: int, b: BlockPlan) -> Iterator[tuple[str, Graph, int]]:
     """Each half of a block with how often it runs in a step; forwards of different modes are one function of the same
     collectives, for what they keep lies where it was made."""
-    if not planned.program.train:
+    joint = b.made.plain
+    if joint is None:
         yield "forward", b.block.graph, b.calls
         return
-    joint = named_joint(b.block.graph)
     made = {v.name for n in joint.nodes for v in n.outs}
     for mode in b.block.modes:
         runs = sum(layer.block == index and layer.mode == mode.name for layer in planned.layers)

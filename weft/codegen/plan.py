@@ -18,7 +18,6 @@ from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.price import density
 from weft.passes.targets import Target
 
-from .decoding import undecodable
 from .planner import BlockPlan, Half, Planned, parameters, recompute_decisions
 from .structure import Given
 from .wrapper import Why
@@ -50,7 +49,7 @@ def document(planned: Planned) -> Document:
         "layers": [
             _drop({"block": planned.blocks[x.block].name, "row": x.row, "mode": x.mode}) for x in planned.layers
         ],
-        "decode": _decode(undecodable(program)),
+        "decode": _decode(planned.decoding.why),
         "decisions": [decision(d) for d in decisions(planned)],
     }
 
@@ -146,7 +145,7 @@ def _owned(planned: Planned) -> list[int]:
 def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
     sizes, prices = planned.sizes, planned.prices
     modes = {m.name: m for m in b.profile.modes}
-    made = {v.name: v for n in (b.joint.nodes if b.joint else ()) for v in n.outs}
+    made = {v.name: v for n in (b.made.joint.nodes if b.made.joint else ()) for v in n.outs}
     rows = [
         {
             "mode": m.name,

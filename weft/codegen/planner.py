@@ -6,7 +6,7 @@ may have measured (`Profiler`); without any they are estimated from the graphs.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
 from weft.errors import InfeasibleError
@@ -14,20 +14,21 @@ from weft.ir.program import Program
 from weft.ir.types import ITEMSIZE, Decision, Graph
 from weft.passes import FUSION, PATTERN, Options, Watch, run
 from weft.passes.chain import BlockProfile, Chain, Choice, inference_peak, smallest_budget, solve
-from weft.passes.chain import Mode as ChainMode
-from weft.passes.fusion import Fusion, fuse
-from weft.passes.liveness import estimate, peak
+from weft.passes.fusion import Fusion, fusion_of
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.price import Prices
 from weft.passes.recompute import modes
 from weft.passes.targets import Target
 from weft.progress import doing
 
-from .blocks import Block, Mode, distinct, joint_of, key, pairs
+from .blocks import Block, Mode, distinct, key
+from .decoding import Decoding, decoding
+from .estimate import estimated, held
+from .halves import Derived, derived
 from .kernel_package import Emitted, kernel_package, shipped
-from .structure import Given, Site, Stack, Structure, structure
+from .structure import Site, Stack, Structure, structure
 
-Profiler = Callable[[Program, Mapping[str, int], Sequence[Block]], Sequence[BlockProfile]]
+Profiler = Callable[[Program, Mapping[str, int], Sequence[Derived]], Sequence[BlockProfile]]
 """Measures each block in each of its modes at given sizes."""
 
 
@@ -46,14 +47,15 @@ class Half:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One distinct block. calls: how often it runs in a forward. backward: by mode, those that some layer uses.
+    """One distinct block, in every mode it could have. calls: how often it runs in a forward.
 
-    further: what its file holds beside them: a backward that starts from the loss alone, both halves without a loss,
-    the forwards of modes after the first. No total counts them."""
+    made: its halves in the modes that some layer uses, which are printed. backward: by mode, those. further: what its
+    file holds beside them: a backward that starts from the loss alone, both halves without a loss, the forwards of
+    modes after the first. No total counts them."""
 
     block: Block
     calls: int
-    joint: Graph | None
+    made: Derived
     profile: BlockProfile
     forward: Half
     backward: Mapping[str, Half]
@@ -64,8 +66,9 @@ class BlockPlan:
         return self.block.name
 
     @property
-    def held(self) -> frozenset[str]:
-        return held(self.block.site)
+    def halves(self) -> tuple[Half, ...]:
+        """Every function of its file."""
+        return self.forward, *self.backward.values(), *self.further
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Planned:
     """A plan as values. sizes: of every dim, at which it was made; budget: bytes, None for no limit. optimizer: whose
     state lives beside the parameters; `peak` and `smallest` count it and its step."""
 
-    program: Program
+    model: Structure
     sizes: Mapping[str, int]
     target: Target
     budget: int | None
@@ -94,6 +97,15 @@ class Planned:
     smallest: int
     measured: bool
     optimizer: Optimizer = OPTIMIZERS["none"]
+
+    @property
+    def program(self) -> Program:
+        return self.model.program
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """How the model decodes."""
+        return decoding(self.model, {key(b.block.site): b.block for b in self.blocks})
 
     @cached_property
     def longest(self) -> Mapping[str, int]:
@@ -107,9 +119,9 @@ class Planned:
     @cached_property
     def kernels(self) -> Emitted:
         """The kernels of the package, and what became of each region."""
-        modes = self.modes
-        blocks = [replace(b.block, modes=tuple(modes[b.block.site.call.name]) or b.block.modes) for b in self.blocks]
-        return kernel_package(self.program, blocks, self.prices)
+        halves = [(b.name, half) for b in self.blocks for half in b.halves]
+        fused = {(name, half.name): half.fusion for name, half in halves}
+        return kernel_package(self.program, [b.made for b in self.blocks], self.prices, fused)
 
     @property
     def modes(self) -> dict[str, list[Mode]]:
@@ -123,12 +135,6 @@ class Planned:
     def choices(self) -> dict[str, list[str]]:
         """Name of a block -> the mode of each of its runs, in order."""
         return {b.name: [x.mode for x in self.layers if x.block == i] for i, b in enumerate(self.blocks)}
-
-
-def held(site: Site) -> frozenset[str]:
-    """Inputs of a block that live anyway: parameters, and integers that the caller gave."""
-    inputs = zip(site.body.inputs, site.sources)
-    return frozenset(v.name for v, s in inputs if not isinstance(s, Given) or not v.type.floating)
 
 
 def plan(
@@ -149,12 +155,11 @@ def plan(
     doing("planning: attention patterns")
     program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
     model = structure(program)
-    found = list(distinct(model, {}).values())
     doing("planning: derivatives")
-    joints = [joint_of(b) if program.train else None for b in found]
-    found = [_with_modes(b, j, options.prices) for b, j in zip(found, joints)]
+    choose = partial(_modes, prices=options.prices)
+    found = [derived(block, program.train, choose) for block in distinct(model).values()]
     if profiler is None:
-        profiles = [estimated(b, j, options.prices) for b, j in zip(found, joints)]
+        profiles = [estimated(made, options.prices) for made in found]
     else:
         profiles = list(profiler(program, sizes, found))
     runs = _runs(model, found, sizes)
@@ -168,15 +173,15 @@ def plan(
     doing("planning: fusion")
     layers = tuple(Layer(i, row, mode) for (i, row), mode in zip(runs, names, strict=True))
     blocks = tuple(
-        _block(b, j, p, [x for x in layers if x.block == i], options, watch)
-        for i, (b, j, p) in enumerate(zip(found, joints, profiles))
+        _block(made, p, [x for x in layers if x.block == i], options, watch)
+        for i, (made, p) in enumerate(zip(found, profiles))
     )
     smallest = max(smallest_budget(chain), step) if choice else most
     if budget is not None and most > budget:
         what = f"the step of {optimizer.name}" if choice else "running forward"
         raise InfeasibleError(f"{what} takes {most:,} bytes, more than {budget:,}: --memory {most}B", most)
     measured = profiler is not None
-    return Planned(program, sizes, target, budget, blocks, layers, chain, choice, most, smallest, measured, optimizer)
+    return Planned(model, sizes, target, budget, blocks, layers, chain, choice, most, smallest, measured, optimizer)
 
 
 def parameters(program: Program, prices: Prices) -> list[int]:
@@ -185,26 +190,15 @@ def parameters(program: Program, prices: Prices) -> list[int]:
     return [size for size, rows in each for _ in range(rows)]
 
 
-def _with_modes(block: Block, joint: Graph | None, prices: Prices) -> Block:
-    if joint is None:
-        return block
+def _modes(block: Block, joint: Graph, prices: Prices) -> list[Mode]:
+    """The recompute modes that a block could have."""
     kept = modes(joint, len(block.graph.outputs), prices, held(block.site))
-    return replace(block, modes=tuple(Mode(name, saved) for name, saved in kept.items()))
+    return [Mode(name, saved) for name, saved in kept.items()]
 
 
-def estimated(block: Block, joint: Graph | None, prices: Prices) -> BlockProfile:
-    site = block.site
-    entering = [v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and v.type.floating]
-    if joint is None:
-        boundary = sum(prices.size(v) for v in block.graph.inputs if v.name in entering)
-        return BlockProfile(block.name, (ChainMode("forward", 0, peak(block.graph, prices), 0),), boundary)
-    kept = {m.name: m.saved for m in block.modes}
-    return estimate(block.name, joint, len(block.graph.outputs), kept, prices, entering, held(site))
-
-
-def _runs(model: Structure, found: Sequence[Block], sizes: Mapping[str, int]) -> list[tuple[int, int | None]]:
+def _runs(model: Structure, found: Sequence[Derived], sizes: Mapping[str, int]) -> list[tuple[int, int | None]]:
     """(block, row) of every call in the order they run."""
-    index = {key(b.site): i for i, b in enumerate(found)}
+    index = {key(made.block.site): i for i, made in enumerate(found)}
     out: list[tuple[int, int | None]] = []
     for step in model.steps:
         if isinstance(step, Site):
@@ -227,18 +221,14 @@ def _base(program: Program, prices: Prices) -> int:
 
 
 def _block(
-    block: Block,
-    joint: Graph | None,
-    profile: BlockProfile,
-    layers: Sequence[Layer],
-    options: Options,
-    watch: Watch | None,
+    made: Derived, profile: BlockProfile, layers: Sequence[Layer], options: Options, watch: Watch | None
 ) -> BlockPlan:
-    if joint is None:
-        return BlockPlan(block, len(layers), None, profile, _half("forward", block.graph, options, watch), {})
-    used = tuple(m for m in block.modes if any(x.mode == m.name for x in layers))
+    block, used = made.block, {x.mode for x in layers}
+    made = made.using([m for m in block.modes if m.name in used] or block.modes)
+    if made.joint is None:
+        return BlockPlan(block, len(layers), made, profile, _half("forward", block.graph, options, watch), {})
     forwards, backward, further = list[Half](), dict[str, Half](), list[Half]()
-    for pair in pairs(replace(block, modes=used or block.modes), joint):
+    for pair in made.pairs:
         for side, of, graph in pair.parts():
             half = _half(pair.half(side, of), graph, options, watch)
             if of or pair.block.variant:
@@ -247,12 +237,13 @@ def _block(
                 forwards.append(half)
             else:
                 backward[pair.mode.name] = half
-    return BlockPlan(block, len(layers), joint, profile, forwards[0], backward, (*forwards[1:], *further))
+    return BlockPlan(block, len(layers), made, profile, forwards[0], backward, (*forwards[1:], *further))
 
 
 def _half(name: str, graph: Graph, options: Options, watch: Watch | None) -> Half:
     """One half with its regions, in the graph's decisions too."""
-    return Half(name, run(graph, options, (FUSION,), watch), fuse(graph, options.prices, options.skeletons))
+    graph = run(graph, options, (FUSION,), watch)
+    return Half(name, graph, fusion_of(graph))
 
 
 def recompute_decisions(planned: Planned) -> tuple[Decision, ...]:

@@ -25,12 +25,13 @@ from weft.ir.types import ITEMSIZE, Val
 from weft.passes.chain import BlockProfile
 from weft.passes.chain import Mode as Cost
 from weft.passes.price import Prices
-from weft.passes.recompute import extra_time, split
 from weft.passes.targets import Target
 from weft.progress import doing
 
 from .block_file import block_file
-from .blocks import Block, Pair, halves, joint_of
+from .estimate import estimated
+from .halves import Derived, Pair
+from .meta import Meta
 from .sizes import Sizes
 from .structure import Given
 from .workspace import Constants, workspace
@@ -60,11 +61,17 @@ class LiveBytes(TorchDispatchMode):
 
     Storages that were there before (of the tensors given) are not counted, nor are those whose number, in order of
     making, is in `skip`. threads: also count what torch's CPU operators allocate inside themselves on so many; 0: do
-    not."""
+    not. call: what runs an operator, where its results need no computing."""
 
-    def __init__(self, given: Iterable[Tensor] = (), skip: Collection[int] = (), threads: int = 0) -> None:
+    def __init__(
+        self,
+        given: Iterable[Tensor] = (),
+        skip: Collection[int] = (),
+        threads: int = 0,
+        call: Callable[..., Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.skip, self.threads = skip, threads
+        self.skip, self.threads, self.call = skip, threads, call
         self.count = _Count()
         self.given = {x.untyped_storage()._cdata for x in given}
         self.constants = Constants(self.see)
@@ -78,8 +85,9 @@ class LiveBytes(TorchDispatchMode):
         self.constants.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs) if self.call is None else self.call(func, args, kwargs)
+        for x in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(x, Tensor):
                 self.see(x)
         if self.threads:
@@ -121,41 +129,36 @@ class LiveBytes(TorchDispatchMode):
         self.count.most = self.count.now
 
 
-def profiler(target: Target) -> Callable[[Program, Mapping[str, int], Sequence[Block]], list[BlockProfile]]:
+def profiler(target: Target) -> Callable[[Program, Mapping[str, int], Sequence[Derived]], list[BlockProfile]]:
     """Measures each block in each of its modes at given sizes; extra times are the target's prices."""
 
-    def measure(program: Program, sizes: Mapping[str, int], blocks: Sequence[Block]) -> list[BlockProfile]:
+    def measure(program: Program, sizes: Mapping[str, int], blocks: Sequence[Derived]) -> list[BlockProfile]:
         found: list[BlockProfile] = []
-        for i, block in enumerate(blocks):
-            doing(f"planning: memory of {block.name}", i, len(blocks))
-            found.append(_profiled(program, sizes, block, target))
+        meta = Meta()
+        for i, made in enumerate(blocks):
+            doing(f"planning: memory of {made.block.name}", i, len(blocks))
+            found.append(_profiled(program, sizes, made, target, meta))
         return found
 
     return measure
 
 
-def _profiled(program: Program, sizes: Mapping[str, int], block: Block, target: Target) -> BlockProfile:
+def _profiled(program: Program, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
     """Measured; estimated for a block with a wrapped module, which is not at hand and never looked into."""
-    if block.wrapped is None:
-        return profile(program, sizes, block, target)
-    from .planner import estimated
-
-    return estimated(block, joint_of(block) if program.train else None, Prices(sizes, target))
+    if made.block.wrapped is None:
+        return profile(program, sizes, made, target, meta)
+    return estimated(made, Prices(sizes, target))
 
 
-def profile(program: Program, sizes: Mapping[str, int], block: Block, target: Target) -> BlockProfile:
+def profile(program: Program, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
     """One block in each of its modes."""
-    run = _Run(program, sizes, block, torch.get_num_threads() if target.kind == "cpu" else 0)
-    if not program.train:
+    threads = torch.get_num_threads() if target.kind == "cpu" else 0
+    run, prices = _Run(program, sizes, made, threads, meta), Prices(sizes, target)
+    if made.joint is None:
         modes = (Cost("forward", 0, run.forward_peak(), 0),)
-        return BlockProfile(block.name, modes, run.boundary, 0)
-    joint, prices = joint_of(block), Prices(sizes, target)
-    costs: list[Cost] = []
-    for mode in block.modes:
-        pair = halves(block, mode, joint)
-        time = extra_time(split(joint, len(block.graph.outputs), pair.names), prices)
-        costs.append(run.cost(pair, time))
-    return BlockProfile(block.name, tuple(costs), run.boundary, run.grads)
+        return BlockProfile(made.block.name, modes, run.boundary, 0)
+    costs = [run.cost(pair, sum(map(prices.seconds, pair.again))) for pair in made.pairs]
+    return BlockProfile(made.block.name, tuple(costs), run.boundary, run.grads)
 
 
 class _Text(InspectLoader):
@@ -181,9 +184,10 @@ def imported(name: str, source: str) -> ModuleType:
 class _Run:
     """The emitted functions of one block, and meta tensors to call them with."""
 
-    def __init__(self, program: Program, sizes: Mapping[str, int], block: Block, threads: int) -> None:
-        self.program, self.block, self.sizes, self.threads = program, block, sizes, threads
-        self.module = imported(block.name, block_file(program, block))
+    def __init__(self, program: Program, sizes: Mapping[str, int], made: Derived, threads: int, meta: Meta) -> None:
+        block = made.block
+        self.program, self.block, self.sizes, self.threads, self.meta = program, block, sizes, threads, meta
+        self.module = imported(block.name, block_file(program, made.whole))
         by_input = dict(zip(block.site.body.inputs, block.site.sources))
         self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
         shown = set(program.graph.outputs)
@@ -200,7 +204,7 @@ class _Run:
     def forward_peak(self) -> int:
         args = [self.tensor(v) for v in self.block.graph.inputs]
         skip = self.returned("forward", args)
-        with torch.no_grad(), LiveBytes(args, skip, self.threads) as live:
+        with torch.no_grad(), LiveBytes(args, skip, self.threads, self.meta) as live:
             self.module.forward(*args)
         return live.most
 
@@ -208,7 +212,7 @@ class _Run:
         """Numbers of the storages that hold what the model returns: its caller holds them, so others count them."""
         if not self.shown:
             return set()
-        with torch.no_grad(), LiveBytes(args) as live:
+        with torch.no_grad(), LiveBytes(args, call=self.meta) as live:
             got = getattr(self.module, name)(*args)
             got = got if isinstance(got, tuple) else (got,)
             return {live.number(got[i]) for i in self.shown}
@@ -218,7 +222,7 @@ class _Run:
         args = {v.name: self.tensor(v) for v in self.block.graph.inputs}
         outputs = len(self.block.graph.outputs)
         skip = self.returned(pair.name("forward"), list(args.values()))
-        with torch.no_grad(), LiveBytes(args.values(), skip, self.threads) as live:
+        with torch.no_grad(), LiveBytes(args.values(), skip, self.threads, self.meta) as live:
             got = getattr(self.module, pair.name("forward"))(*args.values())
             got = got if isinstance(got, tuple) else (got,)
             forward_peak = live.most

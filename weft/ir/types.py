@@ -63,6 +63,9 @@ class Val:
     name: str
     type: Type
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # equal values have equal names, and a string keeps its hash
+
     @property
     def dims(self) -> Dims:
         return self.type.dims
@@ -80,6 +83,9 @@ class Node:
     ins: tuple[Val, ...]
     outs: tuple[Val, ...]
     src: str = field(default="", compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.outs)  # an op may hold a whole body; equal nodes have equal results
 
     @property
     def space(self) -> Dims:
@@ -111,7 +117,8 @@ class Decision:
     """What a pass chose and why.
 
     subject: the value, or "a+b" for a pair. kind: exact | numerics | function | cost. numbers: what justified it.
-    rejected: (choice, reason, numbers) of every alternative, the reason from a closed list."""
+    rejected: (choice, reason, numbers) of every alternative, the reason from a closed list. found: what was decided, as
+    an object; text and JSON are views of it without."""
 
     pass_: str
     subject: str
@@ -120,6 +127,7 @@ class Decision:
     numbers: tuple[tuple[str, Number], ...] = ()
     rejected: tuple[tuple[str, str, tuple[tuple[str, Number], ...]], ...] = ()
     src: str = ""
+    found: object = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,9 +160,11 @@ class _Exact:
 
     def __init__(self, dag: Dag, inside: int, price: Price, mates: Mates, limit: int) -> None:
         self.inside, self.price, self.left = inside, price, limit
-        self.need = {v: dag.above[v] & inside for v in bits(inside)}
-        self.may = {v: (mates.may[v] & inside) | 1 << v for v in self.need}
-        self.link = {v: mates.link[v] & self.may[v] for v in self.need}
+        n = len(dag.preds)
+        self.members = tuple((v, 1 << v) for v in bits(inside))
+        self.need = [dag.above[v] & inside for v in range(n)]
+        self.may = [(mates.may[v] & inside) | 1 << v for v in range(n)]
+        self.link = [mates.link[v] & self.may[v] for v in range(n)]
         self.known: dict[int, tuple[int, int, tuple[int, ...]]] = {inside: (0, 0, ())}
 
     def best(self, done: int) -> tuple[int, int, tuple[int, ...]]:
@@ -170,42 +172,50 @@ class _Exact:
         if done not in self.known:
             out = (WORST, 0, ())
             for g in self.groups(done):
-                cost, count, rest = self.best(done | g)
+                cost, count, rest = self.known.get(done | g) or self.best(done | g)
                 out = min(out, (cost + _single(self.price, g), count + 1, (g, *rest)))
             self.known[done] = out
         return self.known[done]
 
     def groups(self, done: int) -> list[int]:
         """Legal groups that may run next; only the first node that must go alone, if there is one."""
-        todo = list[int]()
-        for v in bits(self.inside & ~done):
-            if not self.need[v] & ~done:
-                if self.may[v] & ~done == 1 << v and self.price(1 << v) is not None:
-                    return [1 << v]
-                todo.append(1 << v)
-        seen, out = set(todo), list[int]()
+        todo = list[tuple[int, int, int]]()  # a group, the nodes linked to it, those that may be with all of it
+        for v, bit in self.members:
+            if not done & bit and not self.need[v] & ~done:
+                if self.may[v] & ~done == bit and self.price(bit) is not None:
+                    return [bit]
+                todo.append((bit, self.link[v], self.may[v]))
+        seen, out = {g for g, _, _ in todo}, list[int]()
         while todo:
-            g = todo.pop()
+            grown = todo.pop()
             self.left -= 1
             if self.left < 0:
                 raise _TooMany
-            if self.price(g) is not None:
-                out.append(g)
-            for more in self.grown(g, done):
-                if more not in seen:
-                    seen.add(more)
-                    todo.append(more)
+            if self.price(grown[0]) is not None:
+                out.append(grown[0])
+            todo += self.larger(*grown, done, seen)
         return out
 
-    def grown(self, group: int, done: int) -> Iterator[int]:
-        """The group with one linked node more, and what that node needs."""
-        links, may = 0, -1
-        for v in bits(group):
-            links, may = links | self.link[v], may & self.may[v]
-        for v in bits(links & may & ~done & ~group):
-            more = (1 << v | self.need[v]) & ~done & ~group
-            if not more & ~may and all(not more & ~self.may[u] for u in bits(more)):
-                yield group | more
+    def larger(self, group: int, links: int, may: int, done: int, seen: set[int]) -> Iterator[tuple[int, int, int]]:
+        """The group with one linked node more, and what that node needs, where that was not seen."""
+        need, mates, link = self.need, self.may, self.link
+        outside = ~(done | group)
+        near = links & may & outside
+        while near:
+            bit = near & -near
+            near ^= bit
+            v = bit.bit_length() - 1
+            more = (bit | need[v]) & outside
+            if more & ~may or group | more in seen:
+                continue
+            all_links, all_may, left = links, may, more
+            while left:
+                u = (left & -left).bit_length() - 1
+                left &= left - 1
+                all_links, all_may = all_links | link[u], all_may & mates[u]
+            if not more & ~all_may:
+                seen.add(group | more)
+                yield group | more, all_links, all_may
 
 
 def _greedy(dag: Dag, inside: int, price: Price, together: int) -> tuple[int, ...]:

@@ -90,14 +90,22 @@ def fusion(graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...] = SKELE
     return replace(graph, decisions=(*graph.decisions, *decisions(found, graph)))
 
 
+def fusion_of(graph: Graph) -> Fusion:
+    """The fusion that a pass decided on."""
+    return next(d.found for d in graph.decisions if isinstance(d.found, Fusion))
+
+
 def decisions(found: Fusion, graph: Graph) -> tuple[Decision, ...]:
     """Regions and verdicts as decisions. Fusing rounds fewer intermediate values: exact unless one is 16 bits wide."""
     dtypes = {n.outs[0].name: n.outs[0].dtype for n in graph.nodes}
     src = {n.outs[0].name: n.src for n in graph.nodes}
-    out = [
+    search = "exact" if found.exact else "greedy"
+    numbers = _microseconds(found.seconds), ("apart", round(found.unfused * 1e6, 3)), ("search", search)
+    out = [Decision("fusion", "regions", str(len(found.regions)), "cost", numbers, found=found)]
+    out += [
         Decision(
             "fusion", "+".join(r.nodes), r.skeleton or "torch ops", "cost",
-            (("bytes", r.bytes), ("flops", r.flops), ("microseconds", round(r.seconds * 1e6, 3))), (), r.src,
+            (("bytes", r.bytes), ("flops", r.flops), _microseconds(r.seconds)), (), r.src,
         )
         for r in found.regions
     ]  # fmt: skip
@@ -111,6 +119,10 @@ def decisions(found: Fusion, graph: Graph) -> tuple[Decision, ...]:
             rejected = (("fused", str(v.reason), numbers),)
             out.append(Decision("fusion", subject, "apart", "exact", (), rejected, src[v.consumer]))
     return tuple(out)
+
+
+def _microseconds(seconds: float) -> Number:
+    return "microseconds", round(seconds * 1e6, 3)
 
 
 class _Search:
