@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.ir.op import Op
-from weft.ir.primitives import Fused, Loop
+from weft.ir.regions import Fused, Loop
 from weft.ir.types import Graph, Node
 
 from .body import Body, File

@@ -11,7 +11,6 @@ from math import prod
 from typing import Any
 
 from weft.errors import UsageError
-from weft.ir.movement import Concat, Part, Rename
 from weft.ir.placement import Collective, collectives
 from weft.ir.program import Program, Size
 from weft.ir.types import Graph
@@ -97,7 +96,7 @@ def runs_alone(graph: Graph, parts: Cut) -> bool:
         if isinstance(body, Graph) and not runs_alone(body, parts):
             return False
         ins, outs = ({d for v in vs for d in v.dims} for vs in (n.ins, n.outs))
-        if isinstance(n.op, Rename | Concat | Part) and len((ins ^ outs) & parts.split) % 2:
+        if n.op.moves() and len((ins ^ outs) & parts.split) % 2:
             return False
     return True
 

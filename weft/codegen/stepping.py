@@ -6,14 +6,12 @@ import sympy as sp
 
 from weft.errors import DecodeError
 from weft.ir.builder import Builder, dce
-from weft.ir.formula import operand, symbol
-from weft.ir.library.attention import Attend
-from weft.ir.library.rotary import Rotary
-from weft.ir.primitives import Concat, Map
+from weft.ir.formula import symbol
+from weft.ir.primitives import Concat
 from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Graph, Node, Val
 from weft.passes.decode import ROWS, Fed, State, StepGraph, decode
-from weft.passes.decode_time import refitted, replaced
+from weft.passes.decode_time import refitted
 
 from .blocks import Block, below
 from .sizes import Sizes
@@ -133,15 +131,6 @@ def _first(g: Builder, n: Node, env: dict[Val, Val], fed: Fed, pasts: set[str]) 
         return (g.rename(env[ins[1]], op.dims[1], op.new),) if ins[1] in env else ()
     if any(not pasts.isdisjoint(v.dims) for v in (*n.ins, *n.outs)):
         return tuple(g.zeros(v) for v in n.outs if pasts.isdisjoint(v.dims))  # a sum over no rows
-    if isinstance(op, Attend):
-        kept = [(m, v) for m, v in zip(op.meta, ins[3:]) if m not in ("query_at", "key_at", "key_segments")]
-        op = replace(op, meta=tuple(m for m, _ in kept))
-        ins = [*ins[:3], *(v for _, v in kept)]
-    elif isinstance(op, Rotary):
-        ins = [v for v in ins if v != fed.at]
-    elif isinstance(op, Map) and fed.at in ins:
-        place = ins.index(fed.at)
-        order = {operand(i): operand(i - (i > place)) for i in range(len(ins))} | {operand(place): symbol(f"i_{TIME}")}
-        op, ins = replaced(op, order), [v for v in ins if v != fed.at]
+    op, ins = op.unplaced(ins, fed.at, TIME)
     now = [env[v] for v in ins]
     return g.many(refitted(op, n.ins, now, ROWS), *now, names=[v.name for v in n.outs])

@@ -1,5 +1,6 @@
 """Ops that move numbers and compute none: lookups, joins, parts, names, constants."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ import sympy as sp
 
 from weft.ir.formula import normal, symbol
 from weft.ir.op import Cotangents, Grads, Op, Types, Vals, listed, size
-from weft.ir.types import Dims, Node, Type, need, union
+from weft.ir.types import Dims, Node, Type, Val, need, union
 
 if TYPE_CHECKING:
     from weft.ir.builder import Builder
@@ -36,6 +37,9 @@ class Gather(Op):
 
     def prefer(self, dim: str) -> bool:
         return dim not in self.at
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        return s.taken(n, ins) if s.in_slots(ins[:1]) else s.same(n, ins)
 
     def infer(self, *x: Type) -> Types:
         need(x, "gather needs a table")
@@ -81,6 +85,9 @@ class Scatter(Op):
     def prefer(self, dim: str) -> bool:
         return dim not in self.at
 
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        return s.sent(n, ins) if any(s.time in v.dims for v in n.ins) else s.same(n, ins)
+
     def infer(self, *x: Type) -> Types:
         need(x, "scatter needs an operand")
         first, *idx = x
@@ -117,6 +124,13 @@ class Rename(Op):
     new: str
     core = "view"
 
+    def moves(self) -> tuple[str, ...]:
+        return self.old, self.new
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        positions = self.old == s.time and isinstance(ins[0], Val)
+        return s.keyed(ins[0], self.new) if positions else s.same(n, ins)
+
     def infer(self, *x: Type) -> Types:
         need(len(x) == 1, f"rename takes one operand, found {len(x)}")
         need(self.old in x[0].dims, f"rename: {x[0]} has no dim {self.old}")
@@ -149,6 +163,9 @@ class Concat(Op):
     dims: Dims
     new: str
     core = "memory"
+
+    def moves(self) -> tuple[str, ...]:
+        return (*self.dims, self.new)
 
     def infer(self, *x: Type) -> Types:
         need(x and len(x) == len(self.dims), f"concat: {len(self.dims)} dims for {len(x)} operands")
@@ -187,6 +204,9 @@ class Part(Op):
     new: str
     start: sp.Expr
     core = "memory"
+
+    def moves(self) -> tuple[str, ...]:
+        return self.old, self.new
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", normal(self.start))

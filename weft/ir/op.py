@@ -98,6 +98,28 @@ class Op:
         in the graph too."""
         return None
 
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        """What the results become in a step of decoding, whose walk is `s` (`weft.passes.decode`), where the operands
+        have become `ins`: the same op, if no result depends on another position. Raises DecodeError."""
+        return s.same(n, ins)
+
+    def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> "tuple[Op, list[Val]]":
+        """The op and its operands in a step before which there was nothing: without the positions `at`."""
+        return self, list(ins)
+
+    def refitted(self, rows: str, has: bool) -> "Op":
+        """The op for operands some of which have the dim `rows` (has: True) where none had it, or the reverse."""
+        return self
+
+    def moves(self) -> tuple[str, ...]:
+        """Dims that the op takes under another name, joined or in part; then what it calls them."""
+        return ()
+
+    def mentions(self, types: tuple[Type, ...], dim: str) -> bool:
+        """Does the meaning read the coordinate or the size of a dim, or move it?"""
+        read = {str(s) for v in self.attrs().values() if isinstance(v, sp.Basic) for s in v.free_symbols}
+        return not read.isdisjoint((f"i_{dim}", f"n_{dim}")) or dim in self.moves()
+
     def follows(self, x: Vals) -> "tuple[Composite, Vals, Vals] | None":
         """An op and its operands, whose last results some of the operands must be: then those come last."""
         return None
@@ -179,6 +201,13 @@ class Composite(Op):
 
     def crossed(self, node: Node) -> frozenset[str]:
         return frozenset[str]().union(*(n.op.crossed(n) for n in expansion(self, node.types).nodes))
+
+    def mentions(self, types: tuple[Type, ...], dim: str) -> bool:
+        return any(n.op.mentions(n.types, dim) for n in expansion(self, types).nodes)
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        """Where it meets positions, the step of what it means."""
+        return s.inline(n, ins) if s.meets(n, ins) else s.same(n, ins)
 
     def role(self, node: Node, dim: str) -> str:
         from weft.ir.placement import derived_role

@@ -3,5 +3,6 @@
 from weft.ir.library import COMPOSITES, BlockTable
 from weft.ir.op import Op, op_name
 from weft.ir.primitives import PRIMITIVES
+from weft.ir.regions import Fused
 
-OPS: dict[str, type[Op]] = {op_name(c): c for c in (*PRIMITIVES, BlockTable, *COMPOSITES)}
+OPS: dict[str, type[Op]] = {op_name(c): c for c in (*PRIMITIVES, Fused, BlockTable, *COMPOSITES)}

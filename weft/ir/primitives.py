@@ -1,7 +1,7 @@
 """The primitive ops. One class is one declaration: fields are attributes, methods are what differs from the default."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -13,11 +13,16 @@ from weft.ir.formula import local, normal, operand, symbol
 from weft.ir.functions import diff, where
 from weft.ir.movement import Concat, Detach, Gather, Part, Rename, Scatter, Table
 from weft.ir.op import Cotangents, Grads, Op, Types, Vals, listed, points
-from weft.ir.regions import Call, Fused, Grad, Loop, Opaque, OpaqueGrad
-from weft.ir.types import DTYPES, Dims, Node, Type, need, union
+from weft.ir.regions import Call, Grad, Loop, Opaque, OpaqueGrad
+from weft.ir.types import DTYPES, Dims, Node, Type, Val, need, union
 
 if TYPE_CHECKING:
     from weft.ir.builder import Builder
+
+
+def with_or_without(dims: Dims, dim: str, has: bool) -> Dims:
+    """The dims with one at their head, if they do not have it, or without it."""
+    return ((dim, *dims) if dim not in dims else dims) if has else tuple(d for d in dims if d != dim)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Einsum(Op):
 
     def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
         return tuple((i,) for i in range(operands))
+
+    def refitted(self, rows: str, has: bool) -> Op:
+        return replace(self, to=with_or_without(self.to, rows, has))
 
     def infer(self, *x: Type) -> Types:
         need(x, "einsum needs an operand")
@@ -111,6 +119,41 @@ class Map(Op):
             logical = isinstance(e, Boolean) and not e.is_Symbol
             need(self.dtype == "bool" or not logical, f"map of a condition has dtype bool, not {self.dtype}")
         return (Type(self.dtype, self.to),) * len(self.exprs)
+
+    @property
+    def symbols(self) -> set[str]:
+        """The names that the formulas read."""
+        found: Any = {s for e in (*self.lets, *self.exprs) for s in e.free_symbols}
+        return {str(s) for s in found}
+
+    def replaced(self, by: Mapping[Any, Any]) -> "Map":
+        """The map with symbols of its formulas replaced."""
+        lets, exprs = (tuple(e.xreplace(by) for e in some) for some in (self.lets, self.exprs))
+        return replace(self, lets=lets, exprs=exprs)
+
+    def refitted(self, rows: str, has: bool) -> Op:
+        return replace(self, to=with_or_without(self.to, rows, has))
+
+    def mentions(self, types: tuple[Type, ...], dim: str) -> bool:
+        return not self.symbols.isdisjoint((f"i_{dim}", f"n_{dim}"))
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        """The coordinate becomes the position; a formula in the length depends on positions that are not there yet."""
+        if s.in_slots(ins):
+            return s.same(n, ins)
+        if f"n_{s.time}" in self.symbols:
+            raise s.refusal(n, f"depends on the length along {s.time}")
+        if f"i_{s.time}" not in self.symbols:
+            return s.same(n, ins)
+        placed = self.replaced({symbol(f"i_{s.time}"): operand(len(ins))})
+        return s.same(replace(n, op=placed), [*ins, s.fed.at])
+
+    def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> tuple[Op, list[Val]]:
+        if at not in ins:
+            return self, list(ins)
+        place = ins.index(at)
+        order = {operand(i): operand(i - (i > place)) for i in range(len(ins))} | {operand(place): symbol(f"i_{time}")}
+        return self.replaced(order), [v for v in ins if v != at]
 
     def linear(self) -> bool:
         """A sum of operands, and nothing else."""
@@ -198,6 +241,9 @@ class Reduce(Op):
     def linear(self) -> bool:
         return self.kind == "sum"
 
+    def refitted(self, rows: str, has: bool) -> Op:
+        return replace(self, to=with_or_without(self.to, rows, has))
+
     def flops(self, node: Node) -> sp.Expr:
         return points(node.space)
 
@@ -228,5 +274,5 @@ class Reduce(Op):
 
 PRIMITIVES: tuple[type[Op], ...] = (
     *(Einsum, Map, Reduce, Gather, Scatter, Rename, Concat, Part, Detach, Table),
-    *(Loop, Call, Grad, Opaque, OpaqueGrad, Fused),
+    *(Loop, Call, Grad, Opaque, OpaqueGrad),
 )

@@ -1,6 +1,6 @@
 """Ops with a body: loops, blocks, derivatives kept as one op, and modules that are planned around."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,16 @@ class Loop(Op):
         )
         need(all(self.dim not in t.dims for t in outs), f"loop: the body makes the dim {self.dim} of the loop")
         return (*x[:c], *(t.but((self.dim, *t.dims)) for t in (*outs[c:], *x[:c])))
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        """Along time, the cell goes on from where it was left; any other loop is the same if its body is."""
+        if self.dim == s.time:
+            return s.cell(n, ins)
+        if any(s.time in m.op.crossed(m) or m.op.mentions(m.types, s.time) for m in self.body.nodes):
+            raise s.refusal(n, f"runs a loop over {self.dim} that mixes positions along {s.time}")
+        if any(isinstance(x, Val) and set(v.dims) != set(x.dims) for v, x in zip(n.ins, ins)):
+            raise s.refusal(n, f"runs a loop over {self.dim} on what differs from row to row")
+        return s.same(n, ins)
 
     def flops(self, node: Node) -> sp.Expr:
         return symbol(f"n_{self.dim}") * sp.Add(*(n.op.flops(n) for n in self.body.nodes))

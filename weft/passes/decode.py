@@ -18,30 +18,18 @@ that such nodes alone feed (losses) are dropped.
 Source: incremental evaluation as in key-value caches (Shazeer 2019, 1911.02150), derived from roles of dims.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from weft.errors import DecodeError
 from weft.ir.builder import Builder, dce
-from weft.ir.library import Attend, Dropout, Rotary, Route
-from weft.ir.op import Composite, expansion
-from weft.ir.pattern import is_causal
-from weft.ir.primitives import Concat, Gather, Loop, Map, Opaque, Part, Rename, Scatter
-from weft.ir.types import Graph, Node, Type, Val
+from weft.ir.op import expansion
+from weft.ir.primitives import Concat
+from weft.ir.types import Dims, Graph, Node, Type, Val
 from weft.ir.verify import verify
 from weft.passes.decode_slots import Routed, on_tokens, sent, taken
-from weft.passes.decode_time import (
-    above,
-    heads,
-    holding,
-    mentions,
-    placed,
-    refitted,
-    refusal,
-    symbols,
-    touches,
-    windows,
-)
+from weft.passes.decode_time import above, holding, refitted, refusal, windows
 
 ROWS = "batch"
 """The dim of sequences, each at a position of its own."""
@@ -171,74 +159,82 @@ class _Step:
             if bad is None:
                 with self.g.at(n.src):
                     try:
-                        env.update(zip(n.outs, self.node(n, ins), strict=True))
+                        env.update(zip(n.outs, n.op.step(self, n, ins), strict=True))
                         continue
                     except DecodeError as e:
                         bad = e
             env.update(dict.fromkeys(n.outs, bad))
 
+    # What follows is what `Op.step` asks of the walk.
+
+    rows = ROWS
+    refusal = staticmethod(refusal)
+
     def value(self, x: _Found) -> Val:
         assert isinstance(x, Val)
         return x
 
-    def node(self, n: Node, ins: list[_Found]) -> Iterable[_Found]:
-        """What a node's results become; raises DecodeError when no step can follow it."""
-        op, t = n.op, self.time
-        match op:
-            case Dropout():
-                return [ins[0]]
-            case Rename(old=old, new=new) if old == t and isinstance(ins[0], Val):
-                return [_Keys(ins[0], new)]
-            case Attend():
-                return self.attend(n, op, ins)
-            case Rotary(position=p) if p == t and len(ins) == 1:
-                return self.plain(n, [*ins, self.fed.at])
-            case Route(along=along) if along == t and len(ins) == 1:
-                return self.route(n, op, ins)
-            case Loop(dim=dim) if dim == t:
-                return self.loop(n, op, ins)
-            case Scatter() if any(t in v.dims for v in n.ins):
-                return [self.scatter(n, op, ins)]
-            case Gather() if isinstance(ins[0], Routed):
-                return [taken(self.g, n, op, ins[0], ins[1:])]
-            case Composite() if (
-                t in n.op.crossed(n) or mentions(op, n.types, t) or any(isinstance(x, _Keys) for x in ins)
-            ):
-                return self.inline(n, op, ins)
-            case _ if any(isinstance(x, Routed) for x in ins):
-                return self.routed(n, ins)
-            case Map():
-                return self.map(n, op, ins)
-            case _:
-                return self.plain(n, ins)
+    def keyed(self, row: Val, key: str) -> list[_Keys]:
+        """New rows under the name `key`, to stand among past ones."""
+        return [_Keys(row, key)]
 
-    def plain(self, n: Node, ins: list[_Found]) -> Iterable[_Found]:
-        """The same op, when no result depends on another position."""
-        if any(isinstance(x, _Keys) for x in ins):
+    def is_keyed(self, x: _Found) -> bool:
+        return isinstance(x, _Keys)
+
+    def in_slots(self, ins: Sequence[_Found]) -> bool:
+        return any(isinstance(x, Routed) for x in ins)
+
+    def meets(self, n: Node, ins: Sequence[_Found]) -> bool:
+        """Does a composite depend on positions in more than having one result for each?"""
+        return self.time in n.op.crossed(n) or n.op.mentions(n.types, self.time) or any(map(self.is_keyed, ins))
+
+    def same(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
+        """The same op, when no result depends on another position; on slots, done on the tokens in them."""
+        if self.in_slots(ins):
+            return self.routed(n, ins)
+        if any(map(self.is_keyed, ins)):
             raise refusal(n, "works on keys after they were renamed from positions")
-        if self.time in n.op.crossed(n) or (isinstance(n.op, Opaque) and self.time in n.space):
+        if self.time in n.op.crossed(n):
             raise refusal(n, f"mixes positions along {self.time}")
-        touched = {n.op.old, n.op.new} if isinstance(n.op, Rename | Part) else set[str]()
-        if self.time in touched or (isinstance(n.op, Concat) and self.time in (*n.op.dims, n.op.new)):
+        if self.time in n.op.moves():
             raise refusal(n, f"moves positions along {self.time}")
-        if isinstance(n.op, Loop) and touches(n.op.body, self.time):
-            raise refusal(n, f"runs a loop over {n.op.dim} that mixes positions along {self.time}")
         given = [self.value(x) for x in ins]
-        if isinstance(n.op, Loop) and any(set(v.dims) != set(x.dims) for v, x in zip(n.ins, given)):
-            raise refusal(n, f"runs a loop over {n.op.dim} on what differs from row to row")
         return self.g.many(refitted(n.op, n.ins, given, ROWS), *given, names=[v.name for v in n.outs])
 
-    def map(self, n: Node, op: Map, ins: list[_Found]) -> Iterable[_Found]:
-        """i_seq becomes the position; a formula in n_seq depends on positions that are not there yet."""
-        used = symbols(op)
-        if f"n_{self.time}" in used:
-            raise refusal(n, f"depends on the length along {self.time}")
-        if f"i_{self.time}" not in used:
-            return self.plain(n, ins)
-        return self.plain(replace(n, op=placed(op, self.time, len(ins))), [*ins, self.fed.at])
+    def routed(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
+        """An op on slots, done on the tokens in them."""
+        given = [x if isinstance(x, Routed) else self.value(x) for x in ins]
+        op, own, slots = on_tokens(self.g, n, given, self.time)
+        here, names = replace(n, op=op), [n.outs[0].name]
+        made = op.step(self, here, own) if op.core == "pointwise" else self.g.many(op, *own, names=names)
+        return [replace(slots, token=self.value(v)) for v in made]
 
-    def inline(self, n: Node, op: Composite, ins: list[_Found]) -> Iterable[_Found]:
+    def taken(self, n: Node, ins: Sequence[_Found]) -> list[Val]:
+        """What tokens take from slots of their own."""
+        return [taken(self.g, n, ins)]
+
+    def sent(self, n: Node, ins: Sequence[_Found]) -> list[Routed]:
+        """Tokens sent to slots of their own stay tokens."""
+        x, *index = ins
+        routers = {self.router.get(i) for i in index if isinstance(i, Val)}
+        if not isinstance(x, Val) or len(routers) != 1 or None in routers:
+            raise refusal(n, f"adds up positions along {self.time}")
+        return [sent(self.g, n, x, tuple(map(self.value, index)))]
+
+    def held(self, like: Val, key: str) -> tuple[Val, Dims]:
+        """A new input for past rows of `like` along past_<key>, and what dims it has beside these."""
+        rest = tuple(d for d in like.dims if d not in (ROWS, self.time))
+        return self.g.input(f"past_{like.name}", like.type.but((ROWS, f"past_{key}", *rest))), rest
+
+    def routes(self, n: Node, held: Val, row: Val, key: str, results: Iterable[Val]) -> None:
+        """Note a router: it holds its past choices, and `results` say where it sends tokens."""
+        both = self.join(held, row, key, f"all_{row.name}")
+        self.states.append(State("rows", held, row, both, f"past_{key}", src=n.src))
+        self.router |= dict.fromkeys(results, len(self.states))
+
+    def inline(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
         """The rules on what a composite means, where it meets positions."""
+        op: Any = n.op
         body = expansion(op, n.types)
         own = {v: Val(o.name, v.type) for v, o in zip(body.outputs, n.outs) if v not in body.inputs}
         env: dict[Val, _Found] = dict(zip(body.inputs, ins, strict=True))
@@ -246,27 +242,6 @@ class _Step:
             ins_, outs = (tuple(own.get(v, v) for v in vs) for vs in (m.ins, m.outs))
             self.run([Node(m.op, ins_, outs, m.src or n.src)], env)
         return [env[own.get(v, v)] for v in body.outputs]
-
-    def attend(self, n: Node, op: Attend, ins: list[_Found]) -> Iterable[_Found]:
-        """Attention of the new queries to past and new keys."""
-        moving = any(isinstance(x, _Keys) for x in ins)
-        if not moving and self.time not in (op.query, op.over):
-            return self.plain(n, ins)
-        if op.query != self.time or {"key_at", "query_at"} & set(op.meta):
-            raise refusal(n, f"attends from {op.query} to all positions along {self.time}")
-        if any(f"n_{self.time}" == str(s) for e in (op.scale, op.score) for s in e.free_symbols):
-            raise refusal(n, f"has scores that depend on the length along {self.time}")
-        meta: dict[str, Val] = {"query_at": self.fed.at}
-        if moving:
-            if not is_causal(op.pattern, self.sizes[self.time], heads(op, self.sizes)):
-                raise refusal(n, "sees later positions")
-            meta["key_at"] = self.key_positions(op.over)
-        if "segments" in op.meta and "key_segments" not in op.meta:
-            ids = self.value(ins[3 + op.meta.index("segments")])
-            meta["key_segments"] = self.keys(_Keys(ids, op.over), n)
-        given = [self.keys(x, n) if isinstance(x, _Keys) else self.value(x) for x in ins]
-        wide = replace(op, meta=(*op.meta, *meta), layout=None)
-        return self.g.many(wide, *given, *meta.values(), names=[v.name for v in n.outs])
 
     def key_positions(self, key: str) -> Val:
         """Where past and new rows stand: i64[batch key], negative where there is none."""
@@ -277,12 +252,12 @@ class _Step:
             self.joined[self.fed.at, key] = self.join(before, self.fed.at, key, f"{key}_at")
         return self.joined[self.fed.at, key]
 
-    def keys(self, x: _Keys, n: Node) -> Val:
+    def joined_keys(self, x: _Keys, n: Node) -> Val:
         """Past rows, then the new ones: [batch key ..]."""
         if (x.row, x.key) not in self.joined:
             past = f"past_{x.key}"
-            row = self.g.expand(x.row, to=(ROWS, self.time, *(d for d in x.row.dims if d not in (ROWS, self.time))))
-            value = self.g.input(f"past_{x.row.name}", row.type.but(past if d == self.time else d for d in row.dims))
+            value, rest = self.held(x.row, x.key)
+            row = self.g.expand(x.row, to=(ROWS, self.time, *rest))
             both = self.join(value, row, x.key, f"all_{x.row.name}")
             self.states.append(State("rows", value, row, both, past, self.windows.get(x.key), n.src))
             self.joined[x.row, x.key] = both
@@ -303,8 +278,9 @@ class _Step:
         self.starts[value] = first
         return value
 
-    def loop(self, n: Node, op: Loop, ins: list[_Found]) -> Iterable[_Found]:
-        """The cell goes on from where it was left, and padding leaves it there."""
+    def cell(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
+        """A loop along time goes on from where it was left, and padding leaves it there."""
+        op: Any = n.op
         if op.reverse:
             raise refusal(n, f"runs backwards along {self.time}")
         given = [self.value(x) for x in ins[op.carries :]]
@@ -316,34 +292,3 @@ class _Step:
         for value, after in zip(before, outs):
             self.states.append(State("carry", value, after, after, src=n.src))
         return outs
-
-    def route(self, n: Node, op: Route, ins: list[_Found]) -> Iterable[_Found]:
-        """The queues are as long as earlier choices made them. What else a router gives (losses) mixes positions."""
-        count, key = n.outs[4], f"{op.over}_row"
-        past, rest = f"past_{key}", tuple(d for d in n.outs[0].dims if d not in (ROWS, self.time))
-        held = self.g.input(f"past_{n.outs[0].name}", Type("i64", (ROWS, past, *rest)))
-        formula = f"where(pos - n_{past} + i_{past} >= 0 and expert == i_{op.over}, 1, 0)"
-        waiting = self.g.map(formula, expert=held, pos=self.fed.pos, to=(*held.dims, op.over), dtype="i64")
-        queues = self.g.reduce(waiting, to=count.dims)
-        expert, place, gate, *_ = self.g.many(op, self.value(ins[0]), queues, names=[v.name for v in n.outs])
-        row = self.g.expand(expert, to=(ROWS, self.time, *rest))
-        self.states.append(State("rows", held, row, self.join(held, row, key, f"all_{expert.name}"), past, src=n.src))
-        self.router |= dict.fromkeys((expert, place), len(self.states))
-        bad = refusal(n, f"mixes positions along {self.time}")
-        return [expert, place, gate, *(bad for _ in n.outs[3:])]
-
-    def scatter(self, n: Node, op: Scatter, ins: list[_Found]) -> Routed:
-        """Tokens sent to slots of their own stay tokens."""
-        x, *index = ins
-        routers = {self.router.get(i) for i in index if isinstance(i, Val)}
-        if not isinstance(x, Val) or len(routers) != 1 or None in routers:
-            raise refusal(n, f"adds up positions along {self.time}")
-        return sent(self.g, op, x, tuple(map(self.value, index)))
-
-    def routed(self, n: Node, ins: list[_Found]) -> Iterable[_Found]:
-        """An op on slots, done on the tokens in them."""
-        given = [x if isinstance(x, Routed) else self.value(x) for x in ins]
-        op, own, slots = on_tokens(self.g, n, given, self.time)
-        here = replace(n, op=op)
-        made = self.map(here, op, [*own]) if isinstance(op, Map) else self.g.many(op, *own, names=[n.outs[0].name])
-        return [replace(slots, token=self.value(v)) for v in made]

@@ -14,9 +14,9 @@ from weft.ir.builder import Builder
 from weft.ir.formula import operand, symbol
 from weft.ir.library import ExpertProduct
 from weft.ir.op import Op
-from weft.ir.primitives import Einsum, Gather, Map, Scatter
+from weft.ir.primitives import Einsum, Map
 from weft.ir.types import Dims, Node, Val, union
-from weft.passes.decode_time import refusal, replaced, symbols
+from weft.passes.decode_time import refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,17 @@ class Routed:
     index: tuple[Val, ...]
 
 
-def sent(g: Builder, op: Scatter, x: Val, index: tuple[Val, ...]) -> Routed:
-    """Tokens sent to slots of their own."""
+def sent(g: Builder, n: Node, x: Val, index: tuple[Val, ...]) -> Routed:
+    """Tokens sent to slots of their own, by a scatter."""
+    op: Any = n.op
     dims = union(*(v.dims for v in index), (d for d in op.to if d not in op.at))
     return Routed(g.expand(x, to=dims), op.at, index)
 
 
-def taken(g: Builder, n: Node, op: Gather, x: Routed, index: Sequence[object]) -> Val:
-    """A token takes its own slot's result: 0 when it was dropped."""
+def taken(g: Builder, n: Node, ins: Sequence[Any]) -> Val:
+    """A token takes its own slot's result, by a gather: 0 when it was dropped."""
+    op: Any = n.op
+    x, *index = ins
     if op.at != x.dims or tuple(index) != x.index:
         raise refusal(n, "reads slots that other positions may have filled")
     names = [f"s{i}" for i in range(len(x.index))]
@@ -63,8 +66,8 @@ def on_tokens(g: Builder, n: Node, ins: Sequence[Val | Routed], time: str) -> tu
     own = [x.token if isinstance(x, Routed) else _at(g, x, slots) for x in ins]
     op: Op = replace(n.op, to=to)
     if isinstance(op, Map):
-        used = [d for d in slots.dims if f"i_{d}" in symbols(op)]
-        op = replaced(op, {symbol(f"i_{d}"): operand(len(own) + i) for i, d in enumerate(used)})
+        used = [d for d in slots.dims if f"i_{d}" in op.symbols]
+        op = op.replaced({symbol(f"i_{d}"): operand(len(own) + i) for i, d in enumerate(used)})
         own += [slots.index[slots.dims.index(d)] for d in used]
     return op, own, slots
 

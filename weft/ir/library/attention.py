@@ -1,7 +1,8 @@
 """Attention under a pattern, and its derivative from the log-sum-exp."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -12,9 +13,9 @@ from weft.ir.functions import diff, where
 from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
 from weft.ir.op import Composite, Cotangents, Op
-from weft.ir.pattern import METADATA, Pattern, holds, opaque_atoms, to_sympy
+from weft.ir.pattern import METADATA, Pattern, holds, is_causal, opaque_atoms, to_sympy
 from weft.ir.pattern.formula import Leaf, Meta
-from weft.ir.types import Dims, Type, Val, need, union
+from weft.ir.types import Dims, Node, Type, Val, need, union
 
 if TYPE_CHECKING:
     from weft.ir.pattern import Layout
@@ -75,6 +76,35 @@ class Attend(Composite):
         out = g.map("out / total", out=out, total=safe, to=out.dims, dtype=q.type.dtype)
         lse = "where(total > 0, top + log(safe), oo)"
         return out, g.map(lse, top=top, safe=safe, total=total, dtype=acc)
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        """The new queries see past and new keys."""
+        moving = any(map(s.is_keyed, ins))
+        if not moving and s.time not in (self.query, self.over):
+            return s.same(n, ins)
+        if self.query != s.time or {"key_at", "query_at"} & set(self.meta):
+            raise s.refusal(n, f"attends from {self.query} to all positions along {s.time}")
+        if any(f"n_{s.time}" == str(x) for e in (self.scale, self.score) for x in e.free_symbols):
+            raise s.refusal(n, f"has scores that depend on the length along {s.time}")
+        meta: dict[str, Val] = {"query_at": s.fed.at}
+        if moving:
+            if not is_causal(self.pattern, s.sizes[s.time], self.count(s.sizes)):
+                raise s.refusal(n, "sees later positions")
+            meta["key_at"] = s.key_positions(self.over)
+        if "segments" in self.meta and "key_segments" not in self.meta:
+            (ids,) = s.keyed(s.value(ins[3 + self.meta.index("segments")]), self.over)
+            meta["key_segments"] = s.joined_keys(ids, n)
+        given = [s.joined_keys(x, n) if s.is_keyed(x) else s.value(x) for x in ins]
+        wide = replace(self, meta=(*self.meta, *meta), layout=None)
+        return s.g.many(wide, *given, *meta.values(), names=[v.name for v in n.outs])
+
+    def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> tuple[Op, list[Val]]:
+        kept = [(m, v) for m, v in zip(self.meta, ins[3:]) if m not in ("query_at", "key_at", "key_segments")]
+        return replace(self, meta=tuple(m for m, _ in kept)), [*ins[:3], *(v for _, v in kept)]
+
+    def count(self, sizes: Mapping[str, int]) -> int:
+        """How many heads it has."""
+        return prod(sizes[d] for d in self.heads)
 
     def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:
         """From out and lse (AttendGrad) unless lse has a cotangent of its own: then the derived derivative."""

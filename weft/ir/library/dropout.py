@@ -1,14 +1,15 @@
 """Counter-based dropout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sympy as sp
 
 from weft.ir.builder import Builder
 from weft.ir.library.index import constants, row_major
 from weft.ir.op import Composite, Vals
-from weft.ir.types import Dims, Val
+from weft.ir.types import Dims, Node, Val
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Dropout(Composite):
             index=index,
         )
         return g.map(formula, x=x, seed=seed, layer=layer, to=x.dims, dtype=x.type.dtype)
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        return ins[:1]
 
     def pair(self, g: Builder, x: Sequence[Val], dy: Sequence[Val], names: Sequence[str]) -> Vals | None:
         return g.many(self, *dy, *x[1:], names=names)

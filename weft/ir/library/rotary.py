@@ -1,7 +1,8 @@
 """Rotary position embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sympy as sp
 
@@ -9,8 +10,8 @@ from weft.ir.builder import Builder
 from weft.ir.formula import symbol
 from weft.ir.functions import where
 from weft.ir.library.precision import accumulate
-from weft.ir.op import Composite, Vals
-from weft.ir.types import Type, Val, need
+from weft.ir.op import Composite, Op, Vals
+from weft.ir.types import Node, Type, Val, need
 
 TEN_THOUSAND = sp.Integer(10000)
 
@@ -47,6 +48,13 @@ class Rotary(Composite):
         turned = symbol("x") * sp.cos(symbol("a")) + y * sp.sin(symbol("a"))
         formula = where(i < r, turned, symbol("x"))
         return g.map(formula, x=x, y=partner, a=turn, to=x.dims, dtype=x.dtype)
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        placed = self.position == s.time and len(ins) == 1
+        return s.same(n, [*ins, s.fed.at]) if placed else super().step(s, n, ins)
+
+    def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> tuple[Op, list[Val]]:
+        return self, [v for v in ins if v != at]
 
     def direct(self, types: tuple[Type, ...]) -> bool:
         return types[0].dims[-1:] == (self.over,)

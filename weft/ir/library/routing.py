@@ -1,5 +1,6 @@
 """Top-k routing of tokens to experts, and products of tokens with the weights of the experts they were routed to."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,20 @@ class Route(Composite):
             gates = [g.map(f"g{j} / ({' + '.join(names)})", **names, dtype=p.type.dtype) for j in range(self.k)]
         out = (*(self._join(g, x, left) for x in (experts, places, gates)), self._balance(g, taken, p), total)
         return (*out, self._z(g, logits, left)) if self.z_loss else out
+
+    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
+        """The queues are as long as earlier choices made them. What else a router gives (losses) mixes positions."""
+        if self.along != s.time or len(ins) != 1:
+            return super().step(s, n, ins)
+        key, lengths = f"{self.over}_row", n.outs[4].dims
+        held, rest = s.held(n.outs[0], key)
+        formula = f"where(pos - n_past_{key} + i_past_{key} >= 0 and expert == i_{self.over}, 1, 0)"
+        waiting = s.g.map(formula, expert=held, pos=s.fed.pos, to=(*held.dims, self.over), dtype="i64")
+        made = s.g.many(self, s.value(ins[0]), s.g.reduce(waiting, to=lengths), names=[v.name for v in n.outs])
+        expert, place, gate, *_ = made
+        s.routes(n, held, s.g.expand(expert, to=(s.rows, s.time, *rest)), key, (expert, place))
+        bad = s.refusal(n, f"mixes positions along {s.time}")
+        return [expert, place, gate, *(bad for _ in n.outs[3:])]
 
     def _at(self, g: Builder, x: Val, hot: Val, left: Dims) -> Val:
         """x at the chosen expert."""
