@@ -10,6 +10,7 @@ from tests.campaign import some
 from tests.codegen.emission import SPECS, package, spec_path
 from weft import api
 from weft.cli import run
+from weft.codegen import verify
 from weft.codegen.package import write
 from weft.codegen.verify import compare, index_range
 from weft.errors import UsageError
@@ -97,6 +98,16 @@ def test_mixed_dtypes_verify(policy, tmp_path):
 
     assert found.ok, found.text()
     assert {r.dtype for r in found.rows} == {"f32", "f64", "bf16"}
+
+
+def test_near_ties_are_counted_in_every_layer(monkeypatch):
+    dims = {"batch": 2, "seq": 6, "width": 8, "heads": 2, "head": 4, "inner": 4, "vocab": 7}
+    stack = [{"repeat": 3, "layer": [{"block": {"kind": "moe", "experts": 4, "capacity": "seq"}}]}]
+    program = api.program(api.open_spec(Model.model_validate({"name": "ties", "dims": dims, "stack": stack})))
+    assert verify.case(program, 0)[3] == 0
+    monkeypatch.setattr(verify, "NEAR_TIE", 2.0)  # every choice is one
+
+    assert verify.case(program, 0)[3] == 3 * dims["batch"] * dims["seq"]
 
 
 def test_the_tolerance_is_normwise_with_a_floor():

@@ -6,8 +6,7 @@ median is over the gradients (or outputs), so that a tensor that should be zero 
 """
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
@@ -19,7 +18,7 @@ from weft.ir.indices import lookups, targets
 from weft.ir.library.routing import Route
 from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
-from weft.ir.types import FLOATS, Graph, Val
+from weft.ir.types import FLOATS, Graph, Node, Val
 from weft.progress import doing
 
 from .verify_decode import whole_run
@@ -162,9 +161,7 @@ def _inputs(
         given = {name: _input(program, program.input(name), sizes, generator) for name in program.inputs}
         if not _routes(program.graph):
             return given, 0
-        with torch.no_grad(), counting_ties() as margins:
-            reference(program, torch, params, given, sizes, torch.float64, wrapped)
-        ties = sum(margins)
+        ties = _near_ties(program, params, given, sizes, wrapped)
         if not ties:
             break
     return given, ties
@@ -196,24 +193,25 @@ def _routes(graph: Graph) -> bool:
     return any(isinstance(n.op, Route) for n in graph.nodes) or any(map(_routes, bodies))
 
 
-@contextmanager
-def counting_ties() -> Generator[list[int]]:
-    """Inside, every Route that the interpreter runs appends how many of its choices are near ties."""
+def _near_ties(
+    program: Program,
+    params: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    wrapped: Mapping[str, nn.Module] | None,
+) -> int:
+    """How many choices of routes are near ties, as the interpreter runs."""
     found: list[int] = []
-    plain = Route.torch
 
-    def counted(self: Route, s: Any, torch_: Any, logits: Any, *count: Any) -> Any:
-        axis = s.types[0].dims.index(self.over)
-        top = logits.topk(min(self.k + 1, logits.shape[axis]), axis).values
-        gap = -top.diff(dim=axis)
-        found.append(int((gap < NEAR_TIE * logits.abs().max()).sum()))
-        return plain(self, s, torch_, logits, *count)
+    def watch(node: Node, x: Sequence[Tensor]) -> None:
+        if isinstance(node.op, Route):
+            axis = node.types[0].dims.index(node.op.over)
+            top = x[0].topk(min(node.op.k + 1, x[0].shape[axis]), axis).values
+            found.append(int((-top.diff(dim=axis) < NEAR_TIE * x[0].abs().max()).sum()))
 
-    Route.torch = counted  # type: ignore[method-assign]
-    try:
-        yield found
-    finally:
-        Route.torch = plain  # type: ignore[method-assign]
+    with torch.no_grad():
+        reference(program, torch, params, given, sizes, torch.float64, wrapped, watch)
+    return sum(found)
 
 
 class Truth:

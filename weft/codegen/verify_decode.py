@@ -1,15 +1,13 @@
 """What decoding is held to: the whole run at once, with the sizes that decoding keeps to. Imports torch."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from weft.ir.library.dropout import Dropout
 from weft.ir.program import Program
 from weft.ir.reference_model import reference
+from weft.passes.inference import inference
 
 from .sizes import Sizes
 from .stepping import TIME
@@ -29,8 +27,8 @@ def whole_run(
     grown = _grown(program, sizes)
     if not grown:
         return dict(zip(program.outputs, module(**inputs)))
-    with torch.no_grad(), _undropped():
-        return reference(program, torch, params, inputs, {**sizes, **grown}, torch.float64, wrapped)
+    with torch.no_grad():
+        return reference(inference(program), torch, params, inputs, {**sizes, **grown}, torch.float64, wrapped)
 
 
 def _grown(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -38,18 +36,3 @@ def _grown(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
     limit, known = program.runtime.get(TIME), Sizes.of(program)
     longest = program.resolve(**{d: sizes[d] for d in program.runtime} | ({TIME: limit.max} if limit else {}))
     return {d: n for d, n in longest.items() if n != sizes[d] and known.alias(d) != TIME}
-
-
-@contextmanager
-def _undropped() -> Generator[None]:
-    """Inside, the interpreter drops nothing, as a module in evaluation."""
-    plain = Dropout.torch
-
-    def kept(self: Dropout, s: Any, torch_: Any, *x: Any) -> Any:
-        return x[0]
-
-    Dropout.torch = kept  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Dropout.torch = plain  # type: ignore[method-assign]

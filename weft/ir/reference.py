@@ -12,6 +12,8 @@ from weft.ir.evaluate import evaluate
 from weft.ir.formula import operand, symbol
 from weft.ir.types import Dims, Graph, Node, Type, promote, union
 
+Watch = Callable[[Node, Sequence[Any]], object]
+
 _TORCH = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i64": "int64", "bool": "bool"}
 
 
@@ -74,7 +76,8 @@ class Site:
     """What an op's `torch` method sees: its node, the sizes, and the helpers that names need.
 
     sizes: of the whole. local, offset: of one rank's part; formulas still see n_d and i_d of the whole.
-    dtype: stands in for every float dtype; None: each value has its own. modules: wrapped modules by key."""
+    dtype: stands in for every float dtype; None: each value has its own. modules: wrapped modules by key. watch: see
+    `run`."""
 
     def __init__(
         self,
@@ -86,9 +89,11 @@ class Site:
         offset: Mapping[str, int] | None = None,
         modules: Mapping[str, Any] | None = None,
         device: Any = None,
+        watch: Watch | None = None,
     ) -> None:
         self.node, self.sizes, self.tc, self.dtype = node, sizes, torch, dtype
         self.local, self.offset, self.modules, self.device = local or sizes, offset or {}, modules or {}, device
+        self.watch = watch
 
     @property
     def types(self) -> tuple[Type, ...]:
@@ -108,7 +113,7 @@ class Site:
         )
 
     def run(self, graph: Graph, x: Sequence[Any]) -> tuple[Any, ...]:
-        return _run(graph, self.sizes, x, self.tc, self.dtype, self.modules, self.device)
+        return _run(graph, self.sizes, x, self.tc, self.dtype, self.modules, self.device, self.watch)
 
     def equation(self) -> str:
         """The node as an einsum equation."""
@@ -210,24 +215,28 @@ def run(
     torch: Any,
     dtype: Any = None,
     modules: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Any, ...]:
     """The outputs of `graph`, as torch tensors.
 
     sizes: every dim -> its size. args: inputs by name, or in order. dtype: a torch dtype that overrides every float
-    dtype (torch.float64 is the truth). modules: the nn.Modules of Opaque ops, by key."""
+    dtype (torch.float64 is the truth). modules: the nn.Modules of Opaque ops, by key. watch: called with each node,
+    those of bodies too, and its operands' values, before it runs."""
     x = [args[v.name] for v in graph.inputs] if isinstance(args, Mapping) else list(args)
     site = Site(None, sizes, torch, dtype)  # type: ignore[arg-type]
     x = [a.to(site.real(v.dtype)) for v, a in zip(graph.inputs, x, strict=True)]
-    return _run(graph, sizes, x, torch, dtype, modules, x[0].device if x else None)
+    return _run(graph, sizes, x, torch, dtype, modules, x[0].device if x else None, watch)
 
 
 def _run(
-    graph: Graph, sizes: Mapping[str, int], x: Sequence[Any], torch: Any, dtype: Any, modules: Any, device: Any
-) -> tuple[Any, ...]:
+    graph: Graph, sizes: Mapping[str, int], x: Sequence[Any], torch: Any, dtype: Any, modules: Any, device: Any,
+    watch: Watch | None,
+) -> tuple[Any, ...]:  # fmt: skip
     env = {v.name: a for v, a in zip(graph.inputs, x, strict=True)}
     for n in graph.nodes:
-        out = n.op.torch(
-            Site(n, sizes, torch, dtype, modules=modules, device=device), torch, *(env[v.name] for v in n.ins)
-        )
+        ins = [env[v.name] for v in n.ins]
+        if watch is not None:
+            watch(n, ins)
+        out = n.op.torch(Site(n, sizes, torch, dtype, modules=modules, device=device, watch=watch), torch, *ins)
         env.update(zip((v.name for v in n.outs), out if isinstance(out, tuple) else (out,), strict=True))
     return tuple(env[v.name] for v in graph.outputs)

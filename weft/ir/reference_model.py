@@ -8,7 +8,7 @@ from typing import Any
 from weft.errors import UsageError
 from weft.ir.indices import indices, outside
 from weft.ir.program import Init, Param, Program
-from weft.ir.reference import run
+from weft.ir.reference import Watch, run
 
 
 def sizes_from(program: Program, inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -35,13 +35,14 @@ def reference(
     sizes: Mapping[str, int] | None = None,
     dtype: Any = None,
     modules: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """The program's outputs by name, as the interpreter computes them.
 
     `params` maps logical names to tensors of the logical shapes; stacked ones are stacked here, so torch's autograd
     reaches each of them. `inputs` maps public input names to tensors. `dtype` (torch.float64 for the truth) replaces
-    every float dtype. `modules`: the modules of opaque blocks, by key. Raises IndexError for a token or a target that
-    does not exist.
+    every float dtype. `modules`: the modules of opaque blocks, by key. `watch`: see `weft.ir.reference.run`. Raises
+    IndexError for a token or a target that does not exist.
     """
     sizes = sizes_from(program, inputs) if sizes is None else dict(sizes)
 
@@ -59,7 +60,7 @@ def reference(
             raise UsageError(f"parameters are missing: {', '.join(missing)}")
         parts = [cast(params[p.logical(i)]) for i in rows]
         args[p.value] = torch.stack(parts) if p.stack else parts[0]
-    return dict(zip(program.outputs, run(program.graph, sizes, args, torch, dtype, modules)))
+    return dict(zip(program.outputs, run(program.graph, sizes, args, torch, dtype, modules, watch)))
 
 
 def initial(program: Program, torch: Any, generator: Any = 0, **override: int) -> dict[str, Any]:
