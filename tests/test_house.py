@@ -88,7 +88,7 @@ PRINTERS = tuple(
             "memory.py",
         ),
         *("model_forward.py", "opaque.py", "printer.py", "spelling.py", "onnx/emitter.py", "onnx/formulas.py"),
-        *("holes.py", "region_", "skeletons/", "triton_spelling.py"),
+        "skeletons/",
     )
 )
 """What spells ops in torch, ONNX or Triton: tables by op are how it does that."""

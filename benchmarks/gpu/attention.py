@@ -20,7 +20,7 @@ from benchmarks.gpu.packages import Package, package, traffic, work
 from benchmarks.gpu.programs import names, program
 from benchmarks.gpu.race import Run, race
 from benchmarks.gpu.stage import Stage
-from weft.codegen.regions import RegionFile
+from weft.codegen.skeletons.common.writer.regions import RegionFile
 from weft.errors import FormulaError
 from weft.ir.library import Attend, AttendGrad
 from weft.ir.pattern import Pattern

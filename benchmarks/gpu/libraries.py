@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.race import Run
-from weft.codegen.regions import RegionFile
+from weft.codegen.skeletons.common.writer.regions import RegionFile
 
 
 def library(region: RegionFile, sizes: dict[str, int], device: str, whys: dict[str, str]) -> dict[str, Run]:

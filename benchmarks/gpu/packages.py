@@ -11,7 +11,7 @@ from weft.autotune.launches import Kernels
 from weft.autotune.problems import checks, workload
 from weft.codegen.build import files_of, temporary
 from weft.codegen.planner import Planned, plan
-from weft.codegen.regions import RegionFile
+from weft.codegen.skeletons.common.writer.regions import RegionFile
 from weft.ir.types import FLOATS
 from weft.passes.price import Prices
 from weft.passes.targets import find

@@ -16,7 +16,7 @@ from benchmarks.gpu.packages import Package, description, package, traffic, work
 from benchmarks.gpu.programs import names
 from benchmarks.gpu.race import Run, race
 from benchmarks.gpu.stage import Stage
-from weft.codegen.regions import RegionFile
+from weft.codegen.skeletons.common.writer.regions import RegionFile
 from weft.ir.library import Dropout
 from weft.ir.reference import run as interpret
 

@@ -1,19 +1,17 @@
 """From a spec to tuned kernels without a GPU: prepared here, taken over elsewhere, timed on a made-up GPU, compiled."""
 
-import importlib
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from tests.autotune import made_up_bench
 from tests.campaign import SOAK
 from weft import api, cli
-from weft.autotune import session
+from weft.autotune import problems, session
 from weft.autotune.bench import BenchRunner
 from weft.autotune.chosen import blocks
 from weft.autotune.compile_pool import CompilePool
@@ -26,7 +24,7 @@ from weft.cache.key import Device
 from weft.cache.place import forget_said
 from weft.cache.sources import ladder, take
 from weft.cache.store import Store
-from weft.codegen.kernels import rowwise_space
+from weft.codegen.skeletons import families
 from weft.errors import CheckFailed
 
 SPEC = """
@@ -46,13 +44,10 @@ COMPILED = 3
 @pytest.fixture(scope="module", autouse=True)
 def narrow():
     """One kernel with a space of a few configurations, most of which launch different things."""
-    others = [p.stem for p in Path(rowwise_space.__file__).parent.glob("*_space.py") if p.stem != "rowwise_space"]
     few = {"BLOCK": (1024, 2048, 4096), "CHUNK": (4096,), "LONGEST": (16384,), "num_warps": (2, 4, 8)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(rowwise_space.SPACES["rowwise"], "knobs", few)
-        for name in others:
-            module = importlib.import_module(f"weft.codegen.kernels.{name}")
-            patch.setattr(module, "SPACES", {}, raising=False)
+        own = problems.space_of("rowwise", {**families()["rowwise"].spaces["rowwise"], "knobs": few})
+        patch.setattr(problems, "spaces", lambda family: {"rowwise": own} if family == "rowwise" else {})
         yield
 
 
@@ -274,7 +269,7 @@ def test_a_miss_names_the_field_that_differs(spec, machine, monkeypatch):
 
 def test_a_file_that_walks_some_blocks_only_says_so():
     plans = "64x64 32x64 partial run 0 end 1 1 0 0 1;\n 64x32 full 0 end 1;"
-    text = f'FORWARD0 = attention_walks.plans(\n    """\n    {plans}\n    """\n)\nDQ0 = {{2: attention.Walk(c)}}\n'
+    text = f'FORWARD0 = walks.plans(\n    """\n    {plans}\n    """\n)\nDQ0 = {{2: launch.Walk(c)}}\n'
     assert blocks(text, "forward") == {(64, 64), (32, 64), (64, 32)}
     assert blocks(text, "dq") is None
     assert blocks(text, "") is None

@@ -1,9 +1,7 @@
 """Spaces from data: the list of configurations against a plain loop, refusals counted once, nothing evaluated."""
 
-import importlib
 import itertools
 import random
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +11,7 @@ from tests.effort import counted
 from weft.autotune.hazards import refusals
 from weft.autotune.problems import spaces
 from weft.autotune.space import LIMITS, Space
+from weft.codegen.skeletons import families
 from weft.errors import FormulaError, UsageError
 
 CONSTRAINTS = {
@@ -134,13 +133,9 @@ def test_constraints_are_read_not_run(text):
 # The spaces beside the skeletons
 
 
-FILES = sorted(p.stem for p in Path("weft/codegen/kernels").glob("*_space.py"))
-
-
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("skeleton", families())
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_120"])
-def test_spaces_beside_the_skeletons(file, target):
-    skeleton = file.removesuffix("_space")
+def test_spaces_beside_the_skeletons(skeleton, target):
     for name, of in spaces(skeleton).items():
         own = {"bytes": 2, "dk": 64, "dv": 64, "block": 0}
         given = own | {s: 1 for s in of.sizes if s not in own}
@@ -151,8 +146,7 @@ def test_spaces_beside_the_skeletons(file, target):
         assert of.kernels, "a space says whose it is"
         assert "num_warps" in of.knobs
         assert all(of.refusal(target, given, c) == "" for c in random.Random(0).sample(found.configs, 5))
-        data = importlib.import_module(f"weft.codegen.kernels.{file}").SPACES[name]
-        assert set(data) <= {"kernels", "knobs", "constraints", "shared", "sizes", "part"}
+        assert set(families()[skeleton].spaces[name]) <= {"kernels", "knobs", "constraints", "shared", "sizes", "part"}
 
 
 def test_hazards_refuse_configurations():

@@ -16,7 +16,7 @@ from weft.autotune.space import LIMITS
 from weft.cache.row import Status
 
 TARGETS = ("sm_80", "sm_90", "sm_120")
-KERNELS = "weft/codegen/kernels"
+KERNELS = "weft/codegen/skeletons"
 
 
 def products(target, n, seed=0):
@@ -38,7 +38,7 @@ def attentions(target, n, seed=0):
     from weft.autotune.capture import recording
 
     kernels = Kernels(KERNELS)
-    module, pieces = kernels.module(".attention"), kernels.module(".attention_pieces")
+    module, pieces = kernels.module(".attention.launch"), kernels.module(".attention.pieces")
     walk = module.Walk(pieces.causal_pieces, None, (True, False))
     part = module.Part(walk, module.Walk(pieces.causal_back, None, (False, True)), walk)
     grid = itertools.product((64, 80, 128), (32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3, 4))

@@ -96,7 +96,7 @@ def test_a_damaged_file_is_told_in_one_line(out, whole, verb, damage, capsys):
         ("blocks/layer.py", "import torch\n", "import torch\nif\n", "blocks/layer.py:"),
         ("blocks/layer.py", "torch.", "torhc.", "blocks/layer.py"),
         ("runtime/module.py", "class Block", "class Blok", "module.py"),
-        ("kernels/ops.py", "import hashlib", "import hashlb", "kernels/ops.py"),
+        ("kernels/common/ops.py", "import hashlib", "import hashlb", "kernels/common/ops.py"),
     ],
 )
 def test_an_edit_that_does_not_run_is_told_with_its_line(out, capsys, name, old, new, words):

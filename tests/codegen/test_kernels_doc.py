@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 from weft import api
-from weft.codegen.kernel_package import WRITERS
-from weft.codegen.kernels.hazards import EVER, HAZARDS, Hazard
+from weft.codegen.skeletons import families
+from weft.codegen.skeletons.common.writer.table import EVER, HAZARDS, Hazard
 from weft.passes.skeletons import SKELETONS
 
 ROOT = Path(__file__).parents[2]
@@ -70,11 +70,13 @@ def test_every_path_in_it_exists():
     assert len(paths) > 10
 
 
-def test_the_six_files_of_a_skeleton_are_those_of_every_skeleton():
-    for name in WRITERS:
-        assert name in {s.name for s in SKELETONS}
-        assert (ROOT / f"weft/codegen/kernels/{name}.py").exists()
-        assert WRITERS[name].__module__.startswith("weft.codegen.region_")
+def test_the_folder_of_a_skeleton_is_that_of_every_skeleton():
+    assert {f.serves for f in families().values()} == {s.name for s in SKELETONS}
+    for name, family in families().items():
+        home = ROOT / "weft/codegen/skeletons" / name
+        files = {"kernel.py"} if name != "attention" else {"launch.py", "forward.py", "backward.py"}
+        assert files <= {p.name for p in home.glob("*.py")}
+        assert family.write.__module__ == f"weft.codegen.skeletons.{name}.writer.write"
         assert (ROOT / f"tests/kernels/{name}_faults.py").exists()
 
 

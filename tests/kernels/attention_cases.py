@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -13,11 +12,12 @@ from torch import Tensor
 from tests.kernels import attention_holes as H
 from tests.kernels.dual import interpreting
 from tests.kernels.sanitize import checked, strided
-from weft.codegen.attention_walks import Walks
-from weft.codegen.kernels import attention_plan as plan
+from weft.codegen.skeletons.attention.writer import plan
+from weft.codegen.skeletons.attention.writer.walks import Walks
+from weft.codegen.skeletons.common import host
 from weft.ir.pattern import Part, Pattern, holds, layout
 
-FILES = ("attention", "attention_pieces", "attention_walks")
+FILES = ("attention/launch", "attention/pieces", "attention/walks")
 
 
 def patterns(rng: random.Random) -> dict[str, str]:
@@ -163,7 +163,7 @@ def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: in
     names = modules.attention_pieces
     block = None if w.block is None else getattr(names, w.block)
     numbers = names.flat(*w.plan) if w.pieces == "plan_pieces" else w.plan
-    return modules.attention.Walk(getattr(names, w.pieces), block, w.slots, numbers, table, w.packed, w.keep)
+    return modules.attention_launch.Walk(getattr(names, w.pieces), block, w.slots, numbers, table, w.packed, w.keep)
 
 
 def emitted(modules: Any, c: Case, pattern: Pattern, nq: int, nk: int, kernel: str) -> Any:
@@ -171,8 +171,8 @@ def emitted(modules: Any, c: Case, pattern: Pattern, nq: int, nk: int, kernel: s
     back, heads = kernel == "dkdv", list(range(c.kv * c.group)) if pattern.per_head else [None]
     text = Walks(plan.static_block(pattern))
     text.add("WALKS", pattern, nq, nk, back, heads, c.group if back and pattern.per_head else 1)
-    numbers = SimpleNamespace(numbers=lambda s: torch.tensor([int(n) for n in s.split()], dtype=torch.int32))
-    scope = {**vars(modules), "launch": numbers}
+    names = {"launch": modules.attention_launch, "pieces": modules.attention_pieces, "walks": modules.attention_walks}
+    scope = {**names, "host": host}
     exec("\n".join(text.lines), scope)
     return modules.attention_walks.chosen(scope["WALKS"], (*c.blocks[kernel], 1 + c.seed % 2), torch.device("cpu"))
 
@@ -188,7 +188,7 @@ def groups_of(modules: Any, c: Case, segments: Tensor | None) -> tuple[Any, Tens
             walks = [walk_of(modules, c, p, name, g.rows, nq, nk) for name in ("forward", "dkdv", "dq")]
             hole = None if g.keep is None else H.count if multi else H.KEEP[len(masks)]
             masks.append(counts(c, p.term, segments))
-            made.append(modules.attention.Part(*walks, hole, multi, g.classes, g.q_at, g.k_at))
+            made.append(modules.attention_launch.Part(*walks, hole, multi, g.classes, g.q_at, g.k_at))
         out.append((heads, tuple(made)))
     return tuple(out), torch.stack(masks or [torch.zeros(1, c.kv * c.group, c.nq, c.nk, dtype=torch.int8)])
 
@@ -239,7 +239,7 @@ def operands(c: Case, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor | N
 
 def run(modules: Any, c: Case, dtype: torch.dtype = torch.float64, precision: str = "ieee", check: bool = True) -> Run:
     """Forward and backward of a case, interpreted under the checks, results in memory of NaN and of any strides."""
-    A, rng = modules.attention, random.Random(c.seed + 1)
+    A, rng = modules.attention_launch, random.Random(c.seed + 1)
     t, segments, scale = operands(c, dtype)
     groups, seen = groups_of(modules, c, segments)
     steps = (seen.stride(0), seen.stride(1) if seen.shape[1] > 1 else 0, *seen.stride()[2:])

@@ -5,14 +5,14 @@ from typing import Any
 import triton
 import triton.language as tl
 
-import weft.codegen.kernels.attention_backward as backward
-import weft.codegen.kernels.attention_forward as forward
-import weft.codegen.kernels.attention_pieces as pieces
+import weft.codegen.skeletons.attention.backward as backward
+import weft.codegen.skeletons.attention.forward as forward
+import weft.codegen.skeletons.attention.pieces as pieces
 from tests.kernels.aot import Built, build, source
 from tests.kernels.attention_holes import keep_causal
 from weft.autotune.staging import shared
-from weft.codegen.kernels.attention_common import tiles
-from weft.codegen.kernels.attention_plan import Walk, walk
+from weft.codegen.skeletons.attention.tiles import tiles
+from weft.codegen.skeletons.attention.writer.plan import Walk, walk
 from weft.ir.pattern import Pattern
 
 KERNELS = {"forward": forward.forward, "delta": backward.delta, "dkdv": backward.dkdv, "dq": backward.dq}

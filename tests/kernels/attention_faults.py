@@ -10,7 +10,7 @@ __all__ = ["CASES", "FAULTS", "FILES", "case"]
 CASES = 160
 
 COMMON, FORWARD, BACKWARD, PIECES, LAUNCH, WALKS = (
-    "attention_common", "attention_forward", "attention_backward", "attention_pieces", "attention", "attention_walks",
+    *(f"attention/{name}" for name in ("tiles", "forward", "backward", "pieces", "launch", "walks")),
 )  # fmt: skip
 K_LOAD = "k = load(Kb, sk[2], j * BN, nk, BN, DK, not SLOTS[s], K_AT, IDX)"
 V_LOAD = "v = load(Vb, sv[2], j * BN, nk, BN, DV, not SLOTS[s], K_AT, IDX)"

@@ -21,9 +21,10 @@ from tests.kernels.dual import interpreting
 from weft.codegen.fast import fast
 from weft.codegen.fused_file import Kernels, Row
 from weft.codegen.halves import named_joint
-from weft.codegen.kernel_package import WRITERS, shipped, skeletons
+from weft.codegen.kernel_package import counted
 from weft.codegen.package import as_json, digest
 from weft.codegen.rewrite import merge, unlet
+from weft.codegen.skeletons import shipped, writers
 from weft.codegen.wide import wide_of_joint
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
@@ -38,8 +39,8 @@ _folders: list[Any] = []
 
 
 def load(folder: Path) -> Any:
-    """The `kernels.ops` of a package folder that need not hold a model; imported under a name of its own."""
-    name = "weft_test_" + digest("".join(p.read_text() for p in sorted((folder / "kernels").glob("*.py"))))[:16]
+    """The `kernels.common.ops` of a package folder that need not hold a model; imported under a name of its own."""
+    name = "weft_test_" + digest("".join(p.read_text() for p in sorted((folder / "kernels").rglob("*.py"))))[:16]
     home = str(folder.parent)
     target = folder.parent / name
     if not target.exists():
@@ -48,7 +49,7 @@ def load(folder: Path) -> Any:
     sys.path.insert(0, home)
     try:
         importlib.invalidate_caches()
-        return importlib.import_module(f"{name}.kernels.ops")
+        return importlib.import_module(f"{name}.kernels.common.ops")
     finally:
         sys.path.remove(home)
 
@@ -85,7 +86,7 @@ class Emitted:
         open_ = {d: Runtime(self.longest or n) for d, n in self.sizes.items() if d in self.runtime}
         sizes: dict[str, Any] = {d: n for d, n in self.sizes.items() if d not in open_}
         program = Program("test", self.graph, sizes, open_, (), (), ())
-        found = Kernels(program, Prices(self.sizes, find("sm_90")), WRITERS, shipped())
+        found = Kernels(program, Prices(self.sizes, find("sm_90")), writers(), {}, counted())
         floats = {v.dtype for g in self.halves for n in g.nodes for v in n.outs if v.type.floating}
         forward, backward = (
             found.collapsed(g, "test", side, len(floats) > 1, self.wide)
@@ -104,9 +105,11 @@ class Emitted:
         folder = Path(home.name) / "package"
         (folder / "kernels").mkdir(parents=True)
         regions = list(self.kernels[2].files.values())
-        texts = {r.kernel: r.text for r in regions} | skeletons({m for r in regions for m in r.modules})
-        for name, text in {**texts, "__init__": ""}.items():
-            (folder / "kernels" / f"{name}.py").write_text(text)
+        texts = {f"{r.kernel}.py": r.text for r in regions} | shipped({r.family for r in regions})
+        for name, text in {**texts, "__init__.py": ""}.items():
+            path = folder / "kernels" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
         configs = {"schema": "weft.configs/1", "kernels": {r.kernel: r.configs for r in regions}}
         (folder / "configs.json").write_text(as_json(configs))
         return folder

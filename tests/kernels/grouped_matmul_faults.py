@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.kernels.mutate import Fault
 from tests.kernels.space import TYPES, flags, guarded, launch, strides, wrong
-from weft.codegen.kernels.elementwise import gelu_tanh, gelu_tanh_grad
+from weft.codegen.skeletons.common.elementwise import gelu_tanh, gelu_tanh_grad
 
 FILES, CASES = ("grouped_matmul",), 60
 DOTS = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}

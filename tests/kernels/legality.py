@@ -1,8 +1,6 @@
 """Whether Triton's front end and middle take every kernel of an emission, for sm_90, with no GPU and no assembler: a
 tenth of a second a launch. The interpreter takes more than the compiler does."""
 
-from pathlib import Path
-
 from tests.kernels.emitted import Emitted
 from weft.autotune import staging
 from weft.autotune.capture import recording
@@ -13,7 +11,7 @@ from weft.autotune.problems import region_dims, workload
 
 def refusals(made: Emitted, dtype: str = "bf16", target: str = "sm_90") -> dict[str, str]:
     """Launch -> what Triton says against it; {} where every launch of every kernel is taken."""
-    kernels, out = Kernels(Path(made.ops.__file__).parent), dict[str, str]()
+    kernels, out = Kernels(made.ops.FOLDER), dict[str, str]()
     for region in made.kernels[2].files.values():
         case = RegionCase(kernels, workload(region, kernels.folder).params)
         args = case.inputs({d: made.sizes[d] for d in region_dims(region.graph)}, "meta", dtype, 0)

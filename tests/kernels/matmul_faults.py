@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.kernels.mutate import Fault
 from tests.kernels.space import TYPES, fit, flags, guarded, launch, strides, wrong
-from weft.codegen.kernels.elementwise import bits24, gelu_tanh
+from weft.codegen.skeletons.common.elementwise import bits24, gelu_tanh
 from weft.ir import philox
 
 FILES, CASES = ("matmul",), 60
@@ -242,7 +242,7 @@ FAULTS = (
     Fault("epilogue's place without its batch", "matmul", "(z * nm + m) * nn + n, c, X", "m * nn + n, c, X"),
     Fault("epilogue not applied", "matmul", "if epi is not None:", "if epi is not None and len(E) > 2:"),
     Fault("weights not masked in the sum", "matmul", "cb, k < nk, n < nn,", "cb, k < nk + BK, n < nn,"),
-    Fault("results with the first result's strides", "operands", "p = address(P[k], strides[k], c, DIMS, k)\n        if has(DIMS, k, NS, NR) and has(DIMS, k, NR, len(c)):\n            tl.store", "p = address(P[k], strides[0], c, DIMS, k)\n        if has(DIMS, k, NS, NR) and has(DIMS, k, NR, len(c)):\n            tl.store"),
+    Fault("results with the first result's strides", "common/operands", "p = address(P[k], strides[k], c, DIMS, k)\n        if has(DIMS, k, NS, NR) and has(DIMS, k, NR, len(c)):\n            tl.store", "p = address(P[k], strides[0], c, DIMS, k)\n        if has(DIMS, k, NS, NR) and has(DIMS, k, NR, len(c)):\n            tl.store"),
     Fault("sums of rows that do not exist", "matmul", "(m < nm) & (n < nn), SUMS)", "(m >= 0) & (n < nn), SUMS)"),
     Fault("sums of the results", "matmul", "acc, len(OUT), (m < nm)", "acc, 0, (m < nm)"),
     Fault("sums of batches in one row", "matmul", "(z * bm + pm,) + cn", "(z * 0 + pm,) + cn"),

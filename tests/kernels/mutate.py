@@ -9,7 +9,8 @@ A suite is a module of SUITES with
     CASES: int                      how many cases a fault has to survive to count as not found
     case(modules, seed) -> str      what is wrong with the kernels in generated case `seed`, "" if nothing
 
-where modules.attention_forward and so on are the files of weft/codegen/kernels with the fault in one of them. A case
+where modules.rowwise, modules.attention_walks and so on are files of weft/codegen/skeletons (rowwise/kernel.py,
+attention/walks.py) with the fault in one of them. A case
 that raises has found the fault too.
 """
 
@@ -27,7 +28,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-KERNELS = Path(__file__).parents[2] / "weft" / "codegen" / "kernels"
+KERNELS = Path(__file__).parents[2] / "weft" / "codegen" / "skeletons"
 SUITES = (
     "tests.kernels.attention_faults",
     "tests.kernels.rowwise_faults",
@@ -42,7 +43,7 @@ _serial = itertools.count()
 
 @dataclass(frozen=True)
 class Fault:
-    """In `file` (no .py), occurrence number `nth` of `old` becomes `new`."""
+    """In `file`, occurrence number `nth` of `old` becomes `new`. file: "attention/walks", or a family's `kernel`."""
 
     name: str
     file: str
@@ -57,20 +58,27 @@ class Fault:
         return before + self.new + after
 
 
+def where(file: str) -> Path:
+    """A file of a fault in the folder of skeletons."""
+    return Path(f"{file}.py" if "/" in file else f"{file}/kernel.py")
+
+
 @contextlib.contextmanager
 def planted(fault: Fault | None, files: Iterable[str]) -> Iterator[Any]:
     """The kernel modules `files`, and what they import, freshly loaded, with the fault in one (None: as they are)."""
     package = f"weft_planted_{next(_serial)}"
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder) / package
-        shutil.copytree(KERNELS, here, ignore=shutil.ignore_patterns("__pycache__", "*_space.py", "*_plan.py"))
+        shutil.copytree(KERNELS, here, ignore=shutil.ignore_patterns("__pycache__", "writer"))
+        (here / "__init__.py").write_text("")
         if fault is not None:
-            path = here / f"{fault.file}.py"
+            path = here / where(fault.file)
             path.write_text(fault.plant(path.read_text()))
         sys.path.insert(0, folder)
         try:
             importlib.invalidate_caches()
-            yield SimpleNamespace(**{f: importlib.import_module(f"{package}.{f}") for f in files})
+            named = {f.replace("/", "_"): ".".join((package, *where(f).with_suffix("").parts)) for f in files}
+            yield SimpleNamespace(**{f: importlib.import_module(name) for f, name in named.items()})
         finally:
             sys.path.remove(folder)
             for name in [m for m in sys.modules if m.split(".")[0] == package]:

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from tests.kernels.mutate import Fault
 from tests.kernels.space import TYPES, fit, flags, guarded, launch, strides, wrong
-from weft.codegen.kernels.elementwise import bits24, gelu_tanh, gelu_tanh_grad
+from weft.codegen.skeletons.common.elementwise import bits24, gelu_tanh, gelu_tanh_grad
 from weft.ir import philox
 
 RATE, OP, LAYER = 0.3, 5, 2
@@ -211,59 +211,62 @@ def case(modules: Any, seed: int) -> str:
 FAULTS = (
     Fault(
         "coordinates from the wrong side",
-        "operands",
+        "common/operands",
         "out = (i % SIZES[last - 1 - k],) + out",
         "out = (i % SIZES[first + k],) + out",
     ),
     Fault(
         "sizes without the first dim",
-        "operands",
+        "common/operands",
         "for d in tl.static_range(first, last):\n        n = n",
         "for d in tl.static_range(first + 1, last):\n        n = n",
     ),
     Fault(
-        "strides from the wrong side", "operands", "P = P + c[d] * strides[d]", "P = P + c[d] * strides[len(c) - 1 - d]"
+        "strides from the wrong side",
+        "common/operands",
+        "P = P + c[d] * strides[d]",
+        "P = P + c[d] * strides[len(c) - 1 - d]",
     ),
-    Fault("columns unmasked where both", "operands", "mask=ok_r & ok_c, other=0)", "mask=ok_r & ok_r, other=0)"),
-    Fault("columns unmasked", "operands", "return tl.load(p, mask=ok_c, other=0)", "return tl.load(p)"),
+    Fault("columns unmasked where both", "common/operands", "mask=ok_r & ok_c, other=0)", "mask=ok_r & ok_r, other=0)"),
+    Fault("columns unmasked", "common/operands", "return tl.load(p, mask=ok_c, other=0)", "return tl.load(p)"),
     Fault(
         "row operands lost",
-        "operands",
+        "common/operands",
         "return tl.load(p, mask=ok_r, other=0)",
         "return tl.load(p, mask=ok_r, other=0) * 0",
     ),
     Fault(
         "rows unmasked in stores",
-        "operands",
+        "common/operands",
         "y[k].to(P[k].dtype.element_ty), mask=ok_r & ok_c)",
         "y[k].to(P[k].dtype.element_ty), mask=ok_c)",
     ),
     Fault(
         "first value for every row result",
-        "operands",
+        "common/operands",
         "y[k].to(P[k].dtype.element_ty), mask=ok_c)",
         "y[0].to(P[k].dtype.element_ty), mask=ok_c)",
     ),
     Fault(
         "what is not loaded is summed",
-        "operands",
+        "common/operands",
         "so_far[k] + tl.where(ok, y[first + k], 0.0)",
         "so_far[k] + y[first + k]",
     ),
     Fault(
         "sums take the outputs",
-        "operands",
+        "common/operands",
         "so_far[k] + tl.where(ok, y[first + k], 0.0)",
         "so_far[k] + tl.where(ok, y[k], 0.0)",
     ),
-    Fault("operands through fp32", "operands", "x = x.to(ACC)", "x = x.to(tl.float32).to(ACC)"),
+    Fault("operands through fp32", "common/operands", "x = x.to(ACC)", "x = x.to(tl.float32).to(ACC)"),
     Fault(
         "what is not loaded counts in a maximum",
-        "operands",
+        "common/operands",
         'tl.where(ok, y[first + k], float("-inf"))',
         "y[first + k]",
     ),
-    Fault("minimum starts at -inf", "operands", 'float("inf"), ACC', 'float("-inf"), ACC'),
+    Fault("minimum starts at -inf", "common/operands", 'float("inf"), ACC', 'float("-inf"), ACC'),
     Fault("after is not applied", "pointwise", "s = after(s, ck, X)", "s = s"),
     Fault("blocks of rows, not columns", "pointwise", "blocks = tl.cdiv(nc, BN)", "blocks = tl.cdiv(nr, BN)"),
     Fault(

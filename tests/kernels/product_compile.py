@@ -6,7 +6,6 @@ for launch, built in compiled(made, "sm_90", sizes): built.stack, built.wgmma
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -28,8 +27,8 @@ def launches(made: Emitted, arch: str, dtype: str, skeleton: str, config: Any = 
 
     config: instead of the kernels' own."""
     ops = made.ops
-    package = ops.__name__.removesuffix(".ops")
-    device: Any = importlib.import_module(f"{package}.launch")
+    package = ops.__name__.removesuffix(".common.ops")
+    device: Any = importlib.import_module(f"{package}.common.host")
     for region in made.kernels[2].files.values():
         if region.skeleton == skeleton:
             run = importlib.import_module(f"{package}.{region.kernel}").run
@@ -57,7 +56,7 @@ def compiled(
     made: Emitted, arch: str, dtype: str = "bf16", skeleton: str = "matmul", config: Any = None
 ) -> list[Built]:
     """Each product among them, compiled."""
-    kernels = Kernels(Path(made.ops.__file__).parent)
+    kernels = Kernels(made.ops.FOLDER)
     out: list[Built] = []
     for launch in launches(made, arch, dtype, skeleton, config):
         if launch.function != "slots":

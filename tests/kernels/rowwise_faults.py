@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.kernels.mutate import Fault
 from tests.kernels.space import TYPES, flags, guarded, launch, strides, wrong
-from weft.codegen.kernels.elementwise import bits24
+from weft.codegen.skeletons.common.elementwise import bits24
 from weft.ir import philox
 
 FILES, CASES = ("rowwise", "pointwise"), 60
@@ -319,7 +319,7 @@ FAULTS = (
     Fault("sums of the last block only", "rowwise", "return gather_in(sums, y, len(OUT), ok, SUMS)", "return gather_in(nothings([BM, BN], SUMS, ACC), y, len(OUT), ok, SUMS)"),
     Fault("sums of the results", "rowwise", "return gather_in(sums, y, len(OUT), ok, SUMS)", "return gather_in(sums, y, 0, ok, SUMS)"),
     Fault("partial sums in one row", "rowwise", "(p,) + ck, True", "(p * 0,) + ck, True"),
-    Fault("a maximum from 0", "operands", 'float("-inf"), ACC', "0.0, ACC"),
-    Fault("a maximum not masked", "operands", 'tl.maximum(so_far[k], tl.where(ok, y[first + k], float("-inf")))', "tl.maximum(so_far[k], y[first + k])"),
-    Fault("a sum as a maximum", "operands", 'if KINDS[k] == "sum":\n            out = out + (tl.sum(x[k]', 'if KINDS[k] == "sum":\n            out = out + (tl.max(x[k]'),
+    Fault("a maximum from 0", "common/operands", 'float("-inf"), ACC', "0.0, ACC"),
+    Fault("a maximum not masked", "common/operands", 'tl.maximum(so_far[k], tl.where(ok, y[first + k], float("-inf")))', "tl.maximum(so_far[k], y[first + k])"),
+    Fault("a sum as a maximum", "common/operands", 'if KINDS[k] == "sum":\n            out = out + (tl.sum(x[k]', 'if KINDS[k] == "sum":\n            out = out + (tl.max(x[k]'),
 )  # fmt: skip

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from weft.codegen.kernels.elementwise import bits24, sigmoid, tanh
+from weft.codegen.skeletons.common.elementwise import bits24, sigmoid, tanh
 
 LEAST = tl.constexpr(3355444)  # ceil(0.2 * 2^24)
 SCALE = tl.constexpr(1.25)

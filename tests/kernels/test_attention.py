@@ -6,18 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import weft.codegen.kernels.attention as attention
-import weft.codegen.kernels.attention_pieces as attention_pieces
-import weft.codegen.kernels.attention_walks as attention_walks
 from tests.campaign import SOAK, count
 from tests.kernels import attention_faults, attention_holes
 from tests.kernels.attention_cases import KINDS, MODES, case, generate, run, too_rough, truth, wrong
 from tests.kernels.dual import interpreting
 from tests.kernels.mutate import found, planted
 from tests.kernels.sanitize import checked
-from weft.codegen.kernels.attention_plan import CAUSAL, CAUSAL_BACK
+from weft.codegen.skeletons.attention import launch, pieces, walks
+from weft.codegen.skeletons.attention.writer.plan import CAUSAL, CAUSAL_BACK
 
-MODULES = SimpleNamespace(attention=attention, attention_pieces=attention_pieces, attention_walks=attention_walks)
+MODULES = SimpleNamespace(attention_launch=launch, attention_pieces=pieces, attention_walks=walks)
 CONFIG = {k: {"BM": 16, "BN": 32, "num_warps": 4, "num_stages": 2} for k in ("forward", "delta", "dkdv", "dq")}
 
 
@@ -102,12 +100,12 @@ def test_rows_beyond_two_to_the_31_elements():
     q[:, :, n - rows :] = torch.randn(rows, 16)
     k, v = torch.randn(2, 1, 1, rows, 16).half()
     names = (CAUSAL, CAUSAL_BACK, CAUSAL)
-    walks = [attention.Walk(getattr(attention_pieces, w.pieces), None, w.slots) for w in names]
-    part = attention.Part(*walks, attention_holes.keep_causal)
+    walks = [launch.Walk(getattr(pieces, w.pieces), None, w.slots) for w in names]
+    part = launch.Part(*walks, attention_holes.keep_causal)
     cu_q, cu_k = (torch.tensor(x, dtype=torch.int32) for x in ([n - rows, n], [0, rows]))
     with interpreting(), checked():
-        packed = attention.Packed(cu_q, cu_k, rows, rows)
-        out, lse = attention.forward(q, k, v, ((None, (part,)),), 0.25, CONFIG, packed=packed)
+        packed = launch.Packed(cu_q, cu_k, rows, rows)
+        out, lse = launch.forward(q, k, v, ((None, (part,)),), 0.25, CONFIG, packed=packed)
 
     near = q[:, :, n - rows :].float()
     want = torch.nn.functional.scaled_dot_product_attention(near, k.float(), v.float(), is_causal=True, scale=0.25)

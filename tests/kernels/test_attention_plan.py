@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +10,10 @@ import torch
 from tests.campaign import count
 from tests.ir.pattern.parts import part_holds
 from tests.kernels.attention_cases import KINDS, patterns
-from weft.codegen.attention_walks import Walks
-from weft.codegen.kernels import attention, attention_pieces, attention_walks
-from weft.codegen.kernels.attention import Walk
-from weft.codegen.kernels.attention_plan import (
+from weft.codegen.skeletons.attention import launch, pieces, walks
+from weft.codegen.skeletons.attention.launch import Walk
+from weft.codegen.skeletons.attention.walks import chosen, table
+from weft.codegen.skeletons.attention.writer.plan import (
     ENTRIES,
     MASKED,
     PACK,
@@ -26,8 +25,9 @@ from weft.codegen.kernels.attention_plan import (
     tabulate,
     walk,
 )
-from weft.codegen.kernels.attention_space import pairs
-from weft.codegen.kernels.attention_walks import chosen, table
+from weft.codegen.skeletons.attention.writer.space import pairs
+from weft.codegen.skeletons.attention.writer.walks import Walks
+from weft.codegen.skeletons.common import host
 from weft.ir.pattern import Pattern, holds, layout
 
 
@@ -124,7 +124,7 @@ TEXTS = ("window(300)", "longformer(300, 300, 5)", "causal and strided(200)", "k
 def test_the_short_way_folds_as_the_long_one(monkeypatch, text, back):
     n, pattern = 12000, Pattern.parse(text)
     quick = planned(pattern, n, n, 16, 16, back) or walk(pattern, n, n, 16, 16, back)
-    monkeypatch.setattr("weft.codegen.kernels.attention_fold_plan.FEW", 1 << 20)
+    monkeypatch.setattr("weft.codegen.skeletons.attention.writer.fold.FEW", 1 << 20)
     slow = planned(pattern, n, n, 16, 16, back) or walk(pattern, n, n, 16, 16, back)
 
     for i in range(0, n // 16, 5):
@@ -221,9 +221,8 @@ def test_a_file_walks_blocks_of_every_size(kind, back):
     heads = [0, 1] if pattern.per_head else [None]
     text = Walks(static_block(pattern))
     text.add("WALKS", pattern, 120, 120, back, heads, 1)
-    launch = SimpleNamespace(numbers=lambda s: torch.tensor([int(n) for n in s.split()], dtype=torch.int32))
-    scope = {"attention": attention, "attention_pieces": attention_pieces, "attention_walks": attention_walks}
-    exec("\n".join(text.lines), scope | (found := {"launch": launch}), found)
+    scope = {"host": host, "launch": launch, "pieces": pieces, "walks": walks}
+    exec("\n".join(text.lines), scope, found := {})
 
     for (bm, bn), loops in itertools.product(pairs(static_block(pattern)), (1, 2)):
         w = chosen(found["WALKS"], (bm, bn, loops), torch.device("cpu"))

@@ -14,9 +14,9 @@ from tests.kernels.attention_compile import PATTERNS, compiled, staged
 from tests.kernels.emitted import Emitted, check
 from weft.autotune.hazards import refusals
 from weft.autotune.problems import given, spaces
-from weft.codegen.hazards import widths
-from weft.codegen.kernels.attention_space import ARCHS, DTYPES, SIDES, WIDEST, configurations, default, pairs
-from weft.codegen.wrapper import Why
+from weft.codegen.skeletons.attention.writer.space import ARCHS, DTYPES, SIDES, WIDEST, configurations, default, pairs
+from weft.codegen.skeletons.common.writer.hazards import widths
+from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library.attention import Attend
@@ -170,8 +170,8 @@ def test_a_region_is_right_with_any_configuration_of_its_space(seed):
     for kernel in KERNELS:
         space = FOUND[f"attention_{kernel}"]
         config[kernel] = rng.choice(space.enumerate("sm_90", known).configs)
-    launch = importlib.import_module(made.ops.__name__.removesuffix("ops") + "launch")
+    host = importlib.import_module(made.ops.__name__.removesuffix("ops") + "host")
     args = {v.name: torch.randn([made.sizes[d] for d in v.dims]) for v in made.graph.inputs}
 
-    with patch.object(launch, "config", lambda name, like: config):
+    with patch.object(host, "config", lambda name, like: config):
         assert check(made, args) < 1e-10, (pattern, config)

@@ -15,8 +15,8 @@ from tests.kernels.product_compile import compiled
 from tests.kernels.space import too_rough
 from tests.kernels.test_regions import draw
 from weft.autotune.problems import spaces
-from weft.codegen.kernels import cross_entropy
-from weft.codegen.kernels.cross_entropy_space import DEFAULT, LONG
+from weft.codegen.skeletons.cross_entropy import kernel as cross_entropy
+from weft.codegen.skeletons.cross_entropy.writer.space import DEFAULT, LONG
 from weft.ir.builder import Builder
 from weft.ir.library import CrossEntropy
 from weft.ir.types import Graph, Type

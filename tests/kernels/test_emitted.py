@@ -55,7 +55,7 @@ class Case:
         self.program = saved.read(folder)
         self.sizes, self.params, self.inputs, _ = verify.case(self.program, 0)
         self.package = load(folder)
-        self.ops: Any = importlib.import_module(f"{self.package.__name__}.kernels.ops")
+        self.ops: Any = importlib.import_module(f"{self.package.__name__}.kernels.common.ops")
 
     def module(self, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         return verify.loaded(self.package.Model(), self.params, dtype)
@@ -265,16 +265,16 @@ def test_configurations_are_read_at_import(tmp_path):
     case = Case(out)
     with interpreting():
         case.trained(case.module())
-        launch = importlib.import_module(f"{case.package.__name__}.kernels.launch")
+        host = importlib.import_module(f"{case.package.__name__}.kernels.common.host")
 
-    assert launch.config(name, torch.zeros(1))["BLOCK"] == 64
+    assert host.config(name, torch.zeros(1))["BLOCK"] == 64
 
 
 def test_interpreted_by_an_environment_variable(folder):
     """Without anything of the tests: Triton's own interpreter, in a process that never sees weft."""
     out = folder("mistral_7b")
     code = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1]); import package; from package.kernels import ops\n"
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); import package; from package.kernels.common import ops\n"
         "m = package.Model(); ids = torch.arange(12).view(1, 12) % 8\n"
         "names = list(package.model.SIGNATURE)\n"
         "loss = m(*[ids for _ in names]).loss; loss.backward()\n"

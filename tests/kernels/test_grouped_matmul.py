@@ -11,7 +11,7 @@ from tests.kernels import grouped_matmul_faults as suite
 from tests.kernels.grouped_matmul_faults import Case, case
 from tests.kernels.mutate import missed
 from tests.kernels.space import too_rough
-from weft.codegen.kernels import grouped_matmul
+from weft.codegen.skeletons.grouped_matmul import kernel as grouped_matmul
 
 MODULES = SimpleNamespace(grouped_matmul=grouped_matmul)
 

@@ -7,9 +7,10 @@ import pytest
 
 from tests.campaign import SOAK
 from weft import api
-from weft.codegen import hazards, kernels
-from weft.codegen.hazards import broken, clear
-from weft.codegen.kernels.hazards import HAZARDS, ORDINARY, Hazard, offences
+from weft.codegen import skeletons
+from weft.codegen.skeletons.common.writer import hazards
+from weft.codegen.skeletons.common.writer.hazards import broken, clear
+from weft.codegen.skeletons.common.writer.table import HAZARDS, ORDINARY, Hazard, offences
 
 FOLDER = Path(__file__).parents[2] / "examples" / "specs"
 SPECS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
@@ -27,9 +28,9 @@ def test_a_source_that_shows_a_hazard_is_found():
 
 
 def test_no_skeleton_shows_one():
-    files = sorted(Path(kernels.__path__[0]).glob("*.py"))
+    texts = skeletons.shipped(skeletons.families())
 
-    assert {f.name: offences(f.read_text()) for f in files if f.name != "hazards.py" and offences(f.read_text())} == {}
+    assert {name: offences(text) for name, text in texts.items() if offences(text)} == {}
 
 
 @pytest.mark.parametrize("name", SPECS if SOAK else ["gpt2_345m", "mistral_7b"])

@@ -17,14 +17,20 @@ from tests.campaign import count
 from tests.ir.generate import random_formula
 from tests.kernels.aot import build, source
 from tests.kernels.dual import interp
-from weft.codegen.holes import Hole
-from weft.codegen.triton_spelling import ATOM, Tri
+from weft.codegen.skeletons.common.writer.holes import Hole
+from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import parse, symbol
 from weft.ir.functions import NAMES
 from weft.ir.reference import functions
 
-HEAD = "import triton\nimport triton.language as tl\n\nfrom weft.codegen.kernels import elementwise  # noqa: F401\n\n\n"
+HEAD = """import triton
+import triton.language as tl
+
+from weft.codegen.skeletons.common import elementwise  # noqa: F401
+
+
+"""
 _serial = itertools.count()
 
 FORMULAS = (

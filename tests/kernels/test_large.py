@@ -12,7 +12,7 @@ from weft.autotune.cases import RegionCase
 from weft.autotune.launches import Kernels
 from weft.autotune.problems import region_dims, workload
 from weft.codegen.build import files_of, temporary
-from weft.codegen.kernels.attention import grid
+from weft.codegen.skeletons.attention.launch import grid
 from weft.ir.builder import Builder
 from weft.ir.formula import parse, symbol
 from weft.ir.library import Attend
@@ -67,7 +67,7 @@ def test_attention_of_many_sequences_lies_along_one_axis():
     )
     sizes = {"batch": 20_000, "seq": 16, "key": 16, "heads": 2, "head": 16}
     made = Emitted(g.graph(*g.many(op, q, k, v)[:1]), sizes, runtime=("batch",))
-    kernels = Kernels(Path(made.ops.__file__).parent)
+    kernels = Kernels(made.ops.FOLDER)
     seen = set()
     for region in made.kernels[2].files.values():
         case = RegionCase(kernels, workload(region, kernels.folder).params)

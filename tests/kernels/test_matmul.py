@@ -11,7 +11,7 @@ from tests.kernels import matmul_faults as suite
 from tests.kernels.matmul_faults import Case, case
 from tests.kernels.mutate import missed
 from tests.kernels.space import too_rough
-from weft.codegen.kernels import matmul
+from weft.codegen.skeletons.matmul import kernel as matmul
 
 MODULES = SimpleNamespace(matmul=matmul)
 

@@ -89,7 +89,7 @@ def test_a_backward_reads_what_the_other_route_kept(forward, planned, package, m
     sizes, params, inputs, _ = verify.case(planned.program, 0)
     truth = verify.Truth(planned.program, params, inputs, sizes)
     module, kernels = verify.loaded(package.Model(), params, torch.float64), forward
-    ops = importlib.import_module(f"{package.__name__}.kernels.ops")
+    ops = importlib.import_module(f"{package.__name__}.kernels.common.ops")
 
     def wanted(x: torch.Tensor) -> bool:
         if kernels:

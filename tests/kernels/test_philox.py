@@ -8,7 +8,7 @@ import triton.language as tl
 from tests.campaign import count
 from tests.kernels.dual import interp
 from tests.kernels.emitted import Emitted
-from weft.codegen.kernels import elementwise, philox
+from weft.codegen.skeletons.common import elementwise, philox
 from weft.ir import philox as truth
 from weft.ir.builder import Builder
 from weft.ir.formula import parse

@@ -11,7 +11,7 @@ from tests.kernels import pointwise_faults as suite
 from tests.kernels.mutate import missed
 from tests.kernels.pointwise_faults import Case, case
 from tests.kernels.space import too_rough
-from weft.codegen.kernels import pointwise as kernels
+from weft.codegen.skeletons.pointwise import kernel as kernels
 
 
 @pytest.mark.parametrize("seed", range(count(60, 1000)))

@@ -12,7 +12,7 @@ from tests.kernels.emitted import Emitted
 from tests.kernels.product_compile import compiled
 from tests.kernels.product_regions import Experts, Products
 from weft.autotune.problems import spaces
-from weft.codegen.kernels.matmul_space import ARCHS, FEW, SOME, default
+from weft.codegen.skeletons.matmul.writer.space import ARCHS, FEW, SOME, default
 
 ALIGNED = {"batch": 8, "seq": 64, "heads": 4, "head": 64, "width": 128, "inner": 256, "experts": 8, "capacity": 16}
 KINDS = ("matmul", "grouped_matmul")

@@ -12,9 +12,9 @@ from tests.campaign import count
 from tests.ir.generate import random_formula, random_graph
 from tests.kernels.attention_cases import patterns
 from tests.kernels.emitted import Emitted, check
-from weft.codegen.kernels import launch
-from weft.codegen.kernels.cross_entropy_space import LONG
-from weft.codegen.wrapper import Why
+from weft.codegen.skeletons.common import host
+from weft.codegen.skeletons.common.writer.wrapper import Why
+from weft.codegen.skeletons.cross_entropy.writer.space import LONG
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import Attend, CrossEntropy, Dropout, LayerNorm, RMSNorm, Softmax
@@ -56,7 +56,7 @@ def test_operands_of_any_strides(seed):
     x = store.as_strided(shape, strides)
     cut = rng.randint(0, len(shape))
     groups = tuple(g for g in (tuple(range(cut)), tuple(range(cut, len(shape)))) if g)
-    y, steps = launch.laid(x, *groups, ())
+    y, steps = host.laid(x, *groups, ())
 
     assert steps[-1] == 0
     assert torch.equal(x, y)

@@ -11,7 +11,8 @@ from tests.kernels import rowwise_faults as suite
 from tests.kernels.mutate import missed
 from tests.kernels.rowwise_faults import Case, case
 from tests.kernels.space import too_rough
-from weft.codegen.kernels import pointwise, rowwise
+from weft.codegen.skeletons.pointwise import kernel as pointwise
+from weft.codegen.skeletons.rowwise import kernel as rowwise
 
 MODULES = SimpleNamespace(rowwise=rowwise, pointwise=pointwise)
 

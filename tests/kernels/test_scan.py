@@ -11,7 +11,7 @@ from tests.kernels import scan_faults as suite
 from tests.kernels.mutate import missed
 from tests.kernels.scan_faults import Case, case
 from tests.kernels.space import too_rough
-from weft.codegen.kernels import scan
+from weft.codegen.skeletons.scan import kernel as scan
 
 MODULES = SimpleNamespace(scan=scan)
 

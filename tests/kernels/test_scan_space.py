@@ -9,8 +9,8 @@ from tests.campaign import SOAK
 from tests.kernels.aot import Built, build, source
 from tests.kernels.scan_cells import CELLS, Cell
 from weft.autotune.problems import spaces
-from weft.codegen.kernels import scan
-from weft.codegen.kernels.scan_space import DEFAULTS
+from weft.codegen.skeletons.scan import kernel as scan
+from weft.codegen.skeletons.scan.writer.space import DEFAULTS
 
 NAMES = {"bf16": "*bf16", "f32": "*fp32"}
 GROUPS = {

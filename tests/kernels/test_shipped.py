@@ -90,7 +90,7 @@ def test_flaws(changes, said):
 def test_a_kernel_that_is_refused_is_a_row():
     """What does not compile, and what cannot be recorded, has its reason; the others are compiled all the same."""
     folder, every = shipped.launches("mistral_7b", "sm_90", train=False)
-    [one, *_] = [r for r in every if r.launch.name == "pointwise.pointwise"]
+    [one, *_] = [r for r in every if r.launch.name == "pointwise.kernel.pointwise"]
     huge = dataclasses.replace(one.launch, options={**one.launch.options, "num_warps": 3})
     unknown = dataclasses.replace(one.launch, function="nothing")
     asked = [dataclasses.replace(one, launch=launch) for launch in (one.launch, huge, unknown, None)]

@@ -170,7 +170,7 @@ FAULTS = (
         "what a kernel computes in is told by a function that Triton's compiler refuses",
         (
             Edit(
-                "codegen/kernels/elementwise.py",
+                "codegen/skeletons/common/elementwise.py",
                 "@triton.constexpr_function\ndef accumulator(dtype):",
                 "@triton.jit\ndef accumulator(dtype):",
             ),
@@ -186,15 +186,19 @@ FAULTS = (
     Planted(
         "narrow_statistics",
         "statistics are of the dtype that the model was moved to",
-        (Edit("codegen/wrapper.py", "elif v.name in self.wide and", "elif False and"),),
+        (Edit("codegen/skeletons/common/writer/wrapper.py", "elif v.name in self.wide and", "elif False and"),),
         (r"kind=attention",),
     ),
     Planted(
         "narrow_index",
         "operands that lie along lanes alone, and what a body reads besides, do not count for a launch's index",
         (
-            Edit("codegen/region_scan.py", "'per_step', 'per_lane', 'outs', 'ends', *seen]", "'per_step', 'outs']"),
-            Edit("codegen/regions.py", '"read", ["read"])', '"read", [])'),
+            Edit(
+                "codegen/skeletons/scan/writer/write.py",
+                "'per_step', 'per_lane', 'outs', 'ends', *seen]",
+                "'per_step', 'outs']",
+            ),
+            Edit("codegen/skeletons/common/writer/regions.py", '"read", ["read"])', '"read", [])'),
         ),
         (r"^cell=[2345]$",),
     ),

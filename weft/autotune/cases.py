@@ -77,7 +77,7 @@ class RegionCase:
         following = params.get("statistics") or {}
         self.statistics = parse(following["graph"]) if following else None
         self.derived: Sequence[str] = following.get("names", ())
-        self.launch = kernels.module(".launch")
+        self.launch = kernels.module(".common.host")
         self.module = kernels.module(f".{params['kernel']}")
         vars(self.module).setdefault("tl", triton.language)  # the interpreter wants to see it beside every function
         self.floats = {v.dtype for v in self.graph.inputs if v.dtype in FLOATS}

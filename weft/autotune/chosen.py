@@ -31,7 +31,7 @@ from weft.cache.store import Store
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
-    from weft.codegen.regions import RegionFile
+    from weft.codegen.skeletons.common.writer.regions import RegionFile
 
 CONFIGS = "configs.json"
 DTYPE = "bf16"
@@ -123,7 +123,7 @@ def promising(ladder: Ladder, own: Key, accept: Any) -> Config | None:
 
 def blocks(text: str, part: str) -> set[tuple[int, int]] | None:
     """The blocks that a region's file can walk in a part of its configuration; None where it walks any."""
-    begins = rf"^{re.escape(part.upper())}\d+ = attention_walks\.plans\("
+    begins = rf"^{re.escape(part.upper())}\d+ = walks\.plans\("
     tables = re.findall(begins + r"(.*?)^\)", text, re.M | re.S) if part else []
     each = [{(int(m), int(n)) for m, n in re.findall(r"\b(\d+)x(\d+)\b", t)} for t in tables]
     return set.intersection(*each) if each else None

@@ -9,7 +9,7 @@ import numpy as np
 from weft.autotune.space import Space, values
 from weft.autotune.types import Config
 from weft.cache.key import release
-from weft.codegen.kernels.hazards import ORDINARY, rules
+from weft.codegen.skeletons.common.writer.table import ORDINARY, rules
 
 
 def refusals(space: Space, given: Mapping[str, int], target: str, triton: str, configs: Sequence[Config]) -> list[str]:

@@ -29,7 +29,7 @@ from weft.progress import doing
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
-    from weft.codegen.regions import RegionFile
+    from weft.codegen.skeletons.common.writer.regions import RegionFile
 
 HOST = "weft.autotune.host_worker"
 Watch = Callable[[int, int], object]

@@ -117,8 +117,8 @@ def decode(value: Any, kernels: Kernels) -> Any:
 
 def digest(folder: Path) -> str:
     """A hash of the Python files of a folder of kernels."""
-    files = sorted(folder.glob("*.py"))
-    text = b"\0".join(p.name.encode() + b"\0" + p.read_bytes() for p in files)
+    files = sorted(folder.rglob("*.py"))
+    text = b"\0".join(p.relative_to(folder).as_posix().encode() + b"\0" + p.read_bytes() for p in files)
     return hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -137,7 +137,7 @@ class Kernels:
             sys.modules[self.root] = package
 
     def module(self, name: str) -> Any:
-        """ ".attention_forward": of the folder; any other: as it is."""
+        """ ".attention.forward": of the folder; any other: as it is."""
         return importlib.import_module(self.root + name if name.startswith(".") else name)
 
     def function(self, module: str, name: str) -> Any:

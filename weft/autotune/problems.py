@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +11,14 @@ from weft.autotune.space import Space
 from weft.autotune.types import Config
 from weft.autotune.workload import Problem, Workload
 from weft.cache.key import Device, Key
+from weft.codegen.skeletons import families
 from weft.errors import SpecError
 from weft.ir.text import show
 from weft.ir.types import FLOATS, ITEMSIZE, Graph, Val
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
-    from weft.codegen.regions import RegionFile
+    from weft.codegen.skeletons.common.writer.regions import RegionFile
     from weft.ir.program import Program
 
 ODD = (1, 37, 257)
@@ -52,12 +51,8 @@ class Task:
 
 
 def spaces(skeleton: str) -> dict[str, Space]:
-    """The spaces that stand beside a skeleton, by name; none where it has no such file, or one of defaults alone."""
-    name = f"weft.codegen.kernels.{skeleton}_space"
-    if importlib.util.find_spec(name) is None:
-        return {}
-    found = getattr(importlib.import_module(name), "SPACES", {})
-    return {k: space_of(k, data) for k, data in found.items()}
+    """The spaces of a family of kernels, by name."""
+    return {k: space_of(k, data) for k, data in families()[skeleton].spaces.items()}
 
 
 def space_of(name: str, data: Mapping[str, Any]) -> Space:
@@ -68,11 +63,11 @@ def space_of(name: str, data: Mapping[str, Any]) -> Space:
     return Space(name, knobs, constraints, shared, sizes, kernels, data.get("part", ""))
 
 
-def fitting(modules: Iterable[str], config: Mapping[str, Any]) -> list[Space]:
-    """The spaces of a kernel of these modules that has this configuration: of each of its parts the one with the most
+def fitting(skeletons: Iterable[str], config: Mapping[str, Any]) -> list[Space]:
+    """The spaces of a kernel of these families that has this configuration: of each of its parts the one with the most
     knobs it has."""
     best: dict[str, Space] = {}
-    for space in (s for m in dict.fromkeys(modules) for s in spaces(m).values()):
+    for space in (s for name in dict.fromkeys(skeletons) for s in spaces(name).values()):
         own = config.get(space.part) if space.part else config
         if isinstance(own, Mapping) and space.knobs.keys() <= own.keys():
             known = best.get(space.part)
@@ -97,7 +92,7 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
     sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}
     calls = sum(_calls(planned, r.block) for r in rows) or 1
     one = rows[0].region if rows else None
-    for space in fitting((region.skeleton, *region.modules), config):
+    for space in fitting((region.skeleton, region.family), config):
         own: Config = {k: (config[space.part] if space.part else config)[k] for k in space.knobs}
         problem = Problem(
             f"{region.kernel}.{space.part}" if space.part else region.kernel, space,
@@ -176,8 +171,8 @@ def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[di
 def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
     """What formulas of spaces and hazards may ask of a region: bytes of an element; of an attention its head dims,
     padded to 16, their tiles, whether nothing was padded, and the block of its static block set, 0 without one."""
-    from weft.codegen.hazards import heads, widths
-    from weft.codegen.kernels.attention_plan import static_block
+    from weft.codegen.skeletons.attention.writer.plan import static_block
+    from weft.codegen.skeletons.common.writer.hazards import heads, widths
 
     out = {"bytes": ITEMSIZE[dtype]}
     for node in graph.nodes:

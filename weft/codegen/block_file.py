@@ -108,7 +108,7 @@ class _Writer:
         if self.stepping is not None:
             own.append("from ..runtime.state import Past")
         if self.fused:
-            own = [f"from ..fused import {self.block.name} as fused", "from ..kernels.ops import wanted", *own]
+            own = [f"from ..fused import {self.block.name} as fused", "from ..kernels.common.ops import wanted", *own]
         out = Lines()
         out.lines = [*header(self.title(), text, own), "", *body]
         return out.source()

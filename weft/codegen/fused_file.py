@@ -20,10 +20,10 @@ from .function import print_function
 from .fused import bodies, collapse
 from .halves import Derived
 from .prepare import prepare
-from .regions import Job, RegionFile, Written, anonymous, region_file, stem, wide_places
 from .sizes import Sizes
+from .skeletons.common.writer.regions import Job, RegionFile, Written, anonymous, region_file, stem, wide_places
+from .skeletons.common.writer.wrapper import Refused
 from .wide import wide, wide_of_joint
-from .wrapper import Refused
 
 Writers = Mapping[str, Callable[[Job], Written]]
 
@@ -145,7 +145,7 @@ def fused_file(made: Derived, kernels: Kernels) -> str:
     body = [*file.header(), "", "", *texts]
     out = Lines()
     doc = f"Block `{block.name}` with kernels: the functions of blocks/{block.name}.py, fused regions as one op each."
-    out.lines = [*header(doc, "\n".join(body), ["from ..kernels.ops import OPS"]), "", *body]
+    out.lines = [*header(doc, "\n".join(body), ["from ..kernels.common.ops import OPS"]), "", *body]
     return out.source()
 
 

@@ -1,9 +1,7 @@
 """What kernels add to a package: `kernels/` (skeletons, region files), `fused/` (the blocks' kernel paths), configs."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
@@ -12,27 +10,13 @@ from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 from weft.passes.targets import find
 
-from .fused_file import Kernels, Row, Writers, fused_file
+from .fused_file import Kernels, Row, fused_file
 from .halves import Derived
 from .package import as_json
-from .region_attention import write_attention
-from .region_cross_entropy import write_rows
-from .region_grouped import write_grouped_matmul
-from .region_matmul import write_matmul
-from .region_pointwise import write_pointwise
-from .region_scan import write_scan
-from .regions import RegionFile
+from .skeletons import shipped, writers
+from .skeletons.common.writer.regions import RegionFile
 
-WRITERS: Writers = {
-    "pointwise": write_pointwise,
-    "rowwise": write_rows,
-    "attention": write_attention,
-    "scan": write_scan,
-    "matmul": write_matmul,
-    "grouped_matmul": write_grouped_matmul,
-}
 SCHEMA, REGIONS = "weft.configs/1", "weft.regions/1"
-_IMPORT = re.compile(r"^from \.(\w*) import (.*)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -50,9 +34,9 @@ class Emitted:
         return next((r for r in self.rows if (r.block, r.half, r.region.nodes) == (block, half, region.nodes)), None)
 
 
-def shipped(writers: Writers = WRITERS, skeletons: Iterable[Skeleton] = SKELETONS) -> tuple[Skeleton, ...]:
+def counted() -> tuple[Skeleton, ...]:
     """The skeletons that have kernels: those that fusion may count on."""
-    return tuple(replace(s, kernel=True) for s in skeletons if s.name in writers)
+    return tuple(replace(s, kernel=True) for s in SKELETONS if s.name in writers())
 
 
 NO_KERNELS = Emitted({})
@@ -66,14 +50,14 @@ def kernel_package(
     fused: the plan's regions by block and half, at its prices."""
     if prices.target.kind != "gpu":
         prices, fused = Prices(prices.sizes, find("sm_90"), prices.longest), {}
-    kernels = Kernels(program, prices, WRITERS, fused, shipped())
+    kernels = Kernels(program, prices, writers(), fused, counted())
     paths = {made.block.name: fused_file(made, kernels) for made in blocks}
     files = {f"fused/{name}.py": text for name, text in paths.items() if text}
     regions = list(kernels.files.values())
     if files:
         files["fused/__init__.py"] = '"""The blocks once more, their fused regions as kernels."""\n'
         files |= {f"kernels/{r.kernel}.py": r.text for r in regions}
-        files |= {f"kernels/{n}.py": text for n, text in skeletons({m for r in regions for m in r.modules}).items()}
+        files |= {f"kernels/{path}": text for path, text in shipped({r.family for r in regions}).items()}
         files["kernels/__init__.py"] = (
             '"""One file a fused region, the skeletons they fill, and what launches them."""\n'
         )
@@ -81,18 +65,3 @@ def kernel_package(
         files["regions.json"] = as_json({"schema": REGIONS, "regions": said})
     files["configs.json"] = as_json({"schema": SCHEMA, "kernels": {r.kernel: r.configs for r in regions}})
     return Emitted(files, frozenset(n for n, text in paths.items() if text), tuple(kernels.rows), tuple(regions))
-
-
-def skeletons(wanted: Iterable[str]) -> dict[str, str]:
-    """The hand-written files that region files import, and those that these import; as they are."""
-    home = resources.files("weft.codegen.kernels")
-    out: dict[str, str] = {}
-    todo = ["ops", "launch", "elementwise", *sorted(wanted)]
-    while todo:
-        name = todo.pop()
-        if name in out:
-            continue
-        out[name] = (home / f"{name}.py").read_text()
-        for module, names in _IMPORT.findall(out[name]):
-            todo += [module] if module else [n.split(" as ")[0].strip() for n in names.split(",")]
-    return out

@@ -19,8 +19,8 @@ from weft.passes.price import density
 from weft.passes.targets import Target
 
 from .planner import BlockPlan, Half, Planned, parameters, recompute_decisions
+from .skeletons.common.writer.wrapper import Why
 from .structure import Given
-from .wrapper import Why
 
 SCHEMA = "weft.plan/1"
 BLOCK = 128  # of queries and of keys, in the block counts of a pattern

@@ -25,7 +25,7 @@ from .blocks import Block, Mode, distinct, key
 from .decoding import Decoding, decoding
 from .estimate import estimated, held
 from .halves import Derived, derived
-from .kernel_package import Emitted, kernel_package, shipped
+from .kernel_package import Emitted, counted, kernel_package
 from .structure import Site, Stack, Structure, structure
 
 Profiler = Callable[[Program, Mapping[str, int], Sequence[Derived]], Sequence[BlockProfile]]
@@ -151,7 +151,7 @@ def plan(
     sizes: of every dim. budget: most bytes alive at once, the optimizer's state and step included. Raises
     InfeasibleError with the smallest budget that a plan fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-    options = Options(sizes, target, program.train, longest=longest, skeletons=shipped())
+    options = Options(sizes, target, program.train, longest=longest, skeletons=counted())
     doing("planning: attention patterns")
     program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
     model = structure(program)

@@ -292,8 +292,8 @@ def own_dtype(program: Program) -> str:
 
 
 def imported(package: str, folder: Path) -> Any:
-    """`kernels.ops`, every region file imported. Broken: one that cannot be."""
-    ops = importlib.import_module(f"{package}.kernels.ops")
+    """`kernels.common.ops`, every region file imported. Broken: one that cannot be."""
+    ops = importlib.import_module(f"{package}.kernels.common.ops")
     for path in sorted((folder / "kernels").glob("k[0-9]*.py")):
         try:
             importlib.import_module(f"{package}.kernels.{path.stem}")

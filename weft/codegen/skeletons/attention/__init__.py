@@ -1,0 +1,1 @@
+"""Attention over the blocks that a pattern has."""

@@ -1,0 +1,348 @@
+"""Attention regions: a layout's parts as walks of the attention skeleton, their masks and scores as holes.
+
+Each part of the layout becomes a `Part` of the skeleton: where its rows lie (residue classes by strides), the closed
+forms or constants or table by which each kernel walks its blocks, and `keep` where a block is not whole. What follows
+the attention pointwise is its epilogue.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy as sp
+
+from weft.codegen.attention import Axes, axes
+from weft.codegen.lines import fit
+from weft.codegen.skeletons.attention.writer.plan import ELSEWHERE, geometry, static_block
+from weft.codegen.skeletons.attention.writer.space import WIDEST, configurations, pairs
+from weft.codegen.skeletons.attention.writer.walks import Walks
+from weft.codegen.skeletons.common.writer.holes import Body, Hole
+from weft.codegen.skeletons.common.writer.iteration import renamings
+from weft.codegen.skeletons.common.writer.regions import Job, Reads, Written, nested, pair
+from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
+from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
+from weft.codegen.skeletons.pointwise.writer.write import POINTWISE, kind
+from weft.ir.evaluate import scalar
+from weft.ir.formula import normal, symbol
+from weft.ir.functions import diff
+from weft.ir.library.attention import Attend, AttendGrad, S
+from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy
+from weft.ir.pattern import layout as choose
+from weft.ir.pattern.formula import Listed, Meta
+from weft.ir.types import FLOATS, Dims, Graph, Node, Val
+
+KERNELS: dict[Any, tuple[str, ...]] = {Attend: ("forward",), AttendGrad: ("dkdv", "dq")}
+Heads = tuple[int, int, int] | None
+
+
+def write_attention(job: Job) -> Written:
+    """The kernels of a region whose core is an attention or its derivative."""
+    graph = job.opened((Attend, AttendGrad, *KEPT))
+    cores = [n for n in graph.nodes if isinstance(n.op, Attend | AttendGrad)]
+    if len(cores) != 1 or graph.nodes[0] is not cores[0]:
+        raise Refused(Why.LAYOUT)
+    return _Writer(job, graph, cores[0]).write()
+
+
+def _kept() -> tuple[type, ...]:
+    from weft.ir.library import Dropout
+
+    return (Dropout,)
+
+
+KEPT = _kept()
+
+
+class _Writer:
+    def __init__(self, job: Job, graph: Graph, core: Node) -> None:
+        self.job, self.graph, self.core = job, graph, core
+        self.back = isinstance(core.op, AttendGrad)
+        of: Any = core.op.of if isinstance(core.op, AttendGrad) else core.op
+        self.of: Attend = of
+        found = axes(of, core.types)
+        if found is None or {"query_at", "key_at"} & set(of.meta):
+            raise Refused(Why.METADATA)
+        self.axes: Axes = found
+        self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
+        self.reads = Reads()
+        self.holes: list[Hole] = []
+        self.meta = dict(zip(of.meta, core.ins[6 if self.back else 3 :]))
+
+    @property
+    def side(self) -> str:
+        return "backward" if self.back else "forward"
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def limit(self, dim: str) -> int:
+        found = self.job.sizes.limit(dim)
+        if found is None:
+            raise Refused(Why.NO_SIZE, dim)
+        return found
+
+    def width(self, dims: Dims) -> int:
+        return math.prod(self.limit(d) for d in dims)
+
+    @property
+    def heads(self) -> int:
+        return self.width(self.axes.heads)
+
+    @property
+    def scale(self) -> str:
+        return repr(float(scalar(self.of.scale.xreplace({s: sp.Integer(n) for s, n in self.frozen(self.of.scale)}))))
+
+    def frozen(self, formula: Any) -> list[tuple[Any, int]]:
+        """The sizes that a formula reads; Refused where one is known at run time only."""
+        found = {s: self.job.sizes.number(s.name[2:]) for s in formula.free_symbols if s.name.startswith("n_")}
+        if open_ := [s.name[2:] for s, n in found.items() if n is None]:
+            raise Refused(Why.NO_SIZE, open_[0])
+        return [(s, n) for s, n in found.items() if n is not None]
+
+    # -- the pattern -------------------------------------------------------------------------------------------------
+
+    def layout(self) -> Layout:
+        nq, nk = self.limit(self.axes.query), self.limit(self.axes.over)
+        whole = Layout((Part("tiles", term=self.of.pattern.at(max(nq, nk))),))
+        if self.of.pattern.multiset or self.of.meta:
+            return whole
+        return self.of.layout or choose(self.of.pattern, nq, heads=self.heads, nk=nk)
+
+    def groups(self) -> list[tuple[Heads, list[Part]]]:
+        """The parts of each stretch of heads."""
+        parts = self.layout().parts
+        if all(p.heads is None for p in parts):
+            return [(None, list(parts))]
+        own: dict[tuple[int, ...], list[int]] = {}
+        for h in range(self.heads):
+            mine = tuple(i for i, p in enumerate(parts) if p.heads is None or h in range(*p.heads))
+            own.setdefault(mine, []).append(h)
+        out: list[tuple[Heads, list[Part]]] = []
+        for mine, hs in own.items():
+            for first, step, count in stretches(hs):
+                out.append(((first, step, count), [parts[i] for i in mine]))
+        return out
+
+    @property
+    def block(self) -> int:
+        """The block that those of kernels must divide, of the static block sets of the pattern; 0: there is none."""
+        return static_block(self.of.pattern)
+
+    # -- holes -------------------------------------------------------------------------------------------------------
+
+    def hole(self, name: str, args: Sequence[str], acc: str = "", doc: str = "") -> Hole:
+        taken = {h.name for h in self.holes}
+        hole = Hole(next(n for n in (name, *(f"{name}{i}" for i in range(2, 99))) if n not in taken), args, acc, doc)
+        self.holes.append(hole)
+        return hole
+
+    def keep(self, pattern: Pattern) -> str:
+        """keep(q, k, b, h, X) of a part's pairs, by position."""
+        hole = self.hole("keep", ("q", "k", "b", "h", "X"), "tl.float32", pattern.text)
+        env = {symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qkh"}
+        given: dict[Any, Any] = {}
+        for n, atom in enumerate(opaque_atoms(pattern)):
+            if isinstance(atom, Listed):
+                raise Refused(Why.LAYOUT)
+            given[atom] = symbol(f"seen{n}")
+            env[symbol(f"seen{n}")] = self.metadata(hole, atom)
+        condition = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"), given)
+        (out,) = hole.formula([condition], env)
+        hole.add(f"return {out.text if not out.number else f'(q == q) & (k == k) & ({out.text})'}")
+        return hole.name
+
+    def metadata(self, hole: Hole, atom: Meta) -> Tri:
+        """same_segment or valid, loaded where q and k exist."""
+        if atom.name == "same_segment":
+            keys = self.meta.get("key_segments", self.meta["segments"])
+            q = self.vector(hole, self.meta["segments"], "q", self.axes.query)
+            return Tri(f"{q} == {self.vector(hole, keys, 'k', self.axes.over)}", 1, "bool")
+        return Tri(f"{self.vector(hole, self.meta['valid'], 'k', self.axes.over)} != 0", 1, "bool")
+
+    def vector(self, hole: Hole, v: Val, place: str, dim: str) -> str:
+        """One number for each position of the queries or keys."""
+        name = self.w.argument(v).name
+        if len(v.dims) > 2 or (len(v.dims) == 2 and v.dims[0] not in self.axes.batch) or len(self.axes.batch) > 1:
+            raise Refused(Why.METADATA)
+        x = self.reads.at(f"host.laid({name}, {', '.join(f'({i},)' for i in range(len(v.dims)))})")
+        n = self.job.sizes.number(dim)
+        size = str(n) if n is not None else self.reads.at(self.w.size(dim))
+        row = f" + b.to(tl.int64) * {x}[1][0]" if len(v.dims) == 2 else ""
+        src = Tri(f"tl.load({x}[0]{row} + {place} * {x}[1][{len(v.dims) - 1}], mask={place} < {size}, other=0)")
+        return hole.bind(f"{v.name}_{place}", src).text
+
+    def scores(self) -> tuple[str, str]:
+        """score and dscore holes, or None for both."""
+        score = normal(self.of.score)
+        if score == S:
+            return "None", "None"
+        sizes = {s: literal(n) for s, n in self.frozen(score)}
+        for name, e in (("score", score), ("dscore", normal(diff(score, S)))):
+            hole = self.hole(name, ("s", "q", "k", "b", "h", "X"), "s.dtype")
+            env = {S: Tri("s"), **{symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qkh"}, **sizes}
+            (out,) = hole.formula([e], env)
+            whole = S in e.free_symbols and out.kind == "float"  # else it lacks dims of s, or its dtype
+            hole.add(f"return {out.text if whole else f'tl.zeros_like(s) + {out.at(ATOM)}'}")
+        return "score", "dscore"
+
+    def epilogue(self) -> tuple[str, list[Val]]:
+        """The epilogue hole and what it makes; None where nothing follows."""
+        nodes = [n for n in self.graph.nodes if n is not self.core]
+        made = {v for n in nodes for v in n.outs}
+        results = [v for v in self.graph.outputs if v in made]
+        if not nodes:
+            return "None", []
+        if self.back or not all(isinstance(n.op, POINTWISE) for n in nodes):
+            raise Refused(Why.NOT_POINTWISE)
+        same = renamings(self.graph)
+        out = self.core.outs[0]
+        space = {same.get(d, d) for d in out.dims}
+        if any({same.get(d, d) for d in v.dims} != space for v in results):
+            raise Refused(Why.SPACES)
+        hole = self.hole("epilogue", ("o", "b", "h", "t", "d", "ok", "X"), "o.dtype")
+        where = self.coordinates(same)
+        seeds = {a.val.name: self.reads.at(a.name) for a in self.w.arguments if a.role == "seed"}
+        env = {out.name: Tri("o")}
+        env |= {
+            a.val.name: Tri(self.reads.at(a.name), ATOM, "int", None, 0) for a in self.w.arguments if a.role == "layer"
+        }
+        body = Body(hole, where, self.size, lambda v: self.loaded(hole, v, where), env, seeds)
+        body.nodes(nodes)
+        hole.add(f"return {pair(body.value(v).text for v in results)}")
+        return hole.name, results
+
+    def size(self, dim: str) -> Tri:
+        return self.w.frozen(dim) or Tri(self.reads.at(self.w.size(dim)), ATOM, "int", None, 0)
+
+    def coordinates(self, same: Mapping[str, str]) -> dict[str, Tri]:
+        """Dim of the output -> its coordinate in an epilogue."""
+        a, out = self.axes, dict[str, Tri]()
+        for source, dims in (("b.to(tl.int64)", a.batch), ("h", a.heads), ("t", (a.query,)), ("d", a.own)):
+            inner = 1
+            for d in reversed(dims):
+                at = source if inner == 1 else f"{source} // {inner}"
+                first = d == dims[0]
+                number = self.job.sizes.number(d)
+                if number is None and not first:
+                    raise Refused(Why.SPACES, d)
+                out[d] = Tri(at if first else f"({at}) % {number}", ATOM if first and inner == 1 else 3, "int", None, 0)
+                inner *= number or 1
+        return out | {d: out[e] for e in list(out) for d in same if same[d] == same.get(e, e) and d not in out}
+
+    def loaded(self, hole: Hole, v: Val, where: Mapping[str, Tri]) -> Tri:
+        """An operand of the epilogue."""
+        name = self.w.argument(v).name
+        if not set(v.dims) <= set(where):
+            raise Refused(Why.SPACES, v.name)
+        axes = ", ".join(f"({i},)" for i in range(len(v.dims)))
+        x = self.reads.at(f"host.laid({name}, {axes})" if v.dims else name)
+        if not v.dims:
+            return Tri(f"tl.load({x}){f'.to({hole.acc})' if v.dtype in FLOATS else ''}", ATOM, kind(v))
+        at = "".join(f" + tl.cast({where[d].text}, tl.int64) * {x}[1][{i}]" for i, d in enumerate(v.dims))
+        tile = {self.axes.query, *self.axes.own} & set(v.dims)
+        mask = ", mask=ok, other=0" if tile else ""
+        cast = f".to({hole.acc})" if v.dtype in FLOATS else ""
+        return Tri(f"tl.load({x}[0]{at}{mask}){cast}", ATOM, kind(v))
+
+    # -- the file ----------------------------------------------------------------------------------------------------
+
+    def write(self) -> Written:
+        score, dscore = self.scores()
+        epilogue, results = self.epilogue()
+        widths = self.width((self.of.contract,)), self.width(self.axes.own)
+        if max(widths) > WIDEST:
+            raise Refused(Why.WIDE)
+        if self.block and not pairs(self.block):
+            raise Refused(Why.LAYOUT)
+        configs = configurations(self.side, *widths, self.block)
+        constants = self.module()
+        operands = self.operands()
+        order = "do, q, k, v, out, lse" if self.back else "q, k, v"
+        held = f"launch.Holes({score}, {dscore}, {epilogue})"
+        x = f", x={self.reads.text}" if self.reads.items else ""
+        dtypes = f", dtypes={pair(self.dtype(v) for v in results)}" if results else ""
+        call = f"launch.{self.side}({order}, parts, {self.scale}, config, {held}{x}{dtypes})"
+        names = ["dq", "dk", "dv"] if self.back else ["o", "lse", *(f"y{i}" for i in range(len(results)))]
+        launch = [
+            f"config = host.config(NAME, {self.w.anchor.name})",
+            *operands,
+            f"parts = groups({', '.join(self.keys())}, q.device)",
+            f"{', '.join(names)} = {call}",
+            *self.results(names, results),
+        ]
+        return Written(self.w, "attention", tuple(self.holes), tuple(launch), configs, constants, allocates=False)
+
+    def dtype(self, v: Val) -> str:
+        from weft.codegen.spelling import TORCH_DTYPE
+
+        return TORCH_DTYPE[v.dtype] if self.job.mixed else "q.dtype"
+
+    def keys(self) -> list[str]:
+        return [f'walks.blocks(config["{k}"])' for k in KERNELS[type(self.core.op)]]
+
+    def operands(self) -> list[str]:
+        """q, k, v (and d(out), out, lse) as [batch, heads, rows, columns]."""
+        a, ins = self.axes, self.core.ins
+        shapes = [("q", ins[0], a.queries()), ("k", ins[1], a.keys()), ("v", ins[2], a.values())]
+        if self.back:
+            shapes += [("out", ins[3], a.outs()), ("lse", ins[4], a.rows()), ("do", ins[5], a.outs())]
+        order = {v: nested(tuple(tuple(v.dims.index(d) for d in g) for g in groups)) for _, v, groups in shapes}
+        return [f"{name} = host.joined({self.w.argument(v).name}, {order[v]})" for name, v, _ in shapes]
+
+    def results(self, names: Sequence[str], extra: Sequence[Val]) -> list[str]:
+        """What the kernels gave, in the order of dims of the region's results."""
+        a = self.axes
+        places = (a.queries(), a.keys(), a.values()) if self.back else (a.outs(), a.rows(), *(a.outs() for _ in extra))
+        same = renamings(self.graph)
+        lines: list[str] = []
+        for name, v, groups in zip(names, (*self.core.outs, *extra), places):
+            if v not in self.graph.outputs:
+                continue
+            own = [same.get(d, d) for d in v.dims]
+            where = tuple(tuple(own.index(same.get(d, d)) for d in g) for g in groups)
+            lines.append(f"{self.w.result(v)} = host.apart({name}, {nested(where)}, {self.w.shape(v.dims)})")
+        return lines
+
+    def module(self) -> tuple[str, ...]:
+        """Module-level text: the walks of every kernel of every part, and `groups`, which finds those of its blocks."""
+        kernels = KERNELS[type(self.core.op)]
+        walks, made, groups = Walks(self.block), list[str](), list[str]()
+        for heads, parts in self.groups():
+            names: list[str] = []
+            for p in parts:
+                number = sum(line.startswith("    part") for line in made)
+                names.append(f"part{number}")
+                made += fit(f"part{number} = launch.EMPTY._replace({self.part(p, number, heads, kernels, walks)})", 1)
+            groups.append(f"({nested(heads)}, {pair(names)})")
+        head = f"def groups({', '.join(kernels)}, device):"
+        doc = '    """The parts of the pattern, as kernels with these (BM, BN, LOOPS) walk them."""'
+        return (*walks.lines, "", "", "@functools.cache", head, doc, *made, *fit(f"return {pair(groups)}", 1))
+
+    def part(self, p: Part, number: int, some: Heads, kernels: Sequence[str], walks: Walks) -> str:
+        """The arguments of a part that serves `some` heads."""
+        g = geometry(p)
+        needs, said = False, list[str]()
+        nq, nk = (g.count(self.limit(d), at) for d, at in ((self.axes.query, g.q_at), (self.axes.over, g.k_at)))
+        first, step, count = some or (0, 1, self.heads)
+        mine = range(first, first + step * count, step)
+        heads = [h if h in mine else ELSEWHERE for h in range(self.heads)] if g.rows.per_head else [None]
+        for k in kernels:
+            back, name = k == "dkdv", f"{k.upper()}{number}"
+            group = self.heads // self.width(self.axes.shared) if back and g.rows.per_head else 1
+            needs |= walks.add(name, g.rows, nq, nk, back, heads, group)
+            said.append(f"{k}=walks.chosen({name}, {k}, device)")
+        if needs and g.keep is not None:
+            if g.keep.multiset:
+                raise Refused(Why.LAYOUT)
+            said.append(f"keep={self.keep(g.keep)}")
+        if g.classes != 1 or g.q_at != (1, 1, 0) or g.k_at != (1, 1, 0):
+            said += [f"classes={g.classes}", f"q_at={nested(g.q_at)}", f"k_at={nested(g.k_at)}"]
+        return ", ".join(said)
+
+
+def stretches(numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Sorted numbers as (first, step, count), few of them."""
+    if len(numbers) == 1:
+        return [(numbers[0], 1, 1)]
+    step = numbers[1] - numbers[0]
+    n = next((i for i in range(1, len(numbers)) if numbers[i] - numbers[i - 1] != step), len(numbers))
+    return [(numbers[0], step, n), *(stretches(numbers[n:]) if n < len(numbers) else [])]

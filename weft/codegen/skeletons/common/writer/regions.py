@@ -1,0 +1,291 @@
+"""Regions as files: a kernel's holes, its launch wrapper and its registration, below a header that says what it is.
+
+    region (graph, skeleton) -> kernels/k03_rowwise_norm.py
+
+Each skeleton has a writer that fills its holes from the region's nodes, or refuses with the reason (`Refused`); then
+the region runs as torch ops. A file is complete: it is imported, read, edited and run again like one written by hand.
+All text in it is weft's own: names are minted, formulas printed from their parsed form.
+"""
+
+import hashlib
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from weft.codegen.kernel_forms import rewritten
+from weft.codegen.lines import WIDTH, Lines, tuple_of
+from weft.codegen.prepare import opened
+from weft.codegen.sizes import Sizes, identifier, provenance
+from weft.codegen.skeletons.common.writer.hazards import clear, facts
+from weft.codegen.skeletons.common.writer.holes import Hole
+from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
+from weft.ir.library import Dropout
+from weft.ir.primitives import Detach, Einsum, Reduce, Rename
+from weft.ir.text import show
+from weft.ir.types import FLOATS, Decision, Dims, Graph, Node, Val
+from weft.passes.fusion import Region
+
+Configs = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""arch -> dtype -> configuration."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A region to write. where: block and half; decisions: those about it; mixed: floats of several dtypes; wide: where
+    there is one, the values that stay float32 at least in a narrower one."""
+
+    kernel: str
+    where: str
+    region: Region
+    shown: Graph
+    sizes: Sizes
+    mixed: bool
+    decisions: tuple[Decision, ...] = ()
+    wide: frozenset[str] = frozenset()
+
+    def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
+        """The region's graph with composites other than `keep` opened."""
+        return opened(rewritten(self.shown), lambda op, types: isinstance(op, keep))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a skeleton's writer gives: holes and other module-level text, and the statements that launch.
+
+    family: whose kernels run. allocates: does the wrapper make the results, or do the statements? orders: results whose
+    memory has the dims in another order."""
+
+    wrapper: Wrapper
+    family: str
+    holes: tuple[Hole, ...]
+    launch: tuple[str, ...]
+    configs: Configs
+    constants: tuple[str, ...] = ()
+    allocates: bool = True
+    orders: Mapping[Val, Dims] = field(default_factory=dict[Val, Dims])
+
+
+@dataclass(frozen=True)
+class RegionFile:
+    """A region's file: its name (and its op's), its text, its default configurations, the family whose kernels it runs.
+
+    graph: what it computes, for those who run or time it alone; wide: those of its values that are (see `Job`)."""
+
+    kernel: str
+    key: str
+    text: str
+    configs: Configs
+    family: str
+    skeleton: str
+    graph: Graph
+    wide: frozenset[str] = frozenset()
+
+
+def region_key(job: Job) -> str:
+    """What the kernel computes, as a hash: skeleton, region, frozen sizes."""
+    graph = anonymous(job.shown)
+    dims = sorted({d for n in graph.nodes for d in n.space})
+    sizes = [f"{d}={job.sizes.number(d)}" for d in dims]
+    parts = [job.region.skeleton, show(graph), *sizes, str(job.mixed), *map(str, wide_places(job.shown, job.wide))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def wide_places(graph: Graph, wide: frozenset[str]) -> tuple[int, ...]:
+    """Which of a region's inputs and results are wide."""
+    return tuple(i for i, v in enumerate((*graph.inputs, *graph.outputs)) if v.name in wide)
+
+
+def anonymous(graph: Graph) -> Graph:
+    """The graph with its values numbered and its sources gone: equal regions of different blocks have equal texts."""
+    names: dict[Val, Val] = {}
+    for v in (*graph.inputs, *(v for n in graph.nodes for v in n.outs)):
+        names[v] = Val(f"x{len(names)}", v.type)
+    nodes = tuple(Node(n.op, tuple(names[v] for v in n.ins), tuple(names[v] for v in n.outs)) for n in graph.nodes)
+    return Graph(tuple(names[v] for v in graph.inputs), nodes, tuple(names[v] for v in graph.outputs))
+
+
+def stem(number: int, region: Region) -> str:
+    """The name of a region's file and op."""
+    label = identifier((region.core or region.nodes)[0])
+    return f"k{number:02d}_{region.skeleton}_{label}"
+
+
+def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> RegionFile:
+    """The file of a region. Raises Refused with the reason where no kernel can hold it."""
+    if all(view(n) for n in job.shown.nodes):
+        raise Refused(Why.VIEW)
+    if job.region.skeleton not in writers:
+        product = any(isinstance(n.op, Einsum) for n in job.shown.nodes)
+        raise Refused(Why.NO_KERNEL if job.region.skeleton else Why.VENDOR if product else Why.NO_SKELETON)
+    written = writers[job.region.skeleton](job)
+    key = region_key(job)
+    configs = clear(written.configs, facts(job.shown, job.sizes))
+    own = frozenset(v.name for v in (*job.shown.inputs, *job.shown.outputs) if v.name in job.wide)
+    return RegionFile(
+        job.kernel, key, text(job, written, key), configs, written.family, job.region.skeleton, job.shown, own
+    )
+
+
+def view(n: Node) -> bool:
+    """Does a node only name or order its dims anew?"""
+    if isinstance(n.op, Reduce):
+        return set(n.op.to) == set(n.ins[0].dims)
+    return isinstance(n.op, Rename | Detach)
+
+
+HOMES = {
+    "elementwise": ("common", "elementwise"),
+    "host": ("common", "host"),
+    "ops": ("common", "ops"),
+    "launch": ("attention", "launch"),
+    "pieces": ("attention", "pieces"),
+    "walks": ("attention", "walks"),
+} | {f: (f, "kernel") for f in ("pointwise", "rowwise", "cross_entropy", "scan", "matmul", "grouped_matmul")}
+
+
+def text(job: Job, written: Written, key: str) -> str:
+    w, lines = written.wrapper, Lines()
+    lines.lines += header(job, key, written.family)
+    lines.add()
+    body = _body(job, written)
+    said = "\n".join([*written.constants, *body])
+    if "functools." in said:
+        lines.add("import functools")
+        lines.add()
+    modules = [("torch", r"torch\."), ("triton", r"triton\."), ("triton.language as tl", r"tl\.")]
+    for module, word in modules:
+        if re.search(rf"(?<![\w.]){word}", said):
+            lines.add(f"import {module}")
+        elif module.endswith("tl") and written.holes:
+            lines.add(f"import {module}  # noqa: F401 (the interpreter looks for it)")
+    lines.add()
+    for module in sorted({m for m, _ in HOMES.values()}):
+        own = [(name, n) for name, (m, n) in HOMES.items() if m == module and re.search(rf"(?<![\w.]){name}\.", said)]
+        plain = [n for name, n in own if name == n]
+        lines.lines += [f"from .{module} import {n} as {name}" for name, n in own if name != n]
+        if plain:
+            lines.add(f"from .{module} import {', '.join(plain)}")
+    lines.add()
+    lines.add(f'NAME = "{job.kernel}"')
+    for name, n in sorted(w.constants.items()):
+        lines.add(f"{name} = {n}")
+    lines.lines += [line for constant in written.constants for line in constant.split("\n")]
+    lines.lines += body
+    return lines.source()
+
+
+def _body(job: Job, written: Written) -> list[str]:
+    w, lines = written.wrapper, Lines()
+    for hole in written.holes:
+        lines.lines += ["", "", *hole.text()]
+    lines.lines += ["", ""]
+    with lines.indent(f"def empty({w.given}):"):
+        lines.text('"""The results, not computed yet: all that a fake tensor wants."""')
+        made = [w.made(v, written.orders.get(v)) for v in w.body.outputs]
+        for statement in needed(w.opening(), made):
+            lines.add(statement)
+        lines.add(f"return {', '.join(made)}")
+    lines.lines += ["", ""]
+    with lines.indent(f"def run({w.given}):"):
+        lines.lines += wrapped_doc(w.described(), 1)
+        for statement in needed(w.opening(), written.launch):
+            lines.add(statement)
+        if written.allocates:
+            lines.add(f"{', '.join(w.results)} = empty({w.given})")
+        for statement in written.launch:
+            lines.add(statement)
+        lines.add(f"return {', '.join(w.results)}")
+    lines.lines += ["", ""]
+    lines.add(f'ops.register(NAME, "{w.schema}", run, empty)')
+    return lines.lines
+
+
+def needed(statements: Iterable[str], text: Sequence[str]) -> list[str]:
+    """The assignments among `statements` whose names are read by `text` or by a later one that is needed."""
+    kept: list[str] = []
+    said = set(re.findall(r"[A-Za-z_]\w*", "\n".join(text)))
+    for s in reversed(list(statements)):
+        names = re.findall(r"\w+", s.split(" = ")[0])
+        if said & set(names):
+            left = ", ".join(n if n in said else "_" for n in names)
+            kept.append(f"{left} = {s.split(' = ', 1)[1]}")
+            said |= set(re.findall(r"[A-Za-z_]\w*", s.split(" = ", 1)[1]))
+    return kept[::-1]
+
+
+def wrapped_doc(said: str, depth: int) -> list[str]:
+    """A docstring, over several lines where it is long."""
+    pad = " " * 4 * depth
+    if len(said) + len(pad) + 6 <= WIDTH:
+        return [f'{pad}"""{said}"""']
+    parts = textwrap.wrap(said, min(WIDTH - len(pad) - 4, len(said) - 1))  # never one part and the quotes below it
+    return [f'{pad}"""{parts[0]}', *(pad + p for p in parts[1:]), f'{pad}"""']
+
+
+def header(job: Job, key: str, family: str) -> list[str]:
+    """The docstring: what the kernel is, the region in IR text, who decided it, how to change it."""
+    r = job.region
+    src = f", from {provenance(r.src)}" if r.src else ""
+    out = [f'"""{job.kernel}: {job.where}{src}.', ""]
+    for line in show(job.shown).split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        first, rest = f"    {indent}", f"    {indent}    "
+        out += textwrap.wrap(
+            line.strip(),
+            WIDTH - 2,
+            initial_indent=first,
+            subsequent_indent=rest,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    out += ["", "Decided by"]
+    for d in job.decisions:
+        numbers = ", ".join(f"{k} {v}" for k, v in d.numbers)
+        said = f"{d.pass_}: {d.subject}: {d.choice} ({d.kind}{'; ' + numbers if numbers else ''})"
+        out += textwrap.wrap(said, WIDTH - 6, initial_indent="    ", subsequent_indent="        ")
+    said = (
+        f"Runs the {family} skeleton beside this file, with the configuration that configs.json holds under its "
+        f"name. Edit it freely: the next import uses it, and `weft compile` keeps it (--force overwrites). Key {key}."
+    )
+    return [line.replace("\\", "/") for line in [*out, "", *textwrap.wrap(said, WIDTH), '"""']]
+
+
+def floats(graph: Graph) -> set[str]:
+    vals = [*graph.inputs, *(v for n in graph.nodes for v in n.outs)]
+    return {v.dtype for v in vals if v.dtype in FLOATS}
+
+
+def pair(values: Iterable[str]) -> str:
+    """A tuple display of sources."""
+    return tuple_of(values) if (values := list(values)) else "()"
+
+
+def nested(value: Any) -> str:
+    """Tuples of tuples of words and numbers as source."""
+    if isinstance(value, tuple):
+        return pair(map(nested, value))
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@dataclass
+class Reads:
+    """X, the tuple of what holes read besides their arguments, as it fills up: source in the wrapper -> place."""
+
+    items: list[str] = field(default_factory=list)
+
+    def at(self, source: str) -> str:
+        """The item as source of a hole."""
+        if source not in self.items:
+            self.items.append(source)
+        return f"X[{self.items.index(source)}]"
+
+    @property
+    def text(self) -> str:
+        return pair(self.items) if self.items else "None"
+
+    @property
+    def held(self) -> tuple[list[str], str, list[str]]:
+        """Statements that make the tuple, what it is called after them, and what a launch's index is to look at."""
+        return ([f"read = {self.text}"], "read", ["read"]) if self.items else ([], "None", [])

@@ -1,0 +1,1 @@
+"""Losses over long vocabularies, one pass over the logits."""

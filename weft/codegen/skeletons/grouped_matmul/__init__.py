@@ -1,0 +1,1 @@
+"""Products of experts, their tokens gathered where they are used."""

@@ -1,0 +1,1 @@
+"""Products of matrices with maps in front and behind."""

@@ -1,0 +1,1 @@
+"""Maps over one iteration space, and sums of them over its rows."""

@@ -1,0 +1,1 @@
+"""Maps around reductions along rows: norms, softmax, row sums."""

@@ -1,0 +1,1 @@
+"""Recurrences along one dim whose cell works element by element."""
