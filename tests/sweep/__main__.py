@@ -41,10 +41,20 @@ def main() -> int:
         print("      " + json.dumps(smallest(signature, cases) if o.shrink else cases[0].spec), flush=True)
     if o.result:
         wrong = {s: [f.number for f in cases] for s, cases in sorted(kinds.items())}
-        kept = {"schema": "weft.sweep/1", "environment": environment(), "seed": o.seed, "cases": done}
-        kept |= {"with_kernels": with_kernels, "wrong": len({n for ns in wrong.values() for n in ns}), "faults": wrong}
-        RESULT.write_text(json.dumps(kept | {"covered": figures}, indent=2, sort_keys=True) + "\n")
+        part = {"seed": o.seed, "first": o.first, "cases": done, "with_kernels": with_kernels, "faults": wrong}
+        RESULT.write_text(json.dumps(added(part, figures), indent=2, sort_keys=True) + "\n")
     return int(bool(kinds))
+
+
+def added(part: dict[str, Any], covered: dict[str, Any]) -> dict[str, Any]:
+    """The result with one part more: a run that begins where the last part of its seed ended, or else at the start."""
+    before = json.loads(RESULT.read_text())["parts"] if part["first"] else []
+    if part["first"] != sum(p["cases"] for p in before) or any(p["seed"] != part["seed"] for p in before):
+        raise SystemExit(f"the parts in {RESULT.name} do not end at case {part['first']} of seed {part['seed']}")
+    parts = [*before, part | {"environment": environment(), "covered": covered}]
+    totals = {name: sum(p[name] for p in parts) for name in ("cases", "with_kernels")}
+    wrong = len({n for p in parts for numbers in p["faults"].values() for n in numbers})
+    return {"schema": "weft.sweep/1", **totals, "wrong": wrong, "parts": parts}
 
 
 def options() -> argparse.Namespace:
@@ -52,13 +62,17 @@ def options() -> argparse.Namespace:
     p.add_argument("--cases", type=int, default=100)
     p.add_argument("--first", type=int, default=0, help="number of the first case that is run")
     p.add_argument("--seed", default="0")
-    p.add_argument("--kernels", type=int, default=0, help="every so many cases their kernels too; 0: never")
+    p.add_argument("--kernels", type=float, default=0, help="every so many cases their kernels too; 0: never")
     p.add_argument("--without", default="^$", help="options (`key=value`) that are not drawn: a regular expression")
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     p.add_argument("--minutes", type=float, default=float("inf"), help="after which no further case is waited for")
     p.add_argument("--shrink", action="store_true", help="make a failing spec of each kind small")
     p.add_argument("--out", help="a line of JSON a failing case is added to this file")
-    p.add_argument("--result", action="store_true", help=f"write {RESULT.name} beside the other results")
+    p.add_argument(
+        "--result",
+        action="store_true",
+        help=f"add to {RESULT.name} beside the other results; with --first, to the parts that are there",
+    )
     return p.parse_args()
 
 

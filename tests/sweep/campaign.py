@@ -94,9 +94,9 @@ def case(job: tuple[int, Spec, bool]) -> Found:
 
 
 def campaign(
-    seed: str, cases: int, kernels: int, workers: int, without: str = "^$", first: int = 0
+    seed: str, cases: int, kernels: float, workers: int, without: str = "^$", first: int = 0
 ) -> Iterator[tuple[Found, Covered]]:
-    """Cases as they are done, each with what was covered so far.
+    """Cases in their order, each with what was covered so far.
 
     kernels: every so many cases their kernels too; 0: never. first: the number of the first case that is run."""
     covered = Covered()
@@ -104,9 +104,9 @@ def campaign(
     for i, (spec, told) in enumerate(itertools.islice(drawn(seed, without), cases)):
         covered.options |= pairs(told)
         if i >= first:
-            jobs.append((i, spec, bool(kernels) and i % kernels == 0))
+            jobs.append((i, spec, bool(kernels) and i % kernels < 1))
     with multiprocessing.get_context("spawn").Pool(workers, started, maxtasksperchild=RENEWED) as pool:
-        for found in pool.imap_unordered(case, jobs):
+        for found in pool.imap(case, jobs):
             covered.keys |= found.covered
             covered.pairs |= pairs(found.covered)
             yield found, covered

@@ -335,11 +335,12 @@ def remarks(folder: Path, alone: Mapping[str, Region], found: Verified, device: 
 
 
 def quicken() -> None:
-    """Let the interpreter replace triton.language once a launch, and not again in every function that it calls: that
-    takes most of its time."""
+    """Let the interpreter replace triton.language once a launch, and not again in every function that it calls; and let
+    it compute no conditions of asserts that only a debug mode makes. The two take most of its time."""
     import triton.language as tl
     from triton.runtime import interpreter
 
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
     plain: Any = interpreter._patch_lang
     everything = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
 
