@@ -97,9 +97,8 @@ class RegionCase:
     ) -> Any:
         """Floats are N(0, 1), in `dtype` where the region's are all of one, else in their own."""
         from weft.codegen.verify import index_range
-        from weft.ir.library import Dropout
 
-        if any(isinstance(n.op, Dropout) and n.ins[2] == v for n in self.graph.nodes):
+        if any(n.ins[i] == v for n in self.graph.nodes for i, what in n.op.scalars.items() if what == "layer"):
             return 0
         kind = DTYPES[self._dtype(v, dtype)]
         if device == "meta":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import BackendError, UsageError
+from weft.ir.op import body_of
 from weft.ir.program import Program
 
 from .blocks import key
@@ -75,7 +76,7 @@ def uniform(program: Program) -> bool:
 
     found = floats(program.graph) | {p.dtype for p in program.params}
     for n in program.graph.nodes:
-        body = getattr(n.op, "body", None)
+        body = body_of(n.op)
         found |= floats(body) if body is not None else set()
     return found <= {"f32"}
 

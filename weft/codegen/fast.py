@@ -11,7 +11,6 @@ torch, nor where the normalised dim is not the last one. Same real-arithmetic fu
 from dataclasses import replace
 
 from weft.ir.builder import Builder, dce
-from weft.ir.library import FromStatistics, WithStatistics
 from weft.ir.primitives import Grad, Loop
 from weft.ir.types import Graph, Node, Val
 
@@ -41,6 +40,6 @@ def _node(g: Builder, n: Node, ins: list[Val], again: bool) -> tuple[Val, ...]:
 
 def statistics(joint: Graph) -> tuple[str, ...]:
     """Names of the statistics in a `fast` joint graph that its derivatives read: what a block keeps in every mode."""
-    made = {v for n in joint.nodes if isinstance(n.op, WithStatistics) for v in n.outs[1:]}
-    read = {v for n in joint.nodes if isinstance(n.op, FromStatistics) for v in n.ins}
-    return tuple(sorted(v.name for v in made & read))
+    made = {v for n in joint.nodes for v in n.outs}
+    known = (n.op.follows(n.ins) for n in joint.nodes)
+    return tuple(sorted({v.name for found in known if found for v in found[2] if v in made}))

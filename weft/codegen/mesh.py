@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from weft.errors import UsageError
+from weft.ir.op import body_of
 from weft.ir.placement import Collective, collectives
 from weft.ir.program import Program, Size
 from weft.ir.types import Graph
@@ -84,7 +85,7 @@ def cut(program: Program, axes: Mapping[str, int], sizes: Mapping[str, int]) -> 
 def dims_of(graph: Graph) -> set[str]:
     """The dims of all values of a graph, in its loops and calls too."""
     found = {d for v in (*graph.inputs, *(v for n in graph.nodes for v in n.outs)) for d in v.dims}
-    bodies = [b for n in graph.nodes if isinstance(b := getattr(n.op, "body", None), Graph)]
+    bodies = [b for n in graph.nodes if (b := body_of(n.op)) is not None]
     return found.union(*map(dims_of, bodies))
 
 
@@ -92,8 +93,7 @@ def runs_alone(graph: Graph, parts: Cut) -> bool:
     """Does what is emitted for the whole run at one device's sizes? Not where a split dim becomes one that is whole,
     such as queries of a split sequence that see all keys."""
     for n in graph.nodes:
-        body = getattr(n.op, "body", None)
-        if isinstance(body, Graph) and not runs_alone(body, parts):
+        if (body := body_of(n.op)) is not None and not runs_alone(body, parts):
             return False
         ins, outs = ({d for v in vs for d in v.dims} for vs in (n.ins, n.outs))
         if n.op.moves() and len((ins ^ outs) & parts.split) % 2:

@@ -16,7 +16,8 @@ from weft.ir.builder import Builder, dce
 from weft.ir.derive import backward
 from weft.ir.formula import operand, symbol
 from weft.ir.loops import linear_in_state
-from weft.ir.primitives import Loop, Map
+from weft.ir.op import body_of, kind
+from weft.ir.primitives import Loop
 from weft.ir.types import Dims, Graph, Node, Type, Val
 
 from .rewrite import merge, unlet
@@ -41,7 +42,8 @@ def short_loops(graph: Graph) -> Graph:
 
 
 def _fires(n: Node) -> bool:
-    return isinstance(n.op, Loop) and bool(n.op.body.nodes) and all(isinstance(m.op, Map) for m in n.op.body.nodes)
+    body = body_of(n.op)
+    return body is not None and kind(n) == "scan" and bool(body.nodes)
 
 
 def sums(body: Graph, j: int) -> Any:
@@ -51,9 +53,9 @@ def sums(body: Graph, j: int) -> Any:
     if len(readers) != 1 or readers[0].outs[0] != after or carry in body.outputs:
         return None
     node = readers[0]
-    assert isinstance(node.op, Map)
+    op: Any = node.op
     s = operand(node.ins.index(carry))
-    rest = node.op.exprs[0] - s
+    rest = op.exprs[0] - s
     return None if s in rest.free_symbols or node.ins.count(carry) > 1 else (node, rest)
 
 
@@ -63,7 +65,8 @@ def plain(body: Graph) -> Graph:
     nodes: list[Node] = []
     for n in body.nodes:
         ins = tuple(env[v] for v in n.ins)
-        if isinstance(n.op, Map) and n.op.exprs == (operand(0),) and ins[0].type == n.outs[0].type:
+        op: Any = n.op
+        if op.exprs == (operand(0),) and ins[0].type == n.outs[0].type:
             env[n.outs[0]] = ins[0]
         else:
             env.update((v, v) for v in n.outs)
@@ -82,8 +85,7 @@ class _Split:
     wide: dict[Val, Val] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        op = self.node.op
-        assert isinstance(op, Loop)
+        op: Any = self.node.op
         self.op, self.dim, self.count = op, op.dim, op.carries
         self.body = plain(merge(unlet(op.body)))
         self.maker = {v: n for n in self.body.nodes for v in n.outs}
@@ -159,11 +161,11 @@ class _Split:
         """A value of the body for every step at once; it lacks the loop's dim where all steps agree."""
         if v not in self.wide:
             node = self.maker[v]
-            assert isinstance(node.op, Map)
-            self.wide[v] = self._wide_map(node.op, [self.all_steps(x) for x in node.ins], v.name)
+            self.wide[v] = self._wide_map(node, [self.all_steps(x) for x in node.ins], v.name)
         return self.wide[v]
 
-    def _wide_map(self, op: Map, ins: list[Val], name: str) -> Val:
+    def _wide_map(self, node: Node, ins: list[Val], name: str) -> Val:
+        op: Any = node.op
         to = self._order(op.to) if any(self.dim in x.dims for x in ins) else op.to
         return self.g.one(replace(op, to=to), *ins, names=[name])
 
@@ -239,8 +241,7 @@ class _Split:
         env = dict(zip(core.inputs, [zero, *given]))
         start = len(self.g.nodes)
         for m in core.nodes:
-            assert isinstance(m.op, Map)
-            env[m.outs[0]] = self._wide_map(m.op, [env[x] for x in m.ins], m.outs[0].name)
+            env[m.outs[0]] = self._wide_map(m, [env[x] for x in m.ins], m.outs[0].name)
         offset = env[core.outputs[0]]
         if offset.dims != wide.dims:
             return None

@@ -6,8 +6,10 @@ names; a parameter that two blocks read belongs to the first and is handed to th
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from weft.errors import VerifyError
+from weft.ir.op import body_of
 from weft.ir.primitives import Call, Loop
 from weft.ir.program import Param, Program
 from weft.ir.types import Graph, Node, Val
@@ -55,8 +57,8 @@ class Site:
 
     @property
     def call(self) -> Call:
-        assert isinstance(self.node.op, Call)
-        return self.node.op
+        op: Any = self.node.op
+        return op
 
     @property
     def body(self) -> Graph:
@@ -76,8 +78,8 @@ class Stack:
 
     @property
     def loop(self) -> Loop:
-        assert isinstance(self.node.op, Loop)
-        return self.node.op
+        op: Any = self.node.op
+        return op
 
 
 @dataclass
@@ -104,11 +106,14 @@ def structure(program: Program) -> Structure:
 
 def is_stack(node: Node) -> bool:
     """A loop whose body holds only calls."""
-    return (
-        isinstance(node.op, Loop)
-        and bool(node.op.body.nodes)
-        and all(isinstance(n.op, Call) for n in node.op.body.nodes)
-    )
+    body = body_of(node.op)
+    return not node.op.block and body is not None and bool(body.nodes) and all(n.op.block for n in body.nodes)
+
+
+def _inside(stack: Node) -> tuple[dict[Val, Val], tuple[Node, ...]]:
+    """What each input of a stack's body is outside, and the calls of the body."""
+    op: Any = stack.op
+    return dict(zip(op.body.inputs, stack.ins)), op.body.nodes
 
 
 class _Reader:
@@ -121,9 +126,8 @@ class _Reader:
 
     def _count(self, node: Node) -> None:
         if is_stack(node):
-            assert isinstance(node.op, Loop)
-            fed = dict(zip(node.op.body.inputs, node.ins))
-            for j, call in enumerate(node.op.body.nodes):
+            fed, calls = _inside(node)
+            for j, call in enumerate(calls):
                 for v in call.ins:
                     if v in fed and fed[v].name in self.params:
                         self.readers.setdefault(fed[v].name, []).append((node.outs[0].name, j))
@@ -136,14 +140,12 @@ class _Reader:
         out = Structure(self.program)
         owned: set[str] = set()
         for node in self.program.graph.nodes:
-            if isinstance(node.op, Call):
+            if node.op.block:
                 step: Node | Site | Stack = self.site(node, {}, (node.outs[0].name, 0))
             elif is_stack(node):
-                assert isinstance(node.op, Loop)
-                fed = dict(zip(node.op.body.inputs, node.ins))
-                sites = [
-                    self.site(n, fed, (node.outs[0].name, j), node.op.dim) for j, n in enumerate(node.op.body.nodes)
-                ]
+                op: Any = node.op
+                fed, calls = _inside(node)
+                sites = [self.site(n, fed, (node.outs[0].name, j), op.dim) for j, n in enumerate(calls)]
                 step = Stack(node, tuple(sites))
             else:
                 step = node
@@ -160,8 +162,8 @@ class _Reader:
             p for p in params if p is not None and self.readers[p.value][0] == key and (p.stack == rows or rows is None)
         ]
         mine = [p for p in mine if (p.stack is None) == (rows is None)]
-        assert isinstance(node.op, Call)
-        mount = self.mount(mine, rows, node.op.name)
+        op: Any = node.op
+        mount = self.mount(mine, rows, op.name)
         first = mine[0] if mine and rows else None
         sources: list[Source] = []
         for v, p in zip(node.ins, params):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from weft.ir.indices import lookups, targets
 from weft.ir.library.routing import Route
+from weft.ir.op import body_of
 from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
 from weft.ir.types import FLOATS, Graph, Node, Val
@@ -189,7 +190,7 @@ def index_range(graph: Graph, v: Val, sizes: Mapping[str, int]) -> int:
 
 
 def _routes(graph: Graph) -> bool:
-    bodies = [b for n in graph.nodes if isinstance(b := getattr(n.op, "body", None), Graph)]
+    bodies = [b for n in graph.nodes if (b := body_of(n.op)) is not None]
     return any(isinstance(n.op, Route) for n in graph.nodes) or any(map(_routes, bodies))
 
 

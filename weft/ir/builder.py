@@ -10,7 +10,7 @@ from sympy.logic.boolalg import Boolean
 
 from weft.ir import primitives as P
 from weft.ir.formula import local, normal, operand, parse, symbol
-from weft.ir.op import Composite, Op, expansion, op_name, tupled
+from weft.ir.op import Composite, Op, body_of, expansion, op_name, tupled
 from weft.ir.types import Decision, Dims, Graph, Node, Type, Val, checked, need, promote, union
 
 Formula = str | int | sp.Basic
@@ -92,7 +92,7 @@ class Builder:
                 if expand and isinstance(n.op, Composite):
                     outs = self.inline(expansion(n.op, tuple(v.type for v in ins)), ins, True)
                 else:
-                    op = replace(n.op, body=flatten(n.op.body)) if expand and isinstance(n.op, P.Loop) else n.op
+                    op = _flattened(n.op) if expand else n.op
                     outs = self.many(op, *ins, names=[v.name for v in n.outs])
             env = dict(zip((v.name for v in n.outs), outs)) | env
         return tuple(env[v.name] for v in graph.outputs)
@@ -253,6 +253,12 @@ def dce(graph: Graph) -> Graph:
             keep.append(n)
             live |= {v.name for v in n.ins}
     return replace(graph, nodes=tuple(reversed(keep)))
+
+
+def _flattened(op: Any) -> Any:
+    """An op whose body, if it has one, is flat."""
+    body = body_of(op)
+    return op if body is None else replace(op, body=flatten(body))
 
 
 def flatten(graph: Graph) -> Graph:

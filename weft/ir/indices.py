@@ -1,26 +1,15 @@
 """Which public inputs are numbers of rows or classes, and of which dim."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from weft.ir.library.loss import CrossEntropy
-from weft.ir.primitives import Gather, Rename
+from weft.ir.op import Lookup, body_of, kind
 from weft.ir.program import Program
 from weft.ir.types import Graph, Val
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
-    """Elements of `input` are coordinates of `dim`, or `ignore`, which counts for nothing. target: of a loss."""
-
-    input: str
-    dim: str
-    ignore: int | None = None
-    target: bool = False
-
-
-def indices(program: Program) -> tuple[Index, ...]:
+def indices(program: Program) -> tuple[Lookup, ...]:
     """Every lookup by a public input as it is given, in the order of the inputs."""
     found = [i for name in program.inputs for i in lookups(program.graph, program.input(name))]
     return tuple(dict.fromkeys(found))
@@ -31,25 +20,23 @@ def targets(program: Program) -> tuple[str, ...]:
     return tuple(dict.fromkeys(i.input for i in indices(program) if i.target))
 
 
-def lookups(graph: Graph, v: Val) -> Iterator[Index]:
+def lookups(graph: Graph, v: Val) -> Iterator[Lookup]:
     """Every lookup by a value, which may be renamed and handed into bodies on the way."""
     same = {v}
     for n in graph.nodes:
-        body: Any = getattr(n.op, "body", None)
+        body = body_of(n.op)
         for i, x in enumerate(n.ins):
             if x not in same:
                 continue
-            if isinstance(n.op, Gather) and i:
-                yield Index(v.name, n.op.at[i - 1])
-            elif isinstance(n.op, CrossEntropy) and i == 1:
-                yield Index(v.name, n.op.over, n.op.ignore, True)
-            elif isinstance(n.op, Rename):
+            if (found := n.op.lookup(i)) is not None:
+                yield replace(found, input=v.name)
+            elif kind(n) == "view":
                 same.add(n.outs[0])
-            elif isinstance(body, Graph):
-                yield from (replace(found, input=v.name) for found in lookups(body, body.inputs[i]))
+            elif body is not None:
+                yield from (replace(inner, input=v.name) for inner in lookups(body, body.inputs[i]))
 
 
-def outside(index: Index, x: Any, size: int) -> str:
+def outside(index: Lookup, x: Any, size: int) -> str:
     """What is wrong with the numbers of a tensor x, "" if nothing is."""
     bad = (x < 0) | (x >= size)
     if index.ignore is not None:

@@ -1,6 +1,6 @@
 """Ops that move numbers and compute none: lookups, joins, parts, names, constants."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from weft.ir.formula import normal, symbol
-from weft.ir.op import Cotangents, Grads, Op, Types, Vals, listed, size
+from weft.ir.op import Cotangents, Grads, Lookup, Op, Types, Vals, listed, size
 from weft.ir.types import Dims, Node, Type, Val, need, union
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ class Gather(Op):
     at: Dims
     absent = "sum"  # a shard of the table answers 0 for rows it lacks: answers add up
     core, gathers = "memory", True
+
+    def coordinates(self, node: Node) -> tuple[str, ...]:
+        return self.at
+
+    def lookup(self, operand: int) -> Lookup | None:
+        return Lookup(self.at[operand - 1]) if operand else None
 
     def crossed(self, node: Node) -> frozenset[str]:
         return frozenset(self.at)
@@ -122,7 +128,7 @@ class Rename(Op):
 
     old: str
     new: str
-    core = "view"
+    core, shows = "view", True
 
     def moves(self) -> tuple[str, ...]:
         return self.old, self.new
@@ -164,6 +170,10 @@ class Concat(Op):
     new: str
     core = "memory"
 
+    def fits(self, sizes: Mapping[str, int]) -> None:
+        total, new = sum(sizes[d] for d in self.dims), sizes[self.new]
+        need(total == new, f"{' + '.join(self.dims)} is {total}, but {self.new} is {new}")
+
     def moves(self) -> tuple[str, ...]:
         return (*self.dims, self.new)
 
@@ -203,7 +213,13 @@ class Part(Op):
     old: str
     new: str
     start: sp.Expr
-    core = "memory"
+    core, shows = "memory", True
+
+    def fits(self, sizes: Mapping[str, int]) -> None:
+        start: Any = self.start
+        first = int(start.xreplace({s: sizes[str(s)[2:]] for s in start.free_symbols}))
+        end, old = first + sizes[self.new], sizes[self.old]
+        need(0 <= first <= end <= old, f"{self.new} ({first} to {end}) leaves {self.old} ({old})")
 
     def moves(self) -> tuple[str, ...]:
         return self.old, self.new
@@ -247,7 +263,7 @@ class Part(Op):
 class Detach(Op):
     """The same numbers, no gradient: carried caches, the maximum inside softmax."""
 
-    core = "view"
+    core, shows = "view", True
 
     def infer(self, *x: Type) -> Types:
         need(len(x) == 1, f"detach takes one operand, found {len(x)}")
@@ -277,6 +293,10 @@ class Table(Op):
     dims: Dims
     shape: tuple[int, ...]
     core = "memory"
+
+    def fits(self, sizes: Mapping[str, int]) -> None:
+        have = tuple(sizes[d] for d in self.dims)
+        need(have == self.shape, f"a table of {self.shape} for dims of {have}")
 
     def infer(self, *x: Type) -> Types:
         need(not x, f"table takes no operand, found {len(x)}")

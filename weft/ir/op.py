@@ -1,9 +1,10 @@
 """What an op declares, and what it gets when it stays silent."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -31,6 +32,16 @@ moved. region: a body that is no elementwise cell. composite: anything else."""
 _PRODUCTS = ("contraction", "grouped", "product")
 
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Elements of `input` are coordinates of `dim`, or `ignore`, which counts for nothing. target: of a loss."""
+
+    dim: str
+    ignore: int | None = None
+    target: bool = False
+    input: str = ""
+
+
 class Op:
     """Base of every declaration: a frozen dataclass whose fields are its attributes.
 
@@ -39,6 +50,10 @@ class Op:
     absent: Any = "whole"  # role of a dim that operands have and results lack: sum | max | whole
     attention: Any = None  # the attention that the op is, or is the derivative of
     core: str = "composite"  # one of KINDS
+    block: bool = False  # is it a block: one module, nothing fuses across its border
+    shows: bool = False  # do the results lie in the first operand's memory?
+    regularizes: bool = False  # is it the first operand when not training?
+    scalars: Mapping[int, str] = MappingProxyType({})  # operands that are numbers of the run -> which: seed, layer
     again: bool = True  # may it be computed a second time? Not where that might decide otherwise
     gathers: bool = False  # the first operand is a table, of which the rows at the others are read
 
@@ -77,6 +92,17 @@ class Op:
     def linear(self) -> bool:
         """True: a partial sum of every operand gives a partial sum of every result."""
         return False
+
+    def coordinates(self, node: Node) -> tuple[str, ...]:
+        """Dims whose coordinates a kernel of it has to know."""
+        return ()
+
+    def lookup(self, operand: int) -> "Lookup | None":
+        """What an operand's elements are coordinates of."""
+        return None
+
+    def fits(self, sizes: Mapping[str, int]) -> None:
+        """Raises VerifyError where dims of these sizes cannot be."""
 
     def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
         """Groups of operands that every result is linear in, the others held fixed: zero where a group is."""
@@ -157,6 +183,11 @@ def kind(node: Node) -> str:
 @lru_cache(maxsize=1 << 12)
 def _kind(op: Op, types: tuple[Type, ...]) -> str:
     return op.work(types)
+
+
+def body_of(op: Op) -> Graph | None:
+    """The graph that an op runs, of a loop once a step."""
+    return getattr(op, "body", None)
 
 
 def tupled(types: Types) -> tuple[Type, ...]:

@@ -178,8 +178,7 @@ class _Walk:
 
     def loop(self, n: Node) -> None:
         """Operands and results lie as their slices do inside; the loop's own dim is never split."""
-        op = n.op
-        assert isinstance(op, Loop)
+        op: Any = n.op
         at = {v: natural((d for d in v.dims if d != op.dim), self.mesh) for v in (*n.ins, *n.outs)}
         for v in n.ins:
             self.get(v, at[v], n.src)

@@ -131,6 +131,9 @@ class Map(Op):
         lets, exprs = (tuple(e.xreplace(by) for e in some) for some in (self.lets, self.exprs))
         return replace(self, lets=lets, exprs=exprs)
 
+    def coordinates(self, node: Node) -> tuple[str, ...]:
+        return tuple(n[2:] for n in sorted(self.symbols) if n.startswith("i_"))
+
     def refitted(self, rows: str, has: bool) -> Op:
         return replace(self, to=with_or_without(self.to, rows, has))
 

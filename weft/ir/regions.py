@@ -93,6 +93,7 @@ class Call(Composite):
 
     name: str
     body: Graph
+    block = True
 
     def work(self, types: tuple[Type, ...]) -> str:
         return "region"

@@ -1,12 +1,11 @@
 """The verifier. Recomputing every type is the type check; the rules of each op stand in its `infer`."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
 from weft.errors import VerifyError
-from weft.ir.op import op_name, tupled
-from weft.ir.primitives import Call, Concat, Loop, Part, Table
-from weft.ir.types import Graph, Node, Val, checked, need
+from weft.ir.op import body_of, op_name, tupled
+from weft.ir.types import Graph, Val, checked, need
 
 
 def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
@@ -33,21 +32,29 @@ def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
             got = seen.get(v.name)
             need(got is not None, f"{where}: operand {v.name} is not bound before use")
             need(got == v, f"{where}: operand {v.name} is {got and got.type}, used as {v.type}")
-        try:
+        with _telling(where):
             types = tupled(n.op.infer(*n.types))
-        except VerifyError as e:
-            raise VerifyError(f"{where}: {e}") from None
         want = tuple(v.type for v in n.outs)
         need(types == want, f"{where}: the op gives {_types(types)}, the graph says {_types(want)}")
         for v in n.outs:
             _bind(seen, v, where, sizes)
-        if isinstance(n.op, Loop | Call):
-            verify(n.op.body, sizes)
+        if (body := body_of(n.op)) is not None:
+            verify(body, sizes)
         if sizes is not None:
-            _fits(n, sizes, where)
+            with _telling(where):
+                n.op.fits(sizes)
     for v in graph.outputs:
         need(seen.get(v.name) == v, f"output {v.name} is not bound")
     return graph
+
+
+@contextmanager
+def _telling(where: str) -> Generator[None]:
+    """What an op refuses inside is told of the node."""
+    try:
+        yield
+    except VerifyError as e:
+        raise VerifyError(f"{where}: {e}") from None
 
 
 def _bind(seen: dict[str, Val], v: Val, where: str, sizes: Mapping[str, int] | None) -> None:
@@ -60,20 +67,3 @@ def _bind(seen: dict[str, Val], v: Val, where: str, sizes: Mapping[str, int] | N
 
 def _types(types: tuple[object, ...]) -> str:
     return ", ".join(map(str, types)) or "nothing"
-
-
-def _fits(n: Node, sizes: Mapping[str, int], where: str) -> None:
-    match n.op:
-        case Concat(dims=dims, new=new):
-            total = sum(sizes[d] for d in dims)
-            need(total == sizes[new], f"{where}: {' + '.join(dims)} is {total}, but {new} is {sizes[new]}")
-        case Part(old=old, new=new, start=start):
-            at: Any = start
-            first = int(at.xreplace({s: sizes[str(s)[2:]] for s in at.free_symbols}))
-            inside = 0 <= first <= first + sizes[new] <= sizes[old]
-            need(inside, f"{where}: {new} ({first} to {first + sizes[new]}) leaves {old} ({sizes[old]})")
-        case Table(dims=dims, shape=shape):
-            have = tuple(sizes[d] for d in dims)
-            need(have == shape, f"{where}: a table of {shape} for dims of {have}")
-        case _:
-            pass

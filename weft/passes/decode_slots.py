@@ -60,12 +60,12 @@ def on_tokens(g: Builder, n: Node, ins: Sequence[Val | Routed], time: str) -> tu
         raise refusal(n, f"mixes slots, and with them positions along {time}")
     where = union(*(v.dims for v in slots.index))
     to = union(*((where if d in slots.dims else (d,)) for d in n.op.to))
-    if isinstance(n.op, Einsum) and (product := _product(ins, slots, where)):
+    if n.op.core != "pointwise" and (product := _product(ins, slots, where)):
         over, operands = product
         return ExpertProduct(over, to), operands, slots
     own = [x.token if isinstance(x, Routed) else _at(g, x, slots) for x in ins]
-    op: Op = replace(n.op, to=to)
-    if isinstance(op, Map):
+    op: Any = replace(n.op, to=to)
+    if op.core == "pointwise":
         used = [d for d in slots.dims if f"i_{d}" in op.symbols]
         op = op.replaced({symbol(f"i_{d}"): operand(len(own) + i) for i, d in enumerate(used)})
         own += [slots.index[slots.dims.index(d)] for d in used]

@@ -9,14 +9,16 @@ takes in is merged again with its equals when torch ops are printed.
 """
 
 from dataclasses import replace
+from typing import Any
 
-from weft.ir.primitives import Einsum, Scatter
+from weft.ir.primitives import Einsum
 from weft.ir.types import Graph, Node, Val
 
 
 def dispatches(node: Node) -> bool:
     """Does a node send rows to places of several dims, as a router says?"""
-    return isinstance(node.op, Scatter) and len(node.op.at) > 1
+    op: Any = node.op
+    return op.core == "scatter" and len(op.at) > 1
 
 
 def dispatched(graph: Graph) -> Graph:

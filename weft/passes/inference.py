@@ -9,8 +9,7 @@ Applied to a program without training it does nothing. What only losses and drop
 from collections.abc import Iterable
 from dataclasses import replace
 
-from weft.ir.library import Dropout
-from weft.ir.primitives import Loop
+from weft.ir.op import body_of
 from weft.ir.program import Program
 from weft.ir.types import Graph, Node, Val
 from weft.ir.verify import verify
@@ -40,12 +39,12 @@ def _narrowed(graph: Graph, outputs: Iterable[int], inputs: Iterable[int] = ()) 
     """The graph of these outputs, without dropout, and which of its inputs it has left: those read, and `inputs`."""
     same: dict[Val, Val] = {}
     for n in graph.nodes:
-        if isinstance(n.op, Dropout):
+        if n.op.regularizes:
             same[n.outs[0]] = same.get(n.ins[0], n.ins[0])
     results = tuple(same.get(v, v) for v in (graph.outputs[i] for i in outputs))
     live, nodes = set(results), list[Node]()
     for n in reversed(graph.nodes):
-        if isinstance(n.op, Dropout) or not any(v in live for v in n.outs):
+        if n.op.regularizes or not any(v in live for v in n.outs):
             continue
         new = _node(replace(n, ins=tuple(same.get(v, v) for v in n.ins)), live)
         nodes.append(new)
@@ -57,10 +56,10 @@ def _narrowed(graph: Graph, outputs: Iterable[int], inputs: Iterable[int] = ()) 
 
 def _node(n: Node, live: set[Val]) -> Node:
     """A node, its body narrowed to the results that are read; a loop keeps what it carries."""
-    body = getattr(n.op, "body", None)
-    if not isinstance(body, Graph):
+    body = body_of(n.op)
+    if body is None:
         return n
-    c, k = (n.op.carries, len(body.outputs)) if isinstance(n.op, Loop) else (0, len(body.outputs))
+    c, k = getattr(n.op, "carries", 0), len(body.outputs)
     keep = [i for i in range(k) if i < c or n.outs[i] in live]
     made, left = _narrowed(body, keep, range(c))
     outs = tuple(n.outs[i] for i in (*keep, *range(k, len(n.outs))))

@@ -6,8 +6,6 @@ profile that a memory budget is kept by is measured on the emitted functions ins
 
 from collections.abc import Collection
 
-from weft.ir.op import kind
-from weft.ir.primitives import Part
 from weft.ir.types import Graph, Val
 from weft.passes.chain import BlockProfile, Mode
 from weft.passes.price import Prices
@@ -18,8 +16,7 @@ def storages(graph: Graph) -> dict[Val, Val]:
     """Every value -> the value whose storage it shows."""
     out = {v: v for v in graph.inputs}
     for n in graph.nodes:
-        view = kind(n) == "view" or isinstance(n.op, Part)
-        out |= {v: out[n.ins[0]] if view else v for v in n.outs}
+        out |= {v: out[n.ins[0]] if n.op.shows else v for v in n.outs}
     return out
 
 

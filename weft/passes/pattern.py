@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from weft.ir.library.attention import Attend
+from weft.ir.op import body_of
 from weft.ir.pattern import Layout, Pattern, layout, rows_seeing_nothing, solve
 from weft.ir.types import Decision, Graph, Node
 
@@ -47,8 +48,8 @@ def _node(node: Node, sizes: Mapping[str, int], block: int, decisions: list[Deci
             return replace(node, op=replace(op, of=laid_out))
         decisions += [decision] if decision is not None else []
         return replace(node, op=laid_out)
-    body = getattr(op, "body", None)
-    if not isinstance(body, Graph):
+    body = body_of(op)
+    if body is None:
         return node
     inner = pattern(replace(body, decisions=()), sizes, block)
     decisions += inner.decisions

@@ -18,7 +18,7 @@ from weft.codegen.onnx.emitter import Emitter, info
 from weft.codegen.onnx.weights import MOST_INSIDE, Weights, beside, inside
 from weft.errors import UsageError
 from weft.ir.builder import dce
-from weft.ir.op import expansion
+from weft.ir.op import body_of, expansion
 from weft.ir.primitives import Call, Opaque
 from weft.ir.program import Program
 from weft.ir.types import Graph, Node, Type
@@ -124,8 +124,7 @@ def _refuse_opaque(graph: Graph) -> None:
     for n in graph.nodes:
         if isinstance(n.op, Opaque):
             raise UsageError(f"{n.src or n.outs[0].name}: a wrapped module has no ONNX form; export it by itself")
-        body = getattr(n.op, "body", None)
-        if isinstance(body, Graph):
+        if (body := body_of(n.op)) is not None:
             _refuse_opaque(body)
 
 
@@ -137,8 +136,7 @@ class _Blocks:
         self.functions: dict[tuple[Any, ...], onnx.FunctionProto] = {}
 
     def __call__(self, e: Emitter, node: Node, x: Sequence[Any]) -> tuple[str, ...]:
-        op = node.op
-        assert isinstance(op, Call)
+        op: Any = node.op
         key = (op.body, node.types)
         if key not in self.functions:
             self.functions[key] = self.function(op, f"{op.name}_{len(self.functions)}", node)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import sympy as sp
@@ -24,6 +25,11 @@ class Dropout(Composite):
     rate: sp.Expr
     op_id: int
     shared: Dims = ()
+    regularizes = True
+    scalars = MappingProxyType({1: "seed", 2: "layer"})
+
+    def coordinates(self, node: Node) -> tuple[str, ...]:
+        return tuple(d for d in node.ins[0].dims if d not in self.shared)
 
     def expand(self, g: Builder, x: Val, seed: Val, layer: Val) -> Val:
         index = row_major(tuple(d for d in x.dims if d not in self.shared))

@@ -7,7 +7,7 @@ from typing import Any
 from weft.ir.builder import Builder
 from weft.ir.library.precision import accumulate
 from weft.ir.library.statistics import Rows
-from weft.ir.op import Vals
+from weft.ir.op import Lookup, Vals
 from weft.ir.types import Val
 
 
@@ -53,6 +53,9 @@ class CrossEntropy(Rows):
     def _counting(self, formula: str) -> str:
         """A formula with 0 where the target does not count."""
         return formula if self.ignore is None else f"where(y != {self.ignore}, {formula}, 0)"
+
+    def lookup(self, operand: int) -> Lookup | None:
+        return Lookup(self.over, self.ignore, True) if operand == 1 else None
 
     def wide(self, results: int) -> tuple[bool, ...] | None:
         return (True,) * results

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
-from weft.ir.library import Dropout
 from weft.ir.op import kind
-from weft.ir.primitives import Gather, Map
 from weft.ir.types import Dims, Node, Val
 from weft.ir.views import renamings as renamings
 
@@ -76,18 +75,10 @@ def _together(a: str, b: str, operands: Sequence[Dims]) -> bool:
 
 def coordinated(nodes: Iterable[Node], order: Dims, same: Mapping[str, str]) -> set[str]:
     """Dims whose coordinates the nodes read. Dropout over all dims in order reads the place instead."""
-    out: set[str] = set()
-    for n in nodes:
-        if isinstance(n.op, Map):
-            names = {str(s) for e in (*n.op.lets, *n.op.exprs) for s in e.free_symbols}
-            out |= {same.get(s[2:], s[2:]) for s in names if s.startswith("i_")}
-        elif isinstance(n.op, Gather):
-            out |= {same.get(d, d) for d in n.op.at}
-        elif isinstance(n.op, Dropout) and not by_place(n, order, same):
-            out |= {same.get(d, d) for d in n.ins[0].dims if d not in n.op.shared}
-    return out
+    return {same.get(d, d) for n in nodes if not by_place(n, order, same) for d in n.op.coordinates(n)}
 
 
 def by_place(node: Node, order: Dims, same: Mapping[str, str]) -> bool:
-    """Is a dropout's logical index the row-major place in the space?"""
-    return not node.op.shared and tuple(same.get(d, d) for d in node.ins[0].dims) == tuple(order)  # type: ignore[attr-defined]
+    """Is a node's logical index, if it is a dropout, the row-major place in the space?"""
+    op: Any = node.op
+    return op.regularizes and not op.shared and tuple(same.get(d, d) for d in node.ins[0].dims) == tuple(order)

@@ -10,7 +10,6 @@ from weft.codegen.lines import tuple_of
 from weft.codegen.sizes import Sizes, identifier
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
 from weft.codegen.spelling import TORCH_DTYPE, Src
-from weft.ir.library import Dropout
 from weft.ir.types import FLOATS, Dims, Graph, Val
 
 _LOCALS = (
@@ -72,14 +71,12 @@ class Wrapper:
     def __init__(self, body: Graph, sizes: Sizes, mixed: bool, wide: frozenset[str] = frozenset()) -> None:
         self.body, self.sizes, self.mixed, self.wide = body, sizes, mixed, wide
         self.taken = set(_RESERVED)
-        seeds = {n.ins[1].name for n in body.nodes if isinstance(n.op, Dropout)}
-        layers = {n.ins[2].name for n in body.nodes if isinstance(n.op, Dropout)}
         self.variables: dict[str, str] = {}  # run-time dim -> variable
         self.constants: dict[str, int] = {}
         for d in sorted({d for v in (*body.inputs, *body.outputs) for d in v.dims}):
             if sizes.number(d) is None:
                 self.variables[d] = self.mint(sizes.names[d])
-        roles = {**dict.fromkeys(seeds, "seed"), **dict.fromkeys(layers, "layer")}
+        roles = {n.ins[i].name: role for n in body.nodes for i, role in n.op.scalars.items()}
         self.arguments = tuple(Argument(self.mint(v.name), v, roles.get(v.name, "tensor")) for v in body.inputs)
         self.results = tuple(self.mint(v.name) for v in body.outputs)
         if not self.tensors:
