@@ -100,6 +100,23 @@ def test_mixed_dtypes_verify(policy, tmp_path):
     assert {r.dtype for r in found.rows} == {"f32", "f64", "bf16"}
 
 
+def test_a_small_fault_in_a_narrow_package_is_found(tmp_path):
+    """The text that ships is what runs in float64, not one like it; in its own dtype the fault is within rounding."""
+    dims = {"batch": 2, "seq": 6, "width": 8, "heads": 2, "head": 4, "inner": 16, "vocab": 7}
+    narrow, stack = {"params": "bf16", "compute": "bf16"}, [{"layer": [{"block": {"kind": "mlp"}}]}]
+    model = Model.model_validate({"name": "narrow", "dims": dims, "dtype": narrow, "stack": stack})
+    out = write(api.package(model, target="cpu"), tmp_path / "out")
+    assert api.verify(out, kernels=False).ok
+    path = out / "blocks" / "layer.py"
+    text = path.read_text()
+    assert "    return x_1, " in text
+    path.write_text(text.replace("    return x_1, ", "    return x_1 * 1.001, ", 1))
+
+    found = api.verify(out, kernels=False)
+
+    assert {r.dtype for r in found.rows if not r.ok} == {"f32", "f64"}
+
+
 def test_near_ties_are_counted_in_every_layer(monkeypatch):
     dims = {"batch": 2, "seq": 6, "width": 8, "heads": 2, "head": 4, "inner": 4, "vocab": 7}
     stack = [{"repeat": 3, "layer": [{"block": {"kind": "moe", "experts": 4, "capacity": "seq"}}]}]

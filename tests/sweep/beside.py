@@ -58,14 +58,16 @@ def refused(case: Any) -> None:
         for wrong in (case.program.resolve()[index.dim], -1):
             x.view(-1)[0] = wrong
             try:
-                case.module(**{**inputs, index.input: x})
+                with case.wide():
+                    case.module(**{**inputs, index.input: x})
             except IndexError as e:
                 if index.input in str(e):
                     continue
             raise Fault("refused", f"{index.input} outside {index.dim} is not refused by name")
         if index.ignore is not None:
             x.view(-1)[0] = index.ignore
-            case.module(**{**inputs, index.input: x})
+            with case.wide():
+                case.module(**{**inputs, index.input: x})
 
 
 def remembered(case: Any) -> None:
@@ -80,9 +82,9 @@ def remembered(case: Any) -> None:
     except NotImplementedError:
         return
     fed = {k: v for k, v in inputs.items() if k in prompted(module)}
-    with torch.no_grad(), Largest() as run:
+    with torch.no_grad(), case.wide(), Largest() as run:
         module(**inputs)
-    with torch.no_grad(), Largest() as prompt:
+    with torch.no_grad(), case.wide(), Largest() as prompt:
         module.prefill(**fed)
     if prompt.elements > max(2 * run.elements, max(p.numel() for p in module.parameters())):
         raise Fault("remembered", f"prefill makes a tensor of {prompt.elements}, forward of {run.elements}")
@@ -97,7 +99,7 @@ def dropless(case: Any) -> None:
     if any(b["kind"] == "moe" and b not in sparse for b in blocks):
         return
     inputs = {k: v for k, v in drawn(case).items() if k not in targets(case.program)}
-    with torch.no_grad(), Largest() as run:
+    with torch.no_grad(), case.wide(), Largest() as run:
         case.module.eval()(**inputs)
     room = case.program.resolve(batch=2, seq=max(case.lengths))
     if run.elements >= 2 * room["seq"] * room["experts"] * room["width"]:

@@ -7,9 +7,9 @@ together. Package and reference share parser and lowering: that a key does anyth
 
 import copy
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,9 @@ from weft import api
 from weft.codegen import verify
 from weft.codegen import verify_kernels as kernels
 from weft.codegen.build import files_of, module_of, uniform
-from weft.codegen.emit import emit
+from weft.codegen.one_dtype import OneDtype
 from weft.codegen.package import load, write
 from weft.codegen.planner import Planned
-from weft.codegen.retype import retyped
 from weft.codegen.verify_decode import whole_run
 from weft.errors import SpecError
 from weft.frontends.load import load_model, load_text
@@ -68,10 +67,8 @@ class Case:
         self.program: Program = self.planned.program
         self.wrapped: Mapping[str, nn.Module] = self.loaded.model.modules()
         self.folder = write(at("compile", files_of, self.planned), folder / "package")
-        wide = self.folder
-        if not uniform(self.program):
-            wide = write(at("compile", lambda: emit(retyped(self.program, "f64"))), folder / "f64")
-        self.module = at("compile", lambda: module_of(wide, wrapped=self.wrapped).double())
+        self.mixed = not uniform(self.program)
+        self.module = at("compile", lambda: module_of(self.folder, wrapped=self.wrapped).double())
         limit = self.program.runtime["seq"]
         lengths = sorted({*map(limit.near, (1, 5)), limit.max})
         self.lengths = {n: f"length {'max' if n == limit.max else n}" for n in lengths}
@@ -91,6 +88,10 @@ class Case:
         except Fault as fault:
             self.faults.append(fault)
 
+    def wide(self) -> AbstractContextManager[object]:
+        """Inside, a module of several dtypes runs in float64."""
+        return OneDtype(torch.float64) if self.mixed else nullcontext()
+
     def truth(self, n: int) -> tuple[verify.Truth, dict[str, Tensor]]:
         """What the reference gives for a run of n tokens, and its parameters."""
         sizes, params, inputs, _ = at("reference", lambda: verify.case(self.program, n, self.wrapped, seq=n))
@@ -103,11 +104,12 @@ class Case:
     def compare(self, n: int, where: str) -> None:
         truth, params = self.truth(n)
         module = verify.loaded(self.module, params, torch.float64)
-        for row in at(where, verify.compared, truth, module, "f64"):
-            held(where, row)
+        with self.wide():
+            for row in at(where, verify.compared, truth, module, "f64"):
+                held(where, row)
         module = module.eval()
         inputs = {k: v.double() if v.is_floating_point() else v for k, v in truth.inputs.items()}
-        with torch.no_grad():
+        with torch.no_grad(), self.wide():
             whole = dict(zip(self.program.outputs, at(where, lambda: module(**inputs))))
             self.decoded(module, inputs, params, whole, f"{where}: decode")
             first = {k: v[:1] if v.dim() else v for k, v in inputs.items()}
@@ -137,16 +139,12 @@ class Case:
 
     def interpreted(self, n: int, where: str) -> None:
         truth, params = self.truth(n)
-        folder = self.folder
-        if not uniform(self.program):
-            folder = self.folder.with_name("wide")
-            shutil.rmtree(folder, ignore_errors=True)
-            kernels.widened(self.folder, folder)
-        package = load(folder)
+        package = load(self.folder)
         with interpreting():
-            ops = at(where, kernels.imported, package.__name__, folder)
-            sizes = self.program.resolve(batch=2, seq=n)
-            mode = kernels.Kernels(ops.NAMESPACE, folder, kernels.regions(folder), sizes, "f64")
+            namespace, runs = at(where, kernels.imported, package.__name__, self.folder)
+            sizes, alone = self.program.resolve(batch=2, seq=n), kernels.regions(self.folder)
+            own = runs if self.mixed else None
+            mode = kernels.Kernels(namespace, self.folder, alone, sizes, "f64", own)
             module = verify.loaded(package.Model(), params, torch.float64)
             rows = at(where, kernels.whole, truth, module, "f64", mode, "cpu")
         for row in (*mode.rows.values(), *rows):

@@ -12,7 +12,7 @@ from weft.ir.op import body_of
 from weft.ir.program import Program
 
 from .blocks import key
-from .emit import emit, files
+from .emit import files
 from .manifest import changed
 from .package import load, write
 from .plan import document
@@ -112,15 +112,7 @@ def _compared(
 
 def _verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None) -> "Verified":
     """The torch path."""
-    from .retype import retyped
     from .verify import verify
 
     with blaming(folder):
-        if uniform(program):
-            return verify(program, lambda dtype: module_of(folder, wrapped=wrapped), wrapped=wrapped)
-        own = module_of(folder, wrapped=wrapped)
-
-        def build(dtype: str) -> "nn.Module":
-            return module_of(temporary(emit(retyped(program, dtype))), wrapped=wrapped)
-
-        return verify(program, build, own, wrapped=wrapped)
+        return verify(program, lambda: module_of(folder, wrapped=wrapped), not uniform(program), wrapped=wrapped)

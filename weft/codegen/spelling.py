@@ -233,7 +233,7 @@ class Formulas:
         """A number as a tensor without dims, where torch wants a tensor."""
         if not a.number:
             return a
-        text = f"torch.tensor({a.text}, dtype={self.host.dtype(self.acc)}, device={self.host.device()})"
+        text = f"torch.full((), {a.text}, dtype={self.host.dtype(self.acc)}, device={self.host.device()})"
         return Src(text, ATOM, (), self.acc)
 
     def ones(self, a: Src) -> Src:

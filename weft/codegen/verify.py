@@ -7,6 +7,7 @@ median is over the gradients (or outputs), so that a tensor that should be zero 
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
@@ -22,6 +23,7 @@ from weft.ir.reference_model import initial, reference
 from weft.ir.types import FLOATS, Graph, Node, Val
 from weft.progress import doing
 
+from .one_dtype import OneDtype
 from .verify_decode import whole_run
 from .verify_stages import COMPARED, DECODED, OWN, REFERENCE, stages
 
@@ -82,40 +84,37 @@ class Verified:
         return "\n".join([head, *lines, *self.notes])
 
 
-Build = Callable[[str], nn.Module]
-"""The emitted module whose float dtypes are all this one."""
-
-
 def verify(
     program: Program,
-    build: Build,
-    own: nn.Module | None = None,
+    build: Callable[[], nn.Module],
+    mixed: bool = False,
     seed: int = 0,
     wrapped: Mapping[str, nn.Module] | None = None,
 ) -> Verified:
     """Compare.
 
-    build: gives the module emitted in one dtype throughout. own: the module in the spec's own dtypes, where those are
-    more than one; it is compared in its outputs alone. seed: of inputs and parameters. wrapped: the modules of opaque
-    blocks, by key.
+    build: makes the emitted module. mixed: its floats are not all float32; it runs in one dtype all the same, and then
+    in its own, where it is compared in its outputs alone. seed: of inputs and parameters. wrapped: the modules of
+    opaque blocks, by key.
     """
     found = Verified()
     doing("verifying: drawing parameters and inputs")
     sizes, params, inputs, found.near_ties = case(program, seed, wrapped)
-    with stages(program, sizes, own is not None) as begin:
+    with stages(program, sizes, mixed) as begin:
         begin(REFERENCE)
         truth = Truth(program, params, inputs, sizes, wrapped)
         for dtype in ("f32", "f64"):
             begin(f"{COMPARED} {dtype}")
-            module = loaded(build(dtype), params, TORCH[dtype])
-            found.rows += compared(truth, module, dtype)
-            if dtype == "f64":
-                begin(DECODED)
-                found.rows += _decoding(truth, module, params, sizes, found.notes)
-        if own is not None:
+            module = loaded(build(), params, TORCH[dtype])
+            with OneDtype(TORCH[dtype]) if mixed else nullcontext():
+                found.rows += compared(truth, module, dtype)
+                if dtype == "f64":
+                    begin(DECODED)
+                    found.rows += _decoding(truth, module, params, sizes, found.notes)
+        if mixed:
             begin(OWN)
             dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
-            found.rows += _outputs(truth, loaded(own, params, None), dtype)
+            found.rows += _outputs(truth, loaded(build(), params, None), dtype)
     if found.near_ties:
         found.notes.append(
             f"{found.near_ties} routing decisions are near ties (within {NEAR_TIE:g} of the logits' size)"

@@ -1,7 +1,7 @@
 """The kernels of a package, run and compared: each alone with its region's graph, all together with the reference.
 
-On a CPU they run in Triton's interpreter, in float64 and float32, for on bfloat16 it is silently wrong; on a GPU for
-real. Either way in a process of its own, since triton reads at its import whether it interprets:
+On a CPU they run in Triton's interpreter, in float64 and float32, for on bfloat16 it is silently wrong (`one_dtype`);
+on a GPU for real. Either way in a process of its own, since triton reads at its import whether it interprets:
 
     with Running(program, folder) as running:     the process has begun
         ...
@@ -15,8 +15,6 @@ import importlib
 import importlib.util
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +41,7 @@ from weft.ir.text import parse
 from weft.ir.types import Graph
 from weft.progress import doing
 
+from .one_dtype import OneDtype
 from .reading import place
 from .verify import FREE, TORCH, Row, Truth, Verified, case, compare, loaded
 
@@ -153,16 +153,17 @@ class Region:
 class Kernels(TorchDispatchMode):
     """Compares each kernel that runs inside with its region's graph in float64. rows: the worst call of each.
 
-    alone: what runs next gets the graph's results and not the kernel's; one that does not run is a row too.
-    watch: told how many kernels were seen."""
+    runs: what the ops run, by kernel, where all is in float64 whatever the package says. alone: what runs next gets the
+    graph's results and not the kernel's; one that does not run is a row too. watch: told how many kernels were seen."""
 
     def __init__(
         self, namespace: str, folder: Path, regions: Mapping[str, Region], sizes: Mapping[str, int], dtype: str,
-        alone: bool = False, watch: Callable[[int], object] = lambda count: None,
+        runs: Mapping[str, Callable[..., Any]] | None = None, alone: bool = False,
+        watch: Callable[[int], object] = lambda count: None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.namespace, self.folder, self.regions, self.sizes, self.dtype = namespace, folder, regions, sizes, dtype
-        self.alone, self.watch = alone, watch
+        self.runs, self.alone, self.watch = runs, alone, watch
         self.rows: dict[str, Row] = {}
         self.notes: list[str] = []
 
@@ -190,8 +191,9 @@ class Kernels(TorchDispatchMode):
         return self.instead(func, args, list(want.values())) if self.alone else out
 
     def launched(self, kernel: str, func: Any, args: Any) -> Any:
+        """The kernel's results; no mode sees what an op does inside, so in another dtype its function is called."""
         try:
-            return func(*args)
+            return (func if self.runs is None else self.runs[kernel])(*args)
         except Exception as error:
             raise Broken(kernel, error, self.folder) from error
 
@@ -201,6 +203,8 @@ class Kernels(TorchDispatchMode):
 
     def instead(self, func: Any, args: Sequence[Any], want: Sequence[Tensor]) -> Any:
         """The graph's results as the kernel would give them: dtypes and device from its fake."""
+        if self.runs is not None:
+            return tuple(want) if len(want) > 1 else want[0]
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             seen = func(*(fake.from_tensor(a) if isinstance(a, Tensor) else a for a in args))
         several = isinstance(seen, tuple | list)
@@ -220,22 +224,21 @@ def check(folder: Path, device: str, seed: int, watch: Watch = lambda done, of: 
     found = Verified()
     sizes, params, inputs, _ = case(program, seed)
     truth = Truth(program, params, inputs, sizes)
-    with tempfile.TemporaryDirectory(prefix="weft-") as home:
-        ran = folder if one or device == "cuda" else widened(folder, Path(home) / "package")
-        package = load(ran)
-        try:
-            ops = imported(package.__name__, ran)
-            for i, dtype in enumerate(dtypes):
-                module = loaded(package.Model(), params, TORCH[dtype] if one or device == "cpu" else None).to(device)
-                seen = partial(_seen, watch, i * len(alone), len(dtypes) * len(alone))
-                make = partial(Kernels, ops.NAMESPACE, ran, alone, sizes, dtype, watch=seen)
-                rows, notes = judged(truth, module, dtype, make, device)
-                told = dtype == dtypes[0]  # in another dtype only what is wrong
-                found.rows += [r for r in rows if told or r.check not in alone or not r.ok]
-                found.notes += [note for note in notes if note not in found.notes]
-        except Broken as error:
-            found.rows.append(error.row)
-            found.notes.append(str(error))
+    package = load(folder)
+    try:
+        namespace, runs = imported(package.__name__, folder)
+        for i, dtype in enumerate(dtypes):
+            module = loaded(package.Model(), params, TORCH[dtype] if one or device == "cpu" else None).to(device)
+            seen = partial(_seen, watch, i * len(alone), len(dtypes) * len(alone))
+            own = None if one or device == "cuda" else runs
+            make = partial(Kernels, namespace, folder, alone, sizes, dtype, own, watch=seen)
+            rows, notes = judged(truth, module, dtype, make, device)
+            told = dtype == dtypes[0]  # in another dtype only what is wrong
+            found.rows += [r for r in rows if told or r.check not in alone or not r.ok]
+            found.notes += [note for note in notes if note not in found.notes]
+    except Broken as error:
+        found.rows.append(error.row)
+        found.notes.append(str(error))
     found.notes += remarks(folder, alone, found, device)
     return found
 
@@ -272,7 +275,7 @@ def whole(truth: Truth, module: nn.Module, dtype: str, mode: Kernels, device: st
         if rows and (not truth.program.train or mode.regions.keys() <= mode.rows.keys()):
             break
         left = targets(truth.program) if what == FREE else ()
-        with mode:
+        with OneDtype(torch.float64) if mode.runs is not None else nullcontext(), mode:
             found = module(**{n: x for n, x in inputs.items() if n not in left})
             out = {n: y.cpu() for n, y in zip(truth.program.outputs, found) if y is not None}
             if not rows:
@@ -291,15 +294,15 @@ def own_dtype(program: Program) -> str:
     return next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
 
 
-def imported(package: str, folder: Path) -> Any:
-    """`kernels.common.ops`, every region file imported. Broken: one that cannot be."""
-    ops = importlib.import_module(f"{package}.kernels.common.ops")
+def imported(package: str, folder: Path) -> tuple[str, dict[str, Callable[..., Any]]]:
+    """The namespace of a package's ops, and what each runs, every region file imported. Broken: one that cannot be."""
+    runs: dict[str, Callable[..., Any]] = {}
     for path in sorted((folder / "kernels").glob("k[0-9]*.py")):
         try:
-            importlib.import_module(f"{package}.kernels.{path.stem}")
+            runs[path.stem] = importlib.import_module(f"{package}.kernels.{path.stem}").run
         except Exception as error:
             raise Broken(path.stem, error, folder.absolute()) from error
-    return ops
+    return importlib.import_module(f"{package}.kernels.common.ops").NAMESPACE, runs
 
 
 def regions(folder: Path) -> dict[str, Region]:
@@ -309,15 +312,6 @@ def regions(folder: Path) -> dict[str, Region]:
     except FileNotFoundError:
         return {}
     return {k: Region(parse(r["graph"]), tuple(r["results"])) for k, r in known.items()}
-
-
-def widened(folder: Path, to: Path) -> Path:
-    """A copy of a package that says float64 wherever it says a narrower float: bfloat16 cannot be interpreted."""
-    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in to.rglob("*.py"):
-        text = re.sub(r"\b(torch|tl)\.(?:bfloat16|float16|float32)\b", r"\1.float64", path.read_text())
-        path.write_text(text.replace(".float()", ".double()"))
-    return to
 
 
 def remarks(folder: Path, alone: Mapping[str, Region], found: Verified, device: str) -> list[str]:

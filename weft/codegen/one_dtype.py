@@ -1,0 +1,27 @@
+"""A package of several float dtypes run in one of them all, its text as it ships. Imports torch.
+
+Rounding to bfloat16 hides what is wrong by less, and Triton's interpreter cannot compute in it; in float64 the same
+text is held to a tight tolerance.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+
+class OneDtype(TorchDispatchMode):
+    """While it is on, whatever asks for a float dtype gets this one, a backward too. Parameters and inputs have it
+    already."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(torch.dtype, self.one, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def one(self, dtype: torch.dtype) -> torch.dtype:
+        return self.dtype if dtype.is_floating_point else dtype
