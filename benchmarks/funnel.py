@@ -21,8 +21,8 @@ from weft.autotune.compile_pool import Built, CompilePool
 from weft.autotune.host_worker import launches
 from weft.autotune.launches import Launch
 from weft.autotune.problems import Task, tasks
-from weft.autotune.space import LIMITS
 from weft.codegen.build import files_of, temporary
+from weft.targets import LIMITS
 
 RESULT = Path(__file__).parent / "results" / "funnel.json"
 TARGETS = ("sm_80", "sm_90", "sm_120")

@@ -248,8 +248,8 @@ def _kernels(found: Planned, watch: Watch | None, folder: Path | None = None) ->
     if find_spec("triton") is None:
         return {"kernels_note": "the kernels are not compiled: triton is not installed"}
     from weft.autotune.inspection import inspect
-    from weft.autotune.space import LIMITS
     from weft.codegen.build import temporary
+    from weft.targets import LIMITS
 
     if name not in LIMITS:
         return {"kernels_note": f"the kernels are not compiled: only for {', '.join(LIMITS)}, not for {name}"}

@@ -227,7 +227,7 @@ def tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: 
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
         from weft.codegen.planner import plan as decide
         from weft.codegen.saved import read
-        from weft.passes.targets import find
+        from weft.targets import find
 
         if list(sets) or small:
             raise UsageError("a package has its sizes; --set and --small go with a spec")

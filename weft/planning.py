@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from weft.codegen.planner import Planned, Profiler
     from weft.frontends.load import Loaded
     from weft.ir.program import Program
-    from weft.passes.targets import Target
+    from weft.targets import Target
 
 MOST_ELEMENTS = 1 << 62
 
@@ -96,7 +96,7 @@ def planned(
     from weft.codegen.planner import plan as decide
     from weft.passes import PIPELINE
     from weft.passes.optimizer import find as optimizer_of
-    from weft.passes.targets import find
+    from weft.targets import find
     from weft.units import bytes_of
 
     if unknown := set(print_after) - {p.name for p in PIPELINE}:

@@ -14,7 +14,7 @@ from weft.codegen.planner import Planned, plan
 from weft.codegen.skeletons.common.writer.regions import RegionFile
 from weft.ir.types import FLOATS
 from weft.passes.price import Prices
-from weft.passes.targets import find
+from weft.targets import find
 
 TARGET = "sm_90"  # whose prices choose what is fused; configurations are those of the GPU that is there
 

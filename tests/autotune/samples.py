@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from weft.autotune.cases import DTYPES
 from weft.autotune.space import Space
 from weft.autotune.workload import Problem, Workload
+from weft.ir.types import torch_dtype
 
 FOLDER = Path(__file__).parent / "kernels"
 BIG = {"m": 4096, "n": 4096, "k": 4096}
@@ -38,9 +38,11 @@ class MatmulCase:
     def inputs(self, sizes, device, dtype, seed):
         draw, shapes = torch.Generator().manual_seed(seed), (("m", "k"), ("k", "n"))
         if device == "meta":
-            return tuple(torch.empty([sizes[d] for d in s], dtype=DTYPES[dtype], device="meta") for s in shapes)
+            return tuple(
+                torch.empty([sizes[d] for d in s], dtype=torch_dtype(torch, dtype), device="meta") for s in shapes
+            )
         made = (torch.randn([sizes[d] for d in s], generator=draw) for s in shapes)
-        return tuple(x.to(DTYPES[dtype]).to(device) for x in made)
+        return tuple(x.to(torch_dtype(torch, dtype)).to(device) for x in made)
 
     @contextmanager
     def configured(self, config, target):

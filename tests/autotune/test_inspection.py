@@ -9,7 +9,7 @@ from weft.autotune import inspection
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.features import occupancy
 from weft.autotune.inspection import Recorded, compiled
-from weft.autotune.space import LIMITS
+from weft.targets import LIMITS
 
 
 def test_equal_launches_are_compiled_once():

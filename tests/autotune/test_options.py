@@ -159,8 +159,8 @@ def test_the_dtypes_are_those_that_packages_are_configured_for(tmp_path):
     (tmp_path / "s.yaml").write_text(SPEC)
     planned = api.planned(api.open_spec(tmp_path / "s.yaml"), False, "sm_90")
     for region in planned.kernels.regions:
-        assert set(region.configs) == set(names.TARGETS)
-        assert all(set(kept) == set(names.DTYPES) for kept in region.configs.values())
+        assert set(region.configs) == set(names.ARCHS)
+        assert all(set(kept) == set(names.KERNEL_DTYPES) for kept in region.configs.values())
 
 
 def test_a_sampler_that_is_not_installed_is_refused(monkeypatch):
@@ -172,7 +172,7 @@ def test_a_sampler_that_is_not_installed_is_refused(monkeypatch):
 def test_every_name_of_a_help_text_is_one():
     told = {p.name: p.help for p in COMMAND.params if isinstance(p, click.Option)}
     assert all(name in told["sampler"] for name in names.SAMPLERS)
-    assert all(name in told["dtype"] for name in names.DTYPES)
+    assert all(name in told["dtype"] for name in names.KERNEL_DTYPES)
 
 
 # Replayed

@@ -10,9 +10,10 @@ from tests.campaign import count
 from tests.effort import counted
 from weft.autotune.hazards import refusals
 from weft.autotune.problems import spaces
-from weft.autotune.space import LIMITS, Space
+from weft.autotune.space import Space
 from weft.codegen.skeletons import families
 from weft.errors import FormulaError, UsageError
+from weft.targets import LIMITS
 
 CONSTRAINTS = {
     "tile": ("BM*BN <= 64*num_warps*size", lambda c, g: c["BM"] * c["BN"] <= 64 * c["num_warps"] * g["size"]),

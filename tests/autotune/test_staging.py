@@ -12,8 +12,8 @@ from weft.autotune.compile_pool import CompilePool
 from weft.autotune.gates import Gatekeeper
 from weft.autotune.host_worker import launches
 from weft.autotune.launches import Kernels, Launch, source
-from weft.autotune.space import LIMITS
 from weft.cache.row import Status
+from weft.targets import LIMITS
 
 TARGETS = ("sm_80", "sm_90", "sm_120")
 KERNELS = "weft/codegen/skeletons"

@@ -19,7 +19,7 @@ from weft.codegen.plan import WHY_TORCH, document
 from weft.errors import InfeasibleError
 from weft.passes.chain import evaluate, solve
 from weft.passes.legality import Reason
-from weft.passes.targets import TARGETS
+from weft.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "examples" / "specs"
@@ -144,7 +144,7 @@ def test_many_layers_cost_nothing_more():
 
 def test_planning_itself_imports_no_torch():
     code = f"import sys; from weft import api; s = api.open_spec({SPARSE!r}); p = api.program(s)\n"
-    code += "from weft.codegen import planner, plan; from weft.passes.targets import find\n"
+    code += "from weft.codegen import planner, plan; from weft.targets import find\n"
     code += "plan.document(planner.plan(p, p.resolve(seq=12288), find('cpu'))); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

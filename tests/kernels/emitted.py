@@ -33,7 +33,7 @@ from weft.ir.types import Graph
 from weft.passes.dispatch import dispatched
 from weft.passes.price import Prices
 from weft.passes.recompute import split
-from weft.passes.targets import find
+from weft.targets import find
 
 _folders: list[Any] = []
 

@@ -14,7 +14,7 @@ from tests.kernels.attention_compile import PATTERNS, compiled, staged
 from tests.kernels.emitted import Emitted, check
 from weft.autotune.hazards import refusals
 from weft.autotune.problems import given, spaces
-from weft.codegen.skeletons.attention.writer.space import ARCHS, DTYPES, SIDES, WIDEST, configurations, default, pairs
+from weft.codegen.skeletons.attention.writer.space import SIDES, WIDEST, configurations, default, pairs
 from weft.codegen.skeletons.common.writer.hazards import widths
 from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.ir.builder import Builder
@@ -22,6 +22,7 @@ from weft.ir.formula import parse
 from weft.ir.library.attention import Attend
 from weft.ir.pattern import Pattern
 from weft.ir.types import Type
+from weft.targets import ARCHS, KERNEL_DTYPES
 
 KERNELS = ("forward", "delta", "dkdv", "dq")
 DIMS = (16, 48, 64, 72, 80, 96, 112, 128, 160, 192, 256)
@@ -43,7 +44,7 @@ def facts(dim: int, dtype: str, block: int = 0) -> dict[str, int]:
 
 @pytest.mark.parametrize("block", [0, 16, 32, 48, 64, 128])
 def test_defaults_lie_in_their_spaces(block):
-    for target, dtype, kernel, dim in itertools.product(ARCHS, DTYPES, KERNELS, DIMS):
+    for target, dtype, kernel, dim in itertools.product(ARCHS, KERNEL_DTYPES, KERNELS, DIMS):
         space, config = FOUND[f"attention_{kernel}"], default(kernel, target, dtype, dim, dim, block)
         known = facts(dim, dtype, block)
 
@@ -56,7 +57,7 @@ def test_a_region_has_every_target_and_dtype():
     for side, kernels in SIDES.items():
         found = configurations(side, 64, 128)
         assert set(found) == set(ARCHS)
-        assert all(set(own) == set(DTYPES) for own in found.values())
+        assert all(set(own) == set(KERNEL_DTYPES) for own in found.values())
         assert all(tuple(one) == kernels for own in found.values() for one in own.values())
     assert default("forward", "sm_90", "bf16", 64, 128) == default("forward", "sm_90", "bf16", 128, 128)
     with pytest.raises(ValueError, match=f"272: at most {WIDEST}"):
@@ -65,7 +66,7 @@ def test_a_region_has_every_target_and_dtype():
 
 TABLE = [
     (target, dtype, kernel, dim, pattern)
-    for target, dtype, kernel, dim in itertools.product(SHARED, DTYPES, ("forward", "dkdv", "dq"), DIMS)
+    for target, dtype, kernel, dim in itertools.product(SHARED, KERNEL_DTYPES, ("forward", "dkdv", "dq"), DIMS)
     for pattern in (("causal", "window", "band", "dense") if dtype == "bf16" else ("window",))
 ]
 QUICK = [
@@ -89,7 +90,7 @@ def test_defaults_compile_without_spills(target, dtype, kernel, dim, pattern):
 @pytest.mark.parametrize("dim", DIMS if SOAK else (128,))
 @pytest.mark.parametrize("target", SHARED if SOAK else ["sm_90"])
 def test_delta_compiles(target, dim):
-    for dtype in DTYPES if SOAK else ("bf16",):
+    for dtype in KERNEL_DTYPES if SOAK else ("bf16",):
         [built] = compiled("delta", default("delta", target, dtype, dim, dim), target, dim, dtype)
         assert built.fits
         assert built.stack == 0

@@ -10,14 +10,14 @@ import torch
 from tests.kernels.emitted import Emitted
 from weft import api
 from weft.autotune.capture import recording
-from weft.autotune.cases import DTYPES, RegionCase
+from weft.autotune.cases import RegionCase
 from weft.autotune.launches import Kernels
 from weft.autotune.problems import region_dims, workload
 from weft.codegen.build import files_of, temporary
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import LayerNorm
-from weft.ir.types import Type
+from weft.ir.types import Type, torch_dtype
 
 SPECS = Path(__file__).parents[2] / "examples" / "specs"
 WIDE = re.compile(r"(mean|rstd|lse|losses|loss)(_\d+)?")
@@ -55,7 +55,7 @@ def test_fakes_are_runs_and_statistics_are_wide(package, dtype):
         for v, a, b in zip(region.graph.outputs, made, said, strict=True):
             assert laid(a) == laid(b), f"{region.kernel} {v.name}"
             if len(case.floats) == 1 and v.type.floating:
-                want = least if v.name in region.wide else DTYPES[dtype]
+                want = least if v.name in region.wide else torch_dtype(torch, dtype)
                 assert v.name in region.wide or not WIDE.fullmatch(v.name), v.name
                 assert a.dtype == want, f"{region.kernel} {v.name} is {a.dtype}"
 

@@ -17,7 +17,7 @@ from benchmarks import shipped
 from tests.campaign import SOAK
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.inspection import Inspected, compiled
-from weft.autotune.space import LIMITS
+from weft.targets import LIMITS
 
 ROOT = Path(__file__).parents[2]
 OLDER = os.environ.get("WEFT_TRITON36", "")

@@ -8,13 +8,13 @@ from torch import Tensor
 from tests.module.models import SPECS, VOCAB, emitted, grads, inputs, model, numbers, targets
 from weft import api
 from weft.codegen.build import temporary
-from weft.codegen.verify import TOLERANCE
+from weft.codegen.tolerance import TOLERANCE
 from weft.ir.indices import indices
 from weft.ir.reference_model import reference
 
 
 def close(got: Tensor, want: Tensor) -> bool:
-    return torch.allclose(got, want, rtol=TOLERANCE["f64"], atol=TOLERANCE["f64"])
+    return torch.allclose(got, want, rtol=TOLERANCE["f64"].model, atol=TOLERANCE["f64"].model)
 
 
 def own_loss(name: str, out: object, ignore: int = -100) -> Tensor:

@@ -15,7 +15,7 @@ from weft.passes.chain import BlockProfile, Chain, Mode, evaluate, inference_pea
 from weft.passes.liveness import estimate, peak
 from weft.passes.price import Prices
 from weft.passes.recompute import modes
-from weft.passes.targets import find
+from weft.targets import find
 
 
 def block(rng: random.Random, name: str = "b", unit: int = 1) -> BlockProfile:

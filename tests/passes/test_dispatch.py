@@ -12,7 +12,7 @@ from weft.ir.verify import verify
 from weft.passes.dispatch import dispatched
 from weft.passes.price import Prices
 from weft.passes.recompute import modes
-from weft.passes.targets import find
+from weft.targets import find
 
 SIZES = {"batch": 2, "seq": 5, "experts": 3, "capacity": 2, "width": 4, "inner": 3}
 

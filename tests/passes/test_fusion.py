@@ -19,7 +19,7 @@ from weft.passes.legality import Reason, Work
 from weft.passes.price import Prices
 from weft.passes.recompute import modes, split
 from weft.passes.skeletons import SKELETONS
-from weft.passes.targets import find
+from weft.targets import find
 
 BIG = {"batch": 1, "seq": 2048, "key": 2048, "width": 1024, "heads": 16, "head": 64, "inner": 4096}
 PRICES = Prices(BIG, find("sm_90"))

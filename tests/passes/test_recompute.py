@@ -16,7 +16,7 @@ from weft.ir.types import Graph, Val
 from weft.ir.verify import verify
 from weft.passes.price import Prices
 from weft.passes.recompute import Halves, Parts, lightest, modes, redone, split
-from weft.passes.targets import find
+from weft.targets import find
 
 
 def values(inputs: tuple[Val, ...], sizes: dict[str, int]) -> dict[str, torch.Tensor]:

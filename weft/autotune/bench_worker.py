@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from weft.autotune import serve, timing
-from weft.autotune.cases import TOLERANCE, Args, Case, open_case, wrong
+from weft.autotune.cases import Args, Case, open_case, wrong
 from weft.autotune.guard import Guarded
 from weft.autotune.host_worker import check, shown
 from weft.autotune.serve import Job
 from weft.autotune.workload import Workload
+from weft.codegen.tolerance import TOLERANCE
 
 _PREPARED = 16  # kernels kept ready for races
 
@@ -64,7 +65,7 @@ class Bench:
             out = self.case.run(self.args)
         if damage := guard.damage():
             return {"status": "wrong", "error": 1.0, "reason": f"{damage}, at the timed sizes"}
-        status, error, reason = wrong(out, wanted, 2 * TOLERANCE[self.dtype])
+        status, error, reason = wrong(out, wanted, 2 * TOLERANCE[self.dtype].kernel)
         said = f"{reason}, at the timed sizes, against the default configuration" if reason else ""
         return {"status": status, "error": max(worst, error), "reason": said}
 

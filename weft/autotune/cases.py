@@ -23,14 +23,7 @@ from weft.autotune.launches import Kernels
 from weft.autotune.workload import Workload
 from weft.ir.reference import run
 from weft.ir.text import parse
-from weft.ir.types import FLOATS, Graph, Val
-
-DTYPES = {
-    "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
-    "i64": torch.int64, "bool": torch.bool,
-}  # fmt: skip
-TOLERANCE = {"f64": 1e-9, "f32": 1e-4, "f16": 1e-2, "bf16": 4e-2}
-"""Largest error of any element, relative to the largest element of the truth."""
+from weft.ir.types import FLOATS, Graph, Val, torch_dtype
 
 Args = tuple[Any, ...]
 
@@ -100,7 +93,7 @@ class RegionCase:
 
         if any(n.ins[i] == v for n in self.graph.nodes for i, what in n.op.scalars.items() if what == "layer"):
             return 0
-        kind = DTYPES[self._dtype(v, dtype)]
+        kind = torch_dtype(torch, self._dtype(v, dtype))
         if device == "meta":
             return torch.empty(shape, dtype=kind, device="meta")
         if v.dtype in FLOATS:

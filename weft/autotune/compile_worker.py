@@ -21,7 +21,7 @@ from weft.autotune import serve
 from weft.autotune.kept import Kept, pack
 from weft.autotune.launches import Kernels, Launch, source
 from weft.autotune.serve import Job
-from weft.autotune.staging import LIMITS
+from weft.targets import ARCHS
 
 _DOT = re.compile(r"= tt\.dot(?:_scaled)? ")
 MEMORY = 16 << 30  # bytes of addresses; ptxas alone has been seen at 1.2 GB
@@ -46,7 +46,7 @@ def versions() -> dict[str, Any]:
     """Triton's version, and that of the assembler it uses for each target, "" where it does not say."""
     import triton
 
-    return {"triton": triton.__version__, "ptxas": {target: _ptxas(target) for target in LIMITS}}
+    return {"triton": triton.__version__, "ptxas": {target: _ptxas(target) for target in ARCHS}}
 
 
 def _ptxas(target: str) -> str:

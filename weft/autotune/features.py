@@ -3,41 +3,18 @@
     facts(launches, builts, "sm_90") -> {"shared": 65536, "regs": 168, "occupancy": 2, "waves": 1.94, ...}
     estimate(facts, roofline_us) -> microseconds, by a cost model nobody has fitted: only good for an order
 
-Numbers of the parts are the vendor's; see `Part`.
+Numbers of the chips are the vendor's; see `weft.targets`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from weft.autotune.compile_pool import Built
 from weft.autotune.launches import Launch
+from weft.targets import CHIPS, RESERVED, find
 
-
-@dataclass(frozen=True)
-class Part:
-    """One multiprocessor, and how many there are: bytes of shared memory, 1 KiB of a block's is the system's; warps;
-    blocks; registers of 32 bits."""
-
-    sms: int
-    shared: int
-    warps: int
-    blocks: int
-    registers: int = 65_536
-
-
-PARTS: Mapping[str, Part] = {
-    "sm_80": Part(108, 167_936, 64, 32),
-    "sm_86": Part(84, 102_400, 48, 16),
-    "sm_89": Part(128, 102_400, 48, 24),
-    "sm_90": Part(132, 233_472, 64, 32),
-    "sm_100": Part(148, 233_472, 64, 32),
-    "sm_120": Part(170, 102_400, 48, 24),
-}
-"""CUDA C++ Programming Guide, table of technical specifications; sms of the parts in `weft.passes.targets`."""
-_RESERVED = 1024
 _SHARED_AT_ONCE = 128  # bytes
 _REGISTERS_AT_ONCE = 256  # a warp's registers are handed out in such units, from those of its quarter
 _QUARTERS = 4
@@ -47,10 +24,10 @@ Facts = dict[str, float]
 
 def occupancy(regs: int, shared: int, warps: int, target: str) -> int:
     """Blocks that a multiprocessor holds at once; 0: a block cannot be launched. As cuda_occupancy.h counts them."""
-    part = PARTS[target]
+    part = CHIPS[target]
     warp = -(-max(regs, 1) * 32 // _REGISTERS_AT_ONCE) * _REGISTERS_AT_ONCE
     by_registers = _QUARTERS * (part.registers // _QUARTERS // warp) // warps
-    by_shared = part.shared // (-(-(shared + _RESERVED) // _SHARED_AT_ONCE) * _SHARED_AT_ONCE)
+    by_shared = part.shared // (-(-(shared + RESERVED) // _SHARED_AT_ONCE) * _SHARED_AT_ONCE)
     return min(by_registers, by_shared, part.warps // warps, part.blocks)
 
 
@@ -71,7 +48,7 @@ def facts(launches: Sequence[Launch], builts: Sequence[Built], target: str, sms:
             for f, b in zip(launches, builts)
         ]
         out["occupancy"] = min((o for _, o in each), default=0)
-        width = sms or PARTS[target].sms
+        width = sms or CHIPS[target].sms
         out["waves"] = max((n / (width * o) for n, o in each if o), default=0.0)
     return out
 
@@ -91,8 +68,6 @@ def estimate(found: Mapping[str, float], roofline_us: float = 1.0) -> float:
 
 def roofline_us(nbytes: float, flops: float, target: str, dtype: str, matrix: bool) -> float:
     """The least microseconds a kernel can take: bytes over bandwidth or FLOPs over rate, at the vendor's peaks."""
-    from weft.passes.targets import find
-
     machine = find(target)
     rates = machine.matrix if matrix else machine.vector
     return 1e6 * max(nbytes / machine.bandwidth, flops / rates.get(dtype, rates["f32"]))

@@ -25,9 +25,9 @@ from weft.autotune.features import Facts, estimate, facts
 from weft.autotune.funnel import Funnel
 from weft.autotune.launches import Launch
 from weft.autotune.process import Worker
-from weft.autotune.space import LIMITS
 from weft.autotune.types import Config, Pool, Row, Source, Status, config_id
 from weft.autotune.workload import Problem
+from weft.targets import LIMITS
 
 HOST = "weft.autotune.host_worker"
 _BATCH, _AT_ONCE = 64, 16

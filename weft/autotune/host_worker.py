@@ -17,10 +17,11 @@ import torch
 
 from weft.autotune import serve
 from weft.autotune.capture import recording
-from weft.autotune.cases import TOLERANCE, Args, Case, open_case, wrong
+from weft.autotune.cases import Args, Case, open_case, wrong
 from weft.autotune.guard import Guarded
 from weft.autotune.serve import Job
 from weft.autotune.workload import Workload
+from weft.codegen.tolerance import TOLERANCE
 
 
 @cache
@@ -68,7 +69,7 @@ def check(
     with Guarded() as guard, case.configured(config, target):
         out = case.run(guard.kept(args))
     damage = guard.damage()
-    return ("wrong", 1.0, damage) if damage else wrong(out, truth, TOLERANCE[dtype])
+    return ("wrong", 1.0, damage) if damage else wrong(out, truth, TOLERANCE[dtype].kernel)
 
 
 @cache

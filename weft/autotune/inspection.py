@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.autotune.compile_pool import Built, CompilePool
-from weft.autotune.features import PARTS, occupancy
+from weft.autotune.features import occupancy
 from weft.autotune.launches import Launch
 from weft.autotune.problems import region_dims
 from weft.autotune.process import Worker
-from weft.autotune.space import LIMITS
 from weft.autotune.types import Status
 from weft.autotune.workload import Workload
 from weft.ir.text import show
 from weft.progress import doing
+from weft.targets import CHIPS, LIMITS
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
@@ -87,14 +87,14 @@ class Inspected:
         if not self.reason:
             numbers = ("grid", "warps", "regs", "stack", "shared", "occupancy", "dots", "wgmma", "mma")
             out |= {n: getattr(self, n) for n in numbers} | {"threads": 32 * self.warps, "grid": list(self.grid)}
-            out["busy"] = round(self.occupancy * self.warps / PARTS[self.target].warps, 4)
+            out["busy"] = round(self.occupancy * self.warps / CHIPS[self.target].warps, 4)
         return out
 
 
 def inspect(
     planned: Planned, folder: str | Path, target: str, dtype: str = "bf16", workers: int = 0, watch: Watch | None = None
 ) -> list[Inspected]:
-    """Every distinct launch of the package in `folder`, compiled for a target of `weft.autotune.space.LIMITS`.
+    """Every distinct launch of the package in `folder`, compiled for a target of `weft.targets.LIMITS`.
 
     dtype: of floats, where the package's are all f32. workers: compilers at once, default one a processor. Nothing is
     raised for a kernel that does not compile: `reason` says why."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from weft.autotune.space import LIMITS
 from weft.errors import UsageError
-from weft.passes.targets import BY_NAME, find
+from weft.targets import ARCHS, KERNEL_DTYPES, find
 
-DTYPES = ("bf16", "f16", "f32")
-"""Of the floats that configurations are kept for."""
 _ALSO = {
     "bfloat16": "bf16", "float16": "f16", "fp16": "f16", "half": "f16", "float32": "f32", "fp32": "f32", "float": "f32",
     "single": "f32",
@@ -18,15 +15,14 @@ SAMPLERS = ("pool", "random", "all", "tpe", "nsga2", "cmaes", "gp")
 SEEDLESS = ("random",)
 """Samplers that take no seeds from elsewhere."""
 _NEED = {"cmaes": "cmaes", "gp": "torch"}
-TARGETS = tuple(t for t in BY_NAME if t in LIMITS)
 
 
 def dtype(name: str) -> str:
-    """One of `DTYPES`, by any of its names. UsageError lists them."""
+    """One of `KERNEL_DTYPES`, by any of its names. UsageError lists them."""
     plain = name.strip().lower().removeprefix("torch.")
     found = _ALSO.get(plain, plain)
-    if found not in DTYPES:
-        raise UsageError(f"no configurations are kept for dtype {name[:40]!r}; known: {', '.join(DTYPES)}")
+    if found not in KERNEL_DTYPES:
+        raise UsageError(f"no configurations are kept for dtype {name[:40]!r}; known: {', '.join(KERNEL_DTYPES)}")
     return found
 
 
@@ -43,6 +39,6 @@ def sampler(name: str) -> str:
 
 def target(name: str) -> str:
     """One that kernels can be tuned for. UsageError lists them."""
-    if find(name).name not in TARGETS:
-        raise UsageError(f"nothing can be tuned for {name}; known: {', '.join(TARGETS)}")
+    if find(name).name not in ARCHS:
+        raise UsageError(f"nothing can be tuned for {name}; known: {', '.join(ARCHS)}")
     return name

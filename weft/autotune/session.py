@@ -41,8 +41,8 @@ from weft.cache.sources import export
 from weft.cache.store import Store
 from weft.codegen.reading import CONFIGS, configurations
 from weft.errors import BackendError, UsageError
-from weft.passes.targets import find
 from weft.progress import doing
+from weft.targets import find
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned

@@ -23,22 +23,13 @@ from numpy.typing import NDArray
 from weft.autotune.types import Config, Value
 from weft.errors import UsageError
 from weft.ir.evaluate import evaluate
+from weft.targets import LIMITS
 
 Column = NDArray[Any]
 
 CAP = 50_000
 """Most configurations of a list; of a larger space a seeded sample is taken."""
 _WIDE = 2_000_000  # rows that may stand at once while the product is formed
-
-LIMITS: Mapping[str, Mapping[str, int]] = {
-    "sm_80": {"arch": 80, "shared_limit": 166_912, "threads_limit": 1024, "registers_limit": 65_536},
-    "sm_86": {"arch": 86, "shared_limit": 101_376, "threads_limit": 1024, "registers_limit": 65_536},
-    "sm_89": {"arch": 89, "shared_limit": 101_376, "threads_limit": 1024, "registers_limit": 65_536},
-    "sm_90": {"arch": 90, "shared_limit": 232_448, "threads_limit": 1024, "registers_limit": 65_536},
-    "sm_100": {"arch": 100, "shared_limit": 232_448, "threads_limit": 1024, "registers_limit": 65_536},
-    "sm_120": {"arch": 120, "shared_limit": 101_376, "threads_limit": 1024, "registers_limit": 65_536},
-}
-"""What formulas may say of a target: bytes of shared memory a block, threads a block, registers a multiprocessor."""
 
 
 def limits(target: str) -> Mapping[str, int]:

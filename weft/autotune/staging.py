@@ -14,8 +14,6 @@ from weft.autotune.capture import gpu
 
 KNOWN = ((3, 6), (3, 9))
 """Releases of Triton on which the stages below are those of the compiler."""
-LIMITS = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376}
-"""Bytes of shared memory a block may have."""
 
 
 def version() -> tuple[int, int]:

@@ -8,7 +8,7 @@ from weft.ir.text import show
 from weft.passes.fusion import Fusion, Region
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
-from weft.passes.targets import find
+from weft.targets import find
 
 from .fused_file import Kernels, Row, fused_file
 from .halves import Derived

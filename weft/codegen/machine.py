@@ -8,7 +8,7 @@ from weft import outputs
 from weft.ir.text import show
 from weft.ir.types import Graph
 from weft.passes import Watch
-from weft.passes.targets import BY_NAME
+from weft.targets import BY_NAME
 
 DEVICES = ("/dev/nvidia0", "/dev/kfd")
 

@@ -16,7 +16,7 @@ from weft.passes.chain import Choice
 from weft.passes.fusion import Fusion, Region
 from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.price import density
-from weft.passes.targets import Target
+from weft.targets import Target
 
 from .planner import BlockPlan, Half, Planned, parameters, recompute_decisions
 from .skeletons.common.writer.wrapper import Why

@@ -18,8 +18,8 @@ from weft.passes.fusion import Fusion, fusion_of
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.price import Prices
 from weft.passes.recompute import modes
-from weft.passes.targets import Target
 from weft.progress import doing
+from weft.targets import Target
 
 from .blocks import Block, Mode, distinct, key
 from .decoding import Decoding, decoding

@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from weft.ir.program import Program
-from weft.ir.types import ITEMSIZE, Val
+from weft.ir.types import ITEMSIZE, Val, torch_dtype
 from weft.passes.chain import BlockProfile
 from weft.passes.chain import Mode as Cost
 from weft.passes.price import Prices
-from weft.passes.targets import Target
 from weft.progress import doing
+from weft.targets import Target
 
 from .block_file import block_file
 from .estimate import estimated
@@ -35,15 +35,6 @@ from .meta import Meta
 from .sizes import Sizes
 from .structure import Given
 from .workspace import Constants, workspace
-
-DTYPES = {
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "f32": torch.float32,
-    "f64": torch.float64,
-    "i64": torch.int64,
-    "bool": torch.bool,
-}
 
 
 @dataclass
@@ -199,7 +190,7 @@ class _Run:
         return prod(self.sizes[d] for d in v.dims) * ITEMSIZE[v.dtype]
 
     def tensor(self, v: Val) -> Tensor:
-        return torch.empty([self.sizes[d] for d in v.dims], dtype=DTYPES[v.dtype], device="meta")
+        return torch.empty([self.sizes[d] for d in v.dims], dtype=torch_dtype(torch, v.dtype), device="meta")
 
     def forward_peak(self) -> int:
         args = [self.tensor(v) for v in self.block.graph.inputs]

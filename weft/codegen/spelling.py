@@ -5,21 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from weft.ir.types import FLOATS, Dims, union
+from weft.ir.types import FLOATS, TORCH, Dims, union
 
 from .einsum import Product, align
 
 ATOM, POWER, UNARY, PRODUCT, SUM, BIT_AND, BIT_OR, COMPARE, CHOICE = range(9, 0, -1)
 LONG = 72  # characters of an operation's operands beyond which one of them gets a name
 HALF_MAX = 65504.0  # the largest number of f16
-TORCH_DTYPE = {
-    "f16": "torch.float16",
-    "bf16": "torch.bfloat16",
-    "f32": "torch.float32",
-    "f64": "torch.float64",
-    "i64": "torch.int64",
-    "bool": "torch.bool",
-}
+TORCH_DTYPE = {dtype: f"torch.{name}" for dtype, name in TORCH.items()}
 
 
 @dataclass(frozen=True)

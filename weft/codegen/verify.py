@@ -20,15 +20,14 @@ from weft.ir.library.routing import Route
 from weft.ir.op import body_of
 from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
-from weft.ir.types import FLOATS, Graph, Node, Val
+from weft.ir.types import FLOATS, Graph, Node, Val, torch_dtype
 from weft.progress import doing
 
 from .one_dtype import OneDtype
+from .tolerance import TOLERANCE
 from .verify_decode import whole_run
 from .verify_stages import COMPARED, DECODED, OWN, REFERENCE, stages
 
-TOLERANCE = {"f64": 1e-10, "f32": 1e-5, "bf16": 4e-2, "f16": 1e-2}
-TORCH = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 FREE = "gradients, no targets"
 NEAR_TIE = 1e-6  # a routing decision closer than this share of the logits' size may fall either way in float32
 DRAWS = 8  # inputs are drawn anew, at most so often, until no routing decision is a near tie
@@ -105,8 +104,8 @@ def verify(
         truth = Truth(program, params, inputs, sizes, wrapped)
         for dtype in ("f32", "f64"):
             begin(f"{COMPARED} {dtype}")
-            module = loaded(build(), params, TORCH[dtype])
-            with OneDtype(TORCH[dtype]) if mixed else nullcontext():
+            module = loaded(build(), params, torch_dtype(torch, dtype))
+            with OneDtype(torch_dtype(torch, dtype)) if mixed else nullcontext():
                 found.rows += compared(truth, module, dtype)
                 if dtype == "f64":
                     begin(DECODED)
@@ -276,7 +275,7 @@ def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
 def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
     rows: list[Row] = []
     for i, (what, names) in enumerate(truth.objectives().items()):
-        out = _run(truth, module, TORCH[dtype], targets(truth.program) if what == FREE else ())
+        out = _run(truth, module, torch_dtype(torch, dtype), targets(truth.program) if what == FREE else ())
         if i == 0:
             rows.append(compare("outputs", dtype, out, truth.outputs))
         if truth.program.train:
@@ -319,7 +318,7 @@ def compare(
         error = error if error == error else float("inf")
         if error > most:
             worst, most = name, error
-    return Row(check, dtype, worst, most, TOLERANCE[dtype], len(want))
+    return Row(check, dtype, worst, most, TOLERANCE[dtype].model, len(want))
 
 
 def _finite(x: Tensor) -> Tensor:

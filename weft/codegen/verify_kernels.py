@@ -38,12 +38,12 @@ from weft.ir.indices import targets
 from weft.ir.program import Program
 from weft.ir.reference import run
 from weft.ir.text import parse
-from weft.ir.types import Graph
+from weft.ir.types import Graph, torch_dtype
 from weft.progress import doing
 
 from .one_dtype import OneDtype
 from .reading import place
-from .verify import FREE, TORCH, Row, Truth, Verified, case, compare, loaded
+from .verify import FREE, Row, Truth, Verified, case, compare, loaded
 
 Watch = Callable[[int, int], object]
 MOST_PARAMETERS = 1 << 24
@@ -228,7 +228,8 @@ def check(folder: Path, device: str, seed: int, watch: Watch = lambda done, of: 
     try:
         namespace, runs = imported(package.__name__, folder)
         for i, dtype in enumerate(dtypes):
-            module = loaded(package.Model(), params, TORCH[dtype] if one or device == "cpu" else None).to(device)
+            held = torch_dtype(torch, dtype) if one or device == "cpu" else None
+            module = loaded(package.Model(), params, held).to(device)
             seen = partial(_seen, watch, i * len(alone), len(dtypes) * len(alone))
             own = None if one or device == "cuda" else runs
             make = partial(Kernels, namespace, folder, alone, sizes, dtype, own, watch=seen)
@@ -268,7 +269,7 @@ def judged(
 def whole(truth: Truth, module: nn.Module, dtype: str, mode: Kernels, device: str) -> list[Row]:
     """Outputs, and gradients of all of them, of a model that runs its kernels; of some alone, and without targets,
     while a kernel has not been reached."""
-    floating = TORCH[dtype] if device == "cpu" else next(module.parameters()).dtype
+    floating = torch_dtype(torch, dtype) if device == "cpu" else next(module.parameters()).dtype
     inputs = {n: x.to(device, floating if x.is_floating_point() else x.dtype) for n, x in truth.inputs.items()}
     rows: list[Row] = []
     for what, names in truth.objectives().items():

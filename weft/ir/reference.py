@@ -10,11 +10,9 @@ from typing import Any
 from weft.ir import philox
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import operand, symbol
-from weft.ir.types import Dims, Graph, Node, Type, promote, union
+from weft.ir.types import Dims, Graph, Node, Type, promote, torch_dtype, union
 
 Watch = Callable[[Node, Sequence[Any]], object]
-
-_TORCH = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i64": "int64", "bool": "bool"}
 
 
 @lru_cache(maxsize=64)
@@ -108,9 +106,7 @@ class Site:
 
     def real(self, dtype: str) -> Any:
         """The torch dtype that stands for `dtype`."""
-        return (
-            self.dtype if self.dtype is not None and dtype not in ("i64", "bool") else getattr(self.tc, _TORCH[dtype])
-        )
+        return self.dtype if self.dtype is not None and dtype not in ("i64", "bool") else torch_dtype(self.tc, dtype)
 
     def run(self, graph: Graph, x: Sequence[Any]) -> tuple[Any, ...]:
         return _run(graph, self.sizes, x, self.tc, self.dtype, self.modules, self.device, self.watch)

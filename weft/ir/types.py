@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weft.errors import VerifyError
 
@@ -15,6 +15,7 @@ Dims = tuple[str, ...]
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FLOATS = ("f16", "bf16", "f32", "f64")
 ITEMSIZE = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8, "i64": 8, "bool": 1}  # bytes
+TORCH = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i64": "int64", "bool": "bool"}
 DTYPES = tuple(ITEMSIZE)
 
 
@@ -35,6 +36,11 @@ def promote(*dtypes: str) -> str:
     if len(floats) == 1:
         return floats.pop()
     return "f64" if "f64" in floats else "f32"
+
+
+def torch_dtype(torch: Any, dtype: str) -> Any:
+    """What torch has for a dtype."""
+    return getattr(torch, TORCH[dtype])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from weft.ir.verify import verify
 from weft.passes import derivative, fusion, pattern, recompute
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
-from weft.passes.targets import TARGETS, Target
+from weft.targets import TARGETS, Target
 
 Watch = Callable[[int, str, Graph], None]  # number and name of a pass, and the graph after it
 

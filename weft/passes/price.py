@@ -7,7 +7,7 @@ from typing import Any
 
 from weft.ir.op import Op, kind
 from weft.ir.types import ITEMSIZE, Node, Type, Val
-from weft.passes.targets import Target
+from weft.targets import Target
 
 MATRIX = ("contraction", "grouped", "product", "attention")
 """Kinds of work that run on matrix units."""

@@ -8,9 +8,9 @@ which takes fewer registers. SPLIT: dk and dv by a launch each. A head dim over 
 from itertools import product
 from typing import Any
 
+from weft.targets import ARCHS, KERNEL_DTYPES
+
 WIDEST = 256
-ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120")
-DTYPES = ("bf16", "f16", "f32")
 SIDES = {"forward": ("forward",), "backward": ("delta", "dkdv", "dq")}
 """Parts of a region's configuration: the kernels that it launches."""
 NAMES = ("BM", "BN", "num_warps", "num_stages", "LOOPS", "SPLIT")
@@ -82,7 +82,7 @@ def configurations(side: str, dk: int, dv: int, block: int = 0) -> dict[str, dic
     """target -> dtype -> kernel -> configuration, of the kernels that a forward or backward launches.
 
     block: of a static block set, which the kernels' blocks must divide; 0: there is none. dk, dv: at most WIDEST."""
-    return {a: {d: {k: default(k, a, d, dk, dv, block) for k in SIDES[side]} for d in DTYPES} for a in ARCHS}
+    return {a: {d: {k: default(k, a, d, dk, dv, block) for k in SIDES[side]} for d in KERNEL_DTYPES} for a in ARCHS}
 
 
 def default(kernel: str, target: str, dtype: str, dk: int, dv: int, block: int = 0) -> dict[str, Any]:

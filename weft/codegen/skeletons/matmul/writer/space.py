@@ -7,7 +7,8 @@ See `weft.autotune.space`.
 
 from typing import Any
 
-ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120")
+from weft.targets import ARCHS
+
 NAMES = ("BM", "BN", "BK", "GROUP", "num_warps", "num_stages")
 
 # Defaults for few, some and many tiles of results held at once: see `default`. With Triton 3.9 no registers spill there

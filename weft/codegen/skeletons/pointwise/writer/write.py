@@ -10,10 +10,9 @@ from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.ir.library import Dropout
 from weft.ir.primitives import Detach, Einsum, Gather, Map, Reduce, Rename
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
+from weft.targets import ARCHS, KERNEL_DTYPES
 
 POINTWISE = (Map, Dropout, Einsum, Rename, Detach)
-ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120")
-DTYPES = ("bf16", "f16", "f32")
 
 
 def kind(v: Val) -> str:
@@ -22,7 +21,7 @@ def kind(v: Val) -> str:
 
 
 def same_everywhere(found: dict[str, int]) -> Configs:
-    return {a: {d: dict(found) for d in DTYPES} for a in ARCHS}
+    return {a: {d: dict(found) for d in KERNEL_DTYPES} for a in ARCHS}
 
 
 def write_pointwise(job: Job) -> Written:

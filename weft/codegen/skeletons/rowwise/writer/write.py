@@ -15,8 +15,6 @@ from weft.codegen.skeletons.common.writer.regions import Configs, Job, Reads, Wr
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.pointwise.writer.write import (
-    ARCHS,
-    DTYPES,
     POINTWISE,
     SAME,
     after_hole,
@@ -36,6 +34,7 @@ from weft.codegen.skeletons.pointwise.writer.write import (
 from weft.ir.builder import Builder
 from weft.ir.primitives import Einsum, Reduce
 from weft.ir.types import FLOATS, Graph, Node, Val, union
+from weft.targets import ARCHS, KERNEL_DTYPES
 
 
 def write_rowwise(job: Job) -> Written:
@@ -320,4 +319,4 @@ def default(job: Job, space: Space, sums: bool) -> Configs:
     found = {"BLOCK": tile, "CHUNK": 4096, "LONGEST": 16384, "num_warps": warps}
     if sums:
         found |= {"PROGRAMS": 264, "LONGEST": 1 << 20}
-    return {a: {d: dict(found) for d in DTYPES} for a in ARCHS}
+    return {a: {d: dict(found) for d in KERNEL_DTYPES} for a in ARCHS}

@@ -1,0 +1,20 @@
+"""How far a result in a dtype may be from the fp64 truth."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Tolerance(NamedTuple):
+    """model: of a whole model's results and gradients, normwise (`weft.codegen.verify`). kernel: of any element of one
+    kernel's results on random operands, which may cancel, relative to the largest (`weft.autotune`)."""
+
+    model: float
+    kernel: float
+
+
+TOLERANCE: Mapping[str, Tolerance] = {
+    "f64": Tolerance(1e-10, 1e-9),
+    "f32": Tolerance(1e-5, 1e-4),
+    "f16": Tolerance(1e-2, 1e-2),
+    "bf16": Tolerance(4e-2, 4e-2),
+}
