@@ -142,7 +142,7 @@ def test_what_a_package_is_checked_against_is_not_edited(out):
 
 def test_a_whole_package_raises_what_it_raises(out, monkeypatch):
     """A fault of weft's own is not blamed on a package that is as weft wrote it."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="tokens"):
         api.load(out)()
 
     from weft.codegen.reading import blaming

@@ -78,7 +78,7 @@ def test_wrong_inputs_are_named(given, message):
 
 
 def test_tokens_past_the_vocabulary_are_refused():
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=r"tokens: \d+ is outside dim vocab, 0 to 95"):
         emitted("gpt2_345m").Model()(tokens() + 10_000, tokens())
 
 

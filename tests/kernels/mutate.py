@@ -10,8 +10,7 @@ A suite is a module of SUITES with
     case(modules, seed) -> str      what is wrong with the kernels in generated case `seed`, "" if nothing
 
 where modules.rowwise, modules.attention_walks and so on are files of weft/codegen/skeletons (rowwise/kernel.py,
-attention/walks.py) with the fault in one of them. A case
-that raises has found the fault too.
+attention/walks.py) with the fault in one of them. A case that raises has found the fault too, if it passes without.
 """
 
 import contextlib
@@ -120,6 +119,9 @@ def missed(suite: Any, faults: Iterable[Fault], cases: int, say: Callable[[str],
     for fault in faults:
         with planted(fault, suite.FILES) as modules:
             n, wrong = found(suite.case, modules, range(cases))
+        if n:
+            with planted(None, suite.FILES) as modules:
+                assert (fault.name, suite.case(modules, n - 1)) == (fault.name, "")
         say(f"{fault.file}: {fault.name:50} " + (f"case {n}: {wrong}" if n else "NOT FOUND"))
         out += [] if n else [fault.name]
     return out

@@ -270,5 +270,5 @@ def test_printed_it_says_what_it_holds():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_jit_is_refused_by_torch():
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="getattr's second argument must be a string literal"):
         torch.jit.script(model(GPT))
