@@ -157,3 +157,61 @@ def test_ops_are_asked_and_not_told_apart():
     ]
 
     assert len(found) <= OP_TESTS, "\n".join(found)
+
+
+def imported(name: str, tree: ast.Module, files: set[str]) -> set[str]:
+    """The files of weft that one imports, wherever it does; not those that type checkers alone see."""
+    found = set[str]()
+    todo: list[ast.AST] = [tree]
+    while todo:
+        match todo.pop():
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=others):
+                todo += others
+            case ast.Import(names=names):
+                found |= {a.name for a in names}
+            case ast.ImportFrom(module=module, names=names, level=level):
+                parts = [*name.split("."), "__init__"][: -level - (name not in packages(files))] if level else []
+                home = ".".join([*parts, *([module] if module else [])])
+                found |= {n if (n := f"{home}.{a.name}") in files else home for a in names}
+            case other:
+                todo += ast.iter_child_nodes(other)
+    return found & files - {name}
+
+
+def packages(files: set[str]) -> set[str]:
+    return {f.rpartition(".")[0] for f in files}
+
+
+def circles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """The sets of files of which each imports, by way of others, all (Tarjan 1972, strongly connected components)."""
+    place, low, stack, found = dict[str, int](), dict[str, int](), list[str](), list[set[str]]()
+
+    def visit(x: str) -> None:
+        place[x] = low[x] = len(place)
+        stack.append(x)
+        for y in edges[x]:
+            if y not in place:
+                visit(y)
+            if y in stack:
+                low[x] = min(low[x], low[y])
+        if low[x] == place[x]:
+            at = stack.index(x)
+            found.append(set(stack[at:]))
+            del stack[at:]
+
+    for x in edges:
+        if x not in place:
+            visit(x)
+    return [c for c in found if len(c) > 1]
+
+
+OPS_AND_WHAT_IS_MADE_OF_THEM = {"builder", "derive", "loops", "movement", "op", "placement", "primitives", "regions"}
+"""An op expands and derives itself with a builder, which is made of ops."""
+
+
+def test_no_circle_between_files():
+    trees = {n.removesuffix(".py").removesuffix("/__init__").replace("/", "."): t for n, t in product().items()}
+    found = circles({n: imported(n, t, set(trees)) for n, t in trees.items()})
+
+    assert [c for c in found if not c <= {f"weft.ir.{n}" for n in OPS_AND_WHAT_IS_MADE_OF_THEM}] == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "c"}}) == [{"b", "c"}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.api_export import export as export
@@ -17,9 +17,9 @@ from weft.api_tune import tuned as tuned
 from weft.calls import public
 from weft.errors import UsageError
 from weft.planning import open_spec as open_spec
+from weft.planning import plan as plan
 from weft.planning import planned as planned
 from weft.planning import program as program
-from weft.planning import sizes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -163,33 +163,6 @@ def verify(
     spec = open_spec(source, sets, small)
     found = planned(spec, train, target, memory, optimizer)
     return verified(found.program, temporary(files_of(found)), spec.model.modules(), kernels)
-
-
-@public
-def plan(
-    source: Any,
-    sets: Iterable[str] = (),
-    small: bool = False,
-    train: bool = True,
-    target: str | None = None,
-    memory: str | int | None = None,
-    optimizer: str = "none",
-    mesh: str | None = None,
-    print_after: Collection[str] = (),
-) -> dict[str, Any]:
-    """The plan document of a spec; see `planned`. mesh: axes and sizes like "dp=2,tp=4": the plan is that of one
-    device, with its collectives."""
-    from weft.codegen.mesh import cut, parse, sharded
-    from weft.codegen.plan import document
-
-    axes = parse(mesh) if mesh is not None else None
-    spec = open_spec(source, sets, small)
-    found = planned(spec, train, target, memory, optimizer, print_after, axes)
-    if axes is None:
-        return document(found)
-    whole = program(spec, train)
-    sizes = sizes_of(spec, whole)
-    return document(found) | {"mesh": sharded(cut(whole, axes, sizes), found, whole.parameter_count(**sizes))}
 
 
 @public

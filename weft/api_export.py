@@ -52,9 +52,9 @@ def export(
         return [str(p) for p in write(made, path, weights, external).values()]
     if weights is not None or external:
         raise UsageError("--weights and --external go with --format onnx")
-    from weft.api import plan
     from weft.codegen.dot import dot
     from weft.codegen.package import as_json
+    from weft.planning import plan
 
     made = saved_plan(source) or plan(source, sets, small, train, target, memory, optimizer)
     outputs.write(path, dot(made) if format == "dot" else as_json(made))

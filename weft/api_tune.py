@@ -220,7 +220,7 @@ def tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: 
     """The plan for a target, the folder its kernels lie in, and whether that folder is the user's."""
     from pathlib import Path
 
-    from weft.api import saved_plan
+    from weft.api_export import saved_plan
     from weft.codegen.build import files_of, temporary
     from weft.planning import open_spec, planned
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from weft.calls import public
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
@@ -112,6 +113,33 @@ def planned(
     watch = watcher(os.environ.get("WEFT_DUMP"), print_after, lambda text: print(text, file=sys.stderr))
     alone = parts is None or runs_alone(made.graph, parts)
     return decide(made, sizes, aim, budget, _profiler(aim) if alone else None, watch, optimizer_of(optimizer))
+
+
+@public
+def plan(
+    source: Any,
+    sets: Iterable[str] = (),
+    small: bool = False,
+    train: bool = True,
+    target: str | None = None,
+    memory: str | int | None = None,
+    optimizer: str = "none",
+    mesh: str | None = None,
+    print_after: Collection[str] = (),
+) -> dict[str, Any]:
+    """The plan document of a spec; see `planned`. mesh: axes and sizes like "dp=2,tp=4": the plan is that of one
+    device, with its collectives."""
+    from weft.codegen.mesh import cut, parse, sharded
+    from weft.codegen.plan import document
+
+    axes = parse(mesh) if mesh is not None else None
+    spec = open_spec(source, sets, small)
+    found = planned(spec, train, target, memory, optimizer, print_after, axes)
+    if axes is None:
+        return document(found)
+    whole = program(spec, train)
+    sizes = sizes_of(spec, whole)
+    return document(found) | {"mesh": sharded(cut(whole, axes, sizes), found, whole.parameter_count(**sizes))}
 
 
 def sizes_of(spec: Loaded, made: Program) -> dict[str, int]:

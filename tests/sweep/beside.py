@@ -22,7 +22,8 @@ from weft.autotune.cases import RegionCase
 from weft.autotune.launches import Kernels, Launch, source
 from weft.autotune.problems import region_dims, workload
 from weft.codegen import verify
-from weft.codegen.build import module_of, uniform
+from weft.codegen.build import module_of
+from weft.codegen.one_dtype import uniform
 from weft.codegen.profile import LiveBytes
 from weft.ir.indices import indices, targets
 

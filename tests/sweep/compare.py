@@ -25,8 +25,8 @@ from tests.sweep.rounding import TIMES, Rounded, is_rounding
 from weft import api
 from weft.codegen import verify
 from weft.codegen import verify_kernels as kernels
-from weft.codegen.build import files_of, module_of, uniform
-from weft.codegen.one_dtype import OneDtype
+from weft.codegen.build import files_of, module_of
+from weft.codegen.one_dtype import OneDtype, uniform
 from weft.codegen.package import load, write
 from weft.codegen.planner import Planned
 from weft.codegen.verify_decode import whole_run

@@ -8,7 +8,7 @@ from weft.ir.program import Param, Program
 from weft.ir.reference_model import xavier_bound
 from weft.ir.types import Graph, Val
 
-from .blocks import Block, label
+from .blocks import Block
 from .body import File, floats
 from .composites import known
 from .decode_file import decode_functions, decode_methods
@@ -16,7 +16,7 @@ from .function import Function, print_function
 from .halves import Derived, Pair
 from .lines import Lines, fit, tuple_of
 from .prepare import prepare
-from .sizes import Sizes, identifier, provenance
+from .sizes import Sizes, identifier, label, provenance
 from .stepping import Stepping
 
 RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")

@@ -1,10 +1,8 @@
 """Distinct blocks: which calls are the same one, and what order their functions take arguments in."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from weft.errors import SpecError
 from weft.ir.builder import dce
 from weft.ir.indices import targets
 from weft.ir.types import Graph, Val
@@ -15,7 +13,6 @@ from .structure import Given, Own, Site, Structure
 
 _CLASSES = {"Block", "Model", "NamedTuple", "Output", "Past", "Path", "State", "Step", "Tensor", "Wrapped"}
 """Classes that emitted files have already."""
-_LABEL = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -117,15 +114,6 @@ def key(site: Site) -> object:
 def scalar(v: Val) -> bool:
     """A seed or a layer number: None or a Python integer will do, so the context keeps it, not as a saved tensor."""
     return not v.dims and not v.type.floating
-
-
-def label(name: str) -> str:
-    """A logical name as it may stand in generated source. Raises SpecError unless it is words and dots."""
-    if not _LABEL.fullmatch(name):
-        raise SpecError.at(
-            (), "W0405", f"parameter name {name!a} is not made of words and dots", "use letters, digits, _"
-        )
-    return name
 
 
 def below(graph: Graph, names: Iterable[str]) -> set[Val]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import BackendError, UsageError
-from weft.ir.op import body_of
 from weft.ir.program import Program
 
 from .blocks import key
@@ -70,17 +69,6 @@ def _device(device: Any) -> Any:
     return found
 
 
-def uniform(program: Program) -> bool:
-    """Are all floats f32? Such a package runs in any one float dtype."""
-    from .body import floats
-
-    found = floats(program.graph) | {p.dtype for p in program.params}
-    for n in program.graph.nodes:
-        body = body_of(n.op)
-        found |= floats(body) if body is not None else set()
-    return found <= {"f32"}
-
-
 def verified(
     program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None = None, kernels: bool = True
 ) -> "Verified":
@@ -112,6 +100,7 @@ def _compared(
 
 def _verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None) -> "Verified":
     """The torch path."""
+    from .one_dtype import uniform
     from .verify import verify
 
     with blaming(folder):

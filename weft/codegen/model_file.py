@@ -7,13 +7,13 @@ from itertools import groupby
 from weft.ir.indices import indices
 
 from .block_file import header, initial, rows_of
-from .blocks import Block, key, label, scalar
+from .blocks import Block, key, scalar
 from .body import File, floats
 from .decode_model import DecodeWriter, Decoding
 from .lines import Lines, fit, tuple_of
 from .model_forward import Forward
 from .mounts import Mounts, simple
-from .sizes import Sizes, identifier
+from .sizes import Sizes, identifier, label
 from .spelling import TORCH_DTYPE
 from .structure import Site, Stack, Structure
 

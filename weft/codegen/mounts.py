@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
-from .blocks import Block, key, label
-from .sizes import Sizes, identifier
+from .blocks import Block, key
+from .sizes import Sizes, identifier, label
 from .structure import Borrowed, Site, Stack, Structure
 
 _SIMPLE = re.compile(r"[a-z][a-z0-9_]*")

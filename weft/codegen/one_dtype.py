@@ -10,6 +10,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from weft.ir.op import body_of
+from weft.ir.program import Program
+
+from .body import floats
+
+
+def uniform(program: Program) -> bool:
+    """Are all floats f32? Such a package runs in any one float dtype."""
+    found = floats(program.graph) | {p.dtype for p in program.params}
+    for n in program.graph.nodes:
+        body = body_of(n.op)
+        found |= floats(body) if body is not None else set()
+    return found <= {"f32"}
+
 
 class OneDtype(TorchDispatchMode):
     """While it is on, whatever asks for a float dtype gets this one, a backward too. Parameters and inputs have it

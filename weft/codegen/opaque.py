@@ -11,6 +11,7 @@ from weft.ir.types import Graph, Node, Type, Val
 from .body import Body
 from .lines import tuple_of
 from .printer import Speller
+from .sizes import label
 
 HANDLE = "wrapped"
 
@@ -37,15 +38,9 @@ def handle_of(graph: Graph) -> Val | None:
 def _arguments(body: Body, of: Opaque, ins: Sequence[Val]) -> str:
     """key, parameter names, inputs, parameters."""
     cut = len(ins) - len(of.params)
-    names = tuple_of(f'"{_label(name)}"' for name in of.params) if of.params else "()"
+    names = tuple_of(f'"{label(name)}"' for name in of.params) if of.params else "()"
     sides = (tuple_of(body.full(v) for v in side) if side else "()" for side in (ins[1:cut], ins[cut:]))
-    return f'"{_label(of.key)}", {names}, {", ".join(sides)}'
-
-
-def _label(name: str) -> str:
-    from .blocks import label
-
-    return label(name)
+    return f'"{label(of.key)}", {names}, {", ".join(sides)}'
 
 
 def _opaque(body: Body, node: Node) -> None:

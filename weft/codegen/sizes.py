@@ -8,6 +8,7 @@ from typing import Any
 
 import sympy as sp
 
+from weft.errors import SpecError
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
 from weft.ir.primitives import Loop, Map
@@ -15,6 +16,8 @@ from weft.ir.program import Program, Size
 from weft.ir.types import Graph
 
 from .spelling import Formulas, Src, literal
+
+_LABEL = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 
 
 def identifier(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
@@ -26,6 +29,15 @@ def identifier(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str
         i += 1
         found = f"{stem}_{i}"
     return found
+
+
+def label(name: str) -> str:
+    """A logical name as it may stand in generated source. Raises SpecError unless it is words and dots."""
+    if not _LABEL.fullmatch(name):
+        raise SpecError.at(
+            (), "W0405", f"parameter name {name!a} is not made of words and dots", "use letters, digits, _"
+        )
+    return name
 
 
 def provenance(src: str) -> str:

@@ -41,7 +41,7 @@ from weft.ir.text import parse
 from weft.ir.types import Graph, torch_dtype
 from weft.progress import doing
 
-from .one_dtype import OneDtype
+from .one_dtype import OneDtype, uniform
 from .reading import place
 from .verify import FREE, Row, Truth, Verified, case, compare, loaded
 
@@ -214,7 +214,6 @@ class Kernels(TorchDispatchMode):
 
 def check(folder: Path, device: str, seed: int, watch: Watch = lambda done, of: None) -> Verified:
     """Everything, in this process. device: "cpu", where the interpreter is switched on, or "cuda"."""
-    from .build import uniform
     from .package import load
     from .saved import read
 

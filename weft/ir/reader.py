@@ -12,8 +12,8 @@ import sympy as sp
 from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError
-from weft.ir.formula import CONSTANTS, MAX_NODES, normal, symbol
 from weft.ir.functions import FUNCTIONS, NAMES, where
+from weft.ir.normal import CONSTANTS, MAX_NODES, normal, symbol
 
 MAX_TEXT = 20  # characters for each syntax node allowed
 MAX_DEPTH, MAX_EXPONENT, MAX_DIGITS, MAX_BITS = 60, 64, 40, 1_200
