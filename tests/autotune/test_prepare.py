@@ -13,7 +13,6 @@ from tests.campaign import SOAK
 from weft import api, cli
 from weft.autotune import problems, session
 from weft.autotune.bench import BenchRunner
-from weft.autotune.chosen import blocks
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.gates import Gatekeeper
 from weft.autotune.prepare import prepared
@@ -265,14 +264,6 @@ def test_a_miss_names_the_field_that_differs(spec, machine, monkeypatch):
         store.append(other, next(r for r in store.rows(own) if r.status is Status.OK))
     with pytest.raises(CheckFailed, match=r"differs in"):
         api.package(spec, train=False, target="sm_90", require_tuned=True)
-
-
-def test_a_file_that_walks_some_blocks_only_says_so():
-    plans = "64x64 32x64 partial run 0 end 1 1 0 0 1;\n 64x32 full 0 end 1;"
-    text = f'FORWARD0 = walks.plans(\n    """\n    {plans}\n    """\n)\nDQ0 = {{2: launch.Walk(c)}}\n'
-    assert blocks(text, "forward") == {(64, 64), (32, 64), (64, 32)}
-    assert blocks(text, "dq") is None
-    assert blocks(text, "") is None
 
 
 def test_a_lookup_imports_none_of_the_large_libraries():

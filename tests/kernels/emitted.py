@@ -99,13 +99,18 @@ class Emitted:
         return self.kernels[2].rows
 
     @cached_property
+    def ships(self) -> dict[str, str]:
+        """The files of the families that the regions need."""
+        return shipped({r.family for r in self.kernels[2].files.values()})
+
+    @cached_property
     def folder(self) -> Path:
         home = tempfile.TemporaryDirectory(prefix="weft-test-")
         _folders.append(home)
         folder = Path(home.name) / "package"
         (folder / "kernels").mkdir(parents=True)
         regions = list(self.kernels[2].files.values())
-        texts = {f"{r.kernel}.py": r.text for r in regions} | shipped({r.family for r in regions})
+        texts = {f"{r.kernel}.py": r.text for r in regions} | self.ships
         for name, text in {**texts, "__init__.py": ""}.items():
             path = folder / "kernels" / name
             path.parent.mkdir(exist_ok=True)

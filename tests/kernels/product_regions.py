@@ -118,32 +118,38 @@ class Experts:
 
 FAULTS = (
     ("products", "results exchanged", "core0, core1 = acc", "core1, core0 = acc"),
-    ("products", "an operand without its rows", "E_DIMS=((1, 1),", "E_DIMS=((0, 1),"),
-    ("products", "results in one column", "OUT_DIMS=((1, 1),", "OUT_DIMS=((1, 0),"),
-    ("products", "the first weight twice", "launch.laid(w1, ", "launch.laid(w0, "),
-    ("products", "a step too few", "sizes = (", "sizes = (0 * "),
-    ("products", "the factor as it is loaded", "        before,\n", "        None,\n"),
-    ("products", "the products as they are", "        epilogue,\n", "        None,\n"),
+    ("products", "an operand without its rows", "more=((einsum, (0, 1),", "more=((einsum, None,"),
+    ("products", "results in one column", "outs=((core0, (0, 1), (2,))", "outs=((core0, (0, 1), None)"),
+    ("products", "the first weight twice", "(w1, (", "(w0, ("),
+    ("products", "a step too few", ", (WIDTH,)),\n", ", (WIDTH - 1,)),\n"),
+    ("products", "the factor as it is loaded", "before=before, ", ""),
+    ("products", "the products as they are", "epilogue=epilogue", ""),
     ("products", "place of another column", "c[1]", "(c[1] + 1)"),
     ("products", "bits of another place", ", i)", ", i + 1)"),
-    ("experts", "slots of the first batch row", "TOKEN_DIMS=((1, 1, 1),)", "TOKEN_DIMS=((1, 0, 1),)"),
-    ("experts", "slots of another expert", "launch.laid(bias, (0,)", "launch.laid(bias, ()"),
-    ("experts", "weights of the first expert", "launch.laid(wg, (0,)", "launch.laid(wg, ()"),
-    ("experts", "one slot less", "grouped_matmul.routed(expert, place, 1, experts, capacity)", "grouped_matmul.routed(expert, place, 1, experts, capacity - 1)"),
-    ("experts", "experts exchanged for places", "routed(expert, place", "routed(place, expert"),
+    ("products", "rows counted as columns", "NM=nm, NN=nn", "NM=nn, NN=nn"),
+    ("products", "strides of the left factor twice", "right.strides, more", "left.strides, more"),
+    ("experts", "slots of the first batch row", "((1,) * token.dim(),)", "((1, 0, *(1,) * (token.dim() - 2)),)"),
+    ("experts", "slots of another expert", "(bias, (0,)", "(bias, None"),
+    ("experts", "weights of the first expert", "(wg, (0,)", "(wg, None"),
+    ("experts", "one slot less", "Routing(expert, place, 1, EXPERTS, CAPACITY)", "Routing(expert, place, 1, EXPERTS, CAPACITY - 1)"),
+    ("experts", "experts exchanged for places", "Routing(expert, place", "Routing(place, expert"),
     ("experts", "tokens unscaled", "scaled = x_2 * s", "scaled = x_2"),
     ("experts", "activation lost", "elementwise.silu(", "("),
 )  # fmt: skip
-"""(of, name, what stands in a file, what a faulty writer would have put there)."""
+"""(of, name, what stands in a region's file or a launch, what a faulty writer or hand would have put there)."""
 
 
 def faulty(made: Emitted, old: str, new: str) -> Emitted | None:
     """The block with a fault in the first file of products that can have it, None where none can."""
     forward, backward, kernels = made.kernels
+    again = replace(made)
+    again.__dict__["kernels"] = (forward, backward, kernels)
     for key, file in kernels.files.items():
         if file.skeleton in ("matmul", "grouped_matmul") and old in file.text:
             kernels.files[key] = replace(file, text=file.text.replace(old, new))
-            again = replace(made)
-            again.__dict__["kernels"] = (forward, backward, kernels)
+            return again
+    for path, text in made.ships.items():
+        if path in ("matmul/launch.py", "grouped_matmul/launch.py") and old in text:
+            again.__dict__["ships"] = {**made.ships, path: text.replace(old, new)}
             return again
     return None

@@ -40,8 +40,8 @@ def test_experts(seed):
     assert refused(made) == []
     files = made.kernels[2].files.values()
     if seed % 3:
-        assert any("grouped_matmul.grouped_matmul[grid]" in f.text for f in files)
-    assert any("grouped_matmul.grouped_weights[grid]" in f.text for f in files)
+        assert any("launch.slots(" in f.text for f in files)
+    assert any("launch.weights(" in f.text for f in files)
 
 
 @pytest.mark.parametrize("fault", Random(0).sample(FAULTS, count(3, len(FAULTS))), ids=lambda f: f[1])

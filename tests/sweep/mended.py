@@ -192,13 +192,13 @@ FAULTS = (
     Planted(
         "narrow_index",
         "operands that lie along lanes alone, and what a body reads besides, do not count for a launch's index",
-        (
-            Edit(
-                "codegen/skeletons/scan/writer/write.py",
-                "'per_step', 'per_lane', 'outs', 'ends', *seen]",
-                "'per_step', 'outs']",
-            ),
-            Edit("codegen/skeletons/common/writer/regions.py", '"read", ["read"])', '"read", [])'),
+        tuple(
+            Edit(f"codegen/skeletons/{name}/launch.py", old, new)
+            for name, old, new in (
+                ("scan", "per_step, per_lane, outs, ends, x)", "per_step, outs)"),
+                ("pointwise", "ins, outs, x)", "ins, outs)"),
+                ("rowwise", "per_row, parts, x)", "per_row, parts)"),
+            )
         ),
         (r"^cell=[2345]$",),
     ),

@@ -11,7 +11,6 @@ their blocks. Same plan, same versions, same rows: same bytes.
 from __future__ import annotations
 
 import copy
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +30,6 @@ from weft.cache.store import Store
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
-    from weft.codegen.skeletons.common.writer.regions import RegionFile
 
 CONFIGS = "configs.json"
 DTYPE = "bf16"
@@ -83,7 +81,7 @@ def choose(planned: Planned, ladder: Ladder, target: str, command: str = "") -> 
                 continue  # nothing can be found, and of these nothing is said
             for task in tasks(planned, "", arch, dtype):
                 own = key(task, device, str(tools.get("triton", "")), _first(tools, arch))
-                answer = _answer(ladder, task, regions[task.kernel], own, soft, command)
+                answer = _answer(ladder, task, own, soft, command)
                 place = configs[task.kernel][arch][dtype]
                 (place[task.part] if task.part else place).update(answer.config)
                 if (arch, dtype) == (target, DTYPE):
@@ -92,13 +90,11 @@ def choose(planned: Planned, ladder: Ladder, target: str, command: str = "") -> 
     return Chosen(target, files, answers)
 
 
-def _answer(ladder: Ladder, task: Task, region: RegionFile, own: Key, soft: Soft, command: str) -> Answer:
-    p, walked = task.problem, blocks(region.text, task.part)
+def _answer(ladder: Ladder, task: Task, own: Key, soft: Soft, command: str) -> Answer:
+    p = task.problem
 
     def accept(config: Mapping[str, Any]) -> bool:
-        if p.space.refusal(p.target, p.given, config):
-            return False
-        return walked is None or (config.get("BM"), config.get("BN")) in walked
+        return not p.space.refusal(p.target, p.given, config)
 
     def analytic() -> Config | None:
         return promising(ladder, own, accept)
@@ -119,14 +115,6 @@ def promising(ladder: Ladder, own: Key, accept: Any) -> Config | None:
             if row.status is Status.OK and "waves" in known and accept(row.config):
                 found.append((estimate(known), row.cfg_id, row.config))
     return min(found, key=lambda f: f[:2])[2] if found else None
-
-
-def blocks(text: str, part: str) -> set[tuple[int, int]] | None:
-    """The blocks that a region's file can walk in a part of its configuration; None where it walks any."""
-    begins = rf"^{re.escape(part.upper())}\d+ = walks\.plans\("
-    tables = re.findall(begins + r"(.*?)^\)", text, re.M | re.S) if part else []
-    each = [{(int(m), int(n)) for m, n in re.findall(r"\b(\d+)x(\d+)\b", t)} for t in tables]
-    return set.intersection(*each) if each else None
 
 
 def _archs(ladder: Ladder) -> set[str]:

@@ -21,7 +21,8 @@ from .fused import bodies, collapse
 from .halves import Derived
 from .prepare import prepare
 from .sizes import Sizes
-from .skeletons.common.writer.regions import Job, RegionFile, Written, anonymous, region_file, stem, wide_places
+from .skeletons.common.writer.job import Job, Written
+from .skeletons.common.writer.regions import RegionFile, anonymous, region_file, stem, wide_places
 from .skeletons.common.writer.wrapper import Refused
 from .wide import wide, wide_of_joint
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from weft.codegen.skeletons.common.writer.family import Family
-    from weft.codegen.skeletons.common.writer.regions import Job, Written
+    from weft.codegen.skeletons.common.writer.job import Job, Written
 
 COMMON = "common"
 _HOME = Path(__file__).parent

@@ -1,4 +1,5 @@
-"""Launches of the attention kernels: forward(...) and backward(...) of a whole pattern, part by part.
+"""Launches of the attention kernels: forward(...) and backward(...) of a whole pattern, part by part; attend(...) and
+attend_grad(...) of a region, whose operands lie as they lie.
 
 A pattern is a disjoint union of parts; every kernel walks a part in blocks of its own size:
 
@@ -21,6 +22,7 @@ packed   (cu_q, cu_k, longest rows, longest keys) of sequences packed into a bat
 precision "ieee", "tf32" or "tf32x3", how fp32 operands are multiplied.
 """
 
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common import host
 from . import backward as backward_kernels
 from .forward import forward as forward_kernel
 from .forward import one, unchanged
@@ -137,6 +140,23 @@ def backward(dys, q, k, v, out, lse, groups, scale, config, holes=PLAIN, x=None,
         for want in ((True, False), (False, True)) if config["dkdv"].get("SPLIT") else ((True, True),):
             run_dkdv(launch, saved, Sum(dk, len(order)), Sum(dv, len(order)), order, want, holes, config["dkdv"])
     return (dq, dk, dv, *others)
+
+
+def attend(name, holes, like, pattern, scale, q, k, v, results, x=None, dtypes=()):
+    """The results of a region, as it wants them. name, like: of the configuration. pattern: see `walks.Pattern`.
+
+    q, k, v: (tensor, its axes in each of the four that `forward` takes). results: (which of what `forward` gives, axes
+    likewise, shape)."""
+    config, (q, k, v) = host.config(name, like), (joined(*t) for t in (q, k, v))
+    made = forward(q, k, v, pattern.parts(config, q.device), scale, config, holes, x, dtypes=dtypes)
+    return apart(made, results)
+
+
+def attend_grad(name, holes, like, pattern, scale, q, k, v, out, lse, do, results, x=None):
+    """As `attend`, of `backward`."""
+    config, (q, k, v, out, lse, do) = host.config(name, like), (joined(*t) for t in (q, k, v, out, lse, do))
+    made = backward(do, q, k, v, out, lse, pattern.parts(config, q.device), scale, config, holes, x)
+    return apart(made, results)
 
 
 def run_delta(launch, out, dys, dlse, lse, vjp, dtypes, config):
@@ -292,3 +312,20 @@ def wide(dtype):
 
 def options(config):
     return {"num_warps": config["num_warps"], "num_stages": config["num_stages"], "enable_fp_fusion": True}
+
+
+def joined(x, groups):
+    """The tensor with axes in the order of `groups`, each group one axis (() a new one), the last contiguous."""
+    sizes = [prod(x.shape[a] for a in g) for g in groups]
+    x = x.permute([a for g in groups for a in g]).reshape(sizes)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def apart(made, results):
+    """Of each of `results` the tensor among `made`, its axes in the order of the shape, contiguous; undoes `joined`."""
+    out = []
+    for which, groups, shape in results:
+        order = [a for g in groups for a in g]
+        x = made[which].reshape([shape[a] for a in order])
+        out.append(x.permute([order.index(a) for a in range(len(order))]).contiguous())
+    return tuple(out) if len(out) > 1 else out[0]

@@ -3,7 +3,8 @@
     FORWARD0 = {2: Walk(causal_pieces, None, (True, False)), 1: Walk(causal_masked, None, (False,))}
     FORWARD1 = plans("16x16 full run 0 end 1 1 0 0 0 1 1 0 0 1 partial 0 end 1 1 0 1 1 1 1 0 0 1;")
     FORWARD2 = table(Walk(table_pieces, table_block, (False,), (1, 64, 1), (first, blocks), keep=False), 64)
-    walk = chosen(FORWARD0, blocks(config["forward"]), device)
+    PATTERN = Pattern((None, (Walked(forward=FORWARD0), Walked(forward=FORWARD1, keep=keep))), ...)    by query heads
+    parts = PATTERN.parts(config, device)
 
 Walks stand under the number of loops where a closed form holds for blocks of any size, under (BM, BN) where a solver's
 plan does; a table (under None) is made for square blocks of one size, and recut for any other.
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .launch import Walk
+from .launch import AT, EMPTY, Part, Walk
 from .pieces import flat, plan_block, plan_pieces
 
 END = 1 << 30
@@ -31,6 +32,38 @@ class Table(NamedTuple):
     walk: Walk
     grain: int
     back: bool = False
+
+
+class Walked(NamedTuple):
+    """A part of a pattern, of which every kernel is walked in blocks of whatever size; the rest as in `Part`."""
+
+    forward: Mapping[Any, Any] | None = None
+    dkdv: Mapping[Any, Any] | None = None
+    dq: Mapping[Any, Any] | None = None
+    keep: Any = None
+    classes: int = 1
+    q_at: tuple[int, int, int] = AT
+    k_at: tuple[int, int, int] = AT
+
+    def part(self, own: Mapping[str, Blocks], device: torch.device) -> Part:
+        walks = {k: chosen(w, own[k], device) for k in own if (w := getattr(self, k)) is not None}
+        return EMPTY._replace(**walks, keep=self.keep, classes=self.classes, q_at=self.q_at, k_at=self.k_at)
+
+
+class Pattern:
+    """The parts of each stretch of heads: (heads, (Walked, ...)) each."""
+
+    def __init__(self, *groups: tuple[Any, tuple[Walked, ...]]) -> None:
+        self.groups = groups
+        self.made: dict[Any, Any] = {}
+
+    def parts(self, config: Mapping[str, Any], device: torch.device) -> Any:
+        """The groups of `launch.forward` and `launch.backward` for the blocks of a configuration."""
+        own = {k: blocks(config[k]) for k in ("forward", "dkdv", "dq") if k in config}
+        key = device, *own.items()
+        if key not in self.made:
+            self.made[key] = tuple((heads, tuple(p.part(own, device) for p in parts)) for heads, parts in self.groups)
+        return self.made[key]
 
 
 def blocks(config: Mapping[str, Any]) -> Blocks:
@@ -138,3 +171,8 @@ def cut(entry: int, times: int) -> list[int]:
 def moved(entry: int, times: int) -> int:
     """The block around one."""
     return (entry >> SHIFT << SHIFT) + (entry & ((1 << SHIFT) - 1)) // times
+
+
+def numbers(text: str) -> torch.Tensor:
+    """A table of integers written out."""
+    return torch.tensor([int(n) for n in text.split()], dtype=torch.int32)

@@ -4,7 +4,7 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,7 +14,8 @@ from torch import Tensor
 from .ops import CONFIGS
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "f16"}  # of any other dtype: f32
-Operand = tuple[Tensor, tuple[int, ...]]
+Given = tuple[Any, ...]
+"""A tensor and, for each group of dims that a kernel walks as one, its axes there."""
 
 
 @functools.cache
@@ -73,19 +74,30 @@ def _tensors(items: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def laid(x: Tensor, *groups: tuple[int, ...]) -> Operand:
-    """A tensor and its stride along each group of neighbouring axes; 0 for (), which it does not have.
+class Operands(NamedTuple):
+    """Operands as kernels take them: pointers; of each the stride along each group of dims, and whether it has it."""
+
+    tensors: tuple[Tensor, ...] = ()
+    strides: tuple[tuple[int, ...], ...] = ()
+    dims: tuple[tuple[int, ...], ...] = ()
+
+
+def laid(given: Sequence[Given]) -> Operands:
+    """Each of (tensor, its axes in the first group of dims, in the second, ...): neighbouring ones; None has none."""
+    if not given:
+        return Operands()
+    tensors, strides = zip(*(strided(*one) for one in given))
+    return Operands(tensors, strides, tuple(tuple(int(g is not None) for g in groups) for _, *groups in given))
+
+
+def strided(x: Tensor, *groups: tuple[int, ...] | None) -> tuple[Tensor, tuple[int, ...]]:
+    """A tensor and its stride along each group of neighbouring axes; 0 for None, which it does not have.
 
     Axes of a group that no one stride walks are copied into order first."""
-    walked = [tuple(a for a in g if x.shape[a] > 1) or g[-1:] for g in groups]  # an axis of one may have any stride
+    walked = [tuple(a for a in g if x.shape[a] > 1) or g[-1:] for g in (g or () for g in groups)]
     if not all(x.stride(a) == x.stride(b) * x.shape[b] for w in walked for a, b in itertools.pairwise(w)):
-        x = x.contiguous()
+        x = x.contiguous()  # an axis of one may have any stride
     return x, tuple(x.stride(w[-1]) if w else 0 for w in walked)
-
-
-def tensors(operands: Sequence[Operand]) -> tuple[tuple[Tensor, ...], tuple[tuple[int, ...], ...]]:
-    """Pointers, then strides."""
-    return tuple(x for x, _ in operands), tuple(s for _, s in operands)
 
 
 def tile(rows: int, columns: int, block: int, most: int = 1 << 30) -> tuple[int, int]:
@@ -106,33 +118,13 @@ def wide(like: Tensor) -> torch.dtype:
     return torch.float64 if like.dtype == torch.float64 else torch.float32
 
 
-def partial(like: Tensor, count: int, slabs: int, sizes: tuple[int, ...]) -> list[Tensor]:
+def partial(like: Tensor, count: int, slabs: int, sizes: tuple[int, ...]) -> Operands:
     """Buffers for partial results, [slab, columns ...]."""
-    return [like.new_empty((slabs, *sizes), dtype=wide(like)) for _ in range(count)]
+    made = (like.new_empty((slabs, *sizes), dtype=wide(like)) for _ in range(count))
+    return laid([(x, *((d,) for d in range(x.dim()))) for x in made])
 
 
-def slab(operand: Operand) -> Operand:
-    """A result over columns as one slab."""
-    return operand[0], (0, *operand[1])
-
-
-def joined(x: Tensor, groups: tuple[tuple[int, ...], ...]) -> Tensor:
-    """The tensor with axes in the order of `groups`, each group one axis (() a new one), the last contiguous."""
-    x = x.permute([a for g in groups for a in g])
-    sizes, at = [], 0
-    for g in groups:
-        sizes.append(functools.reduce(lambda a, b: a * b, x.shape[at : at + len(g)], 1))
-        at += len(g)
-    x = x.reshape(sizes)
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def apart(x: Tensor, groups: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> Tensor:
-    """Undo `joined`: axes in the order of `shape`, contiguous."""
-    order = [a for g in groups for a in g]
-    return x.reshape([shape[a] for a in order]).permute([order.index(a) for a in range(len(order))]).contiguous()
-
-
-def numbers(text: str) -> Tensor:
-    """A table of integers written out."""
-    return torch.tensor([int(n) for n in text.split()], dtype=torch.int32)
+def slab(results: Operands) -> Operands:
+    """Results over columns as one slab, each stored in all columns."""
+    strides = tuple((0, *s) for s in results.strides)
+    return Operands(results.tensors, strides, tuple((1,) * len(s) for s in strides))

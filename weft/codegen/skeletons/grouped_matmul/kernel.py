@@ -33,24 +33,11 @@ Grids: grouped_matmul (experts * slot blocks * n blocks,), grouped_weights (expe
 (token blocks * n blocks,), slots (token blocks,).
 """
 
-import torch
 import triton
 import triton.language as tl
 
 from ..common.operands import coordinates, load, load_one, product, store
 from ..matmul.kernel import left, swizzled, times, zeros
-
-
-def routed(expert: torch.Tensor, place: torch.Tensor, batches: int, experts: int, capacity: int) -> torch.Tensor:
-    """TOKEN of a routing: i32[expert, batch ..., capacity] of expert, place: i64[batch ..., token ...]."""
-    token = expert.new_full((experts, *expert.shape[:batches], capacity), -1, dtype=torch.int32)
-    most = max(expert.numel(), token.numel())
-    slots[(triton.cdiv(expert.numel(), 256),)](
-        (expert,), (expert.stride(),), (place,), (place.stride(),), token, token.stride(), tuple(expert.shape),
-        experts, capacity, DIMS=((1,) * expert.dim(),), NB=batches, BM=256,
-        IDX=tl.int64 if most + 256 >= 1 << 31 else tl.int32, num_warps=4, num_stages=2, enable_fp_fusion=True,
-    )  # fmt: skip
-    return token
 
 
 @triton.jit

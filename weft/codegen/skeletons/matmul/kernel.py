@@ -23,17 +23,10 @@ Tiles are taken in groups of GROUP blocks of rows, which share columns of B in L
 Grid: (batches * row blocks * column blocks,).
 """
 
-import torch
 import triton
 import triton.language as tl
 
 from ..common.operands import along, coordinates, gather_in, load, load_one, nothings, product, store
-
-
-def factor(x: torch.Tensor) -> tl.dtype:
-    """DOT of a tensor's dtype."""
-    known = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16}
-    return known.get(x.dtype, tl.bfloat16)
 
 
 @triton.jit

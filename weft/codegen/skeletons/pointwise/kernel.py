@@ -58,6 +58,12 @@ def pointwise(
 
 
 @triton.jit
+def same(x, i, c, X):
+    """The body that ends partial results: they go on as they are."""
+    return x
+
+
+@triton.jit
 def reduce_rows(
     IN,
     in_strides,

@@ -8,7 +8,7 @@ from weft.codegen.lines import fit
 from weft.codegen.skeletons.attention.writer.fold import END
 from weft.codegen.skeletons.attention.writer.plan import Walk, closed, gathered, planned
 from weft.codegen.skeletons.attention.writer.space import pairs
-from weft.codegen.skeletons.common.writer.regions import nested
+from weft.codegen.skeletons.common.writer.source import nested
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
 from weft.ir.pattern import Pattern
 from weft.ir.pattern.formula import Listed, leaves
@@ -66,7 +66,7 @@ class Walks:
     def table(self, numbers: Any) -> str:
         """The name of a table of integers."""
         body = textwrap.wrap(" ".join(map(str, numbers.tolist())), 116)
-        source = 'host.numbers("""\n' + "\n".join("    " + line for line in body) + '\n""")'
+        source = 'walks.numbers("""\n' + "\n".join("    " + line for line in body) + '\n""")'
         found = next((x.split(" = ")[0] for x in self.lines if x.endswith(source) and x.startswith("TABLE")), "")
         if found:
             return found

@@ -5,6 +5,7 @@ forms or constants or table by which each kernel walks its blocks, and `keep` wh
 the attention pointwise is its epilogue.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,16 +13,18 @@ from typing import Any
 import sympy as sp
 
 from weft.codegen.attention import Axes, axes
-from weft.codegen.lines import fit
+from weft.codegen.lines import call
 from weft.codegen.skeletons.attention.writer.plan import ELSEWHERE, geometry, static_block
 from weft.codegen.skeletons.attention.writer.space import WIDEST, configurations, pairs
 from weft.codegen.skeletons.attention.writer.walks import Walks
 from weft.codegen.skeletons.common.writer.holes import Body, Hole
 from weft.codegen.skeletons.common.writer.iteration import renamings
-from weft.codegen.skeletons.common.writer.regions import Job, Reads, Written, nested, pair
+from weft.codegen.skeletons.common.writer.job import Job, Written
+from weft.codegen.skeletons.common.writer.maps import POINTWISE, kind
+from weft.codegen.skeletons.common.writer.source import Reads, named, nested, pair
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
-from weft.codegen.skeletons.pointwise.writer.write import POINTWISE, kind
+from weft.codegen.spelling import TORCH_DTYPE
 from weft.ir.evaluate import scalar
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff
@@ -163,18 +166,18 @@ class _Writer:
         name = self.w.argument(v).name
         if len(v.dims) > 2 or (len(v.dims) == 2 and v.dims[0] not in self.axes.batch) or len(self.axes.batch) > 1:
             raise Refused(Why.METADATA)
-        x = self.reads.at(f"host.laid({name}, {', '.join(f'({i},)' for i in range(len(v.dims)))})")
+        x = self.reads.at(f"host.strided({name}, {', '.join(f'({i},)' for i in range(len(v.dims)))})")
         n = self.job.sizes.number(dim)
         size = str(n) if n is not None else self.reads.at(self.w.size(dim))
         row = f" + b.to(tl.int64) * {x}[1][0]" if len(v.dims) == 2 else ""
         src = Tri(f"tl.load({x}[0]{row} + {place} * {x}[1][{len(v.dims) - 1}], mask={place} < {size}, other=0)")
         return hole.bind(f"{v.name}_{place}", src).text
 
-    def scores(self) -> tuple[str, str]:
-        """score and dscore holes, or None for both."""
+    def scores(self) -> tuple[str, ...]:
+        """score and dscore holes, or neither."""
         score = normal(self.of.score)
         if score == S:
-            return "None", "None"
+            return ()
         sizes = {s: literal(n) for s, n in self.frozen(score)}
         for name, e in (("score", score), ("dscore", normal(diff(score, S)))):
             hole = self.hole(name, ("s", "q", "k", "b", "h", "X"), "s.dtype")
@@ -184,13 +187,13 @@ class _Writer:
             hole.add(f"return {out.text if whole else f'tl.zeros_like(s) + {out.at(ATOM)}'}")
         return "score", "dscore"
 
-    def epilogue(self) -> tuple[str, list[Val]]:
-        """The epilogue hole and what it makes; None where nothing follows."""
+    def epilogue(self) -> tuple[tuple[str, ...], list[Val]]:
+        """The epilogue hole and what it makes; neither where nothing follows."""
         nodes = [n for n in self.graph.nodes if n is not self.core]
         made = {v for n in nodes for v in n.outs}
         results = [v for v in self.graph.outputs if v in made]
         if not nodes:
-            return "None", []
+            return (), []
         if self.back or not all(isinstance(n.op, POINTWISE) for n in nodes):
             raise Refused(Why.NOT_POINTWISE)
         same = renamings(self.graph)
@@ -208,7 +211,7 @@ class _Writer:
         body = Body(hole, where, self.size, lambda v: self.loaded(hole, v, where), env, seeds)
         body.nodes(nodes)
         hole.add(f"return {pair(body.value(v).text for v in results)}")
-        return hole.name, results
+        return (hole.name,), results
 
     def size(self, dim: str) -> Tri:
         return self.w.frozen(dim) or Tri(self.reads.at(self.w.size(dim)), ATOM, "int", None, 0)
@@ -234,7 +237,7 @@ class _Writer:
         if not set(v.dims) <= set(where):
             raise Refused(Why.SPACES, v.name)
         axes = ", ".join(f"({i},)" for i in range(len(v.dims)))
-        x = self.reads.at(f"host.laid({name}, {axes})" if v.dims else name)
+        x = self.reads.at(f"host.strided({name}, {axes})" if v.dims else name)
         if not v.dims:
             return Tri(f"tl.load({x}){f'.to({hole.acc})' if v.dtype in FLOATS else ''}", ATOM, kind(v))
         at = "".join(f" + tl.cast({where[d].text}, tl.int64) * {x}[1][{i}]" for i, d in enumerate(v.dims))
@@ -246,97 +249,79 @@ class _Writer:
     # -- the file ----------------------------------------------------------------------------------------------------
 
     def write(self) -> Written:
-        score, dscore = self.scores()
+        holes = self.scores()
         epilogue, results = self.epilogue()
         widths = self.width((self.of.contract,)), self.width(self.axes.own)
         if max(widths) > WIDEST:
             raise Refused(Why.WIDE)
         if self.block and not pairs(self.block):
             raise Refused(Why.LAYOUT)
+        walks = Walks(self.block)
+        pattern = call("walks.Pattern", *self.pattern(walks))
+        given = call("launch.Holes", **{name: name for name in (*holes, *epilogue)})
+        dtypes = pair(self.dtype(v) for v in results)
+        ins = {name: self.operand(v, groups) for name, v, groups in self.operands()}
+        more = named(**ins, results=self.results(results), x=self.reads.text, dtypes=dtypes)
+        name = "launch.attend_grad" if self.back else "launch.attend"
+        launch = call(name, "NAME", "HOLES", self.w.anchor.name, "PATTERN", self.scale, **more)
         configs = configurations(self.side, *widths, self.block)
-        constants = self.module()
-        operands = self.operands()
-        order = "do, q, k, v, out, lse" if self.back else "q, k, v"
-        held = f"launch.Holes({score}, {dscore}, {epilogue})"
-        x = f", x={self.reads.text}" if self.reads.items else ""
-        dtypes = f", dtypes={pair(self.dtype(v) for v in results)}" if results else ""
-        call = f"launch.{self.side}({order}, parts, {self.scale}, config, {held}{x}{dtypes})"
-        names = ["dq", "dk", "dv"] if self.back else ["o", "lse", *(f"y{i}" for i in range(len(results)))]
-        launch = [
-            f"config = host.config(NAME, {self.w.anchor.name})",
-            *operands,
-            f"parts = groups({', '.join(self.keys())}, q.device)",
-            f"{', '.join(names)} = {call}",
-            *self.results(names, results),
-        ]
-        return Written(self.w, "attention", tuple(self.holes), tuple(launch), configs, constants, allocates=False)
+        below = {"HOLES": given, "PATTERN": pattern}
+        return Written(self.w, "attention", tuple(self.holes), launch, configs, below, tuple(walks.lines), returns=True)
 
     def dtype(self, v: Val) -> str:
-        from weft.codegen.spelling import TORCH_DTYPE
+        return TORCH_DTYPE[v.dtype] if self.job.mixed else f"{self.w.argument(self.core.ins[0]).name}.dtype"
 
-        return TORCH_DTYPE[v.dtype] if self.job.mixed else "q.dtype"
-
-    def keys(self) -> list[str]:
-        return [f'walks.blocks(config["{k}"])' for k in KERNELS[type(self.core.op)]]
-
-    def operands(self) -> list[str]:
-        """q, k, v (and d(out), out, lse) as [batch, heads, rows, columns]."""
+    def operands(self) -> list[tuple[str, Val, tuple[Dims, ...]]]:
+        """q, k, v (and out, lse, d(out)), each with its dims as [batch, heads, rows, columns]."""
         a, ins = self.axes, self.core.ins
-        shapes = [("q", ins[0], a.queries()), ("k", ins[1], a.keys()), ("v", ins[2], a.values())]
+        found = [("q", ins[0], a.queries()), ("k", ins[1], a.keys()), ("v", ins[2], a.values())]
         if self.back:
-            shapes += [("out", ins[3], a.outs()), ("lse", ins[4], a.rows()), ("do", ins[5], a.outs())]
-        order = {v: nested(tuple(tuple(v.dims.index(d) for d in g) for g in groups)) for _, v, groups in shapes}
-        return [f"{name} = host.joined({self.w.argument(v).name}, {order[v]})" for name, v, _ in shapes]
+            found += [("out", ins[3], a.outs()), ("lse", ins[4], a.rows()), ("do", ins[5], a.outs())]
+        return found
 
-    def results(self, names: Sequence[str], extra: Sequence[Val]) -> list[str]:
-        """What the kernels gave, in the order of dims of the region's results."""
-        a = self.axes
+    def operand(self, v: Val, groups: tuple[Dims, ...]) -> str:
+        return pair((self.w.argument(v).name, nested(tuple(tuple(v.dims.index(d) for d in g) for g in groups))))
+
+    def results(self, extra: Sequence[Val]) -> str:
+        """Which of what the kernels give are the region's results, and how these lie."""
+        a, same = self.axes, renamings(self.graph)
         places = (a.queries(), a.keys(), a.values()) if self.back else (a.outs(), a.rows(), *(a.outs() for _ in extra))
-        same = renamings(self.graph)
-        lines: list[str] = []
-        for name, v, groups in zip(names, (*self.core.outs, *extra), places):
-            if v not in self.graph.outputs:
-                continue
+        made = dict(zip((*self.core.outs, *extra), enumerate(places)))
+        found: list[str] = []
+        for v in self.graph.outputs:
+            which, groups = made[v]
             own = [same.get(d, d) for d in v.dims]
             where = tuple(tuple(own.index(same.get(d, d)) for d in g) for g in groups)
-            lines.append(f"{self.w.result(v)} = host.apart({name}, {nested(where)}, {self.w.shape(v.dims)})")
-        return lines
+            found.append(pair((str(which), nested(where), self.w.shape(v.dims))))
+        return pair(found)
 
-    def module(self) -> tuple[str, ...]:
-        """Module-level text: the walks of every kernel of every part, and `groups`, which finds those of its blocks."""
-        kernels = KERNELS[type(self.core.op)]
-        walks, made, groups = Walks(self.block), list[str](), list[str]()
+    def pattern(self, walks: Walks) -> list[str]:
+        """The parts of each stretch of heads; their walks go to module-level lines."""
+        number, out = itertools.count(), list[str]()
         for heads, parts in self.groups():
-            names: list[str] = []
-            for p in parts:
-                number = sum(line.startswith("    part") for line in made)
-                names.append(f"part{number}")
-                made += fit(f"part{number} = launch.EMPTY._replace({self.part(p, number, heads, kernels, walks)})", 1)
-            groups.append(f"({nested(heads)}, {pair(names)})")
-        head = f"def groups({', '.join(kernels)}, device):"
-        doc = '    """The parts of the pattern, as kernels with these (BM, BN, LOOPS) walk them."""'
-        return (*walks.lines, "", "", "@functools.cache", head, doc, *made, *fit(f"return {pair(groups)}", 1))
+            out.append(pair((nested(heads), pair(self.part(p, next(number), heads, walks) for p in parts))))
+        return out
 
-    def part(self, p: Part, number: int, some: Heads, kernels: Sequence[str], walks: Walks) -> str:
-        """The arguments of a part that serves `some` heads."""
+    def part(self, p: Part, number: int, some: Heads, walks: Walks) -> str:
+        """A part that serves `some` heads."""
         g = geometry(p)
-        needs, said = False, list[str]()
+        needs, said = False, dict[str, str]()
         nq, nk = (g.count(self.limit(d), at) for d, at in ((self.axes.query, g.q_at), (self.axes.over, g.k_at)))
         first, step, count = some or (0, 1, self.heads)
         mine = range(first, first + step * count, step)
         heads = [h if h in mine else ELSEWHERE for h in range(self.heads)] if g.rows.per_head else [None]
-        for k in kernels:
+        for k in KERNELS[type(self.core.op)]:
             back, name = k == "dkdv", f"{k.upper()}{number}"
             group = self.heads // self.width(self.axes.shared) if back and g.rows.per_head else 1
             needs |= walks.add(name, g.rows, nq, nk, back, heads, group)
-            said.append(f"{k}=walks.chosen({name}, {k}, device)")
+            said[k] = name
         if needs and g.keep is not None:
             if g.keep.multiset:
                 raise Refused(Why.LAYOUT)
-            said.append(f"keep={self.keep(g.keep)}")
+            said["keep"] = self.keep(g.keep)
         if g.classes != 1 or g.q_at != (1, 1, 0) or g.k_at != (1, 1, 0):
-            said += [f"classes={g.classes}", f"q_at={nested(g.q_at)}", f"k_at={nested(g.k_at)}"]
-        return ", ".join(said)
+            said |= {"classes": str(g.classes), "q_at": nested(g.q_at), "k_at": nested(g.k_at)}
+        return call("walks.Walked", **said)
 
 
 def stretches(numbers: Sequence[int]) -> list[tuple[int, int, int]]:

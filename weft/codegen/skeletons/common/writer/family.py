@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from weft.codegen.skeletons.common.writer.regions import Job, Written
+from weft.codegen.skeletons.common.writer.job import Job, Written
 
 
 @dataclass(frozen=True)

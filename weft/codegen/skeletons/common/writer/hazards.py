@@ -13,7 +13,7 @@ from weft.ir.formula import parse, symbol
 from weft.ir.types import Graph, Node
 
 if TYPE_CHECKING:
-    from weft.codegen.skeletons.common.writer.regions import Configs
+    from weft.codegen.skeletons.common.writer.configs import Configs
 
 
 def facts(graph: Graph, sizes: Sizes) -> dict[str, int]:

@@ -36,10 +36,16 @@ class Space:
     def dims(self) -> Dims:
         return tuple(d for g in self.groups for d in g)
 
-    def axes(self, v: Val) -> tuple[tuple[int, ...], ...]:
-        """For each group, the axes of the value that it walks; () where the value does not have it."""
+    @property
+    def sides(self) -> "tuple[Space, Space]":
+        """The rows alone, and the columns alone."""
+        rows, columns = self.groups[: self.rows], self.groups[self.rows :]
+        return Space(rows, len(rows), self.same), Space(columns, 0, self.same)
+
+    def axes(self, v: Val) -> tuple[tuple[int, ...] | None, ...]:
+        """For each group, the axes of the value that it walks; None where the value does not have it."""
         own = self.one(v.dims)
-        return tuple(tuple(own.index(d) for d in g) if set(g) <= set(own) else () for g in self.groups)
+        return tuple(tuple(own.index(d) for d in g) if set(g) <= set(own) else None for g in self.groups)
 
     def flags(self, v: Val) -> tuple[int, ...]:
         """Which of the groups a value has."""

@@ -11,60 +11,19 @@ import hashlib
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from weft.codegen.kernel_forms import rewritten
-from weft.codegen.lines import WIDTH, Lines, tuple_of
-from weft.codegen.prepare import opened
-from weft.codegen.sizes import Sizes, identifier, provenance
+from weft.codegen.lines import WIDTH, Lines
+from weft.codegen.sizes import identifier, provenance
+from weft.codegen.skeletons import COMMON
+from weft.codegen.skeletons.common.writer.configs import Configs
 from weft.codegen.skeletons.common.writer.hazards import clear, facts
-from weft.codegen.skeletons.common.writer.holes import Hole
-from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
-from weft.ir.library import Dropout
+from weft.codegen.skeletons.common.writer.job import Job, Written
+from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
 from weft.ir.primitives import Detach, Einsum, Reduce, Rename
 from weft.ir.text import show
-from weft.ir.types import FLOATS, Decision, Dims, Graph, Node, Val
+from weft.ir.types import Graph, Node, Val
 from weft.passes.fusion import Region
-
-Configs = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""arch -> dtype -> configuration."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A region to write. where: block and half; decisions: those about it; mixed: floats of several dtypes; wide: where
-    there is one, the values that stay float32 at least in a narrower one."""
-
-    kernel: str
-    where: str
-    region: Region
-    shown: Graph
-    sizes: Sizes
-    mixed: bool
-    decisions: tuple[Decision, ...] = ()
-    wide: frozenset[str] = frozenset()
-
-    def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
-        """The region's graph with composites other than `keep` opened."""
-        return opened(rewritten(self.shown), lambda op, types: isinstance(op, keep))
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a skeleton's writer gives: holes and other module-level text, and the statements that launch.
-
-    family: whose kernels run. allocates: does the wrapper make the results, or do the statements? orders: results whose
-    memory has the dims in another order."""
-
-    wrapper: Wrapper
-    family: str
-    holes: tuple[Hole, ...]
-    launch: tuple[str, ...]
-    configs: Configs
-    constants: tuple[str, ...] = ()
-    allocates: bool = True
-    orders: Mapping[Val, Dims] = field(default_factory=dict[Val, Dims])
 
 
 @dataclass(frozen=True)
@@ -135,38 +94,23 @@ def view(n: Node) -> bool:
     return isinstance(n.op, Rename | Detach)
 
 
-HOMES = {
-    "elementwise": ("common", "elementwise"),
-    "host": ("common", "host"),
-    "ops": ("common", "ops"),
-    "launch": ("attention", "launch"),
-    "pieces": ("attention", "pieces"),
-    "walks": ("attention", "walks"),
-} | {f: (f, "kernel") for f in ("pointwise", "rowwise", "cross_entropy", "scan", "matmul", "grouped_matmul")}
-
-
 def text(job: Job, written: Written, key: str) -> str:
-    w, lines = written.wrapper, Lines()
+    w, lines, body = written.wrapper, Lines(), _body(written)
     lines.lines += header(job, key, written.family)
     lines.add()
-    body = _body(job, written)
     said = "\n".join([*written.constants, *body])
-    if "functools." in said:
-        lines.add("import functools")
-        lines.add()
     modules = [("torch", r"torch\."), ("triton", r"triton\."), ("triton.language as tl", r"tl\.")]
     for module, word in modules:
         if re.search(rf"(?<![\w.]){word}", said):
             lines.add(f"import {module}")
         elif module.endswith("tl") and written.holes:
             lines.add(f"import {module}  # noqa: F401 (the interpreter looks for it)")
-    lines.add()
-    for module in sorted({m for m, _ in HOMES.values()}):
-        own = [(name, n) for name, (m, n) in HOMES.items() if m == module and re.search(rf"(?<![\w.]){name}\.", said)]
-        plain = [n for name, n in own if name == n]
-        lines.lines += [f"from .{module} import {n} as {name}" for name, n in own if name != n]
-        if plain:
-            lines.add(f"from .{module} import {', '.join(plain)}")
+    if "import" in lines.lines[-1]:
+        lines.add()
+    homes = {written.family: ("launch", "pieces", "walks"), COMMON: ("elementwise", "host", "ops")}
+    for home, names in sorted(homes.items()):
+        if own := [n for n in names if re.search(rf"(?<![\w.]){n}\.", said)]:
+            lines.add(f"from .{home} import {', '.join(own)}")
     lines.add()
     lines.add(f'NAME = "{job.kernel}"')
     for name, n in sorted(w.constants.items()):
@@ -176,10 +120,13 @@ def text(job: Job, written: Written, key: str) -> str:
     return lines.source()
 
 
-def _body(job: Job, written: Written) -> list[str]:
+def _body(written: Written) -> list[str]:
     w, lines = written.wrapper, Lines()
     for hole in written.holes:
         lines.lines += ["", "", *hole.text()]
+    lines.lines += ["", ""]
+    for name, source in written.given.items():
+        lines.add(f"{name} = {source}")
     lines.lines += ["", ""]
     with lines.indent(f"def empty({w.given}):"):
         lines.text('"""The results, not computed yet: all that a fake tensor wants."""')
@@ -190,13 +137,14 @@ def _body(job: Job, written: Written) -> list[str]:
     lines.lines += ["", ""]
     with lines.indent(f"def run({w.given}):"):
         lines.lines += wrapped_doc(w.described(), 1)
-        for statement in needed(w.opening(), written.launch):
+        for statement in needed(w.opening(), [written.launch]):
             lines.add(statement)
-        if written.allocates:
+        if written.returns:
+            lines.add(f"return {written.launch}")
+        else:
             lines.add(f"{', '.join(w.results)} = empty({w.given})")
-        for statement in written.launch:
-            lines.add(statement)
-        lines.add(f"return {', '.join(w.results)}")
+            lines.add(written.launch)
+            lines.add(f"return {', '.join(w.results)}")
     lines.lines += ["", ""]
     lines.add(f'ops.register(NAME, "{w.schema}", run, empty)')
     return lines.lines
@@ -250,42 +198,3 @@ def header(job: Job, key: str, family: str) -> list[str]:
         f"name. Edit it freely: the next import uses it, and `weft compile` keeps it (--force overwrites). Key {key}."
     )
     return [line.replace("\\", "/") for line in [*out, "", *textwrap.wrap(said, WIDTH), '"""']]
-
-
-def floats(graph: Graph) -> set[str]:
-    vals = [*graph.inputs, *(v for n in graph.nodes for v in n.outs)]
-    return {v.dtype for v in vals if v.dtype in FLOATS}
-
-
-def pair(values: Iterable[str]) -> str:
-    """A tuple display of sources."""
-    return tuple_of(values) if (values := list(values)) else "()"
-
-
-def nested(value: Any) -> str:
-    """Tuples of tuples of words and numbers as source."""
-    if isinstance(value, tuple):
-        return pair(map(nested, value))
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-@dataclass
-class Reads:
-    """X, the tuple of what holes read besides their arguments, as it fills up: source in the wrapper -> place."""
-
-    items: list[str] = field(default_factory=list)
-
-    def at(self, source: str) -> str:
-        """The item as source of a hole."""
-        if source not in self.items:
-            self.items.append(source)
-        return f"X[{self.items.index(source)}]"
-
-    @property
-    def text(self) -> str:
-        return pair(self.items) if self.items else "None"
-
-    @property
-    def held(self) -> tuple[list[str], str, list[str]]:
-        """Statements that make the tuple, what it is called after them, and what a launch's index is to look at."""
-        return ([f"read = {self.text}"], "read", ["read"]) if self.items else ([], "None", [])

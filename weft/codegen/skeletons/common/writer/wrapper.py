@@ -2,6 +2,7 @@
 
 import builtins
 import keyword
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,15 +13,10 @@ from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
 from weft.codegen.spelling import TORCH_DTYPE, Src
 from weft.ir.types import FLOATS, Dims, Graph, Val
 
-_LOCALS = (
-    "ins outs per_step per_lane per_row ends part parts programs single slabs config grid sizes rows columns bm bn read"
-)
-_HOLES = "pre body finish after same before start cell stage keep score dscore epilogue groups run empty NAME X ACC acc"
-_OTHERS = (
-    "torch triton tl host launch ops elementwise functools x c q k v b h s d t i j m n o u dq dk dv do lse lanes steps"
-)
-_MODULES = "matmul grouped_matmul cross_entropy attention pieces walks factors depth"
-_RESERVED = frozenset([*keyword.kwlist, *dir(builtins), *" ".join((_LOCALS, _HOLES, _OTHERS, _MODULES)).split()])
+_RESERVED = frozenset([*keyword.kwlist, *dir(builtins), "torch", "host", "launch", "ops", "empty", "run"])
+"""What a wrapper refers to besides its arguments, results and sizes."""
+_CONSTANTS = re.compile("name|holes|pattern|(forward|dkdv|dq|table)[0-9]+", re.I)
+"""Constants of a file that no size is called."""
 
 
 class Why(StrEnum):
@@ -97,6 +93,10 @@ class Wrapper:
     def result(self, v: Val) -> str:
         return self.results[self.body.outputs.index(v)]
 
+    def name(self, v: Val) -> str:
+        """What a result or an input is called."""
+        return self.result(v) if v in self.body.outputs else self.argument(v).name
+
     @property
     def anchor(self) -> Argument:
         """The operand whose dtype and device the results take: the first float one, of those that are not wide."""
@@ -114,6 +114,7 @@ class Wrapper:
                 raise Refused(Why.NO_SIZE, dim)
             return self.variables[dim]
         name = self.sizes.names[dim].upper()
+        name = f"{name}_" if _CONSTANTS.fullmatch(name) else name
         self.constants[name] = number
         return name
 

@@ -3,10 +3,6 @@
 BM x BN: a program's tile; a program walks its rows BN columns at a time.
 """
 
-from typing import Any
-
-from weft.targets import ARCHS, KERNEL_DTYPES
-
 LONG = 16384
 """Longest row that the rowwise kernel holds in one tile by default, and so reads once."""
 DEFAULT = {"BM": 1, "BN": 4096, "num_warps": 8}
@@ -24,8 +20,3 @@ SPACES = {
         },
     }
 }
-
-
-def default() -> dict[str, dict[str, dict[str, Any]]]:
-    """arch -> dtype -> configuration."""
-    return {a: {d: dict(DEFAULT) for d in KERNEL_DTYPES} for a in ARCHS}

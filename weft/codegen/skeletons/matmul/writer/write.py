@@ -8,13 +8,14 @@ the cores is `before`, what stands after them `epilogue`.
 from collections.abc import Sequence
 from typing import Any
 
+from weft.codegen.lines import call
 from weft.codegen.skeletons.common.writer.holes import Hole, ir_line
 from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings
-from weft.codegen.skeletons.common.writer.regions import Job, Reads, Written, pair
-from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
+from weft.codegen.skeletons.common.writer.job import Job, Written
+from weft.codegen.skeletons.common.writer.maps import POINTWISE, above, maps_hole, read_by, region_body, said, unpacked
+from weft.codegen.skeletons.common.writer.source import Reads, named, operands, pair, points
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.matmul.writer.space import default
-from weft.codegen.skeletons.pointwise.writer.write import POINTWISE, flags_of, kind, laid, region_body, said
 from weft.ir.library import Dropout
 from weft.ir.primitives import Einsum
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
@@ -76,14 +77,7 @@ class Product:
 
     def above(self) -> list[Node]:
         """The nodes that stand before the cores."""
-        maker = {v: n for n in self.graph.nodes for v in n.outs}
-        need, todo = set[Node](), [v for c in self.cores for v in c.ins]
-        while todo:
-            made = maker.get(todo.pop())
-            if made is not None and made not in need:
-                need.add(made)
-                todo += made.ins
-        return [n for n in self.graph.nodes if n in need]
+        return above(self.graph.nodes, [v for c in self.cores for v in c.ins])
 
 
 class _Matmul:
@@ -94,17 +88,12 @@ class _Matmul:
         self.ahead = p.above()
         self.late = [n for n in graph.nodes if n not in self.ahead and n not in p.cores]
         self.reads = Reads()
-        self.ins = self.tensors(self.ahead) if self.ahead else [p.a]
-        self.es = self.tensors(self.late)
+        self.ins = read_by(self.w, self.ahead) if self.ahead else [p.a]
+        self.es = read_by(self.w, self.late)
         self.outs = [v for v in graph.outputs if v not in {o for n in self.ahead for o in n.outs}]
         if len(self.outs) < len(graph.outputs):
             raise Refused(Why.SPACES)
         self.spaces()
-
-    def tensors(self, nodes: Sequence[Node]) -> list[Val]:
-        """Operands that some of the nodes load."""
-        read = {v for n in nodes for v in n.ins}
-        return [a.val for a in self.w.arguments if a.role == "tensor" and a.val in read]
 
     def spaces(self) -> None:
         """The spaces of the factors and of the results, neighbouring dims merged where all operands allow."""
@@ -126,57 +115,24 @@ class _Matmul:
             raise Refused(Why.SPACES)
 
     def write(self) -> Written:
-        before, epilogue = self.before(), self.epilogue()
-        holes = [h for h in (before, epilogue) if h is not None]
-        launch = self.launch(before, epilogue)
-        held = tiles(self.product.cores, self.es, self.outs, (*self.ahead, *self.late))
-        return Written(self.w, "matmul", tuple(holes), tuple(launch), default(held))
+        w, p, own = self.w, self.product, [c.outs[0] for c in self.product.cores]
+        before = last = None
+        if self.ahead:
+            before = maps_hole(w, self.left, self.reads, "before", self.ins, self.ahead, [p.a], single=True)
+        if self.late or self.outs != own:
+            last = epilogue(w, self.result, self.reads, p.cores, self.es, self.late, self.outs)
+        holes = tuple(h for h in (before, last) if h is not None)
+        held = tiles(p.cores, self.es, self.outs, (*self.ahead, *self.late))
+        given = call("launch.Holes", **{h.name: h.name for h in holes})
+        return Written(w, "matmul", holes, self.launch(), default(held), {"HOLES": given})
 
-    def before(self) -> Hole | None:
-        """The left factor of loaded operands."""
-        if not self.ahead:
-            return None
-        hole = begin(Hole("before", ("x", "i", "c", "X")), [("x", self.ins)])
-        body = region_body(self.w, self.left, self.reads, hole[0], hole[1], self.ahead)
-        body.nodes(self.ahead)
-        hole[0].add(f"return {said(body, self.product.a)}")
-        return hole[0]
-
-    def epilogue(self) -> Hole | None:
-        """The results of the products and loaded operands."""
-        own = [c.outs[0] for c in self.product.cores]
-        if not self.late and self.outs == own:
-            return None
-        return epilogue(self.w, self.result, self.reads, self.product.cores, self.es, self.late, self.outs)
-
-    def launch(self, before: Hole | None, epilogue: Hole | None) -> list[str]:
+    def launch(self) -> str:
         w, p = self.w, self.product
-        z, m, n, k = self.sides
-        a, b, e, outs = (w.mint(x) for x in ("left", "right", "more", "results"))
-        like = w.argument(p.b[0]).name
-        given = ((a, self.left, self.named(self.ins)), (b, self.right, self.named(p.b)))
-        given += ((e, self.result, self.named(self.es)), (outs, self.result, [(w.result(v), v) for v in self.outs]))
-        tensors = ", ".join(f"*host.tensors({name})" for name, _, _ in given)
-        dims = ", ".join(f"{x}_DIMS={flags_of(space, vs)}" for x, (_, space, vs) in zip(("A", "B", "E", "OUT"), given))
-        ends = len(z), len(z) + len(m), len(z) + len(m) + len(n)
-        made, read, seen = self.reads.held
-        return [
-            *made,
-            f"config = host.config(NAME, {like})",
-            *(f"{name} = {pair(laid(space, x, v) for x, v in vs)}" for name, space, vs in given),
-            f"sizes = {pair(w.points(g) for g in (*z, *m, *n, *k))}",
-            f"batches, rows, columns, depth = {', '.join(w.points(x) for x in (p.z, p.m, p.n, p.k))}",
-            'grid = (batches * triton.cdiv(rows, config["BM"]) * triton.cdiv(columns, config["BN"]),)',
-            f"matmul.matmul[grid]({tensors}, (), (), sizes, {read}, "
-            f"{before.name if before else None}, {epilogue.name if epilogue else None}, {dims}, SUM_DIMS=(), "
-            f"NZ={ends[0]}, NM={ends[1]}, NN={ends[2]}, {tile()}, DOT=matmul.factor({like}), "
-            f'ACC=host.acc({like}), PREC="ieee", '
-            f"IDX=host.index((batches, rows, max(columns, depth)), {', '.join([a, b, e, outs, *seen])}), "
-            "**host.options(config))",
-        ]
-
-    def named(self, values: Sequence[Val]) -> list[tuple[str, Val]]:
-        return [(self.w.argument(v).name, v) for v in values]
+        sizes = pair(points(w, side) for side in self.sides)
+        given = {"left": operands(w, self.left, self.ins), "right": operands(w, self.right, p.b)}
+        given |= {"more": operands(w, self.result, self.es), "outs": operands(w, self.result, self.outs)}
+        more = named(**given, x=self.reads.text)
+        return call("launch.matmul", "NAME", "HOLES", w.name(p.b[0]), sizes, **more)
 
 
 def tiles(*held: Sequence[Any]) -> int:
@@ -184,31 +140,13 @@ def tiles(*held: Sequence[Any]) -> int:
     return sum(map(len, held[:-1])) + 4 * sum(isinstance(n.op, Dropout) for n in held[-1])
 
 
-def tile() -> str:
-    """A program's tile as arguments of a launch."""
-    return ", ".join(f'{x}=config["{x}"]' for x in ("GROUP", "BM", "BN", "BK"))
-
-
-def begin(hole: Hole, given: Sequence[tuple[str, Sequence[Val]]]) -> tuple[Hole, dict[str, Tri]]:
-    """A hole whose tuples `given` (argument, values) are unpacked, and where the values are."""
-    env: dict[str, Tri] = {}
-    for source, values in given:
-        names = [hole.mint(v.name) for v in values]
-        if names:
-            hole.lines.add(f"{', '.join(names)} = {source}" if len(names) > 1 else f"{names[0]} = {source}[0]")
-        for n, v in zip(names, values):
-            env[v.name] = Tri(n, ATOM, kind(v))
-            if v.dtype in FLOATS and not hole.computes:
-                hole.acc = f"{n}.dtype"
-    return hole, env
-
-
 def epilogue(
     w: Wrapper, space: Space, reads: Reads, cores: Sequence[Node], es: Sequence[Val], late: Sequence[Node], outs: Any
 ) -> Hole:
     """The hole that makes results of products and operands of their place."""
     own = [c.outs[0] for c in cores]
-    hole, env = begin(Hole("epilogue", ("acc", "e", "i", "c", "X")), [("acc", own), ("e", es)])
+    hole = Hole("epilogue", ("acc", "e", "i", "c", "X"))
+    env = unpacked(hole, [("acc", own), ("e", es)])
     for c in cores:
         hole.note(ir_line(c))
     body = region_body(w, space, reads, hole, env, late)

@@ -3,6 +3,8 @@
 BLOCK, or BM x BN: elements of a program's tile. SLABS: programs along the rows of a sum.
 """
 
+MAPS = {"BLOCK": 1024, "num_warps": 4}
+SUMS = {"BM": 32, "BN": 64, "SLABS": 128, "num_warps": 4}
 SPACES = {
     "pointwise": {
         "kernels": ("pointwise",),

@@ -4,6 +4,10 @@ A row of up to LONGEST columns is one tile of at least BLOCK elements; a longer 
 PROGRAMS: how many programs sum over rows; with them a row is always one tile.
 """
 
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
 _KNOBS = {
     "BLOCK": (1024, 2048, 4096, 8192, 16384, 32768),
     "CHUNK": (1024, 2048, 4096, 8192, 16384),
@@ -26,3 +30,12 @@ SPACES = {
         },
     },
 }
+
+
+def default(columns: Sequence[int | None], sums: bool) -> dict[str, Any]:
+    """The configuration by the sizes of a row's dims (None: known at run time): a tile of 1024 to 8192 elements, 16 of
+    them a thread; 4 where sums over rows are kept beside them, as the derivatives of norms read up to ten operands."""
+    tile = 1 << max(10, min(13, (prod(n or 1024 for n in columns) - 1).bit_length()))
+    warps = max(4, min(16, tile // (128 if sums else 512)))
+    found = {"BLOCK": tile, "CHUNK": 4096, "LONGEST": 16384, "num_warps": warps}
+    return found | ({"PROGRAMS": 264, "LONGEST": 1 << 20} if sums else {})

@@ -7,12 +7,15 @@ from `start`. A derivative is such a loop too: it runs backward, and sums over t
 from collections.abc import Sequence
 from typing import Any
 
+from weft.codegen.lines import call
+from weft.codegen.skeletons.common.writer.configs import everywhere
 from weft.codegen.skeletons.common.writer.holes import Body, Hole, ir_line
 from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings, tell_apart
-from weft.codegen.skeletons.common.writer.regions import Job, Reads, Written, pair
+from weft.codegen.skeletons.common.writer.job import Job, Written
+from weft.codegen.skeletons.common.writer.maps import POINTWISE, region_body, unpacked
+from weft.codegen.skeletons.common.writer.source import Reads, named, operands, pair, points
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
-from weft.codegen.skeletons.pointwise.writer.write import POINTWISE, flags_of, kind, laid, region_body, same_everywhere
 from weft.codegen.skeletons.scan.writer.space import DEFAULTS
 from weft.ir.builder import flatten
 from weft.ir.primitives import Loop
@@ -99,15 +102,7 @@ class _Scan:
 
     def begin(self, name: str, args: Sequence[str], given: Sequence[tuple[str, Sequence[Val]]], nodes: Any) -> Body:
         hole = Hole(name, args)
-        env: dict[str, Tri] = dict(self.numbers)
-        for source, values in given:
-            names = [hole.mint(v.name) for v in values]
-            if names:
-                hole.lines.add(f"{', '.join(names)} = {source}" if len(names) > 1 else f"{names[0]} = {source}[0]")
-            for n, v in zip(names, values):
-                env[v.name] = Tri(n, ATOM, kind(v))
-                if v.dtype in FLOATS and not hole.computes:
-                    hole.acc = f"{n}.dtype"
+        env = self.numbers | unpacked(hole, given)
         body = region_body(self.w, self.dims, self.reads, hole, env, nodes)
         body.place = lambda node: None
         body.coordinates = {**body.coordinates, self.op.dim: Tri("t", ATOM, "int", None, 0)}
@@ -121,10 +116,9 @@ class _Scan:
         extra = [v for v in self.graph.outputs if not self.timed(v) and v not in self.finals]
         cell, outs = self.cell(p, extra)
         holes = [*([before] if before else []), start, cell]
-        launch = self.launch(before, outs, extra)
-        return Written(
-            self.w, "scan", tuple(holes), tuple(launch), same_everywhere(DEFAULTS["scan"]), orders=self.orders()
-        )
+        given = call("launch.Holes", "cell", "start", *(["before"] if before else []))
+        config, launch = everywhere(DEFAULTS["scan"]), self.launch(outs, extra)
+        return Written(self.w, "scan", tuple(holes), launch, config, {"HOLES": given}, orders=self.orders())
 
     def before(self) -> tuple[list[Val], Hole | None]:
         """p, what later holes read per lane, and the hole that makes it."""
@@ -216,36 +210,20 @@ class _Scan:
                 out[v] = tuple(own[d] for d in self.one(like.dims))
         return out
 
-    def launch(self, before: Hole | None, outs: Sequence[Val], extra: Sequence[Val]) -> list[str]:
+    def launch(self, outs: Sequence[Val], extra: Sequence[Val]) -> str:
         w, lanes = self.w, self.dims
         steps = Space(((self.time,), *lanes.groups), 1, self.same)
         last = [self.loop.outs[j] for j in self.states() if self.loop.outs[j] in self.graph.outputs]
-        states = len(self.states()) + len(extra)
         if extra and len(last) < len(self.states()):
             raise Refused(Why.SPACES)
         last += extra
-        seq, lane = ([(w.argument(v).name, v) for v in vs] for vs in (self.seq, self.lane))
-        results, ends = ([(w.result(v), v) for v in vs] for vs in (outs, last))
         full = (1,) * len(steps.groups)
         if any(steps.flags(v) != full for v in outs) or any(lanes.flags(v) != full[1:] for v in last):
             raise Refused(Why.SPACES)
-        tensors = "*host.tensors(per_step), *host.tensors(per_lane), (), (), *host.tensors(outs), (), (), "
-        tensors += "*host.tensors(ends)"
-        made, read, seen = self.reads.held
-        return [
-            *made,
-            f"config = host.config(NAME, {w.anchor.name})",
-            f"lanes, steps = {w.points(lanes.dims)}, {w.size(self.op.dim)}",
-            f"sizes = {pair(w.points(g) for g in lanes.groups)}",
-            f"per_step = {pair(laid(steps, n, v) for n, v in seq)}",
-            f"per_lane = {pair(laid(lanes, n, v) for n, v in lane)}",
-            f"outs = {pair(laid(steps, n, v) for n, v in results)}",
-            f"ends = {pair(laid(lanes, n, v) for n, v in ends)}",
-            f'scan.scan[(triton.cdiv(lanes, config["B"]),)]({tensors}, steps, sizes, {read}, '
-            f"{'before' if before else None}, start, cell, SEQ_DIMS={flags_of(steps, seq)}, "
-            f"LANE_DIMS={flags_of(lanes, lane)}, INIT_DIMS=(), OUT_DIMS={flags_of(steps, results)}, KEPT_DIMS=(), "
-            f'LAST_DIMS={flags_of(lanes, ends)}, STATES={states}, REVERSE={self.op.reverse}, AHEAD=config["AHEAD"], '
-            f'EVERY=1, U=config["U"], B=config["B"], ACC=host.acc({w.anchor.name}), '
-            f"IDX=host.index({', '.join(['(lanes, steps)', 'per_step', 'per_lane', 'outs', 'ends', *seen])}), "
-            "**host.options(config))",
-        ]
+        given = named(
+            per_step=operands(w, steps, self.seq), per_lane=operands(w, lanes, self.lane),
+            outs=operands(w, steps, outs), ends=operands(w, lanes, last), states=str(len(self.states()) + len(extra)),
+            reverse="True" if self.op.reverse else "", x=self.reads.text,
+        )  # fmt: skip
+        sizes = w.size(self.op.dim), points(w, lanes.groups)
+        return call("launch.scan", "NAME", "HOLES", w.anchor.name, *sizes, **given)

@@ -1,0 +1,52 @@
+"""What a writer is asked for, and what it gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from weft.codegen.kernel_forms import rewritten
+from weft.codegen.prepare import opened
+from weft.codegen.sizes import Sizes
+from weft.codegen.skeletons.common.writer.configs import Configs
+from weft.codegen.skeletons.common.writer.holes import Hole
+from weft.codegen.skeletons.common.writer.wrapper import Wrapper
+from weft.ir.library import Dropout
+from weft.ir.types import Decision, Dims, Graph, Val
+from weft.passes.fusion import Region
+
+
+@dataclass(frozen=True)
+class Job:
+    """A region to write. where: block and half; decisions: those about it; mixed: floats of several dtypes; wide: where
+    there is one, the values that stay float32 at least in a narrower one."""
+
+    kernel: str
+    where: str
+    region: Region
+    shown: Graph
+    sizes: Sizes
+    mixed: bool
+    decisions: tuple[Decision, ...] = ()
+    wide: frozenset[str] = frozenset()
+
+    def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
+        """The region's graph with composites other than `keep` opened."""
+        return opened(rewritten(self.shown), lambda op, types: isinstance(op, keep))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a skeleton's writer gives: functions that are holes, and the call of its family's launch.
+
+    family: whose kernels run. launch: the call as source; returns: does it make the results, or does the wrapper?
+    constants: lines above the functions; given: what stands below them, by name, HOLES first. orders: results whose
+    memory has the dims in another order."""
+
+    wrapper: Wrapper
+    family: str
+    holes: tuple[Hole, ...]
+    launch: str
+    configs: Configs
+    given: Mapping[str, str]
+    constants: tuple[str, ...] = ()
+    returns: bool = False
+    orders: Mapping[Val, Dims] = field(default_factory=dict[Val, Dims])
