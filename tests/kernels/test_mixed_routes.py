@@ -17,6 +17,7 @@ from weft.codegen.build import files_of, temporary
 from weft.codegen.package import load
 from weft.codegen.planner import Planned
 from weft.frontends.load import load_text
+from weft.ir.types import torch_dtype
 
 SPEC = {
     "weft": 1,
@@ -63,9 +64,7 @@ def kept(planned: Planned, package: ModuleType) -> Iterator[tuple[str, Any, torc
         module = importlib.import_module(f"{package.__name__}.blocks.{b.name}")
         for pair in b.made.pairs[:1]:
             given = [
-                torch.empty(
-                    [planned.sizes[d] for d in v.dims], dtype=verify.TORCH.get(v.dtype, torch.int64), device="meta"
-                )
+                torch.empty([planned.sizes[d] for d in v.dims], dtype=torch_dtype(torch, v.dtype), device="meta")
                 for v in pair.forward.inputs
             ]
             got = module.forward(*given)
@@ -77,7 +76,7 @@ def test_the_torch_path_keeps_what_the_graph_says(planned, package):
     seen = dict[str, Any]()
     for name, v, x in kept(planned, package):
         assert tuple(x.shape) == tuple(planned.sizes[d] for d in v.dims), name
-        assert x.dtype == verify.TORCH.get(v.dtype, torch.int64 if v.dtype == "i64" else torch.bool), name
+        assert x.dtype == torch_dtype(torch, v.dtype), name
         seen[name.rsplit(".")[1].split("_")[0]] = v
     assert {"mean", "rstd", "lse"} <= set(seen)
     assert any(v.dtype == "i64" for v in seen.values())
