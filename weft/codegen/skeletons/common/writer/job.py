@@ -9,7 +9,7 @@ from weft.codegen.sizes import Sizes
 from weft.codegen.skeletons.common.writer.configs import Configs
 from weft.codegen.skeletons.common.writer.holes import Hole
 from weft.codegen.skeletons.common.writer.wrapper import Wrapper
-from weft.ir.library import Dropout
+from weft.ir import library
 from weft.ir.types import Decision, Dims, Graph, Val
 from weft.passes.fusion import Region
 
@@ -28,7 +28,7 @@ class Job:
     decisions: tuple[Decision, ...] = ()
     wide: frozenset[str] = frozenset()
 
-    def opened(self, keep: tuple[type, ...] = (Dropout,)) -> Graph:
+    def opened(self, keep: tuple[type, ...] = (library.Dropout,)) -> Graph:
         """The region's graph with composites other than `keep` opened."""
         return opened(rewritten(self.shown), lambda op, types: isinstance(op, keep))
 

@@ -7,11 +7,11 @@ from weft.codegen.skeletons.common.writer.iteration import Space, by_place, coor
 from weft.codegen.skeletons.common.writer.source import Reads, pair, strided
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
-from weft.ir.library import Dropout
+from weft.ir import library
 from weft.ir.primitives import Detach, Einsum, Gather, Map, Rename
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
-POINTWISE = (Map, Dropout, Einsum, Rename, Detach)
+POINTWISE = (Map, library.Dropout, Einsum, Rename, Detach)
 
 
 def kind(v: Val) -> str:
@@ -174,7 +174,9 @@ def said(body: Body, v: Val) -> str:
 def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[str, Tri], nodes: Sequence[Node]) -> Body:
     """Prints nodes of a region in a hole whose operands are loaded: `c` are the coordinates, `i` the place."""
     seeds: dict[str, str] = {}
-    for a in (a for n in nodes if isinstance(n.op, Dropout) for a in (w.argument(n.ins[1]), w.argument(n.ins[2]))):
+    for a in (
+        a for n in nodes if isinstance(n.op, library.Dropout) for a in (w.argument(n.ins[1]), w.argument(n.ins[2]))
+    ):
         if a.role == "seed":
             seeds[a.val.name] = reads.at(a.name)
         else:

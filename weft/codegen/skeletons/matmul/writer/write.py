@@ -16,7 +16,7 @@ from weft.codegen.skeletons.common.writer.maps import POINTWISE, above, maps_hol
 from weft.codegen.skeletons.common.writer.source import Reads, named, operands, pair, points
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.matmul.writer.space import default
-from weft.ir.library import Dropout
+from weft.ir import library
 from weft.ir.primitives import Einsum
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
@@ -137,7 +137,7 @@ class _Matmul:
 
 def tiles(*held: Sequence[Any]) -> int:
     """How many tiles of results a program holds at once; the last are its maps: random bits take as many as four."""
-    return sum(map(len, held[:-1])) + 4 * sum(isinstance(n.op, Dropout) for n in held[-1])
+    return sum(map(len, held[:-1])) + 4 * sum(isinstance(n.op, library.Dropout) for n in held[-1])
 
 
 def epilogue(
