@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from weft.api import plan as plan
     from weft.api import reference as reference
     from weft.errors import WeftError as WeftError
-    from weft.frontends.schema import Attention as Attention
-    from weft.frontends.schema import Mlp as MLP
+    from weft.frontends.blocks import Attention as Attention
+    from weft.frontends.blocks import Mlp as MLP
+    from weft.frontends.blocks import Moe as MoE
+    from weft.frontends.blocks import Opaque as Opaque
+    from weft.frontends.blocks import Recurrence as Recurrence
     from weft.frontends.schema import Model as Model
-    from weft.frontends.schema import Moe as MoE
-    from weft.frontends.schema import Opaque as Opaque
-    from weft.frontends.schema import Recurrence as Recurrence
 
 # Loaded on first use: `import weft` costs nothing, and no name here imports torch before it is called.
 _HOME = {
@@ -30,11 +30,11 @@ _HOME = {
     "plan": "weft.api:plan",
     "reference": "weft.api:reference",
     "Model": "weft.frontends.schema:Model",
-    "Attention": "weft.frontends.schema:Attention",
-    "MLP": "weft.frontends.schema:Mlp",
-    "Recurrence": "weft.frontends.schema:Recurrence",
-    "MoE": "weft.frontends.schema:Moe",
-    "Opaque": "weft.frontends.schema:Opaque",
+    "Attention": "weft.frontends.blocks:Attention",
+    "MLP": "weft.frontends.blocks:Mlp",
+    "Recurrence": "weft.frontends.blocks:Recurrence",
+    "MoE": "weft.frontends.blocks:Moe",
+    "Opaque": "weft.frontends.blocks:Opaque",
     "WeftError": "weft.errors:WeftError",
 }
 

@@ -12,8 +12,10 @@ from weft import api
 from weft.codegen import explain
 from weft.codegen.mesh import cut
 from weft.errors import InfeasibleError, UsageError
+from weft.frontends.blocks import Block
+from weft.frontends.blocks.recurrence import CellAttention
 from weft.frontends.lower import lower
-from weft.frontends.schema import Block, CellAttention, Model
+from weft.frontends.schema import Model
 from weft.frontends.schema_values import Size
 from weft.ir.placement import collectives
 

@@ -6,9 +6,8 @@ import pytest
 
 from tests.codegen.attention_model import spec
 from weft import api
+from weft.frontends.blocks.attention import BlockPlan, draw
 from weft.frontends.load import load_text
-from weft.frontends.lower_attention import draw
-from weft.frontends.schema import BlockPlan
 from weft.ir.library.attention import Attend
 from weft.ir.pattern import Pattern
 from weft.ir.pattern.table import mix

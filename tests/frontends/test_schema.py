@@ -9,9 +9,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import weft
-from weft.frontends import schema, schema_blocks, schema_values
+from weft.frontends import schema
+from weft.frontends.blocks import Attention, Mlp
 from weft.frontends.load import load_spec, load_text
-from weft.frontends.schema import Attention, LanguageHead, Mlp, Model, NormRule, Stage, SubLayer
+from weft.frontends.schema import LanguageHead, Model, NormRule, Stage, SubLayer
 
 SPECS = sorted(Path("examples/specs").glob("*.yaml"))
 SMALLEST: dict[str, Any] = {
@@ -24,8 +25,10 @@ CELL = {"kind": "recurrence", "inputs": ["u"], "state": {"c": 0.0}, "update": {"
 
 
 def parts() -> list[type[BaseModel]]:
-    found = [v for m in (schema, schema_blocks, schema_values) for v in vars(m).values() if isinstance(v, type)]
-    return sorted({p for p in found if issubclass(p, schema_values.Part)}, key=lambda p: p.__name__)
+    found = [schema.Part]
+    for part in found:
+        found += part.__subclasses__()
+    return sorted((p for p in found if p.model_fields), key=lambda p: p.__name__)
 
 
 @pytest.mark.parametrize("part", parts(), ids=lambda p: p.__name__)
@@ -112,7 +115,7 @@ def test_refused(change: dict[str, Any], where: tuple[str, ...]) -> None:
 
 def test_an_opaque_block_has_no_yaml_form() -> None:
     torch = pytest.importorskip("torch")
-    model = Model.model_validate(SMALLEST | {"stack": [{"layer": [SubLayer(block=schema.Opaque(torch.nn.Tanh()))]}]})
+    model = Model.model_validate(SMALLEST | {"stack": [{"layer": [SubLayer(block=weft.Opaque(torch.nn.Tanh()))]}]})
     with pytest.raises(ValueError, match="no YAML form"):
         model.to_yaml()
 

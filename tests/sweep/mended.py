@@ -32,7 +32,7 @@ class Planted:
 
 
 TILES, ATTENTION, SCOPE = "codegen/runtime/attention_tiles.py", "codegen/attention.py", "frontends/lower_scope.py"
-LOWERED = "frontends/lower_attention.py"
+LOWERED = "frontends/blocks/attention.py"
 FAULTS = (
     Planted(
         "constant_score",
@@ -111,7 +111,7 @@ FAULTS = (
     Planted(
         "padded_experts",
         "experts that drop nothing are padded to as many tokens as a sequence has",
-        (Edit("frontends/lower_experts.py", 'if full else ""', 'if True else ""'),),
+        (Edit("frontends/blocks/moe.py", 'if full else ""', 'if True else ""'),),
         (r"^moe\.capacity=seq$", r"\A(?!(?s:.*)(kind=(attention|recurrence|opaque)|moe\.factor|moe\.top_k=[34]))"),
     ),
     Planted(
@@ -142,7 +142,7 @@ FAULTS = (
         (
             Edit(
                 LOWERED,
-                'first = s.gather("first", x, s.map("index", symbol(f"i_{some}"), to=some, dtype="i64"), at="seq")',
+                'first = s.gather("first", x, leading, at="seq")',
                 'first = s.g.part(x, "seq", some, 0)',
             ),
         ),
@@ -156,7 +156,7 @@ FAULTS = (
     Planted(
         "experts_of_a_prompt",
         "a prompt's tokens each gather their expert's whole matrices",
-        (Edit("passes/decode_slots.py", "isinstance(n.op, Einsum) and (product", "False and (product"),),
+        (Edit("passes/decode_slots.py", 'n.op.core != "pointwise" and (product', "False and (product"),),
         (r"moe\.(capacity|factor)=(2|0\.5|1\.0|1\.25|ceil.*|seq % 2 \+ 1)$",),
     ),
     Planted(
@@ -180,7 +180,7 @@ FAULTS = (
     Planted(
         "no_next",
         "an output cannot name a state after the step",
-        (Edit("frontends/lower_recurrence.py", '"output", forms={"next": after})', '"output")'),),
+        (Edit("frontends/blocks/recurrence.py", '"output", forms={"next": after})', '"output")'),),
         (r"cell=1[78]$",),
     ),
     Planted(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from weft.frontends.resolve import Dims
-from weft.frontends.schema import Moe
 from weft.ir.formula import normal, parse, symbol
 from weft.ir.functions import FUNCTIONS, maximum, minimum
+
+if TYPE_CHECKING:
+    from weft.frontends.blocks.moe import Moe
 
 SEQ, BATCH = symbol("n_seq"), symbol("n_batch")
 Line = tuple[Any, Any]

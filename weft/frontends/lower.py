@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from weft.errors import Path, SpecError, VerifyError
+from weft.frontends.blocks.kind import Aux
 from weft.frontends.lower_ends import TOKENS, embed, heads
-from weft.frontends.lower_scope import INPUTS, Lowering, Operand, Scope, exact
-from weft.frontends.lower_stack import Aux, X, stage
+from weft.frontends.lower_scope import INPUTS, Lowering, Operand, Scope
+from weft.frontends.lower_stack import X, stage
 from weft.frontends.resolve import Dims, resolve
 from weft.frontends.schema import Model
+from weft.frontends.vocabulary import exact
 from weft.ir import program as ir
 from weft.ir.formula import symbol
 from weft.ir.types import Type, Val

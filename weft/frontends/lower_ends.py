@@ -7,7 +7,6 @@ from typing import Any
 import sympy as sp
 
 from weft.errors import Path, Problem, SpecError
-from weft.frontends.lower_parts import activation, norm
 from weft.frontends.lower_scope import Scope
 from weft.frontends.schema import ClassifyHead, Embed, LanguageHead, Norm
 from weft.ir.formula import symbol
@@ -40,7 +39,7 @@ def embed(s: Scope, rule: Embed) -> Val:
     with s.at(*path):
         if len(parts) > 1:
             x = s.map("embedded", " + ".join(parts), to="batch seq width", dtype=s.compute, **parts)
-        return s.dropout(norm(s, x, rule.norm, "norm", (*path, "norm")), rule.dropout)
+        return s.dropout(s.norm(x, rule.norm, "norm", (*path, "norm")), rule.dropout)
 
 
 def _factor(s: Scope, scale: float | str, path: Path) -> sp.Expr:
@@ -93,9 +92,9 @@ def _transform(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> V
             to=f"batch seq {other}",
         )
         bias = s.param(f"{stem}transform.bias", other, "bias")
-        act = activation(s, rule.activation, (*where, "activation"))
+        act = s.activation(rule.activation, (*where, "activation"))
         y = s.map("transformed", act, let={"x": "y + b"}, y=y, b=bias, to=f"batch seq {other}", dtype=s.compute)
-        return norm(s, s.rename("transformed", y, other, "width"), rule.norm, f"{stem}transform.norm", (*where, "norm"))
+        return s.norm(s.rename("transformed", y, other, "width"), rule.norm, f"{stem}transform.norm", (*where, "norm"))
 
 
 def _matrix(s: Scope, head: LanguageHead, stem: str, path: Path, vocab: str) -> Val:
@@ -119,7 +118,7 @@ def classify(s: Scope, x: Val, head: ClassifyHead, stem: str, path: Path) -> tup
         y = s.einsum(
             "pooled", first, s.param(f"{stem}pool.weight", f"width {pooled}", fan_in="width"), to=f"batch {pooled}"
         )
-        act = activation(s, head.pool, (*path, "pool"))
+        act = s.activation(head.pool, (*path, "pool"))
         bias = s.param(f"{stem}pool.bias", pooled, "bias")
         y = s.map("pooled", act, let={"x": "y + b"}, y=y, b=bias, to=f"batch {pooled}", dtype=s.compute)
         logits = s.linear(
@@ -143,7 +142,7 @@ def heads(
     s: Scope, x: Val, rules: list[LanguageHead | ClassifyHead], last: Norm, listed: bool
 ) -> tuple[dict[str, Val], list[Val]]:
     """The last norm and every head: outputs by name, and the losses."""
-    x = norm(s, x, last, "norm", ("norm",))
+    x = s.norm(x, last, "norm", ("norm",))
     outputs: dict[str, Val] = {}
     losses: list[Val] = []
     for i, rule in enumerate(rules):

@@ -7,22 +7,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from math import isfinite, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends import vocabulary
 from weft.frontends.resolve import Dims
-from weft.frontends.schema import Init, InitRule, Model
+from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
+from weft.frontends.vocabulary import exact
 from weft.ir import program as ir
 from weft.ir.builder import Builder, Formula
 from weft.ir.evaluate import scalar
-from weft.ir.formula import parse
-from weft.ir.library.dropout import Dropout
+from weft.ir.formula import parse, symbol
+from weft.ir.library import Dropout, LayerNorm, RMSNorm
 from weft.ir.primitives import Call, Einsum, Gather, Rename
 from weft.ir.types import Type, Val
 
+if TYPE_CHECKING:
+    from weft.frontends.schema import Model
+
+EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6}
 INPUTS = {
     "tokens": ("i64", ("batch", "seq")),
     "types": ("i64", ("batch", "seq")),
@@ -37,11 +43,6 @@ INPUTS = {
 
 Forms = dict[str, dict[str, Any]]
 """What `form(name)` stands for in a formula, by form and name."""
-
-
-def exact(value: float) -> sp.Expr:
-    """The decimal that was written, not its nearest binary fraction."""
-    return parse(repr(value))
 
 
 def _finite(number: sp.Expr) -> bool:
@@ -197,10 +198,12 @@ class Operand:
 
 
 class Scope:
-    """The body of one block: a builder, and what each of its inputs is.
+    """The body of one block: a builder, and what each of its inputs is. `ir`: the words that graphs are written with.
 
     `prefix` starts the logical names of its parameters ("layers.{}."), `under` is the path of the part being lowered.
     """
+
+    ir = vocabulary
 
     def __init__(self, low: Lowering, prefix: str):
         self.low, self.prefix = low, prefix
@@ -289,6 +292,38 @@ class Scope:
             return x
         op = Dropout(exact(rate), next(self.low.dropouts))
         return self.g.one(op, x, self.shared("seed"), self.shared("layer"), names=["dropped"])
+
+    def norm(self, x: Val, rule: Norm, stem: str, path: Path, over: str = "width") -> Val:
+        """x normalised over a dim, with the gain (and bias) `stem`.weight (`stem`.bias)."""
+        rule = NormRule(kind=rule) if isinstance(rule, str) and rule != "none" else rule
+        if isinstance(rule, str):
+            return x
+        with self.at(*path):
+            eps = exact(rule.eps or EPS[rule.kind])
+            affine = [self.param(f"{stem}.weight", over, "norm")]
+            if rule.kind == "layer_norm" and rule.bias:
+                affine.append(self.param(f"{stem}.bias", over, "bias"))
+            op = (LayerNorm if rule.kind == "layer_norm" else RMSNorm)(over, eps)
+            return self.g.one(op, x, *affine, names=[stem.rsplit(".", 1)[-1]])
+
+    def activation(self, text: str, path: Path) -> sp.Expr:
+        """The formula of an activation, in `x`."""
+        if text == "none":
+            return symbol("x")
+        return self.low.formula(f"{text}(x)" if text.isidentifier() and text != "x" else text, path, {"x": symbol("x")})
+
+    def hidden(self, up: Val, gate: Val | None, act: sp.Expr, to: str, **bias: Val) -> Val:
+        """activation(up), or activation(gate) * up; the biases `up_bias`, `gate_bias` are added first if given."""
+
+        def shifted(name: str) -> str:
+            return f"{name} + {name}_bias" if f"{name}_bias" in bias else name
+
+        if gate is None:
+            lets, value = {"x": shifted("up")}, act
+        else:
+            lets, value = {"x": shifted("gate"), "u": shifted("up")}, act * symbol("u")
+        operands = {"up": up} | ({"gate": gate} if gate is not None else {}) | bias
+        return self.map("hidden", value, to=to, let=lets, dtype=self.compute, **operands)
 
     def gather(self, name: str, table: Val, *index: Val, at: str) -> Val:
         return self.g.one(Gather(tuple(at.split())), table, *index, names=[name])

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from pydantic import ValidationError
 
 from weft.errors import Path, Problem, SpecError
-from weft.frontends.lower_attention import attention
-from weft.frontends.lower_experts import moe, opaque
-from weft.frontends.lower_parts import mlp, norm
-from weft.frontends.lower_recurrence import recurrence
+from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.lower_scope import Lowering, Operand, Scope
-from weft.frontends.schema import Attention, Mlp, Moe, Opaque, Recurrence, Stage, SubLayer
+from weft.frontends.schema import Stage, SubLayer
 from weft.frontends.suggest import did_you_mean
 from weft.frontends.validation import problems_of
 from weft.ir import program as ir
@@ -24,8 +19,6 @@ from weft.ir.primitives import Call, Loop
 from weft.ir.types import Type, Val
 
 X = ("batch", "seq", "width")
-Aux = list[tuple[Val, float]]
-"""Auxiliary losses and their weights."""
 
 
 def stage(low: Lowering, x: Val, part: Stage, index: int, start: int) -> tuple[Val, Aux, int]:
@@ -114,7 +107,7 @@ def _layer(scope: Scope, layer: list[str | SubLayer], path: Path) -> tuple[Val, 
     return x, aux
 
 
-def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Any, Path, str]:
+def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[BlockKind, Path, str]:
     """The block of a sub-layer with its changes applied, where it is written, and its name, which stands at `named`."""
     if not isinstance(sub.block, str):
         if sub.set:
@@ -130,7 +123,7 @@ def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Any, 
     block, at = blocks[name], ("blocks", name)
     if not sub.set:
         return block, at, name
-    replaced = {other for a, b in EITHER for key, other in ((a, b), (b, a)) if key in sub.set}
+    replaced = {other for a, b in block.either for key, other in ((a, b), (b, a)) if key in sub.set}
     given = {k: v for k, v in block.model_dump(exclude_unset=True).items() if k not in replaced} | sub.set
     try:
         return type(block).model_validate(given), at, name
@@ -138,28 +131,19 @@ def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Any, 
         raise SpecError(problems_of(error, given, type(block), (*path, "set"))) from None
 
 
-EITHER = (("pattern", "plan"), ("capacity", "capacity_factor"))
-"""Keys of which a block has one: setting the one takes the other away."""
-
-KINDS: dict[type, Callable[..., Val]] = {Attention: attention, Mlp: mlp, Recurrence: recurrence, Opaque: opaque}
-
-
-def _sublayer(scope: Scope, x: Val, sub: SubLayer, block: Any, stem: str, path: Path, at: Path) -> tuple[Val, Aux]:
+def _sublayer(
+    scope: Scope, x: Val, sub: SubLayer, block: BlockKind, stem: str, path: Path, at: Path
+) -> tuple[Val, Aux]:
     """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x)). Dropout on f's output."""
     default = scope.low.model.sublayer
     rule = sub.norm if sub.norm is not None else default.norm
     residual = sub.residual or default.residual
     rate = sub.dropout if sub.dropout is not None else default.dropout
     where = (*path, "norm") if sub.norm is not None else ("sublayer", "norm")
-    y = x if residual == "post" else norm(scope, x, rule, f"{stem}_norm", where)
-    aux: Aux = []
-    if isinstance(block, Moe):
-        y, balance = moe(scope, y, block, stem, at)
-        aux.append((balance, block.aux_loss))
-    else:
-        y = KINDS[type(block)](scope, y, block, stem, at)
+    y = x if residual == "post" else scope.norm(x, rule, f"{stem}_norm", where)
+    y, aux = block.lower(scope, y, stem, at)
     with scope.at(*path):
         y = scope.dropout(y, rate)
         if residual != "none":
             y = scope.map("x", "x + y", x=x, y=y, to=" ".join(X), dtype=scope.compute)
-        return (norm(scope, y, rule, f"{stem}_norm", where) if residual == "post" else y), aux
+        return (scope.norm(y, rule, f"{stem}_norm", where) if residual == "post" else y), aux

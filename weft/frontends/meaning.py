@@ -1,4 +1,4 @@
-"""What a spec may say and yet cannot mean: tables too short for their index, halves of an odd head."""
+"""What a spec may say and yet cannot mean: tables too short for their index, and what its blocks find."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends.blocks.kind import BlockKind
 from weft.frontends.resolve import Dims
-from weft.frontends.schema import Attention, Model, Position, SubLayer
+from weft.frontends.schema import Model, Position, SubLayer
 
 
 def problems(model: Model, dims: Dims) -> list[Problem]:
     """Everything found, each at its value. Sizes and formulas that do not work out are told elsewhere."""
-    return [*_positions(model, dims), *_rotary(model, dims)]
+    return [*_positions(model, dims), *(p for block, path in blocks_of(model) for p in block.problems(dims, path))]
 
 
 def _positions(model: Model, dims: Dims) -> Iterator[Problem]:
@@ -56,7 +57,7 @@ def _worst(index: Any, rows: int, length: int) -> tuple[int, int]:
     return found
 
 
-def blocks_of(model: Model) -> Iterator[tuple[Any, Path]]:
+def blocks_of(model: Model) -> Iterator[tuple[BlockKind, Path]]:
     """Every block with its path."""
     for name, block in model.blocks.items():
         yield block, ("blocks", name)
@@ -66,16 +67,3 @@ def blocks_of(model: Model) -> Iterator[tuple[Any, Path]]:
             for k, step in enumerate(layer):
                 if isinstance(step, SubLayer) and not isinstance(step.block, str):
                     yield step.block, ("stack", i, *under, k, "block")
-
-
-def _rotary(model: Model, dims: Dims) -> Iterator[Problem]:
-    for block, path in blocks_of(model):
-        if not isinstance(block, Attention) or not block.rotary:
-            continue
-        try:
-            head = dims.size(block.head)
-        except FormulaError:
-            continue
-        if head % 2:
-            message = f"rotary positions turn pairs, and a head of {head} has no last pair"
-            yield Problem("W0402", message, (*path, "rotary"), "make `head` even")

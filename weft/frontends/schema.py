@@ -7,20 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from weft.frontends.schema_blocks import (
-    Activation,
-    Attention,
-    Block,
-    BlockPlan,
-    CellAttention,
-    Globals,
-    Mlp,
-    Moe,
-    Opaque,
-    Recurrence,
-    Rotary,
-)
+from weft.frontends.blocks import Block
 from weft.frontends.schema_values import (
+    Activation,
     DtypePolicy,
     Formula,
     Init,
@@ -195,13 +184,13 @@ class Model(Part):
         """The spec file of this model: loading it gives an equal model. ValueError when a block is opaque."""
         from weft.frontends.emit_yaml import emit
 
-        if any(isinstance(b, Opaque) for b in self.all_blocks()):
+        if self.modules():
             raise ValueError("an opaque block wraps a Python module and has no YAML form")
         return emit({"weft": 1} | self.model_dump(exclude_unset=True, exclude_none=True))
 
     def modules(self) -> dict[str, Any]:
         """The modules of opaque blocks, by the key that the graph knows each by."""
-        found = [b.module for b in self.all_blocks() if isinstance(b, Opaque)]
+        found = [b.wrapped for b in self.all_blocks() if b.wrapped is not None]
         unlike = [m for i, m in enumerate(found) if all(m is not other for other in found[:i])]
         return {f"module_{i}": module for i, module in enumerate(unlike)}
 
@@ -215,7 +204,6 @@ class Model(Part):
 
 
 __all__ = [
-    "Attention", "Block", "BlockPlan", "CellAttention", "ClassifyHead", "DtypePolicy", "Embed", "Globals", "Head",
-    "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Mlp", "Model", "Moe", "Norm", "NormRule", "Opaque", "Part",
-    "Position", "Recurrence", "Rotary", "RuntimeDim", "Stage", "Step", "SubLayer", "SubLayerDefaults", "Transform",
+    "ClassifyHead", "DtypePolicy", "Embed", "Head", "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Model",
+    "Norm", "NormRule", "Part", "Position", "RuntimeDim", "Stage", "Step", "SubLayer", "SubLayerDefaults", "Transform",
 ]  # fmt: skip

@@ -87,6 +87,13 @@ Size = Annotated[
 Formula = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 Number = Annotated[Annotated[float, Tag("number")] | Annotated[Formula, Tag("text")], one_of("a number or a formula")]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Activation = Annotated[
+    Formula,
+    Field(
+        description="`gelu`, `gelu_tanh`, `gelu_sigmoid`, `relu`, `silu`, `tanh`, `sigmoid`, `none`, "
+        "or a formula in `x` such as `max(x, 0)**2`"
+    ),
+]
 
 
 class NormRule(Part):

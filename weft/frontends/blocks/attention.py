@@ -2,20 +2,147 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import sympy as sp
+from pydantic import Field, Tag, field_validator, model_validator
 
-from weft.errors import Path, SpecError
-from weft.frontends.lower_scope import Scope, exact
-from weft.frontends.schema import Attention, BlockPlan, Rotary
-from weft.ir.formula import symbol
-from weft.ir.library.attention import Attend
-from weft.ir.library.rotary import Rotary as RotaryOp
+from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.resolve import Dims
+from weft.frontends.schema_values import Formula, Number, Part, Size, one_of
+from weft.ir.pattern import is_causal, rows_seeing_nothing
 from weft.ir.pattern.formula import Junction, Meta
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.table import mix
-from weft.ir.types import Val
+
+if TYPE_CHECKING:
+    from weft.frontends.lower_scope import Scope
+    from weft.ir.types import Val
+
+
+class Rotary(Part):
+    """Rotary positions on queries and keys (Su et al. 2021)."""
+
+    base: float = Field(default=10000.0, gt=1, description="wavelength base")
+    interleaved: bool = Field(default=False, description="rotate pairs (2i, 2i+1) instead of (i, i + half)")
+
+
+class Globals(Part):
+    """Longformer's global tokens: they see all and are seen by all; their rows have projections of their own.
+
+    `rotary`, `scale` and `score` hold for these rows as for the others, and so do `valid` and `same_segment` where the
+    pattern joins them to the rest by `and`."""
+
+    tokens: Size = Field(description="how many leading positions are global")
+
+
+class BlockPlan(Part):
+    """A static set of key blocks for each query block, per head, counted with multiplicity (BigBird).
+
+    It is made for the largest `seq`: a shorter run lacks the last blocks."""
+
+    block: Size = Field(description="positions in a block")
+    window: Annotated[int, Field(ge=1)] = Field(default=3, description="diagonal blocks a middle row sees; odd")
+    random: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="random blocks a middle row sees besides window and global blocks"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="seed of the drawn plan; the plan itself is kept in the package"
+    )
+    table: list[list[list[int]]] | None = Field(
+        default=None, description="the random blocks given outright, `[head][middle row][...]`, instead of drawing them"
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("the window must be odd: it is centred on the diagonal")
+        return value
+
+
+class Attention(BlockKind):
+    """Multi-head attention: softmax over the keys that `pattern` allows."""
+
+    either = (("pattern", "plan"),)
+    kind: Literal["attention"] = "attention"
+    heads: Size = Field(default="heads", description="query heads")
+    kv_heads: Size | None = Field(
+        default=None, description="key and value heads; a divisor of `heads`; default: as `heads`"
+    )
+    head: Size = Field(default="head", description="size of a query and key head")
+    value: Size | None = Field(default=None, description="size of a value head; default: as `head`")
+    pattern: Formula | None = Field(
+        default=None,
+        description="which keys k a query q sees: a predicate such as `causal and fixed(stride, summary)`, "
+        "`0 <= q - k < 256`, `heads(window(stride), strided(stride))`",
+    )
+    plan: BlockPlan | None = Field(default=None, description="a block plan with multiplicity, instead of `pattern`")
+    globals: Globals | None = Field(default=None, description="global tokens with their own projections (Longformer)")
+    rotary: Annotated[
+        Annotated[bool, Tag("flag")] | Annotated[Rotary, Tag("map")], one_of("`true`, `false`, or a map with `base`")
+    ] = Field(default=False, description="rotary positions on queries and keys")
+    scale: Number = Field(
+        default="1/sqrt(head)", description="factor on q·k: a number, of any sign, or a formula over dims"
+    )
+    score: Number = Field(
+        default="s",
+        description="score after scaling: a formula in `s`, `q`, `k`, `h` and dims, e.g. `30*tanh(s/30)`; it may be "
+        "anything, even undefined, where the pattern hides a key",
+    )
+    bias: Annotated[
+        Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "output"]], Tag("list")],
+        one_of("`true`, `false`, or a list of query, key, value, output"),
+    ] = Field(default=True, description="which projections have a bias: all, none, or a list")
+
+    @model_validator(mode="after")
+    def _one_pattern(self) -> Attention:
+        if (self.pattern is None) == (self.plan is None):
+            raise ValueError("give `pattern` or `plan`, one of the two")
+        if self.globals and (self.plan or self.kv_heads):
+            raise ValueError("`globals` goes with a `pattern` and without `kv_heads`")
+        return self
+
+    def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
+        """softmax(scale q·k) v over the keys the pattern allows, projected back."""
+        with s.at(*path):
+            a = _axes(s, self, path)
+            biased: set[str] = {"query", "key", "value", "output"} if self.bias is True else {*(self.bias or ())}
+            q, k, v = _project(s, x, a, stem, biased)
+            q, k = _turned(s, q, "seq", a, self, path, "query"), _turned(s, k, "seq", a, self, path, "key")
+            pattern = _pattern(s, self, path)
+            out = _attend(s, q, k, v, a, self, path, pattern)
+            if self.globals:
+                out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern))
+            own, bias = f"{a.query} {a.value}", "width" if "output" in biased else None
+            to = "batch seq width"
+            return s.linear(stem, out, f"{own} width", to, f"{stem}.output", bias, "output", own), []
+
+    def problems(self, dims: Dims, path: Path) -> Iterator[Problem]:
+        try:
+            head = dims.size(self.head)
+        except FormulaError:
+            return
+        if self.rotary and head % 2:
+            message = f"rotary positions turn pairs, and a head of {head} has no last pair"
+            yield Problem("W0402", message, (*path, "rotary"), "make `head` even")
+
+    def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
+        """Attention that sees nothing, and attention that shows a language head what it is to predict."""
+        if self.pattern is None:
+            return
+        where, longest = (*path, "pattern"), dims.runtime["seq"].max
+        try:
+            heads, pattern = dims.size(self.heads), Pattern.parse(self.pattern, dict(dims.most))
+        except FormulaError:
+            return  # told as a problem
+        if rows_seeing_nothing(pattern, longest, heads) == ((0, longest),):
+            yield Problem("W0503", "no query sees a key, so this attention gives 0", where)
+        elif predicts and not is_causal(pattern, longest, heads):
+            message = "a token sees later ones; targets that are the next tokens would be seen, not predicted"
+            yield Problem("W0503", message, where, "a model of masked tokens is meant so")
 
 
 @dataclass(frozen=True)
@@ -27,23 +154,6 @@ class Axes:
     head: str
     value: str
     key: str
-
-
-def attention(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Val:
-    """softmax(scale q·k) v over the keys the pattern allows, projected back. x: [batch seq width] in and out."""
-    with s.at(*path):
-        a = _axes(s, block, path)
-        biased: set[str] = {"query", "key", "value", "output"} if block.bias is True else {*(block.bias or ())}
-        q, k, v = _project(s, x, a, stem, biased)
-        q, k = _turned(s, q, "seq", a, block, path, "query"), _turned(s, k, "seq", a, block, path, "key")
-        pattern = _pattern(s, block, path)
-        out = _attend(s, q, k, v, a, block, path, pattern)
-        if block.globals:
-            out = _globals(s, x, out, a, block, stem, path, biased, _metadata(pattern))
-        return s.linear(
-            stem, out, f"{a.query} {a.value} width", "batch seq width", f"{stem}.output",
-            "width" if "output" in biased else None, "output", f"{a.query} {a.value}",
-        )  # fmt: skip
 
 
 def _axes(s: Scope, block: Attention, path: Path) -> Axes:
@@ -89,7 +199,7 @@ def _turned(s: Scope, x: Val, seq: str, a: Axes, block: Attention, path: Path, n
     if not block.rotary:
         return x
     rule = block.rotary if isinstance(block.rotary, Rotary) else Rotary()
-    turn = RotaryOp(seq, a.head, exact(rule.base), "interleaved" if rule.interleaved else "half")
+    turn = s.ir.Rotary(seq, a.head, s.ir.exact(rule.base), "interleaved" if rule.interleaved else "half")
     with s.at(*path, "rotary"):
         return s.g.one(turn, x, names=[name])
 
@@ -101,7 +211,7 @@ def _attend(
     k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
     meta = _given(s, a, pattern, seq)
     scale, score, heads = _scale(s, a, block, path), _score(s, block, path), tuple(a.query.split())
-    op = Attend(a.head, a.key, seq, pattern, scale, score, heads, tuple(meta))
+    op = s.ir.Attend(a.head, a.key, seq, pattern, scale, score, heads, tuple(meta))
     part = "globals" if seq != "seq" else "plan" if block.plan else "pattern"
     names = ["attended", "lse"] if seq == "seq" else ["attended_global", "lse_global"]
     with s.at(*path, part):
@@ -114,7 +224,7 @@ def _given(s: Scope, a: Axes, pattern: Pattern, seq: str) -> dict[str, Val]:
     if "segments" in pattern.metadata:
         found["segments"] = segments = s.shared("segments")
         if seq != "seq":
-            first = s.map("index", symbol(f"i_{seq}"), to=seq, dtype="i64")
+            first = s.map("index", s.ir.symbol(f"i_{seq}"), to=seq, dtype="i64")
             own = s.g.expand(s.gather("segments", segments, first, at="seq"), to=f"batch {seq}")
             found |= {"segments": own, "key_segments": s.rename("key_segments", segments, "seq", a.key)}
     if "valid" in pattern.metadata:
@@ -122,15 +232,15 @@ def _given(s: Scope, a: Axes, pattern: Pattern, seq: str) -> dict[str, Val]:
     return found
 
 
-def _scale(s: Scope, a: Axes, block: Attention, path: Path) -> sp.Expr:
+def _scale(s: Scope, a: Axes, block: Attention, path: Path) -> Any:
     """The factor on q·k, a finite number when compiling, in which `head` is the block's own."""
     where = (*path, "scale")
-    s.low.constant(block.scale, where, {"head": sp.Integer(s.low.number(a.head))})
-    return s.low.formula(block.scale, where, {"head": symbol(f"n_{a.head}")})
+    s.low.constant(block.scale, where, {"head": s.ir.sympy.Integer(s.low.number(a.head))})
+    return s.low.formula(block.scale, where, {"head": s.ir.symbol(f"n_{a.head}")})
 
 
-def _score(s: Scope, block: Attention, path: Path) -> sp.Expr:
-    names = {"s": symbol("s")} | {c: symbol(f"i_{c}") for c in "qkh"}
+def _score(s: Scope, block: Attention, path: Path) -> Any:
+    names = {"s": s.ir.symbol("s")} | {c: s.ir.symbol(f"i_{c}") for c in "qkh"}
     return s.low.formula(block.score, (*path, "score"), names)
 
 
@@ -216,11 +326,12 @@ def _globals(
         some = low.axis(block.globals.tokens, "globals", (*path, "globals", "tokens"), (*x.dims, a.key))
         if low.number(some) > low.dims.most["seq"]:
             raise SpecError.at((*path, "globals", "tokens"), "W0402", "there are more global tokens than tokens")
-        first = s.gather("first", x, s.map("index", symbol(f"i_{some}"), to=some, dtype="i64"), at="seq")
+        leading = s.map("index", s.ir.symbol(f"i_{some}"), to=some, dtype="i64")
+        first = s.gather("first", x, leading, at="seq")
         (q,) = _project(s, first, a, stem, biased, ("query",), some, "_global")
         k, v = _project(s, x, a, stem, biased, ("key", "value"), "seq", "_global")
         q, k = _turned(s, q, some, a, block, path, "query_global"), _turned(s, k, "seq", a, block, path, "key_global")
         seen = _attend(s, q, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), some)
-        index = s.map("index", symbol("i_seq"), to="seq", dtype="i64")
+        index = s.map("index", s.ir.symbol("i_seq"), to="seq", dtype="i64")
         spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -1,0 +1,16 @@
+"""The block kinds, a file each: its part of the language, what it means in the graph, its problems and warnings.
+
+To add one: a file here with a `BlockKind`, and its name in `Block`.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from weft.frontends.blocks.attention import Attention
+from weft.frontends.blocks.mlp import Mlp
+from weft.frontends.blocks.moe import Moe
+from weft.frontends.blocks.opaque import Opaque
+from weft.frontends.blocks.recurrence import Recurrence
+
+Block = Annotated[Attention | Mlp | Recurrence | Moe | Opaque, Field(discriminator="kind")]

@@ -1,0 +1,41 @@
+"""Feed-forward blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from weft.errors import Path
+from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.schema_values import Activation, Size
+
+if TYPE_CHECKING:
+    from weft.frontends.lower_scope import Scope
+    from weft.ir.types import Val
+
+
+class Mlp(BlockKind):
+    """Position-wise feed-forward: down(activation(up(x))), or down(activation(gate(x)) * up(x)) when gated."""
+
+    called = "MLP"
+    kind: Literal["mlp"] = "mlp"
+    inner: Size = Field(default="inner", description="hidden size")
+    activation: Activation = "gelu"
+    gated: bool = Field(default=False, description="a second matrix, multiplied in: GEGLU, SwiGLU")
+    bias: bool = Field(default=True, description="biases on every matrix")
+
+    def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
+        inner = s.low.axis(self.inner, "inner", (*path, "inner"), ("batch", "seq", "width"))
+        to, matrices = f"batch seq {inner}", ("gate", "up") if self.gated else ("up",)
+        with s.at(*path):
+            act = s.activation(self.activation, (*path, "activation"))
+            got = {
+                m: s.einsum(m, x, s.param(f"{stem}.{m}.weight", f"width {inner}", fan_in="width"), to=to)
+                for m in matrices
+            }
+            bias = {f"{m}_bias": s.param(f"{stem}.{m}.bias", inner, "bias") for m in matrices if self.bias}
+            with s.at(*path, "activation"):
+                h = s.hidden(got["up"], got.get("gate"), act, to, **bias)
+            own, back = f"{inner} width", "width" if self.bias else None
+            return s.linear(stem, h, own, "batch seq width", f"{stem}.down", back, "output", inner), []

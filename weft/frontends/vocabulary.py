@@ -1,0 +1,22 @@
+"""What the lowering of a block writes graphs with, handed to it as `Scope.ir`: the spec language alone is read without
+SymPy."""
+
+import sympy as sympy
+
+from weft.frontends.capacity import SEQ as SEQ
+from weft.frontends.capacity import capacity as capacity
+from weft.frontends.capacity import drops as drops
+from weft.ir.formula import parse as parse
+from weft.ir.formula import symbol as symbol
+from weft.ir.library import Attend as Attend
+from weft.ir.library import ExpertProduct as ExpertProduct
+from weft.ir.library import Rotary as Rotary
+from weft.ir.library import Route as Route
+from weft.ir.primitives import Opaque as Opaque
+from weft.ir.primitives import Scatter as Scatter
+from weft.ir.types import Type as Type
+
+
+def exact(value: float) -> sympy.Expr:
+    """The decimal that was written, not its nearest binary fraction."""
+    return parse(repr(value))
