@@ -205,7 +205,7 @@ FAULTS = (
     Planted(
         "place_after_a_sum",
         "dropout of what is summed asks for an element's place, which its hole is not given",
-        (Edit("codegen/skeletons/pointwise/writer/write.py", 'known = "i" in hole.args and', "known ="),),
+        (Edit("codegen/skeletons/common/writer/maps.py", 'known = "i" in hole.args and', "known ="),),
         (r"kind=moe", r"sublayer\.residual=none", r"sublayer\.dropout", r"moe\.top_k=[34]"),
         kernels=True,
     ),

@@ -1,6 +1,6 @@
 """Composites that torch has a fast form for; any other is printed from its expansion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weft.ir.formula import normal
@@ -41,11 +41,7 @@ def number(body: Body, e: Any) -> str:
     )
 
 
-def _width(body: Body, of: Any) -> str:
-    return f"({body.size(of.over).text},)"
-
-
-def _affine(body: Body, ins: tuple[Val, ...]) -> tuple[str, str]:
+def _affine(body: Body, ins: Sequence[Val]) -> tuple[str, str]:
     given = [body.full(v) for v in ins]
     return (given[0] if given else "None", given[1] if len(given) > 1 else "None")
 
@@ -67,35 +63,36 @@ def _softmax_grad(body: Body, node: Node) -> None:
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node)
 
 
-def _norm(body: Body, node: Node) -> None:
+def _with_rows(body: Body, of: Any, x: Val, rest: Sequence[Val]) -> str:
+    """The call of the runtime that gives a norm's or a loss's result and its statistics."""
+    if isinstance(of, CrossEntropy):
+        ignore = "" if of.ignore is None else f", {of.ignore}"
+        return f"entropy.cross_entropy({body.argument(x)}, {body.argument(rest[0])}{ignore})"
+    w, b = _affine(body, rest)
+    if isinstance(of, LayerNorm):
+        return f"norms.layer_norm({body.argument(x)}, {w}, {b}, {number(body, of.eps)})"
+    return f"norms.rms_norm({body.argument(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
+
+
+def _rows(body: Body, node: Node) -> None:
     op: Any = node.op
-    (x, *affine), out = node.ins, node.outs[0]
-    w, b = _affine(body, tuple(affine))
+    (x, *rest), out = node.ins, node.outs[0]
     if isinstance(op, LayerNorm):
-        text = f"F.layer_norm({body.argument(x)}, {_width(body, op)}, {w}, {b}, {number(body, op.eps)})"
+        w, b = _affine(body, rest)
+        text = f"F.layer_norm({body.argument(x)}, ({body.size(op.over).text},), {w}, {b}, {number(body, op.eps)})"
     else:
-        text = f"norms.rms_norm({body.argument(x)}, {w}, {number(body, op.eps)}{'' if b == 'None' else ', ' + b})[0]"
+        text = f"{_with_rows(body, op, x, rest)}[0]"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
 def _with_statistics(body: Body, node: Node) -> None:
     op: Any = node.op
-    of, (x, *rest) = op.of, node.ins
-    if isinstance(of, CrossEntropy):
-        ignore = "" if of.ignore is None else f", {of.ignore}"
-        body.assign(node.outs, f"entropy.cross_entropy({body.argument(x)}, {body.argument(rest[0])}{ignore})")
-        return
-    w, b = _affine(body, tuple(rest))
-    if isinstance(of, LayerNorm):
-        text = f"norms.layer_norm({body.argument(x)}, {w}, {b}, {number(body, of.eps)})"
+    x, *rest = node.ins
+    text, outs = _with_rows(body, op.of, x, rest), node.outs
+    if isinstance(op.of, CrossEntropy) or body.uses[outs[0].name]:
+        body.assign(outs, text)
     else:
-        text = f"norms.rms_norm({body.argument(x)}, {w}, {number(body, of.eps)}{'' if b == 'None' else ', ' + b})"
-    if body.uses[node.outs[0].name]:
-        body.assign(node.outs, text)
-    elif isinstance(of, LayerNorm):
-        body.assign(node.outs[1:], f"{text}[1:]")
-    else:
-        body.assign(node.outs[1:], f"{text}[1]")
+        body.assign(outs[1:], f"{text}[1:]" if len(outs) > 2 else f"{text}[1]")
 
 
 def _from_statistics(body: Body, node: Node) -> None:
@@ -123,14 +120,6 @@ def _first(body: Body, outs: tuple[Val, ...], text: str, count: int) -> None:
         body.assign(outs, f"{text}[0]")
     else:
         body.assign(outs, text, unused=count - len(outs))
-
-
-def _cross_entropy(body: Body, node: Node) -> None:
-    (x, target), out = node.ins, node.outs[0]
-    op: Any = node.op
-    ignore = "" if op.ignore is None else f", {op.ignore}"
-    text = f"entropy.cross_entropy({body.argument(x)}, {body.argument(target)}{ignore})[0]"
-    body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
 def _dropout(body: Body, node: Node) -> None:
@@ -168,9 +157,9 @@ def _rotary(body: Body, node: Node) -> None:
 COMPOSITES: Mapping[type[Op], Speller] = {
     Softmax: _softmax,
     SoftmaxGrad: _softmax_grad,
-    LayerNorm: _norm,
-    RMSNorm: _norm,
-    CrossEntropy: _cross_entropy,
+    LayerNorm: _rows,
+    RMSNorm: _rows,
+    CrossEntropy: _rows,
     WithStatistics: _with_statistics,
     FromStatistics: _from_statistics,
     Dropout: _dropout,

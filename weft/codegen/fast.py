@@ -10,7 +10,7 @@ torch, nor where the normalised dim is not the last one. Same real-arithmetic fu
 
 from dataclasses import replace
 
-from weft.ir.builder import Builder, dce
+from weft.ir.builder import Builder, dce, rebuilt
 from weft.ir.primitives import Grad, Loop
 from weft.ir.types import Graph, Node, Val
 
@@ -20,22 +20,14 @@ from .rewrite import merge
 def fast(joint: Graph) -> Graph:
     """The joint graph with every known pair of forward and backward joined by its statistics."""
     wanted = {(n.op.inner, n.ins[: n.op.n]) for n in joint.nodes if isinstance(n.op, Grad)}
-    g = Builder()
-    env = {v: g.input(v.name, v.type) for v in joint.inputs}
-    for n in joint.nodes:
-        with g.at(n.src):
-            outs = _node(g, n, [env[v] for v in n.ins], (n.op, n.ins) in wanted)
-        env.update(zip(n.outs, outs, strict=True))
-    return merge(dce(g.graph(*(env[v] for v in joint.outputs), decisions=joint.decisions)))
 
+    def pairs(g: Builder, n: Node, ins: list[Val]) -> tuple[Val, ...] | None:
+        names = [v.name for v in n.outs]
+        if isinstance(n.op, Loop):
+            return g.many(replace(n.op, body=fast(n.op.body)), *ins, names=names)
+        return n.op.paired(g, ins, names, again=(n.op, n.ins) in wanted)
 
-def _node(g: Builder, n: Node, ins: list[Val], again: bool) -> tuple[Val, ...]:
-    """One node, or the pair's form of it. `again`: its derivative stands in the graph too."""
-    names = [v.name for v in n.outs]
-    if (paired := n.op.paired(g, ins, names, again)) is not None:
-        return paired
-    op = replace(n.op, body=fast(n.op.body)) if isinstance(n.op, Loop) else n.op
-    return g.many(op, *ins, names=names)
+    return merge(dce(rebuilt(joint, pairs)))
 
 
 def statistics(joint: Graph) -> tuple[str, ...]:

@@ -1,35 +1,30 @@
-"""Small rewrites that printing needs: maps taken apart, equal nodes computed once."""
+"""Small rewrites that printing needs: maps taken apart, equal nodes computed once, statistics of rows as kernels do."""
 
 from dataclasses import replace
 from typing import Any
 
 from sympy.logic.boolalg import Boolean
 
-from weft.ir.builder import Builder, dce
+from weft.ir.builder import Builder, dce, rebuilt
 from weft.ir.formula import local, operand, symbol
 from weft.ir.op import Op
 from weft.ir.primitives import Map
-from weft.ir.types import FLOATS, Graph, Val, promote
+from weft.ir.types import FLOATS, Graph, Node, Val, promote
 
 
 def unlet(graph: Graph) -> Graph:
     """Every let and every result of a map a map of its own, so that a forward and its derivative share them.
 
     A let keeps the dtype that maps are computed in, so the numbers are those of the one map. Not inside loops."""
-    g = Builder()
-    env = {v: g.input(v.name, v.type) for v in graph.inputs}
-    for n in graph.nodes:
-        ins = [env[v] for v in n.ins]
-        with g.at(n.src):
-            if isinstance(n.op, Map) and (n.op.lets or len(n.op.exprs) > 1) and n.op.dtype in FLOATS:
-                outs = _unlet(g, n.op, ins, [v.name for v in n.outs])
-            else:
-                outs = g.many(n.op, *ins, names=[v.name for v in n.outs])
-        env.update(zip(n.outs, outs, strict=True))
-    return g.graph(*(env[v] for v in graph.outputs), decisions=graph.decisions)
+
+    def rule(g: Builder, n: Node, ins: list[Val]) -> tuple[Val, ...] | None:
+        several = isinstance(n.op, Map) and (n.op.lets or len(n.op.exprs) > 1) and n.op.dtype in FLOATS
+        return _unlet(g, n.op, ins, [v.name for v in n.outs]) if several else None
+
+    return rebuilt(graph, rule)
 
 
-def _unlet(g: Builder, op: Map, ins: list[Val], names: list[str]) -> tuple[Val, ...]:
+def _unlet(g: Builder, op: Any, ins: list[Val], names: list[str]) -> tuple[Val, ...]:
     known = {operand(i): v for i, v in enumerate(ins)}
     wide = promote("f32", op.dtype, *(v.dtype for v in ins))
 
@@ -60,3 +55,12 @@ def merge(graph: Graph) -> Graph:
         env.update((v, v) for v in n.outs)
         nodes.append(replace(n, ins=ins))
     return dce(replace(graph, nodes=tuple(nodes), outputs=tuple(env[v] for v in graph.outputs)))
+
+
+def rewritten(graph: Graph) -> Graph:
+    """Norms and losses as a kernel that holds a whole row computes them, from their statistics: few reductions each.
+
+    y, mean, rstd = with_statistics(x, w, b)
+    ->  mean = sum(x) / n; c = x - mean; rstd = rsqrt(sum(c*c) / n + eps); y = c*rstd*w + b
+    """
+    return rebuilt(graph, lambda g, n, ins: n.op.in_rows(g, ins, [v.name for v in n.outs]))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from weft.ir.builder import Builder, dce
+from weft.ir.builder import Builder, dce, rebuilt
 from weft.ir.derive import backward
 from weft.ir.formula import operand, symbol
 from weft.ir.loops import linear_in_state
@@ -27,18 +27,15 @@ def short_loops(graph: Graph) -> Graph:
     """Every loop over maps in its short form."""
     if not any(_fires(n) for n in graph.nodes):
         return graph
-    g = Builder()
-    env = {v: g.input(v.name, v.type) for v in graph.inputs}
     read = {v for n in graph.nodes for v in n.ins} | set(graph.outputs)
-    for n in graph.nodes:
-        ins = [env[v] for v in n.ins]
-        with g.at(n.src):
-            if _fires(n):
-                outs = _Split(g, n, ins, read).build()
-            else:
-                outs = dict(zip(n.outs, g.many(n.op, *ins, names=[v.name for v in n.outs]), strict=True))
-        env.update(outs)
-    return merge(dce(g.graph(*(env[v] for v in graph.outputs), decisions=graph.decisions)))
+
+    def short(g: Builder, n: Node, ins: list[Val]) -> list[Val | None] | None:
+        if not _fires(n):
+            return None
+        found = _Split(g, n, ins, read).build()
+        return [found.get(v) for v in n.outs]  # None: nothing reads it
+
+    return merge(dce(rebuilt(graph, short)))
 
 
 def _fires(n: Node) -> bool:

@@ -245,6 +245,20 @@ class Builder:
         return self.loop(along, b.graph(layer(b, *ins)), 1, carry, *stacked, *shared)[0]
 
 
+def rebuilt(graph: Graph, rule: Callable[[Builder, Node, list[Val]], Sequence[Any] | None]) -> Graph:
+    """The graph with what `rule` appends in place of each node, on what the node's operands have become; None: the node
+    as it is. Names, sources and decisions are kept."""
+    g = Builder()
+    env = {v: g.input(v.name, v.type) for v in graph.inputs}
+    for n in graph.nodes:
+        ins = [env[v] for v in n.ins]
+        with g.at(n.src):
+            outs = rule(g, n, ins)
+            outs = g.many(n.op, *ins, names=[v.name for v in n.outs]) if outs is None else outs
+        env.update(zip(n.outs, outs, strict=True))
+    return g.graph(*(env[v] for v in graph.outputs), decisions=graph.decisions)
+
+
 def dce(graph: Graph) -> Graph:
     """Without the nodes that no output needs."""
     live, keep = {v.name for v in graph.outputs}, list[Node]()

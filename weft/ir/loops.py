@@ -3,11 +3,11 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from weft.ir.builder import Builder, dce, flatten
+from weft.ir.builder import Builder, dce, flatten, rebuilt
 from weft.ir.degree import NONLINEAR
 from weft.ir.derive import backward
 from weft.ir.primitives import Loop
-from weft.ir.types import Dims, Graph, Type, Val, union
+from weft.ir.types import Dims, Graph, Node, Type, Val, union
 
 
 def loop_vjp(
@@ -126,20 +126,17 @@ def keep(graph: Graph, names: Collection[str]) -> Graph:
     The loop's derivative then reads them instead of computing them again: a recompute choice, made before `joint`.
     Results and their order stay as they were.
     """
-    g = Builder()
-    env = {v: g.input(v.name, v.type) for v in graph.inputs}
-    for n in graph.nodes:
-        op, ins = n.op, [env[v] for v in n.ins]
-        with g.at(n.src):
-            if isinstance(op, Loop):
-                k = len(op.body.outputs)
-                more = [v for m in op.body.nodes for v in m.outs if v.name in names and v not in op.body.outputs]
-                got = g.many(replace(op, body=replace(op.body, outputs=(*op.body.outputs, *more))), *ins)
-                out = got[:k] + got[len(got) - op.carries :]
-            else:
-                out = g.many(op, *ins, names=[v.name for v in n.outs])
-        env.update(zip(n.outs, out, strict=True))
-    return g.graph(*(env[v] for v in graph.outputs), decisions=graph.decisions)
+
+    def stacking(g: Builder, n: Node, ins: list[Val]) -> list[Val] | None:
+        op = n.op
+        if not isinstance(op, Loop):
+            return None
+        k = len(op.body.outputs)
+        more = [v for m in op.body.nodes for v in m.outs if v.name in names and v not in op.body.outputs]
+        got = g.many(replace(op, body=replace(op.body, outputs=(*op.body.outputs, *more))), *ins)
+        return [*got[:k], *got[len(got) - op.carries :]]
+
+    return rebuilt(graph, stacking)
 
 
 def linear_in_state(op: Loop) -> bool:

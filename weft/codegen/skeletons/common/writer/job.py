@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from weft.codegen.kernel_forms import rewritten
 from weft.codegen.prepare import opened
+from weft.codegen.rewrite import rewritten
 from weft.codegen.sizes import Sizes
 from weft.codegen.skeletons.common.writer.configs import Configs
 from weft.codegen.skeletons.common.writer.holes import Hole

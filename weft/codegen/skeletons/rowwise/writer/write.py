@@ -32,7 +32,7 @@ from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.pointwise.writer.write import write_maps, write_sums
 from weft.codegen.skeletons.rowwise.writer.space import default
-from weft.ir.builder import Builder
+from weft.ir.builder import Builder, rebuilt
 from weft.ir.primitives import Einsum, Reduce
 from weft.ir.types import FLOATS, Graph, Node, Val, union
 
@@ -59,25 +59,19 @@ def write_rowwise(job: Job) -> Written:
 
 def primitive(graph: Graph) -> Graph:
     """Weighted sums as products and sums, argmax as the first place of the maximum, sums over nothing as maps."""
-    g = Builder()
-    env = {v: g.input(v.name, v.type) for v in graph.inputs}
-    for n in graph.nodes:
-        ins, names = [env[v] for v in n.ins], [v.name for v in n.outs]
-        with g.at(n.src):
-            if isinstance(n.op, Einsum) and set(n.space) != set(n.op.to):
-                dims = union(*(v.dims for v in ins))
-                formula = "*".join(f"x{i}" for i in range(len(ins)))
-                factors: dict[str, Any] = {f"x{i}": v for i, v in enumerate(ins)}
-                product = g.map(formula, **factors, to=dims, dtype=n.outs[0].dtype)
-                outs: Sequence[Val] = (g.one(Reduce(n.op.to), product, names=names),)
-            elif isinstance(n.op, Reduce) and set(n.op.to) == set(ins[0].dims):
-                outs = (g.map("x", x=ins[0], to=n.op.to, dtype=ins[0].dtype, names=names),)
-            elif isinstance(n.op, Reduce) and n.op.kind == "argmax":
-                outs = (_argmax(g, n.op, ins[0], names),)
-            else:
-                outs = g.many(n.op, *ins, names=names)
-        env.update(zip(n.outs, outs, strict=True))
-    return g.graph(*(env[v] for v in graph.outputs))
+
+    def rule(g: Builder, n: Node, ins: list[Val]) -> tuple[Val, ...] | None:
+        names = [v.name for v in n.outs]
+        if isinstance(n.op, Einsum) and set(n.space) != set(n.op.to):
+            dims = union(*(v.dims for v in ins))
+            factors: dict[str, Any] = {f"x{i}": v for i, v in enumerate(ins)}
+            product = g.map("*".join(factors), **factors, to=dims, dtype=n.outs[0].dtype)
+            return (g.one(Reduce(n.op.to), product, names=names),)
+        if isinstance(n.op, Reduce) and set(n.op.to) == set(ins[0].dims):
+            return (g.map("x", x=ins[0], to=n.op.to, dtype=ins[0].dtype, names=names),)
+        return (_argmax(g, n.op, ins[0], names),) if isinstance(n.op, Reduce) and n.op.kind == "argmax" else None
+
+    return rebuilt(graph, rule)
 
 
 def _argmax(g: Builder, op: Reduce, x: Val, names: list[str]) -> Val:
