@@ -10,9 +10,10 @@ from weft.calls import public
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
 
 if TYPE_CHECKING:
-    from weft.codegen.planner import Planned, Profiler
+    from weft.codegen.planner import Planned
     from weft.frontends.load import Loaded
     from weft.ir.program import Program
+    from weft.passes.stage import Profiler
     from weft.targets import Target
 
 MOST_ELEMENTS = 1 << 62
@@ -95,8 +96,8 @@ def planned(
     from weft.codegen.machine import own_target, watcher
     from weft.codegen.mesh import cut, runs_alone, share
     from weft.codegen.planner import plan as decide
-    from weft.passes import PIPELINE
     from weft.passes.optimizer import find as optimizer_of
+    from weft.passes.pipeline import PIPELINE
     from weft.targets import find
     from weft.units import bytes_of
 

@@ -17,10 +17,10 @@ from weft.codegen.body import File, floats
 from weft.codegen.build import files_of
 from weft.codegen.composites import known
 from weft.codegen.function import print_function
-from weft.codegen.prepare import prepare
 from weft.codegen.sizes import Sizes
 from weft.ir.program import Runtime
 from weft.ir.types import Graph
+from weft.passes.opened import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p.stem for p in (ROOT / "examples/specs").glob("*.yaml"))

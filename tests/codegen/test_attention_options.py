@@ -14,11 +14,11 @@ from weft.api import open_spec, program
 from weft.codegen.body import File
 from weft.codegen.composites import known
 from weft.codegen.function import print_function
-from weft.codegen.prepare import prepare
 from weft.codegen.sizes import Sizes
 from weft.ir.derive import joint
 from weft.ir.primitives import Call
 from weft.ir.reference import run
+from weft.passes.opened import prepare
 
 METADATA = (
     Options("band(2, 1)", "s - abs(q - k)/seq", "-1/8", True, 2, beside="valid and same_segment"),

@@ -19,6 +19,7 @@ from weft.codegen.plan import WHY_TORCH, document
 from weft.errors import InfeasibleError
 from weft.passes.chain import evaluate, solve
 from weft.passes.legality import Reason
+from weft.passes.pipeline import PIPELINE
 from weft.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -200,11 +201,14 @@ def test_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_graphs_between_passes_can_be_written_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("WEFT_DUMP", str(tmp_path / "dump"))
-    api.plan(SPECS / "gpt2_345m.yaml", small=True, print_after=["pattern"])
+    passes = [p.name for p in PIPELINE]
+    api.plan(SPECS / "gpt2_345m.yaml", small=True, print_after=passes)
     names = sorted(p.name for p in (tmp_path / "dump").iterdir())
-    assert names[0] == "01_pattern.txt"
-    assert "02_fusion.txt" in names
-    assert 'layout="causal"' in capsys.readouterr().err
+    assert names == [f"{i:02d}_{name}.txt" for i, name in enumerate(passes, 1)]
+    said = capsys.readouterr().err
+    assert 'layout="causal"' in said
+    assert [said.count(f"# after pass {name}\n") for name in passes] == [1] * len(passes)
+    assert "# layer, backward, block" in said.split("# after pass split\n")[1]
 
 
 @pytest.mark.parametrize("target", [t.name for t in TARGETS])

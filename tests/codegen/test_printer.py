@@ -10,16 +10,16 @@ from tests.campaign import count
 from tests.codegen.emission import callable_of, ruff, source_of
 from tests.ir.generate import random_args, random_graph
 from weft.codegen.einsum import align, spell
-from weft.codegen.fast import fast
-from weft.codegen.halves import named_joint
 from weft.codegen.lines import Lines, call, tuple_of
-from weft.codegen.rewrite import merge, unlet
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import CrossEntropy, Dropout, LayerNorm, RMSNorm, Rotary, Route, Softmax
 from weft.ir.movement import Concat
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type
+from weft.passes.derivative import joint as joint_of
+from weft.passes.pairs import fast
+from weft.passes.rewrite import merge, unlet
 
 SIZES = {"b": 2, "t": 3, "s": 5, "d": 4, "h": 3, "e": 2, "f": 6, "E": 2}
 
@@ -52,7 +52,7 @@ def test_generated_backwards_print_right(chunk):
         rng = Random(seed)
         graph, sizes = random_graph(rng, nodes=rng.randint(4, 12))
         outputs = tuple(dict.fromkeys(v for v in graph.outputs if v.type.floating))
-        joint = named_joint(replace(graph, outputs=outputs))
+        joint = joint_of(replace(graph, outputs=outputs))
 
         agree(joint, fast(merge(unlet(joint))), sizes, random_args(joint, sizes, torch, seed))
 
@@ -93,7 +93,7 @@ def test_composites_and_their_gradients(name):
     graph = COMPOSITES[name]
     args = random_args(graph, SIZES, torch, 1)
     agree(graph, graph, SIZES, args)
-    joint = named_joint(graph)
+    joint = joint_of(graph)
     args = random_args(joint, SIZES, torch, 1)
 
     agree(joint, fast(merge(unlet(joint))), SIZES, args)

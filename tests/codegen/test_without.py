@@ -8,12 +8,14 @@ import torch
 from tests.campaign import count
 from tests.codegen.emission import planned
 from tests.ir.generate import random_args, random_graph
-from weft.codegen.halves import in_torch, named_joint
-from weft.codegen.without import without
 from weft.ir.builder import Builder
 from weft.ir.primitives import Map
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type
+from weft.passes.derivative import joint as joint_of
+from weft.passes.pairs import fast
+from weft.passes.rewrite import merge, unlet
+from weft.passes.without import without
 
 
 def same(graph: Graph, gone: list[str], sizes: dict[str, int], args: list[torch.Tensor]) -> Graph:
@@ -34,7 +36,7 @@ def test_generated_backwards_without_some_cotangents():
         rng = Random(seed)
         graph, sizes = random_graph(rng, nodes=rng.randint(4, 12))
         outputs = tuple(dict.fromkeys(v for v in graph.outputs if v.type.floating))
-        joint = in_torch(named_joint(replace(graph, outputs=outputs)))
+        joint = fast(merge(unlet(joint_of(replace(graph, outputs=outputs)))))
         cotangents = [v.name for v in joint.inputs[len(graph.inputs) :]]
         gone = rng.sample(cotangents, rng.randint(1, len(cotangents)))
 

@@ -9,7 +9,6 @@ import sympy as sp
 
 from tests.campaign import count
 from tests.ir.generate import random_graph
-from weft.codegen.fast import fast
 from weft.errors import TextError, WeftError
 from weft.ir import text
 from weft.ir.builder import Builder, flatten
@@ -33,6 +32,7 @@ from weft.ir.pattern import Pattern
 from weft.ir.primitives import Call, Grad, Opaque
 from weft.ir.types import Decision, Graph, Type
 from weft.ir.verify import verify
+from weft.passes.pairs import fast
 
 
 def f(dims: str, dtype: str = "f32") -> Type:

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from tests.kernels.dual import interpreting
-from weft.codegen.fast import fast
 from weft.codegen.fused_file import Kernels, Row
-from weft.codegen.halves import named_joint
 from weft.codegen.kernel_package import counted
 from weft.codegen.package import as_json, digest
-from weft.codegen.rewrite import merge, unlet
 from weft.codegen.skeletons import shipped, writers
 from weft.codegen.wide import wide_of_joint
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
 from weft.ir.regions import Fused
 from weft.ir.types import Graph
+from weft.passes.derivative import joint as joint_of
 from weft.passes.dispatch import dispatched
+from weft.passes.pairs import fast
 from weft.passes.price import Prices
 from weft.passes.recompute import split
+from weft.passes.rewrite import merge, unlet
 from weft.targets import find
 
 _folders: list[Any] = []
@@ -67,7 +67,7 @@ class Emitted:
 
     @cached_property
     def joint(self) -> Graph:
-        return fast(merge(unlet(named_joint(self.graph))))
+        return fast(merge(unlet(joint_of(self.graph))))
 
     @property
     def wide(self) -> frozenset[str]:

@@ -8,8 +8,6 @@ import torch
 
 from tests.passes.blocks import EPS, SIZES, floats, gpt
 from weft import api
-from weft.codegen.blocks import distinct
-from weft.codegen.structure import structure
 from weft.errors import DecodeError
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
@@ -17,7 +15,9 @@ from weft.ir.library import Attend, LayerNorm, Rotary, Route
 from weft.ir.pattern import Pattern
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type, Val
+from weft.passes.blocks import distinct
 from weft.passes.decode import StepGraph, decode
+from weft.passes.structure import structure
 
 N = 8
 MOE = SIZES | {"experts": 4, "routes": 4, "capacity": 3, "choice": 2, "channels": 6, "kv_heads": 2, "group": 2}

@@ -21,7 +21,7 @@ from weft.ir.text import parse, show
 from weft.ir.types import Graph, Type
 from weft.ir.verify import verify
 from weft.passes import derivative
-from weft.passes.derivative import block_joint, joint
+from weft.passes.derivative import joint
 
 S = SIZES
 
@@ -163,8 +163,7 @@ def test_a_stack_stays_a_reversed_loop_of_blocks():
 
 
 def test_a_block_is_derived_through_its_own_ops():
-    block = block_joint(Call("block", gpt_block()))
-    assert block == joint(gpt_block())
+    block = joint(gpt_block())
     assert any(isinstance(n.op, AttendGrad) for n in block.nodes)
     assert not any(isinstance(n.op, Grad) and isinstance(n.op.inner, Attend) for n in block.nodes)
 

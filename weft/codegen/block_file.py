@@ -4,19 +4,20 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from weft.ir.names import identifier, label, provenance
 from weft.ir.program import Param, Program
 from weft.ir.reference_model import xavier_bound
 from weft.ir.types import Graph, Val
+from weft.passes.blocks import Block
+from weft.passes.halves import Derived, Pair
+from weft.passes.opened import prepare
 
-from .blocks import Block
 from .body import File, floats
 from .composites import known
 from .decode_file import decode_functions, decode_methods
 from .function import Function, print_function
-from .halves import Derived, Pair
 from .lines import Lines, fit, tuple_of
-from .prepare import prepare
-from .sizes import Sizes, identifier, label, provenance
+from .sizes import Sizes
 from .stepping import Stepping
 
 RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
@@ -141,7 +142,7 @@ class _Writer:
     def pair(self, pair: Pair) -> None:
         names = pair.name("forward"), pair.name("backward")
         forward = print_function(self.file, names[0], pair.forward, self.describe(pair.forward, pair.kept))
-        untold = pair.untold(self.file.sizes)
+        untold = self.file.sizes.untold(pair.backwards)
         doc = f"Gradients of the float arguments of {names[0]}."
         backward = print_function(self.file, names[1], pair.backward, doc, given=untold)
         self.put(forward)

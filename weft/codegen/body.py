@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from weft.ir.names import identifier, provenance
 from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
 from .lines import WIDTH, Lines, fit, tuple_of
-from .sizes import Sizes, identifier, provenance
+from .sizes import Sizes
 from .spelling import ATOM, TORCH_DTYPE, Src, held, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name

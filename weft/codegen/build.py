@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from weft.errors import BackendError, UsageError
 from weft.ir.program import Program
+from weft.passes.blocks import key
 
-from .blocks import key
 from .emit import files
 from .manifest import changed
 from .package import load, write

@@ -3,16 +3,16 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from weft.ir.names import identifier
 from weft.ir.types import Graph
+from weft.passes.blocks import Block
 from weft.passes.decode import ROWS, State
+from weft.passes.opened import prepare
 
-from .blocks import Block
 from .body import File, floats
 from .composites import known
 from .function import Function, print_function
 from .lines import Lines, tuple_of
-from .prepare import prepare
-from .sizes import identifier
 from .spelling import TORCH_DTYPE
 from .stepping import Stepping
 

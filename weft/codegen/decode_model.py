@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from weft.ir.names import identifier
 from weft.ir.types import Node, Val
+from weft.passes.blocks import key
+from weft.passes.structure import Borrowed, Given, Site, Stack
 
-from .blocks import key
 from .body import File
 from .decoding import Decoding
 from .lines import Lines, tuple_of
 from .model_forward import carried
 from .mounts import Mounts
-from .sizes import identifier
 from .stepping import TIME
-from .structure import Borrowed, Given, Site, Stack
 
 
 class DecodeWriter:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weft.errors import DecodeError
+from weft.ir.names import provenance
 from weft.ir.program import Program
 from weft.ir.types import Val
+from weft.passes.blocks import Block, distinct, key
+from weft.passes.structure import Given, Site, Stack, Structure, structure
 
-from .blocks import Block, distinct, key
-from .sizes import provenance
 from .stepping import TIME, Stepping, stepping
-from .structure import Given, Site, Stack, Structure, structure
 
 
 @dataclass

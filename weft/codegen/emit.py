@@ -5,17 +5,20 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
+from weft.passes.blocks import Block, key
+from weft.passes.halves import Derived
+from weft.passes.pipeline import PIPELINE, run
+from weft.passes.stage import Options, Stage
+from weft.passes.structure import Given, Structure
 from weft.progress import doing
 
 from .block_file import block_file
-from .blocks import Block, distinct, key
+from .composites import known
 from .decoding import Decoding, decoding
-from .halves import Derived, derived
 from .kernel_package import NO_KERNELS, Emitted
 from .model_file import model_file
 from .package import as_json
 from .saved import to_data
-from .structure import Given, Structure, structure
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "attention": (
@@ -36,14 +39,19 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "steps": ("steps", "whole"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""
+PLAIN = ("blocks", "derivative", "unlet", "pairs", "split", "open", "loops")
+"""Passes that decide nothing."""
 RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
 
 
 def emit(program: Program) -> dict[str, str]:
     """The files of a program that nothing is decided about: nothing kept but statistics, no kernels."""
-    model = structure(program)
-    made = {k: derived(b, program.train, lambda b, joint: b.modes).using(b.modes) for k, b in distinct(model).items()}
-    return files(model, made, decoding(model, distinct(model)))
+    plain = [p for p in PIPELINE if p.name in PLAIN]
+    sizes = program.resolve(**{d: r.max for d, r in program.runtime.items()})
+    stage = run(Stage(program), Options(sizes, known=known), plain)
+    assert stage.model is not None
+    made = {key(m.block.site): m for m in stage.blocks}
+    return files(stage.model, made, decoding(stage.model, {k: m.block for k, m in made.items()}))
 
 
 def files(

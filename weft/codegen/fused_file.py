@@ -11,15 +11,15 @@ from functools import cached_property
 from weft.ir.program import Program
 from weft.ir.types import Decision, Graph
 from weft.passes.fusion import Fusion, Region, decisions, fuse
+from weft.passes.halves import Derived
+from weft.passes.opened import prepare
 from weft.passes.price import Prices
+from weft.passes.regions import bodies, collapse
 from weft.passes.skeletons import SKELETONS, Skeleton
 
 from .body import File, floats
 from .composites import known
 from .function import print_function
-from .fused import bodies, collapse
-from .halves import Derived
-from .prepare import prepare
 from .sizes import Sizes
 from .skeletons.common.writer.job import Job, Written
 from .skeletons.common.writer.regions import RegionFile, anonymous, region_file, stem, wide_places
@@ -131,7 +131,7 @@ def fused_file(made: Derived, kernels: Kernels) -> str:
         file.floats = frozenset(floats(made.joint))
         values = wide_of_joint(made.joint, len(block.graph.outputs))
         for pair in made.pairs:
-            untold = pair.untold(file.sizes)
+            untold = file.sizes.untold(pair.backwards)
             for side, of, graph in pair.parts():
                 graph = kernels.collapsed(graph, block.name, pair.half(side, of), file.mixed, values)
                 texts += _function(file, pair.name(side, of), graph, untold if side == "backward" else ())

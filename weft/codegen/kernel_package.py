@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from weft.ir.program import Program
 from weft.ir.text import show
 from weft.passes.fusion import Fusion, Region
+from weft.passes.halves import Derived
 from weft.passes.price import Prices
 from weft.passes.skeletons import SKELETONS, Skeleton
 from weft.targets import find
 
 from .fused_file import Kernels, Row, fused_file
-from .halves import Derived
 from .package import as_json
 from .skeletons import shipped, writers
 from .skeletons.common.writer.regions import RegionFile

@@ -1,13 +1,12 @@
 """What the passes look like from outside: the machine's own target, and files of graphs between passes."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from weft import outputs
-from weft.ir.text import show
 from weft.ir.types import Graph
-from weft.passes import Watch
+from weft.passes.pipeline import Watch, shown
 from weft.targets import BY_NAME
 
 DEVICES = ("/dev/nvidia0", "/dev/kfd")
@@ -30,17 +29,17 @@ def own_target() -> str:
 
 
 def watcher(folder: str | None, names: Collection[str], say: Callable[[str], object]) -> Watch | None:
-    """Writes every graph to `folder` as NN_pass.txt, numbered in the order passes end, and says those after `names`."""
+    """Writes the graphs to `folder` as NN_pass.txt, numbered in the order passes end, and says those after `names`."""
     if not folder and not names:
         return None
     if folder:
         outputs.tried_folder(folder)
     count = 0
 
-    def watch(_: int, name: str, graph: Graph) -> None:
+    def watch(name: str, graphs: Mapping[str, Graph]) -> None:
         nonlocal count
         count += 1
-        text = f"# after pass {name}\n{show(graph)}\n"
+        text = f"# after pass {name}\n{shown(graphs)}\n"
         if folder:
             with outputs.Batch() as batch:
                 batch.folder(folder)

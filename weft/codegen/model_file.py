@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from weft.ir.indices import indices
+from weft.ir.names import identifier, label
+from weft.passes.blocks import Block, key, scalar
+from weft.passes.structure import Site, Stack, Structure
 
 from .block_file import header, initial, rows_of
-from .blocks import Block, key, scalar
 from .body import File, floats
 from .decode_model import DecodeWriter, Decoding
 from .lines import Lines, fit, tuple_of
 from .model_forward import Forward
 from .mounts import Mounts, simple
-from .sizes import Sizes, identifier, label
+from .sizes import Sizes
 from .spelling import TORCH_DTYPE
-from .structure import Site, Stack, Structure
 
 
 def model_file(

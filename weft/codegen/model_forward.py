@@ -5,18 +5,18 @@ from typing import Any
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import symbol
 from weft.ir.indices import targets
+from weft.ir.names import identifier
 from weft.ir.primitives import Call, Loop, Map
 from weft.ir.types import Node, Val
+from weft.passes.blocks import Block, key, scalar
+from weft.passes.structure import Borrowed, Given, Site, Stack, Structure
 
-from .blocks import Block, key, scalar
 from .body import Body, File
 from .function import TABLE
 from .lines import Lines, tuple_of
 from .mounts import Mounts
 from .printer import Speller, print_nodes
-from .sizes import identifier
 from .spelling import ATOM, Formulas, Src
-from .structure import Borrowed, Given, Site, Stack, Structure
 
 
 def carried(model: Structure) -> dict[str, str]:

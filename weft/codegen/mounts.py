@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping
 
-from .blocks import Block, key
-from .sizes import Sizes, identifier, label
-from .structure import Borrowed, Site, Stack, Structure
+from weft.ir.names import identifier, label
+from weft.passes.blocks import Block, key
+from weft.passes.structure import Borrowed, Site, Stack, Structure
+
+from .sizes import Sizes
 
 _SIMPLE = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = frozenset(

@@ -1,38 +1,16 @@
 """Opaque blocks in torch: the wrapped modules come to a block's functions as one more argument."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+from weft.ir.names import label
 from weft.ir.op import Op
 from weft.ir.regions import Opaque, OpaqueGrad
-from weft.ir.types import Graph, Node, Type, Val
+from weft.ir.types import Node, Val
 
 from .body import Body
 from .lines import tuple_of
 from .printer import Speller
-from .sizes import label
-
-HANDLE = "wrapped"
-
-
-def with_handle(graph: Graph) -> Graph:
-    """The graph with the wrapped modules as its last input, read by every opaque op; itself if there is none."""
-    if not any(isinstance(n.op, Opaque) for n in graph.nodes):
-        return graph
-    taken = {v.name for v in graph.inputs} | {v.name for n in graph.nodes for v in n.outs}
-    name = next(n for n in (HANDLE, *(f"{HANDLE}_{i}" for i in range(len(taken) + 1))) if n not in taken)
-    handle = Val(name, Type("i64", ()))
-
-    def node(n: Node) -> Node:
-        return replace(n, ins=(handle, *n.ins)) if isinstance(n.op, Opaque) else n
-
-    return replace(graph, inputs=(*graph.inputs, handle), nodes=tuple(map(node, graph.nodes)))
-
-
-def handle_of(graph: Graph) -> Val | None:
-    """The input that stands for the wrapped modules."""
-    return next((n.ins[0] for n in graph.nodes if isinstance(n.op, Opaque)), None)
 
 
 def _arguments(body: Body, of: Opaque, ins: Sequence[Val]) -> str:

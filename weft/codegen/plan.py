@@ -13,14 +13,16 @@ from weft.ir.library import Attend
 from weft.ir.pattern import solve
 from weft.ir.types import Decision, Graph, Node
 from weft.passes.chain import Choice
+from weft.passes.choose import parameters
 from weft.passes.fusion import Fusion, Region
 from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.price import density
+from weft.passes.stage import Half
+from weft.passes.structure import Given
 from weft.targets import Target
 
-from .planner import BlockPlan, Half, Planned, parameters, recompute_decisions
+from .planner import BlockPlan, Planned, recompute_decisions
 from .skeletons.common.writer.wrapper import Why
-from .structure import Given
 
 SCHEMA = "weft.plan/1"
 BLOCK = 128  # of queries and of keys, in the block counts of a pattern

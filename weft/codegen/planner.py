@@ -4,80 +4,60 @@ Equal blocks are worked on once, whatever the number of layers. The recompute ch
 may have measured (`Profiler`); without any they are estimated from the graphs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from math import prod
+from functools import cached_property
 
-from weft.errors import InfeasibleError
 from weft.ir.program import Program
-from weft.ir.types import ITEMSIZE, Decision, Graph
-from weft.passes import FUSION, PATTERN, Options, Watch, run
-from weft.passes.chain import BlockProfile, Chain, Choice, inference_peak, smallest_budget, solve
-from weft.passes.fusion import Fusion, fusion_of
+from weft.ir.types import Decision
+from weft.passes.blocks import Block, Mode, key
+from weft.passes.chain import BlockProfile, Chain, Choice
+from weft.passes.halves import Derived
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
+from weft.passes.pipeline import Watch, run
 from weft.passes.price import Prices
-from weft.passes.recompute import modes
-from weft.progress import doing
+from weft.passes.stage import Half, Layer, Options, Profiler, Stage
+from weft.passes.structure import Structure
 from weft.targets import Target
 
-from .blocks import Block, Mode, distinct, key
+from .composites import known
 from .decoding import Decoding, decoding
-from .estimate import estimated, held
-from .halves import Derived, derived
 from .kernel_package import Emitted, counted, kernel_package
-from .structure import Site, Stack, Structure, structure
-
-Profiler = Callable[[Program, Mapping[str, int], Sequence[Derived]], Sequence[BlockProfile]]
-"""Measures each block in each of its modes at given sizes."""
-
-
-SCALARS = 64
-"""Bytes."""
-
-
-@dataclass(frozen=True)
-class Half:
-    """One function of a block: what it is called, its graph, and how its nodes are grouped."""
-
-    name: str
-    graph: Graph
-    fusion: Fusion
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One distinct block, in every mode it could have. calls: how often it runs in a forward.
+    """One distinct block. calls: how often it runs in a forward. made: it and its halves in the modes that some layer
+    uses, which are printed. halves: every function of its file."""
 
-    made: its halves in the modes that some layer uses, which are printed. backward: by mode, those. further: what its
-    file holds beside them: a backward that starts from the loss alone, both halves without a loss, the forwards of
-    modes after the first. No total counts them."""
-
-    block: Block
     calls: int
     made: Derived
     profile: BlockProfile
-    forward: Half
-    backward: Mapping[str, Half]
-    further: tuple[Half, ...] = ()
+    halves: tuple[Half, ...]
+
+    @cached_property
+    def block(self) -> Block:
+        """The block in every mode that it could have."""
+        return replace(self.made.block, modes=self.made.candidates)
 
     @property
     def name(self) -> str:
         return self.block.name
 
     @property
-    def halves(self) -> tuple[Half, ...]:
-        """Every function of its file."""
-        return self.forward, *self.backward.values(), *self.further
+    def forward(self) -> Half:
+        """The forward of the first mode; those of others differ in what they keep."""
+        return self.halves[0]
 
+    @property
+    def backward(self) -> dict[str, Half]:
+        """By mode, of those that some layer uses."""
+        return {h.mode: h for h in self.halves if h.side == "backward" and not h.further}
 
-@dataclass(frozen=True)
-class Layer:
-    """One run of a block: its index in `Planned.blocks`, the row of its stack (None outside one), its mode."""
-
-    block: int
-    row: int | None
-    mode: str
+    @property
+    def further(self) -> list[Half]:
+        """What its file holds beside them, which no total counts."""
+        return [h for h in self.halves if h.further]
 
 
 @dataclass(frozen=True)
@@ -151,99 +131,23 @@ def plan(
     sizes: of every dim. budget: most bytes alive at once, the optimizer's state and step included. Raises
     InfeasibleError with the smallest budget that a plan fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-    options = Options(sizes, target, program.train, longest=longest, skeletons=counted())
-    doing("planning: attention patterns")
-    program = replace(program, graph=run(program.graph, options, (PATTERN,), watch))
-    model = structure(program)
-    doing("planning: derivatives")
-    choose = partial(_modes, prices=options.prices)
-    found = [derived(block, program.train, choose) for block in distinct(model).values()]
-    if profiler is None:
-        profiles = [estimated(made, options.prices) for made in found]
-    else:
-        profiles = list(profiler(program, sizes, found))
-    runs = _runs(model, found, sizes)
-    weights = parameters(program, options.prices) if program.train else []
-    base = _base(program, options.prices)
-    chain = Chain(tuple(profiles[i] for i, _ in runs), base + optimizer.kept(weights))
-    step = sum(weights) + optimizer.kept(weights) + optimizer.step(weights)
-    choice = solve(chain, budget) if program.train else None
-    most = max(choice.peak, step) if choice else inference_peak(chain)
-    names = choice.names(chain) if choice else ("",) * len(runs)
-    doing("planning: fusion")
-    layers = tuple(Layer(i, row, mode) for (i, row), mode in zip(runs, names, strict=True))
+    options = Options(sizes, target, counted(), longest, known, profiler, budget, optimizer)
+    return _planned(run(Stage(program), options, watch=watch), options)
+
+
+def _planned(stage: Stage, options: Options) -> Planned:
+    chosen, model = stage.chosen, stage.model
+    assert chosen is not None
+    assert model is not None
     blocks = tuple(
-        _block(made, p, [x for x in layers if x.block == i], options, watch)
-        for i, (made, p) in enumerate(zip(found, profiles))
+        BlockPlan(sum(x.block == i for x in chosen.layers), made, profile, halves)
+        for i, (made, profile, halves) in enumerate(zip(stage.blocks, stage.profiles, stage.halves, strict=True))
     )
-    smallest = max(smallest_budget(chain), step) if choice else most
-    if budget is not None and most > budget:
-        what = f"the step of {optimizer.name}" if choice else "running forward"
-        raise InfeasibleError(f"{what} takes {most:,} bytes, more than {budget:,}: --memory {most}B", most)
-    measured = profiler is not None
-    return Planned(model, sizes, target, budget, blocks, layers, chain, choice, most, smallest, measured, optimizer)
-
-
-def parameters(program: Program, prices: Prices) -> list[int]:
-    """Bytes of each parameter, a row of a stack by itself."""
-    each = [(prod(prices.sizes[d] for d in p.dims) * ITEMSIZE[p.dtype], p.rows(prices.sizes)) for p in program.params]
-    return [size for size, rows in each for _ in range(rows)]
-
-
-def _modes(block: Block, joint: Graph, prices: Prices) -> list[Mode]:
-    """The recompute modes that a block could have."""
-    kept = modes(joint, len(block.graph.outputs), prices, held(block.site))
-    return [Mode(name, saved) for name, saved in kept.items()]
-
-
-def _runs(model: Structure, found: Sequence[Derived], sizes: Mapping[str, int]) -> list[tuple[int, int | None]]:
-    """(block, row) of every call in the order they run."""
-    index = {key(made.block.site): i for i, made in enumerate(found)}
-    out: list[tuple[int, int | None]] = []
-    for step in model.steps:
-        if isinstance(step, Site):
-            out.append((index[key(step)], None))
-        elif isinstance(step, Stack):
-            rows = range(sizes[step.loop.dim])
-            out += [(index[key(s)], s.start + s.step * row) for row in rows for s in step.sites]
-    return out
-
-
-def _base(program: Program, prices: Prices) -> int:
-    """Bytes that live throughout: parameters, the model's inputs, and what it returns, which its caller holds.
-
-    With training also the gradient that a backward starts from: one of the size of the first output. And scalars that a
-    call makes: seeds and counts."""
-    wanted = {p.value for p in program.params} | set(program.inputs)
-    held = [v for v in program.graph.inputs if v.name in wanted]
-    seed = program.graph.outputs[:1] if program.train else ()
-    return sum(map(prices.size, (*held, *program.graph.outputs, *seed))) + SCALARS
-
-
-def _block(
-    made: Derived, profile: BlockProfile, layers: Sequence[Layer], options: Options, watch: Watch | None
-) -> BlockPlan:
-    block, used = made.block, {x.mode for x in layers}
-    made = made.using([m for m in block.modes if m.name in used] or block.modes)
-    if made.joint is None:
-        return BlockPlan(block, len(layers), made, profile, _half("forward", block.graph, options, watch), {})
-    forwards, backward, further = list[Half](), dict[str, Half](), list[Half]()
-    for pair in made.pairs:
-        for side, of, graph in pair.parts():
-            half = _half(pair.half(side, of), graph, options, watch)
-            if of or pair.block.variant:
-                further.append(half)
-            elif side == "forward":
-                forwards.append(half)
-            else:
-                backward[pair.mode.name] = half
-    return BlockPlan(block, len(layers), made, profile, forwards[0], backward, (*forwards[1:], *further))
-
-
-def _half(name: str, graph: Graph, options: Options, watch: Watch | None) -> Half:
-    """One half with its regions, in the graph's decisions too."""
-    graph = run(graph, options, (FUSION,), watch)
-    return Half(name, graph, fusion_of(graph))
+    o, choice, measured = options, chosen.choice, options.profiler is not None
+    return Planned(
+        model, o.sizes, o.target, o.budget, blocks, chosen.layers, chosen.chain, choice, chosen.peak, chosen.smallest,
+        measured, o.optimizer,
+    )  # fmt: skip
 
 
 def recompute_decisions(planned: Planned) -> tuple[Decision, ...]:

@@ -24,16 +24,16 @@ from weft.ir.program import Program
 from weft.ir.types import ITEMSIZE, Val, torch_dtype
 from weft.passes.chain import BlockProfile
 from weft.passes.chain import Mode as Cost
+from weft.passes.estimate import estimated
+from weft.passes.halves import Derived, Pair
 from weft.passes.price import Prices
+from weft.passes.structure import Given
 from weft.progress import doing
 from weft.targets import Target
 
 from .block_file import block_file
-from .estimate import estimated
-from .halves import Derived, Pair
 from .meta import Meta
 from .sizes import Sizes
-from .structure import Given
 from .workspace import Constants, workspace
 
 
@@ -148,7 +148,7 @@ def profile(program: Program, sizes: Mapping[str, int], made: Derived, target: T
     if made.joint is None:
         modes = (Cost("forward", 0, run.forward_peak(), 0),)
         return BlockProfile(made.block.name, modes, run.boundary, 0)
-    costs = [run.cost(pair, sum(map(prices.seconds, pair.again))) for pair in made.pairs]
+    costs = [run.cost(pair, sum(map(prices.seconds, pair.again))) for pair in made.own]
     return BlockProfile(made.block.name, tuple(costs), run.boundary, run.grads)
 
 
@@ -237,7 +237,7 @@ class _Run:
             before = live.now
             live.restart()
             name = pair.name("backward", floats[0].name if pair.only else "")
-            told = [self.sizes[d] for d in pair.untold(Sizes.of(self.program))]
+            told = [self.sizes[d] for d in Sizes.of(self.program).untold(pair.backwards)]
             grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars, *told)
             made = live.most - before
             del grads

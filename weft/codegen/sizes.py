@@ -1,49 +1,20 @@
 """Sizes of dims as source: frozen ones are constants of the file, run-time ones variables read off a shape."""
 
 import keyword
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import sympy as sp
 
-from weft.errors import SpecError
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import normal, symbol
+from weft.ir.names import identifier
 from weft.ir.primitives import Loop, Map
 from weft.ir.program import Program, Size
 from weft.ir.types import Graph
 
 from .spelling import Formulas, Src, literal
-
-_LABEL = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
-
-
-def identifier(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
-    """A Python identifier made of [a-z0-9_] for any name, not among `taken`."""
-    stem = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "v"
-    stem = f"v_{stem}" if stem[0].isdigit() else stem
-    found, i = stem, 1
-    while found in taken:
-        i += 1
-        found = f"{stem}_{i}"
-    return found
-
-
-def label(name: str) -> str:
-    """A logical name as it may stand in generated source. Raises SpecError unless it is words and dots."""
-    if not _LABEL.fullmatch(name):
-        raise SpecError.at(
-            (), "W0405", f"parameter name {name!a} is not made of words and dots", "use letters, digits, _"
-        )
-    return name
-
-
-def provenance(src: str) -> str:
-    """A spec line as it may stand in a comment: a file's name in plain characters, and a number."""
-    name, _, line = src.rpartition(":")
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}:{line}" if line.isdigit() else ""
 
 
 def _mentioned(graph: Graph) -> set[str]:
@@ -127,12 +98,15 @@ class Sizes:
         """The run-time dims that a size is computed from."""
         return sorted(s.name[2:] for s in self.expression(dim).free_symbols)
 
-    def untold(self, graph: Graph) -> tuple[str, ...]:
-        """The run-time dims that a graph's nodes may need the size of and that no input of it has."""
+    def untold(self, graphs: Iterable[Graph]) -> tuple[str, ...]:
+        """The run-time dims that some graph's nodes may need the size of and that no input of it has."""
+        return tuple(sorted({d for g in graphs for d in self._untold(g)}))
+
+    def _untold(self, graph: Graph) -> set[str]:
         told = {d for v in graph.inputs for d in v.dims}
         told |= {self.alias(d) for d in told if self.number(d) is None}
         found = {b for d in _mentioned(graph) if self.number(d) is None for b in self.base(d)}
-        return tuple(sorted(d for d in found & set(self.runtime) if d not in told))
+        return {d for d in found & set(self.runtime) if d not in told}
 
     def spelled(self, expr: Any, host: object, names: Mapping[str, Src]) -> Src:
         """A formula over sizes as source of a Python integer; `names`: what each n_dim is called."""

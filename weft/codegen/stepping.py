@@ -10,10 +10,10 @@ from weft.ir.formula import symbol
 from weft.ir.primitives import Concat
 from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Graph, Node, Val
+from weft.passes.blocks import Block, below
 from weft.passes.decode import ROWS, Fed, State, StepGraph, decode
 from weft.passes.decode_time import refitted
 
-from .blocks import Block, below
 from .sizes import Sizes
 
 TIME = "seq"
@@ -79,8 +79,8 @@ def _read_only(graph: Graph, keep: set[str]) -> Graph:
 
 def _told(graph: Graph, whole: Graph, sizes: Sizes) -> Graph:
     """With those unread inputs of `whole` that alone tell a size which the graph needs."""
-    for d in sizes.untold(graph):
-        if d in sizes.untold(graph):
+    for d in sizes.untold([graph]):
+        if d in sizes.untold([graph]):
             more = next((v for v in whole.inputs if d in v.dims), None)
             graph = replace(graph, inputs=tuple(v for v in whole.inputs if v in graph.inputs or v == more))
     return graph

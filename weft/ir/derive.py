@@ -1,6 +1,7 @@
 """Reverse mode: walk the nodes backwards, ask each op for its vjp, add up. The result is the same IR."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from weft.ir.builder import Builder, dce
 from weft.ir.types import Graph, Node, Val
@@ -21,10 +22,11 @@ def backward(g: Builder, nodes: Sequence[Node], seeds: Mapping[Val, Val]) -> dic
     return cot
 
 
-def joint(graph: Graph, wrt: Iterable[str]) -> Graph:
+def joint(graph: Graph, wrt: Iterable[str], named: bool = False) -> Graph:
     """Forward and backward in one graph.
 
-    Inputs: the graph's, then a cotangent `d_name` per float output. Outputs: the graph's, then those of `wrt`."""
+    Inputs: the graph's, then a cotangent `d_name` per float output. Outputs: the graph's, then those of `wrt`.
+    named: the cotangent of every value x is called d_x, where that is free."""
     g = Builder()
     x = [g.input(v.name, v.type) for v in graph.inputs]
     out = g.inline(graph, x)
@@ -35,4 +37,22 @@ def joint(graph: Graph, wrt: Iterable[str]) -> Graph:
             seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
     cot = backward(g, g.nodes[:], seeds)
     by = {v.name: v for v in x}
-    return dce(g.graph(*out, *(cot.get(by[n]) or g.zeros(by[n]) for n in wrt), decisions=graph.decisions))
+    made = dce(g.graph(*out, *(cot.get(by[n]) or g.zeros(by[n]) for n in wrt), decisions=graph.decisions))
+    return renamed(made, {d: f"d_{v.name}" for v, d in cot.items()}) if named else made
+
+
+def renamed(graph: Graph, names: Mapping[Val, str]) -> Graph:
+    """The graph with values that nodes make called otherwise, as far as the names are free."""
+    taken = {v.name for v in graph.inputs} | {v.name for n in graph.nodes for v in n.outs}
+    new: dict[Val, Val] = {}
+    for v in (v for n in graph.nodes for v in n.outs):
+        name = names.get(v, v.name)
+        if name not in taken:
+            new[v] = replace(v, name=name)
+            taken.add(name)
+
+    def swap(vs: tuple[Val, ...]) -> tuple[Val, ...]:
+        return tuple(new.get(v, v) for v in vs)
+
+    nodes = tuple(replace(n, ins=swap(n.ins), outs=swap(n.outs)) for n in graph.nodes)
+    return replace(graph, nodes=nodes, outputs=swap(graph.outputs))

@@ -10,10 +10,10 @@ after:
     (x: f32[batch width], w: f32[width inner], d_y: f32[batch inner]) {
       h: f32[batch inner] = einsum(x, w) to=[batch inner]
       y: f32[batch inner] = map(h) exprs=["tanh(h)"] to=[batch inner]
-      map: f32[batch inner] = map(h, d_y) exprs=["d_y*(1 - tanh(h)**2)"] to=[batch inner]
-      einsum: f32[batch width] = einsum(map, w) to=[batch width]
-      einsum_1: f32[width inner] = einsum(map, x) to=[width inner]
-      return y, einsum, einsum_1
+      d_h: f32[batch inner] = map(h, d_y) exprs=["d_y*(1 - tanh(h)**2)"] to=[batch inner]
+      d_x: f32[batch width] = einsum(d_h, w) to=[batch width]
+      d_w: f32[width inner] = einsum(d_h, x) to=[width inner]
+      return y, d_x, d_w
     }
 
 A loop's derivative is a loop the other way, so a stack of layers stays one region; a call's or a composite's is one
@@ -30,7 +30,6 @@ from collections.abc import Iterable
 
 from weft.errors import UsageError
 from weft.ir import derive
-from weft.ir.primitives import Call
 from weft.ir.types import Graph
 
 
@@ -43,15 +42,11 @@ def joint(graph: Graph, wrt: Iterable[str] | None = None) -> Graph:
     """Forward and backward in one graph.
 
     Inputs: the graph's, then a cotangent `d_<name>` for each float output. Outputs: the graph's, then the gradients of
-    `wrt` in the order given (default: every float input). Raises UsageError for a name that has no gradient.
+    `wrt` in the order given (default: every float input). The cotangent of a value x is called d_x, where that is free.
+    Raises UsageError for a name that has no gradient.
     """
     names = float_inputs(graph) if wrt is None else tuple(wrt)
     for name in names:
         if name not in float_inputs(graph):
             raise UsageError(f"{name!r} is no float input; those are {', '.join(float_inputs(graph)) or 'none'}")
-    return derive.joint(graph, names)
-
-
-def block_joint(block: Call | Graph, wrt: Iterable[str] | None = None) -> Graph:
-    """`joint` of one block: what its autograd function runs. Composites in it stay whole."""
-    return joint(block.body if isinstance(block, Call) else block, wrt)
+    return derive.joint(graph, names, named=True)

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from weft.codegen.prepare import opened
-from weft.codegen.rewrite import rewritten
 from weft.codegen.sizes import Sizes
 from weft.codegen.skeletons.common.writer.configs import Configs
 from weft.codegen.skeletons.common.writer.holes import Hole
@@ -12,6 +10,8 @@ from weft.codegen.skeletons.common.writer.wrapper import Wrapper
 from weft.ir import library
 from weft.ir.types import Decision, Dims, Graph, Val
 from weft.passes.fusion import Region
+from weft.passes.opened import opened
+from weft.passes.rewrite import rewritten
 
 
 @dataclass(frozen=True)

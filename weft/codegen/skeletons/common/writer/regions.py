@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from weft.codegen.lines import WIDTH, Lines
-from weft.codegen.sizes import identifier, provenance
 from weft.codegen.skeletons import COMMON
 from weft.codegen.skeletons.common.writer.configs import Configs
 from weft.codegen.skeletons.common.writer.hazards import clear, facts
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
+from weft.ir.names import identifier, provenance
 from weft.ir.primitives import Detach, Einsum, Reduce, Rename
 from weft.ir.text import show
 from weft.ir.types import Graph, Node, Val

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from weft.codegen.lines import tuple_of
-from weft.codegen.sizes import Sizes, identifier
+from weft.codegen.sizes import Sizes
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
 from weft.codegen.spelling import TORCH_DTYPE, Src
+from weft.ir.names import identifier
 from weft.ir.types import FLOATS, Dims, Graph, Val
 
 _RESERVED = frozenset([*keyword.kwlist, *dir(builtins), "torch", "host", "launch", "ops", "empty", "run"])

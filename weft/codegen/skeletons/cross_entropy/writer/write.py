@@ -8,7 +8,6 @@ logits: one pass in the pointwise kernel.
 from typing import Any
 
 from weft.codegen.lines import call
-from weft.codegen.prepare import opened
 from weft.codegen.skeletons.common.writer.configs import everywhere
 from weft.codegen.skeletons.common.writer.holes import Hole
 from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings
@@ -29,6 +28,7 @@ from weft.codegen.skeletons.cross_entropy.writer.space import DEFAULT, LONG
 from weft.ir.library import Dropout, WithStatistics
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.types import Graph, Node
+from weft.passes.opened import opened
 
 
 def write_loss(job: Job) -> Written:

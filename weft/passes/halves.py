@@ -3,20 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from weft.ir.builder import Builder, dce
-from weft.ir.derive import backward
+from weft.ir.names import identifier
 from weft.ir.primitives import Map
 from weft.ir.types import Graph, Node, Val
-from weft.passes.dispatch import dispatched
+from weft.passes.blocks import Block, Mode, scalar
+from weft.passes.pairs import statistics
 from weft.passes.recompute import redone, split
-
-from .blocks import Block, Mode, scalar
-from .composites import known
-from .fast import fast, statistics
-from .prepare import prepare
-from .rewrite import merge, unlet
-from .sizes import Sizes, identifier
-from .without import without
+from weft.passes.without import without
 
 
 @dataclass(frozen=True)
@@ -31,14 +24,24 @@ class Pair:
     mode: Mode
     forward: Graph
     backward: Graph
+    only: Mapping[str, Graph]
     kept: int
     tensors: tuple[Val, ...]
     cotangents: tuple[Val, ...]
     scalars: tuple[Val, ...]
     names: frozenset[str]
-    only: Mapping[str, Graph]
     whole: tuple[Graph, Graph, Mapping[str, Graph]]
-    again: tuple[Node, ...] = ()
+    again: tuple[Node, ...]
+
+    def printed(self, make: Callable[[Graph], Graph]) -> "Pair":
+        """The pair with something made of each graph that is printed."""
+        only = {x: make(g) for x, g in self.only.items()}
+        return replace(self, forward=make(self.forward), backward=make(self.backward), only=only)
+
+    def priced(self, make: Callable[[Graph], Graph]) -> "Pair":
+        """The pair with something made of each graph that fusion sees."""
+        forward, backward, only = self.whole
+        return replace(self, whole=(make(forward), make(backward), {x: make(g) for x, g in only.items()}))
 
     def name(self, side: str, of: str = "") -> str:
         """What the function of that side is called; of: the one result whose gradient it starts from."""
@@ -56,72 +59,47 @@ class Pair:
         yield "backward", "", backward
         yield from (("backward", x, graph) for x, graph in only.items())
 
-    def untold(self, sizes: Sizes) -> tuple[str, ...]:
-        """The run-time dims whose sizes are further arguments of the backward: no tensor of it tells them."""
-        graphs = [self.whole[1], *self.whole[2].values()]
-        return tuple(sorted({d for g in graphs for d in sizes.untold(g)}))
+    @property
+    def backwards(self) -> tuple[Graph, ...]:
+        """Every backward, as fusion sees it."""
+        return self.whole[1], *self.whole[2].values()
 
 
 @dataclass(frozen=True)
 class Derived:
     """A block with what is made of it to train it; whoever prices, fuses, measures or prints it reads this.
 
-    plain: its joint graph; joint: the same in torch's terms; both None where nothing is trained. pairs: its halves in
-    each of its modes, then those without the loss of a block that can do without (`Block.bare`)."""
+    plain: its joint graph; joint: the same in torch's terms; both None where nothing is trained. candidates: the modes
+    it could have, of which `block` has those in use. own: its halves in each of these. bare: the block without the
+    loss, where it can do without."""
 
     block: Block
     plain: Graph | None = None
     joint: Graph | None = None
-    pairs: tuple[Pair, ...] = ()
+    candidates: tuple[Mode, ...] = ()
+    own: tuple[Pair, ...] = ()
+    bare: "Derived | None" = None
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every pair of halves that its file holds."""
+        return self.own if self.bare is None else (*self.own, *self.bare.own)
 
     @property
     def whole(self) -> "Derived":
-        """The block as one that is always given all it could do without: what is made of it so far is complete."""
+        """The block as one that is always given all it could do without."""
         block = replace(self.block, optional=frozenset())
-        return replace(self, block=block, pairs=tuple(replace(p, block=block) for p in self.pairs))
+        return replace(self, block=block, own=tuple(replace(p, block=block) for p in self.own), bare=None)
 
     def using(self, modes: Sequence[Mode]) -> "Derived":
-        """The block with these of its modes alone, and what it is without its loss."""
+        """The block in these of its modes alone."""
         block = replace(self.block, modes=tuple(modes))
-        own = {p.mode: replace(p, block=block) for p in self.pairs}
-        if self.joint is None:
-            return replace(self, block=block)
-        pairs = [own[m] for m in modes]
-        if block.bare is not None:
-            joint = in_torch(named_joint(block.bare.graph))
-            pairs += [halves(block.bare, m, joint) for m in modes]
-        return replace(self, block=block, pairs=tuple(pairs))
+        own = tuple(replace(p, block=block) for p in self.own if p.mode in modes)
+        return replace(self, block=block, own=own, bare=self.bare and self.bare.using(modes))
 
-
-def derived(block: Block, train: bool, modes: Callable[[Block, Graph], Sequence[Mode]]) -> Derived:
-    """A block's halves in each of its modes. modes: chosen from the block's joint graph in torch's terms."""
-    if not train:
-        return Derived(block)
-    plain = named_joint(block.graph)
-    joint = in_torch(plain)
-    block = replace(block, modes=tuple(modes(block, joint)))
-    return Derived(block, plain, joint, tuple(halves(block, m, joint) for m in block.modes))
-
-
-def in_torch(joint: Graph) -> Graph:
-    """A joint graph in torch's terms."""
-    return fast(merge(unlet(joint)))
-
-
-def named_joint(graph: Graph) -> Graph:
-    """`weft.passes.derivative.joint` of a block, the cotangent of a value x called d_x where that is free."""
-    g = Builder()
-    x = [g.input(v.name, v.type) for v in graph.inputs]
-    out = g.inline(graph, x)
-    seeds: dict[Val, Val] = {}
-    for v in out:
-        if v.type.floating:
-            d = g.input(f"d_{v.name}", v.type)
-            seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
-    cot = backward(g, g.nodes[:], seeds)
-    grads = [cot.get(v) or g.zeros(v) for v in x if v.type.floating]
-    joint = dce(g.graph(*out, *grads))
-    return renamed(joint, {d: f"d_{v.name}" for v, d in cot.items()})
+    def each(self, make: "Callable[[Derived], Derived]") -> "Derived":
+        """The same made of the block and of what it is without the loss."""
+        return replace(make(self), bare=self.bare and make(self.bare))
 
 
 def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
@@ -138,10 +116,8 @@ def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
     shown = [v.name for v in block.graph.outputs if v.type.floating]
     often = shown[: (1 if block.optional else floats) if block.alone and floats > 1 else 0]
     only = {x: without(back, [d for y, d in zip(shown, cotangents) if y != x]) for x in often}
-    own = prepare(two.forward, known), prepare(back, known)
-    whole = dispatched(two.forward), dispatched(back), {x: dispatched(g) for x, g in only.items()}
-    only = {x: prepare(g, known) for x, g in only.items()}
-    return Pair(block, mode, *own, kept, tensors, cotangents, scalars, names, only, whole, redone(two))
+    whole = two.forward, back, only
+    return Pair(block, mode, *whole, kept, tensors, cotangents, scalars, names, whole, redone(two))
 
 
 def further(joint: Graph, name: str) -> str:
@@ -154,20 +130,3 @@ def further(joint: Graph, name: str) -> str:
         if out.type == mine.type and not late and mine not in joint.outputs:
             return further(joint, out.name)
     return name
-
-
-def renamed(graph: Graph, names: Mapping[Val, str]) -> Graph:
-    """The graph with values that nodes make called otherwise, as far as the names are free."""
-    taken = {v.name for v in graph.inputs} | {v.name for n in graph.nodes for v in n.outs}
-    new: dict[Val, Val] = {}
-    for v in (v for n in graph.nodes for v in n.outs):
-        name = names.get(v, v.name)
-        if name not in taken:
-            new[v] = replace(v, name=name)
-            taken.add(name)
-
-    def swap(vs: tuple[Val, ...]) -> tuple[Val, ...]:
-        return tuple(new.get(v, v) for v in vs)
-
-    nodes = tuple(replace(n, ins=swap(n.ins), outs=swap(n.outs)) for n in graph.nodes)
-    return replace(graph, nodes=nodes, outputs=swap(graph.outputs))

@@ -1,11 +1,10 @@
 """What each block holds in memory, estimated from its graphs, where nothing can be run. Imports no torch."""
 
 from weft.passes.chain import BlockProfile, Mode
+from weft.passes.halves import Derived
 from weft.passes.liveness import estimate, peak
 from weft.passes.price import Prices
-
-from .halves import Derived
-from .structure import Given, Site
+from weft.passes.structure import Given, Site
 
 
 def held(site: Site) -> frozenset[str]:

@@ -7,9 +7,8 @@ from weft.ir.builder import Builder, dce
 from weft.ir.op import Composite, Op, expansion
 from weft.ir.primitives import Loop
 from weft.ir.types import Graph, Type, Val
-
-from .rewrite import merge
-from .scan import short_loops
+from weft.passes.rewrite import merge
+from weft.passes.short_loops import short_loops
 
 Known = Callable[[Op, tuple[Type, ...]], bool]
 

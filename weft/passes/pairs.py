@@ -13,8 +13,7 @@ from dataclasses import replace
 from weft.ir.builder import Builder, dce, rebuilt
 from weft.ir.primitives import Grad, Loop
 from weft.ir.types import Graph, Node, Val
-
-from .rewrite import merge
+from weft.passes.rewrite import merge
 
 
 def fast(joint: Graph) -> Graph:

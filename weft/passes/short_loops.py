@@ -19,8 +19,7 @@ from weft.ir.loops import linear_in_state
 from weft.ir.op import body_of, kind
 from weft.ir.primitives import Loop
 from weft.ir.types import Dims, Graph, Node, Type, Val
-
-from .rewrite import merge, unlet
+from weft.passes.rewrite import merge, unlet
 
 
 def short_loops(graph: Graph) -> Graph:

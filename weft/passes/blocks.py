@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 from weft.ir.builder import dce
 from weft.ir.indices import targets
-from weft.ir.types import Graph, Val
-
-from .opaque import handle_of, with_handle
-from .sizes import identifier
-from .structure import Given, Own, Site, Structure
+from weft.ir.names import identifier
+from weft.ir.regions import Opaque
+from weft.ir.types import Graph, Node, Type, Val
+from weft.passes.structure import Given, Own, Site, Structure
 
 _CLASSES = {"Block", "Model", "NamedTuple", "Output", "Past", "Path", "State", "Step", "Tensor", "Wrapped"}
 """Classes that emitted files have already."""
+HANDLE = "wrapped"
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,22 @@ def below(graph: Graph, names: Iterable[str]) -> set[Val]:
         if not out.isdisjoint(n.ins):
             out.update(n.outs)
     return out
+
+
+def with_handle(graph: Graph) -> Graph:
+    """The graph with the wrapped modules as its last input, read by every opaque op; itself if there is none."""
+    if not any(isinstance(n.op, Opaque) for n in graph.nodes):
+        return graph
+    taken = {v.name for v in graph.inputs} | {v.name for n in graph.nodes for v in n.outs}
+    name = next(n for n in (HANDLE, *(f"{HANDLE}_{i}" for i in range(len(taken) + 1))) if n not in taken)
+    handle = Val(name, Type("i64", ()))
+
+    def node(n: Node) -> Node:
+        return replace(n, ins=(handle, *n.ins)) if isinstance(n.op, Opaque) else n
+
+    return replace(graph, inputs=(*graph.inputs, handle), nodes=tuple(map(node, graph.nodes)))
+
+
+def handle_of(graph: Graph) -> Val | None:
+    """The input that stands for the wrapped modules."""
+    return next((n.ins[0] for n in graph.nodes if isinstance(n.op, Opaque)), None)

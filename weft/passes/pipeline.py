@@ -1,0 +1,187 @@
+"""The passes in their order: from a program to what is printed of it. This list is what runs, and all that runs.
+
+Each pass is a pure function (stage, options) -> stage, and says in its own file what it does, with before and after;
+here it is told which graphs of a stage it is for. After each the verifier looks at every graph that is new.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from weft.errors import PassError, WeftError
+from weft.ir.text import show
+from weft.ir.types import Graph
+from weft.ir.verify import verify
+from weft.passes import recompute
+from weft.passes.blocks import Mode, distinct
+from weft.passes.choose import choose
+from weft.passes.derivative import joint
+from weft.passes.dispatch import dispatched
+from weft.passes.estimate import estimated, held
+from weft.passes.fusion import fusion, fusion_of
+from weft.passes.halves import Derived, Pair, halves
+from weft.passes.opened import opened
+from weft.passes.pairs import fast
+from weft.passes.pattern import pattern
+from weft.passes.rewrite import merge, unlet
+from weft.passes.short_loops import short_loops
+from weft.passes.stage import Half, Options, Stage
+from weft.passes.structure import structure
+from weft.progress import doing
+
+Watch = Callable[[str, Mapping[str, Graph]], None]
+"""Sees the graphs after the pass of a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A name and a function (stage, options) -> stage. doing: what a user is told while it runs, where that is long."""
+
+    name: str
+    run: Callable[[Stage, Options], Stage] = field(repr=False)
+    doing: str = ""
+
+
+def _pattern(stage: Stage, options: Options) -> Stage:
+    """Layouts hold for every length; which is cheapest is asked at the longest."""
+    graph = pattern(stage.program.graph, options.longest or options.sizes)
+    return replace(stage, program=replace(stage.program, graph=graph))
+
+
+def _blocks(stage: Stage, options: Options) -> Stage:
+    """Every distinct block, and what it is without the loss where it can do without."""
+    model = structure(stage.program)
+    found = [Derived(b) for b in distinct(model).values()]
+    bare = [Derived(b.block.bare) if stage.program.train and b.block.bare else None for b in found]
+    return replace(stage, model=model, blocks=tuple(replace(b, bare=x) for b, x in zip(found, bare)))
+
+
+def _derivative(stage: Stage, options: Options) -> Stage:
+    if not stage.program.train:
+        return stage
+    return _each(stage, lambda made: replace(made, plain=joint(made.block.graph)))
+
+
+def _joints(make: Callable[[Graph], Graph]) -> Callable[[Stage, Options], Stage]:
+    """A pass over each joint graph."""
+
+    def one(made: Derived) -> Derived:
+        before = made.joint or made.plain
+        return made if before is None else replace(made, joint=make(before))
+
+    return lambda stage, options: _each(stage, one)
+
+
+def _recompute(stage: Stage, options: Options) -> Stage:
+    """The modes that each block could have."""
+    return replace(stage, blocks=tuple(_with_modes(made, options) for made in stage.blocks))
+
+
+def _with_modes(made: Derived, options: Options) -> Derived:
+    if made.joint is None:
+        return replace(made, candidates=made.block.modes)
+    block = made.block
+    kept = recompute.modes(made.joint, len(block.graph.outputs), options.prices, held(block.site))
+    modes = tuple(Mode(name, saved) for name, saved in kept.items())
+    return made.each(lambda one: replace(one, block=replace(one.block, modes=modes), candidates=modes))
+
+
+def _split(stage: Stage, options: Options) -> Stage:
+    def one(made: Derived) -> Derived:
+        whole = made.joint
+        return (
+            made if whole is None else replace(made, own=tuple(halves(made.block, m, whole) for m in made.block.modes))
+        )
+
+    return _each(stage, one)
+
+
+def _pairs(make: Callable[[Pair, Options], Pair]) -> Callable[[Stage, Options], Stage]:
+    """A pass over each pair of halves."""
+
+    def run(stage: Stage, options: Options) -> Stage:
+        return _each(stage, lambda made: replace(made, own=tuple(make(p, options) for p in made.own)))
+
+    return run
+
+
+def _measure(stage: Stage, options: Options) -> Stage:
+    """What each block holds in each of its modes: measured on its printed halves, or estimated from its graphs."""
+    if options.profiler is not None:
+        return replace(stage, profiles=tuple(options.profiler(stage.program, options.sizes, stage.blocks)))
+    return replace(stage, profiles=tuple(estimated(made, options.prices) for made in stage.blocks))
+
+
+def _fusion(stage: Stage, options: Options) -> Stage:
+    """The regions of each half by itself: they group what will run."""
+    return replace(stage, halves=tuple(tuple(_fused(made, options)) for made in stage.blocks))
+
+
+def _fused(made: Derived, options: Options) -> list[Half]:
+    def half(name: str, side: str, mode: str, graph: Graph, further: bool = False) -> Half:
+        graph = fusion(graph, options.prices, options.skeletons)
+        return Half(name, side, mode, graph, fusion_of(graph), further)
+
+    if made.joint is None:
+        return [half("forward", "forward", "", made.block.graph)]
+    out: list[Half] = []
+    for pair in made.pairs:
+        for side, of, graph in pair.parts():
+            beside = bool(of or pair.block.variant) or (side == "forward" and bool(out))
+            out.append(half(pair.half(side, of), side, pair.mode.name, graph, beside))
+    return out
+
+
+def _each(stage: Stage, make: Callable[[Derived], Derived]) -> Stage:
+    return replace(stage, blocks=tuple(made.each(make) for made in stage.blocks))
+
+
+PIPELINE: tuple[Pass, ...] = (
+    Pass("pattern", _pattern, "attention patterns"),
+    Pass("blocks", _blocks),
+    Pass("derivative", _derivative, "derivatives"),
+    Pass("unlet", _joints(lambda g: merge(unlet(g)))),
+    Pass("pairs", _joints(fast)),
+    Pass("recompute", _recompute),
+    Pass("split", _split),
+    Pass("open", _pairs(lambda pair, o: pair.printed(lambda g: opened(g, o.known)))),
+    Pass("loops", _pairs(lambda pair, o: pair.printed(short_loops))),
+    Pass("measure", _measure),
+    Pass("choose", choose),
+    Pass("dispatch", _pairs(lambda pair, o: pair.priced(dispatched))),
+    Pass("fusion", _fusion, "fusion"),
+)
+"""The order. What a pass needs stands before it: modes before halves, halves in print before they are measured."""
+
+
+def run(stage: Stage, options: Options, passes: Sequence[Pass] = PIPELINE, watch: Watch | None = None) -> Stage:
+    """Run the passes in order, verifying after each.
+
+    Raises PassError with the pass, those already run and the graphs before it, when a pass breaks or breaks a graph;
+    what a pass refuses on purpose (a budget, a spec) goes through as it is."""
+    done: list[str] = []
+    seen: set[int] = set()
+    for p in passes:
+        if p.doing:
+            doing(f"planning: {p.doing}")
+        try:
+            after = p.run(stage, options)
+            graphs = after.graphs()
+            for graph in (g for g in graphs.values() if id(g) not in seen):
+                verify(graph)
+        except WeftError as e:
+            if e.exit_code != 1:
+                raise
+            raise PassError(p.name, str(e), done, shown(stage.graphs())) from e
+        except Exception as e:
+            raise PassError(p.name, f"{type(e).__name__}: {e}", done, shown(stage.graphs())) from e
+        done.append(p.name)
+        seen = {id(g) for g in graphs.values()}
+        if watch is not None:
+            watch(p.name, graphs)
+        stage = after
+    return stage
+
+
+def shown(graphs: Mapping[str, Graph]) -> str:
+    """Graphs as text, each under what it is of."""
+    return "\n\n".join(f"# {of}\n{show(graph)}" for of, graph in graphs.items())
