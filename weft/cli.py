@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from weft import __version__, outputs
-from weft.cli_shell import FORCE, OUT, PLAN, SPEC, TARGET, Report, document, say, verb
+from weft.cli_shell import FORCE, OUT, PLAN, SPEC, TARGET, Passes, Report, document, say, verb
 from weft.environment import unknown
 from weft.errors import UsageError, WeftError
 
@@ -85,7 +85,13 @@ def doctor() -> Report:
     PLAN,
     click.option("--mesh", metavar="AXES", help="Device mesh such as dp=2,tp=4: the collectives it takes."),
     click.option("--verdicts", is_flag=True, help="Show why each pair of operations is fused or not."),
-    click.option("--print-after", multiple=True, metavar="PASS", help="Show the graph after a pass; may be repeated."),
+    click.option(
+        "--print-after",
+        cls=Passes,
+        multiple=True,
+        metavar="PASS",
+        help="Show the graphs after a pass; repeatable.",
+    ),
     OUT(),
     FORCE,
 )

@@ -69,6 +69,17 @@ class Output(click.Option):
         self.tried = tried
 
 
+class Passes(click.Option):
+    """Its help ends in the name of every pass, read when that help is asked for."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from weft.passes.pipeline import PIPELINE  # other verbs, and their help, do without these files
+
+        record = super().get_help_record(ctx)
+        names = ", ".join(p.name for p in PIPELINE)
+        return record and (record[0], f"{record[1]} In their order: {names}.")
+
+
 def output(*names: str, tried: Try | None = None, **options: Any) -> Any:
     """An `Output` as a parameter; by default a file, which is overwritten where that is allowed."""
     return click.option(*names, cls=Output, tried=tried or _file, **options)
