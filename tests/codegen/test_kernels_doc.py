@@ -5,9 +5,8 @@ import tempfile
 from pathlib import Path
 
 from weft import api
-from weft.codegen.skeletons import families
-from weft.codegen.skeletons.common.writer.table import EVER, HAZARDS, Hazard
-from weft.passes.skeletons import SKELETONS
+from weft.codegen.skeletons import families, rows
+from weft.codegen.skeletons.common.writer.hazards import EVER, Hazard, every
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "kernels.md"
@@ -43,7 +42,7 @@ def versions(h: Hazard) -> str:
 
 def hazards() -> str:
     rows = ["| fault | targets | Triton | kept clear of it by |", "|---|---|---|---|"]
-    for h in HAZARDS:
+    for h in every():
         by = f"{h.avoid}; rule `{h.rule}`" if h.rule else h.avoid
         rows.append(f"| {h.what} ({h.source}) | {', '.join(h.targets) or 'all'} | {versions(h)} | {by} |")
     return "\n".join(rows)
@@ -71,11 +70,13 @@ def test_every_path_in_it_exists():
 
 
 def test_the_folder_of_a_skeleton_is_that_of_every_skeleton():
-    assert {f.serves for f in families().values()} == {s.name for s in SKELETONS}
+    assert {f.takes for f in families().values()} == {r.name for r in rows()}
     for name, family in families().items():
         home = ROOT / "weft/codegen/skeletons" / name
-        files = {"kernel.py"} if name != "attention" else {"launch.py", "forward.py", "backward.py"}
-        assert files <= {p.name for p in home.glob("*.py")}
+        kernels = {"kernel.py"} if name != "attention" else {"forward.py", "backward.py"}
+        assert kernels | {"__init__.py", "launch.py"} <= {p.name for p in home.glob("*.py")}
+        assert {"__init__.py", "space.py", "write.py"} <= {p.name for p in (home / "writer").glob("*.py")}
+        assert family.row is None or family.row.name == name
         assert family.write.__module__ == f"weft.codegen.skeletons.{name}.writer.write"
         assert (ROOT / f"tests/kernels/{name}_faults.py").exists()
 

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from tests.kernels.dual import interpreting
 from weft.codegen.fused_file import Kernels, Row
-from weft.codegen.kernel_package import counted
 from weft.codegen.package import as_json, digest
-from weft.codegen.skeletons import shipped, writers
+from weft.codegen.skeletons import shipped
 from weft.codegen.wide import wide_of_joint
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
@@ -86,7 +85,7 @@ class Emitted:
         open_ = {d: Runtime(self.longest or n) for d, n in self.sizes.items() if d in self.runtime}
         sizes: dict[str, Any] = {d: n for d, n in self.sizes.items() if d not in open_}
         program = Program("test", self.graph, sizes, open_, (), (), ())
-        found = Kernels(program, Prices(self.sizes, find("sm_90")), writers(), {}, counted())
+        found = Kernels(program, Prices(self.sizes, find("sm_90")), {})
         floats = {v.dtype for g in self.halves for n in g.nodes for v in n.outs if v.type.floating}
         forward, backward = (
             found.collapsed(g, "test", side, len(floats) > 1, self.wide)

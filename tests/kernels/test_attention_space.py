@@ -14,8 +14,8 @@ from tests.kernels.attention_compile import PATTERNS, compiled, staged
 from tests.kernels.emitted import Emitted, check
 from weft.autotune.hazards import refusals
 from weft.autotune.problems import given, spaces
+from weft.codegen.skeletons.attention.writer.hazards import widths
 from weft.codegen.skeletons.attention.writer.space import SIDES, WIDEST, configurations, default, pairs
-from weft.codegen.skeletons.common.writer.hazards import widths
 from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.ir.builder import Builder
 from weft.ir.formula import parse

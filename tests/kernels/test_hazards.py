@@ -9,8 +9,7 @@ from tests.campaign import SOAK
 from weft import api
 from weft.codegen import skeletons
 from weft.codegen.skeletons.common.writer import hazards
-from weft.codegen.skeletons.common.writer.hazards import broken, clear
-from weft.codegen.skeletons.common.writer.table import HAZARDS, ORDINARY, Hazard, offences
+from weft.codegen.skeletons.common.writer.hazards import HAZARDS, Hazard, broken, clear, every, offences
 
 FOLDER = Path(__file__).parents[2] / "examples" / "specs"
 SPECS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
@@ -22,7 +21,7 @@ SHOWN = {
 
 
 def test_a_source_that_shows_a_hazard_is_found():
-    assert SHOWN.keys() == {h.id for h in HAZARDS if h.pattern}
+    assert SHOWN.keys() == {h.id for h in every() if h.pattern}
     for name, line in SHOWN.items():
         assert offences(f"x = 1\n    {line}\n") == ((name, 2),)
 
@@ -35,30 +34,32 @@ def test_no_skeleton_shows_one():
 
 @pytest.mark.parametrize("name", SPECS if SOAK else ["gpt2_345m", "mistral_7b"])
 def test_nothing_emitted_shows_or_meets_one(name):
-    for region in api.planned(api.open_spec(FOLDER / f"{name}.yaml"), target="sm_90").kernels.regions:
+    planned = api.planned(api.open_spec(FOLDER / f"{name}.yaml"), target="sm_90")
+    for region in planned.kernels.regions:
+        about = skeletons.families()[region.family].facts(region.graph, planned.sizes.__getitem__)
         assert offences(region.text) == ()
-        assert clear(region.configs, ORDINARY) == region.configs
+        assert clear(region.configs, about) == region.configs
         for target, own in region.configs.items():
             for config in own.values():
                 parts = [v for v in config.values() if isinstance(v, dict)] or [config]
-                assert [broken(part, target, ORDINARY) for part in parts] == [()] * len(parts)
+                assert [broken(part, target, about) for part in parts] == [()] * len(parts)
 
 
 def test_a_configuration_is_kept_clear():
-    narrow, config = {**ORDINARY, "narrowest": 32}, {"BM": 64, "num_warps": 4}
+    narrow, config = {"tiles": 1, "narrowest": 32}, {"BM": 64, "num_warps": 4}
     found = clear({t: {"bf16": dict(config)} for t in ("sm_80", "sm_90")}, narrow)
     parts = clear({"sm_90": {"bf16": {"forward": dict(config), "dq": {"BM": 64, "num_warps": 2}}}}, narrow)
-    tiles = {**ORDINARY, "tiles": 2, "narrowest": 16}
+    tiles = {"tiles": 2, "narrowest": 16}
 
     assert [h.id for h in broken(config, "sm_90", narrow)] == ["narrow-dots-four-warps"]
     assert found == {"sm_80": {"bf16": config}, "sm_90": {"bf16": {"BM": 64, "num_warps": 8}}}
     assert parts["sm_90"]["bf16"] == {"forward": {"BM": 64, "num_warps": 8}, "dq": {"BM": 64, "num_warps": 2}}
     assert clear({"sm_100": {"f16": dict(config)}}, tiles) == {"sm_100": {"f16": {"BM": 32, "num_warps": 4}}}
-    assert clear({"sm_90": {"bf16": dict(config)}}, ORDINARY) == {"sm_90": {"bf16": config}}
+    assert clear({"sm_90": {"bf16": dict(config)}}, {}) == {"sm_90": {"bf16": config}}
 
 
 def test_every_remedy_keeps_its_rule():
-    for hazard in HAZARDS:
+    for hazard in every():
         if hazard.rule:
             worst = {"tiles": 2, "narrowest": 16, "scans": 1, "BM": 64, "num_warps": 8}
             assert any(not hazards._keeps(hazard.rule, {**worst, "num_warps": w}) for w in (4, 8))

@@ -2,27 +2,31 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import sympy as sp
 
 from tests.campaign import count
 from tests.passes.blocks import GENERATED, PARAMS, SIZES, floats, generated, gpt
 from tests.passes.test_downsets import acyclic, set_partitions
+from weft.codegen.skeletons import rows
 from weft.ir.builder import Builder, dce
 from weft.ir.derive import joint
 from weft.ir.library import LayerNorm
 from weft.ir.primitives import Einsum, Scatter
 from weft.ir.types import Graph, Type
+from weft.passes import fusion as fusing
 from weft.passes.downsets import bits
-from weft.passes.fusion import Fusion, _Search, fuse, fusion
+from weft.passes.fusion import Fusion, _Search
 from weft.passes.legality import Reason, Work
 from weft.passes.price import Prices
 from weft.passes.recompute import modes, split
-from weft.passes.skeletons import SKELETONS
 from weft.targets import find
 
 BIG = {"batch": 1, "seq": 2048, "key": 2048, "width": 1024, "heads": 16, "head": 64, "inner": 4096}
 PRICES = Prices(BIG, find("sm_90"))
+SKELETONS = rows()
+fuse, fusion = (partial(f, skeletons=SKELETONS) for f in (fusing.fuse, fusing.fusion))
 
 
 def groups(found: Fusion) -> list[tuple[str, ...]]:
@@ -65,7 +69,7 @@ def test_every_adjacent_pair_has_one_verdict_and_every_node_one_region():
     j = joint(gpt(), ("x", *PARAMS))
     for kept in modes(j, 1, PRICES, PARAMS).values():
         for half in (split(j, 1, kept).forward, split(j, 1, kept).backward):
-            found, work = fuse(half, PRICES), Work(half, PRICES)
+            found, work = fuse(half, PRICES), Work(half, PRICES, SKELETONS)
             pairs = [(work.name(i), work.name(k)) for k in range(len(work.nodes)) for i in bits(work.dag.preds[k])]
             assert [(v.producer, v.consumer) for v in found.verdicts] == pairs
             assert sorted(n for r in found.regions for n in r.nodes) == sorted(n.outs[0].name for n in work.nodes)
@@ -164,7 +168,7 @@ def sharing(*outputs: str) -> Graph:
 
 def refused(g: Graph, *names: str, **sizes: int) -> Reason | None:
     """Why a group of nodes is no kernel."""
-    work = Work(g, Prices(BIG | sizes, find("sm_90")))
+    work = Work(g, Prices(BIG | sizes, find("sm_90")), SKELETONS)
     no = work.refuse(sum(1 << i for i in range(len(work.nodes)) if work.name(i) in names))
     return no.reason if no else None
 
@@ -213,7 +217,7 @@ def test_the_vendors_lead_is_the_reason_where_a_product_stays_alone():
     g = two(matmul("a", "batch seq inner", "width inner"), pointwise("b", "batch seq inner"))
     even = tuple(replace(s, ratio=1.0) for s in SKELETONS)
     prices = Prices(BIG | {"width": 16384}, find("sm_90"))
-    assert verdict(fuse(g, prices, even), "a", "b").fused
+    assert verdict(fuse(g, prices, skeletons=even), "a", "b").fused
     assert verdict(fuse(g, prices), "a", "b").reason is Reason.VENDOR
     assert verdict(fuse(g, PRICES), "a", "b").fused is (fuse(g, PRICES).regions[0].nodes == ("a", "b"))
     decided = next(d for d in fusion(g, prices).decisions if d.subject == "a+b")

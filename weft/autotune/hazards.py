@@ -9,7 +9,7 @@ import numpy as np
 from weft.autotune.space import Space, values
 from weft.autotune.types import Config
 from weft.cache.key import release
-from weft.codegen.skeletons.common.writer.table import ORDINARY, rules
+from weft.codegen.skeletons.common.writer.hazards import rules
 
 
 def refusals(space: Space, given: Mapping[str, int], target: str, triton: str, configs: Sequence[Config]) -> list[str]:
@@ -17,12 +17,11 @@ def refusals(space: Space, given: Mapping[str, int], target: str, triton: str, c
     from weft.ir.formula import parse
 
     out = [""] * len(configs)
-    facts = {name: given.get(name, default) for name, default in ORDINARY.items()}
     columns = {n: np.asarray([space.number(n, c[n]) for c in configs]) for n in space.knobs} if configs else {}
     for name, rule in rules(target, release(triton)) if configs else ():
         condition = parse(rule)
-        if {s.name for s in condition.free_symbols} <= columns.keys() | facts.keys():
-            clear = values([condition], {**facts, **columns}, len(configs))[0]
+        if {s.name for s in condition.free_symbols} <= columns.keys() | given.keys():
+            clear = values([condition], {**given, **columns}, len(configs))[0]
             for z in np.flatnonzero(~clear):
                 out[z] = out[z] or f"hazard {name}"
     return out

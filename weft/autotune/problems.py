@@ -169,21 +169,9 @@ def checks(program: Program, graph: Graph, sizes: Mapping[str, int]) -> tuple[di
 
 
 def given(graph: Graph, sizes: Mapping[str, int], dtype: str) -> dict[str, int]:
-    """What formulas of spaces and hazards may ask of a region: bytes of an element; of an attention its head dims,
-    padded to 16, their tiles, whether nothing was padded, and the block of its static block set, 0 without one."""
-    from weft.codegen.skeletons.attention.writer.plan import static_block
-    from weft.codegen.skeletons.common.writer.hazards import heads, widths
-
-    out = {"bytes": ITEMSIZE[dtype]}
-    for node in graph.nodes:
-        if node.op.attention is not None:
-            dims = heads(node)
-            dk, dv = sizes[dims[0]], sizes[dims[-1]]
-            keys, values = widths(dk), widths(dv)
-            out |= {"dk": sum(keys), "dv": sum(values), "narrowest": min(keys + values)}
-            out |= {"tiles": max(len(keys), len(values)), "block": static_block(node.op.attention.pattern)}
-            out["whole"] = int(dk % 16 == dv % 16 == 0)
-    return out
+    """What formulas of spaces and hazards may ask of a region: bytes of an element, and what families say of it."""
+    about = (f.facts(graph, sizes.__getitem__) for f in families().values())
+    return {"bytes": ITEMSIZE[dtype]} | {name: n for own in about for name, n in own.items()}
 
 
 POLICY = "graph,cold,randn"

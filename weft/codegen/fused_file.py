@@ -4,7 +4,7 @@
 input lives. Regions that are equal but for names share one kernel file.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,18 +15,16 @@ from weft.passes.halves import Derived
 from weft.passes.opened import prepare
 from weft.passes.price import Prices
 from weft.passes.regions import bodies, collapse
-from weft.passes.skeletons import SKELETONS, Skeleton
 
 from .body import File, floats
 from .composites import known
 from .function import print_function
 from .sizes import Sizes
-from .skeletons.common.writer.job import Job, Written
+from .skeletons import rows
+from .skeletons.common.writer.job import Job
 from .skeletons.common.writer.regions import RegionFile, anonymous, region_file, stem, wide_places
 from .skeletons.common.writer.wrapper import Refused
 from .wide import wide, wide_of_joint
-
-Writers = Mapping[str, Callable[[Job], Written]]
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,13 @@ class Kernels:
 
     program: Program
     prices: Prices
-    writers: Writers
     fused: Mapping[tuple[str, str], Fusion]
-    skeletons: tuple[Skeleton, ...] = SKELETONS
     files: dict[object, RegionFile] = field(default_factory=dict[object, RegionFile])
     rows: list[Row] = field(default_factory=list[Row])
 
     def collapsed(self, graph: Graph, block: str, half: str, mixed: bool, given: Collection[str] = ()) -> Graph:
         """A half with every region that a kernel can hold as one node. given: names of its inputs that are wide."""
-        found = self.fused.get((block, half)) or fuse(graph, self.prices, self.skeletons)
+        found = self.fused.get((block, half)) or fuse(graph, self.prices, rows())
         shown = bodies(graph, found.regions)
         pieces, kernels = list[Region](), dict[str, tuple[str, Graph]]()
         cut = Cut(f"block {block}, {half}", graph, found, mixed, frozenset() if mixed else wide(graph, given))
@@ -101,7 +97,7 @@ class Kernels:
 
     def apart(self, region: Region, body: Graph) -> list[Region]:
         """The region's nodes grouped once more, cores without anything in their holes."""
-        bare = tuple(replace(s, before=(), after=(), cores=1) if s.core != "pointwise" else s for s in self.skeletons)
+        bare = tuple(replace(s, before=(), after=(), cores=1) if s.core != "pointwise" else s for s in rows())
         found = fuse(body, self.prices, bare)
         return [replace(r, id=f"{region.id}.{k}") for k, r in enumerate(found.regions)]
 
@@ -112,7 +108,7 @@ class Kernels:
             name = stem(len(self.files), region)
             mine = about(region, cut.decisions)
             job = Job(name, cut.where, region, body, Sizes.of(self.program), cut.mixed, mine, cut.wide)
-            self.files[like] = region_file(job, self.writers)
+            self.files[like] = region_file(job)
         return self.files[like].kernel
 
 

@@ -1,19 +1,18 @@
 """What kernels add to a package: `kernels/` (skeletons, region files), `fused/` (the blocks' kernel paths), configs."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from weft.ir.program import Program
 from weft.ir.text import show
 from weft.passes.fusion import Fusion, Region
 from weft.passes.halves import Derived
 from weft.passes.price import Prices
-from weft.passes.skeletons import SKELETONS, Skeleton
 from weft.targets import find
 
 from .fused_file import Kernels, Row, fused_file
 from .package import as_json
-from .skeletons import shipped, writers
+from .skeletons import shipped
 from .skeletons.common.writer.regions import RegionFile
 
 SCHEMA, REGIONS = "weft.configs/1", "weft.regions/1"
@@ -34,11 +33,6 @@ class Emitted:
         return next((r for r in self.rows if (r.block, r.half, r.region.nodes) == (block, half, region.nodes)), None)
 
 
-def counted() -> tuple[Skeleton, ...]:
-    """The skeletons that have kernels: those that fusion may count on."""
-    return tuple(replace(s, kernel=True) for s in SKELETONS if s.name in writers())
-
-
 NO_KERNELS = Emitted({})
 
 
@@ -50,7 +44,7 @@ def kernel_package(
     fused: the plan's regions by block and half, at its prices."""
     if prices.target.kind != "gpu":
         prices, fused = Prices(prices.sizes, find("sm_90"), prices.longest), {}
-    kernels = Kernels(program, prices, writers(), fused, counted())
+    kernels = Kernels(program, prices, fused)
     paths = {made.block.name: fused_file(made, kernels) for made in blocks}
     files = {f"fused/{name}.py": text for name, text in paths.items() if text}
     regions = list(kernels.files.values())

@@ -22,7 +22,8 @@ from weft.targets import Target
 
 from .composites import known
 from .decoding import Decoding, decoding
-from .kernel_package import Emitted, counted, kernel_package
+from .kernel_package import Emitted, kernel_package
+from .skeletons import rows
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def plan(
     sizes: of every dim. budget: most bytes alive at once, the optimizer's state and step included. Raises
     InfeasibleError with the smallest budget that a plan fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-    options = Options(sizes, target, counted(), longest, known, profiler, budget, optimizer)
+    options = Options(sizes, target, rows(), longest, known, profiler, budget, optimizer)
     return _planned(run(Stage(program), options, watch=watch), options)
 
 

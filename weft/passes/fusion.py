@@ -19,9 +19,9 @@ from functools import cache, cached_property
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.dispatch import dispatches
 from weft.passes.downsets import Mates, Partition, bits, partition
-from weft.passes.legality import HEAVY, PRODUCTS, No, Number, Reason, Work
+from weft.passes.legality import No, Number, Reason, Work
 from weft.passes.price import MATRIX, Prices, dtype
-from weft.passes.skeletons import DISPATCH, SKELETONS, TILE, Skeleton
+from weft.passes.skeletons import DISPATCH, TILE, Skeleton
 
 LIMIT = 20_000  # groups looked at in one class of a block before merging is greedy: about a second
 PICO = 10**12
@@ -79,12 +79,12 @@ class Fusion:
     exact: bool
 
 
-def fuse(graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...] = SKELETONS, limit: int = LIMIT) -> Fusion:
+def fuse(graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...], limit: int = LIMIT) -> Fusion:
     """The best grouping of one block's nodes."""
     return _Search(graph, prices, skeletons, limit).run()
 
 
-def fusion(graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...] = SKELETONS) -> Graph:
+def fusion(graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...]) -> Graph:
     """The graph with its regions and verdicts as decisions."""
     found = fuse(graph, prices, skeletons)
     return replace(graph, decisions=(*graph.decisions, *decisions(found, graph)))
@@ -168,7 +168,7 @@ class _Search:
         fits = [s for s in w.skeletons if kinds <= {s.core, *s.before, *s.after}]
         if not fits:
             return False
-        heavy = [i for i in (a, b) if w.kinds[i] in HEAVY]
+        heavy = [i for i in (a, b) if w.kinds[i] in w.heavy]
         if len(heavy) == 2:
             return w.refuse(1 << a | 1 << b) is None
         if "rowwise" in kinds and heavy:
@@ -185,7 +185,7 @@ class _Search:
         hull = self.work.dag.hull(1 << a | 1 << b)
         kinds = {self.work.kinds[i] for i in bits(hull)}
         fits = [s for s in self.work.skeletons if kinds <= {s.core, *s.before, *s.after}]
-        return not fits or sum(self.work.kinds[i] in HEAVY for i in bits(hull)) > max(s.cores for s in fits)
+        return not fits or sum(self.work.kinds[i] in self.work.heavy for i in bits(hull)) > max(s.cores for s in fits)
 
     def _price(self, group: int) -> int | None:
         """Picoseconds of the group as one kernel."""
@@ -206,7 +206,7 @@ class _Search:
         read = {v: self._read(v, nodes) for i in bits(group) for v in w.ins[i] if v not in inside}
         written = [v for v in inside if v in self.kept or w.readers.get(v, 0) & ~group]
         nbytes = sum(read.values()) + sum(p.size(v) for v in written)
-        cores = [i for i in w.cores(group) if w.kinds[i] in HEAVY]
+        cores = [i for i in w.cores(group) if w.kinds[i] in w.heavy]
         flops, seconds = 0, 0.0
         s = w.skeleton(group) if group & (group - 1) else None  # alone, a product is the vendor's op
         tiles = self._tiles(group, cores)
@@ -232,7 +232,7 @@ class _Search:
         """How often a matmul's programs compute what comes before its products: once per tile of output columns, the
         dims of the result that the factor so computed does not have."""
         w = self.work
-        if not cores or w.kinds[cores[0]] not in PRODUCTS:
+        if not cores or w.kinds[cores[0]] not in w.products:
             return 1
         made = [v for v in w.ins[cores[0]] if v in w.maker and group >> w.maker[v] & 1]
         columns = max((w.extent(w.made[cores[0]] - w.dims(v.dims)) for v in made), default=1)
@@ -280,7 +280,7 @@ class _Search:
     def _lead(self, group: int) -> float:
         """Microseconds that the vendor's products are ahead of the group's own."""
         w, target = self.work, self.prices.target
-        s, cores = w.skeleton(group), [i for i in w.cores(group) if w.kinds[i] in PRODUCTS]
+        s, cores = w.skeleton(group), [i for i in w.cores(group) if w.kinds[i] in w.products]
         if s is None or not cores:
             return 0.0
         of = [(self.prices.flops(w.nodes[i]), dtype(w.nodes[i])) for i in cores]

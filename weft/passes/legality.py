@@ -15,10 +15,7 @@ from weft.ir.types import Graph, Node, Val
 from weft.ir.views import renamings
 from weft.passes.downsets import Dag, bits
 from weft.passes.price import Prices
-from weft.passes.skeletons import SKELETONS, TILE, Skeleton
-
-HEAVY = ("attention", "scan", "contraction", "grouped")
-PRODUCTS = ("contraction", "grouped")
+from weft.passes.skeletons import TILE, Skeleton
 
 
 class Reason(StrEnum):
@@ -58,7 +55,17 @@ class Work:
 
     graph: Graph
     prices: Prices
-    skeletons: tuple[Skeleton, ...] = SKELETONS
+    skeletons: tuple[Skeleton, ...]
+
+    @cached_property
+    def heavy(self) -> frozenset[str]:
+        """The kinds of work that are a heavy skeleton's core."""
+        return frozenset(s.core for s in self.skeletons if s.heavy)
+
+    @cached_property
+    def products(self) -> frozenset[str]:
+        """The kinds of work that are products."""
+        return frozenset(s.core for s in self.skeletons if s.product)
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -132,9 +139,7 @@ class Work:
     def skeleton(self, group: int) -> Skeleton | None:
         """The skeleton whose core kind the group's heaviest work is."""
         kinds = {self.kinds[i] for i in bits(group)}
-        order = (*HEAVY, "rowwise", "pointwise")
-        core = next((k for k in order if k in kinds), None)
-        return next((s for s in self.skeletons if s.core == core), None)
+        return next((s for s in self.skeletons if s.core in kinds), None)
 
     def cores(self, group: int) -> list[int]:
         """The group's core nodes."""
@@ -151,12 +156,12 @@ class Work:
         members, s = list(bits(group)), self.skeleton(group)
         for i in members:
             if s is None or self.kinds[i] not in (s.core, *s.before, *s.after):
-                heavy = s is not None and self.kinds[i] in HEAVY
+                heavy = s is not None and self.kinds[i] in self.heavy
                 return No(Reason.TWO_CORES if heavy else Reason.NO_SKELETON, (("node", self.name(i)),))
         assert s is not None
         if not self._related(group):
             return No(Reason.UNRELATED)
-        if s.core in HEAVY:
+        if s.heavy:
             return self._refuse_heavy(group, s)
         return self._refuse_light(members)
 
@@ -173,7 +178,7 @@ class Work:
         for i in bits(group):
             if i not in cores and (no := self._hole(i, i in ahead, cores, s)):
                 return no
-        return self._refuse_product(group, cores, ahead) if s.core in PRODUCTS else None
+        return self._refuse_product(group, cores, ahead) if s.product else None
 
     def _refuse_product(self, group: int, cores: Sequence[int], ahead: Sequence[int]) -> No | None:
         """What a kernel of tiles of rows and columns cannot hold: its cores have one left factor and one space; what
@@ -243,7 +248,7 @@ class Work:
         if kind == "rowwise" and self.extent(self.crossed[i]) > s.row:
             return No(Reason.ROW_OF_TILE, (("row", self.extent(self.crossed[i])), ("tile", s.row)))
         room = frozenset[str]().union(*(self.spaces[c] if ahead else self.made[c] for c in cores))
-        if not (ahead and s.core in PRODUCTS) and not self.spaces[i] <= room:
+        if not (ahead and s.product) and not self.spaces[i] <= room:
             return No(Reason.OTHER_SPACE, _spaces(self.spaces[i], room))
         return None
 

@@ -11,7 +11,7 @@ from weft.passes.halves import Derived
 from weft.passes.opened import Known
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.price import Prices
-from weft.passes.skeletons import SKELETONS, Skeleton
+from weft.passes.skeletons import Skeleton
 from weft.passes.structure import Structure
 from weft.targets import TARGETS, Target
 
@@ -27,7 +27,7 @@ class Options:
 
     sizes: Mapping[str, int]
     target: Target = TARGETS[0]
-    skeletons: tuple[Skeleton, ...] = SKELETONS
+    skeletons: tuple[Skeleton, ...] = ()
     longest: Mapping[str, int] | None = None
     known: Known = lambda op, types: False
     profiler: Profiler | None = None

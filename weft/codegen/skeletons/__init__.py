@@ -10,11 +10,13 @@ What ships imports triton, torch and what ships beside it (`from ..common.operan
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from weft.passes.skeletons import Skeleton
 
 if TYPE_CHECKING:
     from weft.codegen.skeletons.common.writer.family import Family
@@ -43,16 +45,16 @@ def shipped(names: Iterable[str]) -> dict[str, str]:
     return {f"{name}/{p.name}": p.read_text() for name in sorted(wanted) for p in sorted((_HOME / name).glob("*.py"))}
 
 
-def writers() -> "dict[str, Callable[[Job], Written]]":
-    """For each skeleton what writes its regions."""
-    return {f.serves: partial(_write, f.serves) for f in families().values()}
+def rows() -> tuple[Skeleton, ...]:
+    """What fusion must know of the families."""
+    return tuple(f.row for f in families().values() if f.row)
 
 
-def _write(skeleton: str, job: "Job") -> "Written":
-    """By the first family that takes the region; Refused as the last that serves its skeleton says."""
+def write(job: "Job") -> "Written":
+    """A region by the first family that takes it; Refused as the last of those that could says."""
     from weft.codegen.skeletons.common.writer.wrapper import Refused  # not before: it is in a package below this one
 
-    *first, last = [f for f in families().values() if f.serves == skeleton]
+    *first, last = [f for f in families().values() if f.takes == job.region.skeleton]
     for family in first:
         with suppress(Refused):
             return family.write(job)

@@ -10,13 +10,13 @@ All text in it is weft's own: names are minted, formulas printed from their pars
 import hashlib
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from weft.codegen.lines import WIDTH, Lines
-from weft.codegen.skeletons import COMMON
+from weft.codegen.skeletons import COMMON, families, write
 from weft.codegen.skeletons.common.writer.configs import Configs
-from weft.codegen.skeletons.common.writer.hazards import clear, facts
+from weft.codegen.skeletons.common.writer.hazards import clear
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
 from weft.ir.names import identifier, provenance
@@ -71,16 +71,16 @@ def stem(number: int, region: Region) -> str:
     return f"k{number:02d}_{region.skeleton}_{label}"
 
 
-def region_file(job: Job, writers: Mapping[str, Callable[[Job], Written]]) -> RegionFile:
+def region_file(job: Job) -> RegionFile:
     """The file of a region. Raises Refused with the reason where no kernel can hold it."""
     if all(view(n) for n in job.shown.nodes):
         raise Refused(Why.VIEW)
-    if job.region.skeleton not in writers:
+    if not job.region.skeleton:
         product = any(isinstance(n.op, Einsum) for n in job.shown.nodes)
-        raise Refused(Why.NO_KERNEL if job.region.skeleton else Why.VENDOR if product else Why.NO_SKELETON)
-    written = writers[job.region.skeleton](job)
+        raise Refused(Why.VENDOR if product else Why.NO_SKELETON)
+    written = write(job)
     key = region_key(job)
-    configs = clear(written.configs, facts(job.shown, job.sizes))
+    configs = clear(written.configs, families()[written.family].facts(job.shown, job.sizes.frozen))
     own = frozenset(v.name for v in (*job.shown.inputs, *job.shown.outputs) if v.name in job.wide)
     return RegionFile(
         job.kernel, key, text(job, written, key), configs, written.family, job.region.skeleton, job.shown, own

@@ -24,7 +24,6 @@ class Why(StrEnum):
     """Why a region runs as torch ops. Closed: a plan holds no other reason."""
 
     NO_SKELETON = "no skeleton holds this kind of work"
-    NO_KERNEL = "no kernel is shipped for this skeleton"
     VENDOR = "the vendor's product is faster than what fusing saves"
     VIEW = "it only reorders dims: a view"
     SPACES = "its nodes are over different spaces"

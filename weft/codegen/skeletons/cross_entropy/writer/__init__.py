@@ -1,7 +1,7 @@
-"""cross_entropy"""
+"""The cross-entropy family: of the regions with reductions those with a loss over a long vocabulary."""
 
 from weft.codegen.skeletons.common.writer.family import Family
 from weft.codegen.skeletons.cross_entropy.writer.space import SPACES
 from weft.codegen.skeletons.cross_entropy.writer.write import write_loss
 
-SKELETON = Family(40, "rowwise", write_loss, spaces=SPACES)
+SKELETON = Family(50, write_loss, of="rowwise", spaces=SPACES)
