@@ -151,7 +151,7 @@ def test_onnx_files_read_metadata(drawing: Drawing, kind, tmp_path):
 
 def test_verify_feeds_metadata_to_every_verb():
     one = case("causal", "{} and valid and same_segment")
-    found = verify(one.program, lambda dtype: module_of(temporary(one.files)))
+    found = verify(one.program, lambda: module_of(temporary(one.files)))
     assert found.ok, found.text()
     assert {"decode = parallel", "no leak from later"} <= {r.check for r in found.rows}
 

@@ -88,6 +88,8 @@ def place(error: BaseException, folder: Path) -> tuple[Path, int] | None:
     """The file of the package, and the line in it, that an exception comes from; None where it comes from elsewhere."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(folder):
         return Path(error.filename), error.lineno or 0
+    if error.__cause__ is not None and (found := place(error.__cause__, folder)):
+        return found  # of an error in an interpreted kernel, which the interpreter tells as its own
     frames = traceback.extract_tb(error.__traceback__)
     inside = [f for f in frames if Path(f.filename).is_relative_to(folder)]
     return (Path(inside[-1].filename), inside[-1].lineno or 0) if inside else None
