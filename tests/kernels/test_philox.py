@@ -1,4 +1,4 @@
-"""Random bits of the kernels are those of `weft.ir.philox`, bit for bit: by index, in runs, and in a region."""
+"""Random bits of the kernels are those of `weft.ir.philox`, bit for bit: by index, and in a region."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import triton.language as tl
 from tests.campaign import count
 from tests.kernels.dual import interp
 from tests.kernels.emitted import Emitted
-from weft.codegen.skeletons.common import elementwise, philox
+from weft.codegen.skeletons.common import elementwise
 from weft.ir import philox as truth
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
@@ -19,7 +19,6 @@ from weft.ir.types import Type
 ALL = 0xFFFFFFFF
 SEEDS = (0, 1, -1, 1234567890123456789, -(1 << 63), (1 << 63) - 1, 0xFFFFFFFF, 1 << 32)
 NAMES = ((0, 0), (5, 3), (ALL, 1 << 31), (1 << 31, ALL))
-STARTS = (0, 1 << 20, (1 << 32) - 512, 1 << 32, (1 << 33) + 4, (1 << 34) - 512, (1 << 34) + 8, (1 << 40) + 12, 1 << 62)
 BLOCK = 1024
 
 
@@ -28,13 +27,6 @@ def by_index(AT, SEED, OP, LAYER, OUT, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     found = elementwise.bits24(tl.load(SEED), tl.load(OP), tl.load(LAYER), tl.load(AT + i))
     tl.store(OUT + i, found)
-
-
-@triton.jit
-def in_runs(SEED, OP, LAYER, START, OUT, BM: tl.constexpr, BN: tl.constexpr):
-    place = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
-    found = philox.bits24_of_runs(tl.load(SEED), tl.load(OP), tl.load(LAYER), tl.load(START) + place)
-    tl.store(OUT + place, found)
 
 
 def scalars(*values: int) -> list[torch.Tensor]:
@@ -53,17 +45,6 @@ def test_bits_by_index(seed, op_id, layer):
         interp(by_index)[(1,)](index, *scalars(seed, op_id, layer), out, BLOCK)
 
         assert torch.equal(out.long(), truth.uniform(torch.tensor(seed), op_id, layer, index))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("start", STARTS)
-def test_bits_in_runs(seed, start):
-    for (op_id, layer), columns in zip(NAMES, (4, 16, 64, 256)):
-        out = torch.empty(BLOCK, dtype=torch.int32)
-        interp(in_runs)[(1,)](*scalars(seed, op_id, layer, start), out, BLOCK // columns, columns)
-
-        want = truth.uniform(torch.tensor(seed), op_id, layer, start + torch.arange(BLOCK))
-        assert torch.equal(out.long(), want)
 
 
 def test_the_bits_look_random():

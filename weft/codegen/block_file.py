@@ -10,10 +10,8 @@ from weft.ir.reference_model import xavier_bound
 from weft.ir.types import Graph, Val
 from weft.passes.blocks import Block
 from weft.passes.halves import Derived, Pair
-from weft.passes.opened import prepare
 
 from .body import File, floats
-from .composites import known
 from .decode_file import decode_functions, decode_methods
 from .function import Function, print_function
 from .lines import Lines, fit, tuple_of
@@ -88,10 +86,9 @@ class _Writer:
             self.file.floats = frozenset(floats(self.made.joint))
             for pair in self.made.pairs:
                 self.pair(pair)
-        else:
-            graph = prepare(self.block.graph, known)
-            self.file.floats = frozenset(floats(graph))
-            self.put(print_function(self.file, "forward", graph, self.describe(graph)))
+        elif self.made.alone is not None:
+            self.file.floats = frozenset(floats(self.made.alone))
+            self.put(print_function(self.file, "forward", self.made.alone, self.describe(self.made.alone)))
         if self.stepping is not None:
             for function in decode_functions(self.file, self.stepping, floats(self.program.graph)):
                 self.put(function)

@@ -39,14 +39,12 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "steps": ("steps", "whole"),
 }
 """The runtime files that come with a runtime module; a module that is not listed comes alone."""
-PLAIN = ("blocks", "derivative", "unlet", "pairs", "split", "open", "loops")
-"""Passes that decide nothing."""
 RUFF = 'line-length = 120\n\n[lint]\nselect = ["E4", "E7", "E9", "F"]\n'
 
 
 def emit(program: Program) -> dict[str, str]:
     """The files of a program that nothing is decided about: nothing kept but statistics, no kernels."""
-    plain = [p for p in PIPELINE if p.name in PLAIN]
+    plain = [p for p in PIPELINE if not p.decides]
     sizes = program.resolve(**{d: r.max for d, r in program.runtime.items()})
     stage = run(Stage(program), Options(sizes, known=known), plain)
     assert stage.model is not None

@@ -178,7 +178,7 @@ class _Run:
     def __init__(self, program: Program, sizes: Mapping[str, int], made: Derived, threads: int, meta: Meta) -> None:
         block = made.block
         self.program, self.block, self.sizes, self.threads, self.meta = program, block, sizes, threads, meta
-        self.module = imported(block.name, block_file(program, made.whole))
+        self.module = imported(block.name, block_file(program, made.required))
         by_input = dict(zip(block.site.body.inputs, block.site.sources))
         self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
         shown = set(program.graph.outputs)

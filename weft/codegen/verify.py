@@ -295,8 +295,8 @@ def compare(
     floor: float = 1e-3,
 ) -> Row:
     """The worst tensor by ||a - b|| / max(||b||, floor * median RMS * sqrt(numel)); integers and infinities must be
-    equal. A difference that is within the truth's own rounding is told against the largest RMS. beside: tensors that
-    count for the RMS too."""
+    equal. A difference that is rounding, as a gradient that cancels to zero has, is told against the largest RMS.
+    beside: tensors that count for the RMS too."""
     floats = [_finite(b) for b in (*want.values(), *beside) if b.is_floating_point() and b.numel()]
     rms = sorted(float(b.norm()) / b.numel() ** 0.5 for b in floats)
     median = rms[len(rms) // 2] if rms else 0.0
@@ -312,7 +312,7 @@ def compare(
             error = float((a != b).sum())
         else:
             off, root = float(torch.where(a == b, 0.0, a.double() - b).norm()), b.numel() ** 0.5
-            rounded = off <= ROUNDING * largest * root  # terms of the largest's size that cancel leave as much
+            rounded = off <= TOLERANCE[dtype].rounding * largest * root
             scale = largest * root if rounded else max(float(_finite(b).norm()), floor * median * root)
             error = off / (scale or 1.0)
         error = error if error == error else float("inf")

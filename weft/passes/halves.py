@@ -69,13 +69,14 @@ class Pair:
 class Derived:
     """A block with what is made of it to train it; whoever prices, fuses, measures or prints it reads this.
 
-    plain: its joint graph; joint: the same in torch's terms; both None where nothing is trained. candidates: the modes
-    it could have, of which `block` has those in use. own: its halves in each of these. bare: the block without the
-    loss, where it can do without."""
+    plain: its joint graph; joint: the same in torch's terms; both None where nothing is trained. alone: its forward as
+    it is printed, there. candidates: the modes it could have, of which `block` has those in use. own: its halves in
+    each of these. bare: the block without the loss, where it can do without."""
 
     block: Block
     plain: Graph | None = None
     joint: Graph | None = None
+    alone: Graph | None = None
     candidates: tuple[Mode, ...] = ()
     own: tuple[Pair, ...] = ()
     bare: "Derived | None" = None
@@ -86,7 +87,7 @@ class Derived:
         return self.own if self.bare is None else (*self.own, *self.bare.own)
 
     @property
-    def whole(self) -> "Derived":
+    def required(self) -> "Derived":
         """The block as one that is always given all it could do without."""
         block = replace(self.block, optional=frozenset())
         return replace(self, block=block, own=tuple(replace(p, block=block) for p in self.own), bare=None)
@@ -96,6 +97,11 @@ class Derived:
         block = replace(self.block, modes=tuple(modes))
         own = tuple(replace(p, block=block) for p in self.own if p.mode in modes)
         return replace(self, block=block, own=own, bare=self.bare and self.bare.using(modes))
+
+    def printed(self, make: Callable[[Graph], Graph]) -> "Derived":
+        """The block with something made of each graph that is printed."""
+        own = tuple(p.printed(make) for p in self.own)
+        return replace(self, alone=self.alone and make(self.alone), own=own)
 
     def each(self, make: "Callable[[Derived], Derived]") -> "Derived":
         """The same made of the block and of what it is without the loss."""

@@ -1,7 +1,8 @@
-"""The passes in their order: from a program to what is printed of it. This list is what runs, and all that runs.
+"""The passes in their order: from a program to the halves of its blocks in print, and their regions. This list runs.
 
 Each pass is a pure function (stage, options) -> stage, and says in its own file what it does, with before and after;
-here it is told which graphs of a stage it is for. After each the verifier looks at every graph that is new.
+here it is told which graphs of a stage it is for. After each the verifier looks at every graph that is new. Emission
+adds what is not a block's half: steps of decoding, and halves in which regions stand as kernels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +35,14 @@ Watch = Callable[[str, Mapping[str, Graph]], None]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A name and a function (stage, options) -> stage. doing: what a user is told while it runs, where that is long."""
+    """A name and a function (stage, options) -> stage. doing: what a user is told while it runs, where that is long.
+
+    decides: does it choose between functions that are all right, so that a program can be printed without it?"""
 
     name: str
     run: Callable[[Stage, Options], Stage] = field(repr=False)
     doing: str = ""
+    decides: bool = False
 
 
 def _pattern(stage: Stage, options: Options) -> Stage:
@@ -50,7 +54,7 @@ def _pattern(stage: Stage, options: Options) -> Stage:
 def _blocks(stage: Stage, options: Options) -> Stage:
     """Every distinct block, and what it is without the loss where it can do without."""
     model = structure(stage.program)
-    found = [Derived(b) for b in distinct(model).values()]
+    found = [Derived(b, alone=None if stage.program.train else b.graph) for b in distinct(model).values()]
     bare = [Derived(b.block.bare) if stage.program.train and b.block.bare else None for b in found]
     return replace(stage, model=model, blocks=tuple(replace(b, bare=x) for b, x in zip(found, bare)))
 
@@ -86,22 +90,15 @@ def _with_modes(made: Derived, options: Options) -> Derived:
 
 
 def _split(stage: Stage, options: Options) -> Stage:
-    def one(made: Derived) -> Derived:
-        whole = made.joint
-        return (
-            made if whole is None else replace(made, own=tuple(halves(made.block, m, whole) for m in made.block.modes))
-        )
-
-    return _each(stage, one)
+    return _each(stage, lambda made: replace(made, own=tuple(_halves(made))))
 
 
-def _pairs(make: Callable[[Pair, Options], Pair]) -> Callable[[Stage, Options], Stage]:
-    """A pass over each pair of halves."""
+def _halves(made: Derived) -> list[Pair]:
+    return [] if made.joint is None else [halves(made.block, m, made.joint) for m in made.block.modes]
 
-    def run(stage: Stage, options: Options) -> Stage:
-        return _each(stage, lambda made: replace(made, own=tuple(make(p, options) for p in made.own)))
 
-    return run
+def _dispatch(stage: Stage, options: Options) -> Stage:
+    return _each(stage, lambda made: replace(made, own=tuple(p.priced(dispatched) for p in made.own)))
 
 
 def _measure(stage: Stage, options: Options) -> Stage:
@@ -136,19 +133,19 @@ def _each(stage: Stage, make: Callable[[Derived], Derived]) -> Stage:
 
 
 PIPELINE: tuple[Pass, ...] = (
-    Pass("pattern", _pattern, "attention patterns"),
+    Pass("pattern", _pattern, "attention patterns", decides=True),
     Pass("blocks", _blocks),
     Pass("derivative", _derivative, "derivatives"),
     Pass("unlet", _joints(lambda g: merge(unlet(g)))),
     Pass("pairs", _joints(fast)),
-    Pass("recompute", _recompute),
+    Pass("recompute", _recompute, decides=True),
     Pass("split", _split),
-    Pass("open", _pairs(lambda pair, o: pair.printed(lambda g: opened(g, o.known)))),
-    Pass("loops", _pairs(lambda pair, o: pair.printed(short_loops))),
-    Pass("measure", _measure),
-    Pass("choose", choose),
-    Pass("dispatch", _pairs(lambda pair, o: pair.priced(dispatched))),
-    Pass("fusion", _fusion, "fusion"),
+    Pass("open", lambda stage, o: _each(stage, lambda made: made.printed(lambda g: opened(g, o.known)))),
+    Pass("loops", lambda stage, o: _each(stage, lambda made: made.printed(short_loops))),
+    Pass("measure", _measure, decides=True),
+    Pass("choose", choose, decides=True),
+    Pass("dispatch", _dispatch),
+    Pass("fusion", _fusion, "fusion", decides=True),
 )
 """The order. What a pass needs stands before it: modes before halves, halves in print before they are measured."""
 
