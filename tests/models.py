@@ -3,6 +3,7 @@
 from typing import Any
 
 from weft.ir.builder import Builder
+from weft.ir.composite import Call
 from weft.ir.formula import parse
 from weft.ir.library import Attend, CrossEntropy, Dropout, ExpertProduct, LayerNorm, Route
 from weft.ir.pattern import Pattern
@@ -84,7 +85,7 @@ def gpt_stack(period: int = 1) -> Graph:
     y = b.input("x", x.type)
     rows = [b.input(w.name, w.type.but(w.dims[1:])) for w in ws]
     for p in range(period):
-        (y,) = b.call("block", gpt_block(), y, *rows[p * len(BLOCK) : (p + 1) * len(BLOCK)])
+        (y,) = b.many(Call("block", gpt_block()), y, *rows[p * len(BLOCK) : (p + 1) * len(BLOCK)])
     return g.graph(g.loop("layers", b.graph(y), 1, x, *ws)[0])
 
 

@@ -15,8 +15,8 @@ from weft.codegen.body import File
 from weft.codegen.composites import known
 from weft.codegen.function import print_function
 from weft.codegen.sizes import Sizes
+from weft.ir.composite import Call
 from weft.ir.derive import joint
-from weft.ir.primitives import Call
 from weft.ir.reference import run
 from weft.passes.opened import prepare
 

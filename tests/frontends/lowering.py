@@ -10,7 +10,8 @@ import torch
 from weft.frontends.load import load_model, load_spec
 from weft.frontends.lower import lower
 from weft.frontends.schema import Model
-from weft.ir.primitives import Call, Loop
+from weft.ir.composite import Call
+from weft.ir.primitives import Loop
 from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
 from weft.ir.types import Graph, Node

@@ -4,6 +4,7 @@ from random import Random
 from typing import Any
 
 from weft.ir.builder import Builder
+from weft.ir.composite import Call
 from weft.ir.formula import parse
 from weft.ir.library import LayerNorm, Softmax
 from weft.ir.types import Graph, Type, Val, union
@@ -180,13 +181,13 @@ class _Maker:
         else:
             b = Builder()
             c, w = b.input("c", start.type), b.input("w", x.type.but(rest))
-            (y,) = b.call("cell", _block(self.rng, c.type, w.type), c, w)
+            (y,) = b.many(Call("cell", _block(self.rng, c.type, w.type)), c, w)
             self.floats += g.loop(dim, b.graph(y, w), 1, start, x)[:2]
 
     def call(self) -> None:
         x, y = self.float(), self.float()
         if self.points(union(x.dims, y.dims)) <= MOST_POINTS:
-            self.floats += self.g.call(f"block_{self.rng.randint(0, 2)}", _block(self.rng, x.type, y.type), x, y)
+            self.floats += self.g.many(Call(f"block_{self.rng.randint(0, 2)}", _block(self.rng, x.type, y.type)), x, y)
 
     def composite(self) -> None:
         x = self.float(1)

@@ -9,10 +9,10 @@ from tests.ir.composites import S, evaluate, gradients_match, made, numbers
 from tests.models import f32, i64
 from weft.errors import VerifyError
 from weft.ir.builder import Builder
+from weft.ir.composite import Grad
 from weft.ir.formula import parse
 from weft.ir.library import Attend, AttendGrad
 from weft.ir.pattern import Pattern, holds, layout
-from weft.ir.primitives import Grad
 from weft.ir.reference import run
 from weft.ir.text import parse as read
 from weft.ir.text import show

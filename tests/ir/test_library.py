@@ -10,6 +10,7 @@ from tests.campaign import count
 from tests.ir.composites import S, evaluate, gradients_match, made, numbers
 from tests.models import f32, i64
 from weft.errors import VerifyError
+from weft.ir.composite import Composite, expansion
 from weft.ir.formula import parse, symbol
 from weft.ir.library import (
     CrossEntropy,
@@ -22,7 +23,6 @@ from weft.ir.library import (
     Route,
     Softmax,
 )  # fmt: skip
-from weft.ir.op import Composite, expansion
 from weft.ir.reference import run
 from weft.ir.types import Type
 from weft.ir.verify import verify

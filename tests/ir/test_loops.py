@@ -8,9 +8,10 @@ import torch
 from tests.campaign import count
 from tests.models import SIZES, f32, fill, gpt_stack, i64, sru, switch
 from weft.ir.builder import Builder, flatten
+from weft.ir.composite import Call
 from weft.ir.library import Softmax
 from weft.ir.loops import keep, linear_in_state
-from weft.ir.primitives import Call, Loop
+from weft.ir.primitives import Loop
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type, Val
 from weft.ir.verify import verify

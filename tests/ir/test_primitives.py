@@ -8,6 +8,7 @@ import torch
 from tests.campaign import count
 from tests.ir.generate import random_args, random_graph
 from weft.ir.builder import Builder, flatten
+from weft.ir.composite import Call, Grad
 from weft.ir.derive import joint
 from weft.ir.library import Softmax
 from weft.ir.op import op_name
@@ -127,14 +128,14 @@ def loop_layers(g):
     u, v = b.input("u", f("b d")), b.input("v", f("d e"))
     body = b.graph(b.map("u + tanh(h)", u=u, h=b.einsum(b.einsum(u, v, to="b e"), v, to="b d")))
     cx, cw = c.input("x", f("b d")), c.input("w", f("d e"))
-    out = g.loop("t", c.graph(*c.call("layer", body, cx, cw)), 1, x, w)
+    out = g.loop("t", c.graph(*c.many(Call("layer", body), cx, cw)), 1, x, w)
     return out[0], out[1]
 
 
 def call(g):
     x, b = g.input("x", f("b t")), Builder()
     u = b.input("u", f("b t"))
-    return g.call("block", b.graph(b.map("u**2", u=u), b.reduce(u, to="t", kind="max")), x)
+    return g.many(Call("block", b.graph(b.map("u**2", u=u), b.reduce(u, to="t", kind="max"))), x)
 
 
 def grad(g):
@@ -202,7 +203,7 @@ def test_every_primitive_has_a_case():
     seen = {type(n.op) for c in CASES for n in joint(_graph(c), []).nodes} | {
         type(n.op) for c in CASES for n in joint(_graph(c), [v.name for v in _graph(c).inputs if v.type.floating]).nodes
     }
-    missing = {op_name(p) for p in PRIMITIVES if p not in seen}
+    missing = {op_name(p) for p in (*PRIMITIVES, Call, Grad) if p not in seen}
 
     assert missing == {"opaque", "opaque_grad"}
 

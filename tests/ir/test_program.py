@@ -8,9 +8,9 @@ import torch
 from tests.models import BLOCK, SIZES, f32, fill, gpt_block, gpt_stack, i64
 from weft.errors import SpecError, UsageError
 from weft.ir.builder import Builder
+from weft.ir.composite import Call
 from weft.ir.formula import parse
 from weft.ir.library import CrossEntropy
-from weft.ir.primitives import Call
 from weft.ir.program import Init, Param, Program, Runtime
 from weft.ir.reference import run
 from weft.ir.reference_model import initial, reference, sizes_from, xavier_bound

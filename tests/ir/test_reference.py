@@ -11,8 +11,10 @@ from tests.campaign import count
 from tests.ir.generate import random_args, random_graph
 from weft.errors import VerifyError
 from weft.ir import cost, philox
-from weft.ir.builder import Builder, dce, flatten
+from weft.ir.builder import Builder, flatten
+from weft.ir.composite import Call
 from weft.ir.formula import parse, symbol
+from weft.ir.graphs import dce
 from weft.ir.library import Dropout, LayerNorm, Softmax
 from weft.ir.reference import Site, run
 from weft.ir.types import Type
@@ -176,7 +178,7 @@ def test_kinds():
     g.table([1], "k", (1,))
     g.scan("t", {"c": ("c + x", g.reduce(x, to="b"))}, {}, x=x)
     b = Builder()
-    g.call("block", b.graph(b.reduce(b.input("x", f("b t")), to="b")), x)
+    g.many(Call("block", b.graph(b.reduce(b.input("x", f("b t")), to="b"))), x)
     kinds = [cost.kind(n) for n in g.nodes]
 
     assert kinds == ["pointwise", "rowwise", "rowwise", "rowwise", "view", "memory", "rowwise", "scan", "region"]

@@ -9,9 +9,10 @@ import torch
 from tests.ir.simulate import simulate
 from tests.models import SIZES, dropless, f32, fill, gpt_block, gpt_stack, i64, language_model, sru, switch
 from weft.ir.builder import Builder, flatten
+from weft.ir.composite import Composite
 from weft.ir.formula import parse
 from weft.ir.library import Attend, Rotary, Route, Softmax
-from weft.ir.op import Composite, op_name
+from weft.ir.op import op_name
 from weft.ir.pattern import Pattern
 from weft.ir.placement import collectives
 from weft.ir.primitives import Concat, Einsum, Loop, Map, Reduce

@@ -12,6 +12,7 @@ from tests.ir.generate import random_graph
 from weft.errors import TextError, WeftError
 from weft.ir import text
 from weft.ir.builder import Builder, flatten
+from weft.ir.composite import Call, Grad
 from weft.ir.derive import joint
 from weft.ir.formula import parse as formula
 from weft.ir.library import (
@@ -29,7 +30,7 @@ from weft.ir.library import (
 from weft.ir.op import Op, op_name
 from weft.ir.ops import OPS
 from weft.ir.pattern import Pattern
-from weft.ir.primitives import Call, Grad, Opaque
+from weft.ir.primitives import Opaque
 from weft.ir.types import Decision, Graph, Type
 from weft.ir.verify import verify
 from weft.passes.pairs import fast
@@ -174,7 +175,7 @@ def test_blocks_and_modules():
     x, p = g.input("x", f("b t")), g.input("p", f("t"))
     b = Builder("layer.yaml:2")
     body = b.graph(b.map("u*2", u=b.input("u", f("b t"))))
-    (y,) = g.call("block", body, x)
+    (y,) = g.many(Call("block", body), x)
     z = g.one(Opaque("mixer", (f("b t"),), ("inner.weight", "bias")), y, p, p)
 
     round_trip(g.graph(z))

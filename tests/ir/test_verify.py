@@ -8,9 +8,10 @@ import sympy as sp
 
 from weft.errors import VerifyError
 from weft.ir.builder import Builder
+from weft.ir.composite import Call, Grad
 from weft.ir.formula import operand, parse
 from weft.ir.library import Softmax
-from weft.ir.primitives import Call, Concat, Einsum, Grad, Loop, Map, Opaque, OpaqueGrad, Part, Reduce, Table
+from weft.ir.primitives import Concat, Einsum, Loop, Map, Opaque, OpaqueGrad, Part, Reduce, Table
 from weft.ir.types import Graph, Type, Val
 from weft.ir.verify import verify
 

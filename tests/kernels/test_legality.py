@@ -13,7 +13,7 @@ from tests.kernels.legality import refusals
 from tests.kernels.product_regions import Experts, Products
 from tests.kernels.test_regions import attention, cell, chain
 from weft import Model, api
-from weft.ir.primitives import Call
+from weft.ir.composite import Call
 
 FAMILIES = {
     "cell": lambda seed: cell(seed),

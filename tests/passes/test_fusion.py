@@ -10,8 +10,9 @@ from tests.campaign import count
 from tests.passes.blocks import GENERATED, PARAMS, SIZES, floats, generated, gpt
 from tests.passes.test_downsets import acyclic, set_partitions
 from weft.codegen.skeletons import rows
-from weft.ir.builder import Builder, dce
+from weft.ir.builder import Builder
 from weft.ir.derive import joint
+from weft.ir.graphs import dce
 from weft.ir.library import LayerNorm
 from weft.ir.primitives import Einsum, Scatter
 from weft.ir.types import Graph, Type

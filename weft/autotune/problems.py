@@ -126,8 +126,9 @@ def statistics(graph: Graph) -> dict[str, Any]:
     """How inputs that are statistics of other inputs follow from them: {"graph": text, "names": of those inputs}.
 
     A backward that reads the mean and deviation of a row is only right for the row's own."""
-    from weft.ir.builder import Builder, dce
-    from weft.ir.op import expansion
+    from weft.ir.builder import Builder
+    from weft.ir.composite import expansion
+    from weft.ir.graphs import dce
 
     found = [(n, n.op.follows(n.ins)) for n in graph.nodes]
     theirs = {v for _, known in found if known for v in known[2]}

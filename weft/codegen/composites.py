@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weft.ir.composite import Composite
 from weft.ir.formula import normal
 from weft.ir.library import (
     Attend,
@@ -19,7 +20,7 @@ from weft.ir.library import (
     SoftmaxGrad,
     WithStatistics,
 )
-from weft.ir.op import Composite, Op
+from weft.ir.op import Op
 from weft.ir.types import Node, Type, Val
 
 from .attention import attend, attend_grad, attends, block_table

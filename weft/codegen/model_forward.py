@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from weft.ir.composite import Call
 from weft.ir.evaluate import evaluate
 from weft.ir.formula import symbol
 from weft.ir.indices import targets
 from weft.ir.names import identifier
-from weft.ir.primitives import Call, Loop, Map
+from weft.ir.primitives import Loop, Map
 from weft.ir.types import Node, Val
 from weft.passes.blocks import Block, key, scalar
 from weft.passes.structure import Borrowed, Given, Site, Stack, Structure

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from weft.errors import DecodeError
-from weft.ir.builder import Builder, dce
+from weft.ir.builder import Builder
 from weft.ir.formula import symbol
+from weft.ir.graphs import dce
 from weft.ir.primitives import Concat
 from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Graph, Node, Val

@@ -19,10 +19,11 @@ from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
 from weft.frontends.vocabulary import exact
 from weft.ir import program as ir
 from weft.ir.builder import Builder, Formula
+from weft.ir.composite import Call
 from weft.ir.evaluate import scalar
 from weft.ir.formula import parse, symbol
 from weft.ir.library import Dropout, LayerNorm, RMSNorm
-from weft.ir.primitives import Call, Einsum, Gather, Rename
+from weft.ir.primitives import Einsum, Gather, Rename
 from weft.ir.types import Type, Val
 
 if TYPE_CHECKING:

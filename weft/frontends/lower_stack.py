@@ -14,8 +14,9 @@ from weft.frontends.suggest import did_you_mean
 from weft.frontends.validation import problems_of
 from weft.ir import program as ir
 from weft.ir.builder import Builder
+from weft.ir.composite import Call
 from weft.ir.formula import symbol
-from weft.ir.primitives import Call, Loop
+from weft.ir.primitives import Loop
 from weft.ir.types import Type, Val
 
 X = ("batch", "seq", "width")

@@ -10,7 +10,8 @@ from sympy.logic.boolalg import Boolean
 
 from weft.ir import primitives as P
 from weft.ir.formula import local, normal, operand, parse, symbol
-from weft.ir.op import Composite, Op, body_of, expansion, op_name, tupled
+from weft.ir.graphs import dce
+from weft.ir.op import Op, body_of, op_name, tupled
 from weft.ir.types import Decision, Dims, Graph, Node, Type, Val, checked, need, promote, union
 
 Formula = str | int | sp.Basic
@@ -54,6 +55,10 @@ class Builder:
         finally:
             self.src = before
 
+    def body(self) -> "Builder":
+        """A builder of another graph, for the body of a loop: nothing of this one is in it, nor its `src`."""
+        return Builder()
+
     def input(self, name: str, type_: Type) -> Val:
         self.inputs.append(checked(Val(self.fresh(name), type_)))
         return self.inputs[-1]
@@ -89,8 +94,8 @@ class Builder:
                 continue
             ins = tuple(env[v.name] for v in n.ins)
             with self.at(n.src):
-                if expand and isinstance(n.op, Composite):
-                    outs = self.inline(expansion(n.op, tuple(v.type for v in ins)), ins, True)
+                if expand and (meaning := n.op.opened(tuple(v.type for v in ins))) is not None:
+                    outs = self.inline(meaning, ins, True)
                 else:
                     op = _flattened(n.op) if expand else n.op
                     outs = self.many(op, *ins, names=[v.name for v in n.outs])
@@ -204,10 +209,6 @@ class Builder:
         """Final carries, then stacked outputs, then the carries as they were before each step."""
         return self.many(P.Loop(dim, body, carries, reverse), *ins)
 
-    def call(self, name: str, body: Graph, *ins: Val, names: Sequence[str] | None = None) -> tuple[Val, ...]:
-        """Run a block once."""
-        return self.many(P.Call(name, body), *ins, names=names)
-
     def scan(
         self,
         along: str,
@@ -257,16 +258,6 @@ def rebuilt(graph: Graph, rule: Callable[[Builder, Node, list[Val]], Sequence[An
             outs = g.many(n.op, *ins, names=[v.name for v in n.outs]) if outs is None else outs
         env.update(zip(n.outs, outs, strict=True))
     return g.graph(*(env[v] for v in graph.outputs), decisions=graph.decisions)
-
-
-def dce(graph: Graph) -> Graph:
-    """Without the nodes that no output needs."""
-    live, keep = {v.name for v in graph.outputs}, list[Node]()
-    for n in reversed(graph.nodes):
-        if any(v.name in live for v in n.outs):
-            keep.append(n)
-            live |= {v.name for v in n.ins}
-    return replace(graph, nodes=tuple(reversed(keep)))
 
 
 def _flattened(op: Any) -> Any:

@@ -15,6 +15,7 @@ from weft.ir.types import ITEMSIZE, Graph, Node, Type, Val
 
 if TYPE_CHECKING:
     from weft.ir.builder import Builder
+    from weft.ir.composite import Composite
 
 Types = Type | tuple[Type, ...]
 Vals = tuple[Val, ...]
@@ -29,7 +30,6 @@ KINDS = (
 """What a node's work is, for prices, recomputation and skeletons. contraction: a matrix product, grouped where all its
 factors have a dim that is kept. product: a composite around one, which libraries have and no skeleton. memory: numbers
 moved. region: a body that is no elementwise cell. composite: anything else."""
-_PRODUCTS = ("contraction", "grouped", "product")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class Op:
     def onnx(self, e: Any, *x: Any) -> Any:
         """The ONNX form, through the emitter `e`."""
         raise NotImplementedError(f"{op_name(type(self))} has no ONNX form")
+
+    def opened(self, types: tuple[Type, ...]) -> Graph | None:
+        """What it means in other ops, one level down, on operands of these types; None: it is a primitive."""
+        return None
 
     def role(self, node: Node, dim: str) -> str:
         """parallel | sum | max | whole | sequential: what sharding `dim` means for this node."""
@@ -207,107 +211,3 @@ def points(dims: Iterable[str]) -> sp.Expr:
 def size(v: Val) -> sp.Expr:
     """Bytes of a value, over the size symbols."""
     return points(v.dims) * ITEMSIZE[v.dtype]
-
-
-class Composite(Op):
-    """An op declared by `expand` alone: types, reference, derivative, FLOPs and shardings are its expansion's."""
-
-    def expand(self, *args: Any, **unused: Any) -> Any:  # so typed, an override may name its operands
-        """expand(g, *operands): append what the op means to `g`, and return its result or the tuple of its results."""
-        raise NotImplementedError
-
-    def meaning(self, types: tuple[Type, ...]) -> Graph:
-        """The expansion as a graph; see `expansion`, which caches it."""
-        from weft.ir.builder import Builder
-
-        g = Builder()
-        out = self.expand(g, *(g.input(f"a{i}", t) for i, t in enumerate(types)))
-        return g.graph(*(out if isinstance(out, tuple) else (out,)))
-
-    def infer(self, *x: Type) -> Types:
-        return tuple(v.type for v in expansion(self, x).outputs)
-
-    def work(self, types: tuple[Type, ...]) -> str:
-        return _composed(expansion(self, types))
-
-    def crossed(self, node: Node) -> frozenset[str]:
-        return frozenset[str]().union(*(n.op.crossed(n) for n in expansion(self, node.types).nodes))
-
-    def mentions(self, types: tuple[Type, ...], dim: str) -> bool:
-        return any(n.op.mentions(n.types, dim) for n in expansion(self, types).nodes)
-
-    def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
-        """Where it meets positions, the step of what it means."""
-        return s.inline(n, ins) if s.meets(n, ins) else s.same(n, ins)
-
-    def role(self, node: Node, dim: str) -> str:
-        from weft.ir.placement import derived_role
-
-        return derived_role(self, node.types, dim)
-
-    def flops(self, node: Node) -> sp.Expr:
-        return _flops(self, node.types)
-
-    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
-        return s.run(expansion(self, s.types), x)
-
-    def onnx(self, e: Any, *x: Any) -> Any:
-        return e.graph(expansion(self, e.types), x)
-
-    def direct(self, types: tuple[Type, ...]) -> bool:
-        """Where torch has an op of this meaning: has it for operands of these types?"""
-        return True
-
-    def pair(self, g: "Builder", x: Sequence[Val], dy: Sequence[Val], names: Sequence[str]) -> Vals | None:
-        """The derivative in torch's own terms, None where it has none; see `paired`."""
-        return None
-
-    def vjp(self, g: "Builder", x: Vals, y: Vals, dy: Grads) -> Cotangents:
-        from weft.ir.regions import Grad
-
-        live = [i for i, v in enumerate(x) if v.type.floating]
-        have = tuple(d is not None for d in dy)
-        if not live or not any(have):
-            return [None] * len(x)
-        got = dict(zip(live, g.many(Grad(self, len(x), have), *x, *(d for d in dy if d is not None))))
-        return [got.get(i) for i in range(len(x))]
-
-
-@cache
-def expansion(op: Composite, types: tuple[Type, ...]) -> Graph:
-    """What a composite means on operands of these types, one level down."""
-    return op.meaning(types)
-
-
-def _composed(body: Graph) -> str:
-    """The kind of a composite that means `body`."""
-    kinds = [kind(n) for n in body.nodes]
-    distinct = set(kinds) - {"view"}
-    products = sum(k in _PRODUCTS for k in kinds)
-    if distinct <= {"pointwise"}:
-        return "pointwise"
-    if distinct <= {"pointwise", "rowwise"} or _rearranges(body):
-        return "rowwise"
-    if products == 1 and distinct <= {*_PRODUCTS, "pointwise"}:
-        return "product"
-    if products >= 2 and not distinct & {"scan", "region", "memory", "scatter"}:
-        return "attention"
-    return "composite"
-
-
-def _rearranges(body: Graph) -> bool:
-    """Is it maps, reductions, and lookups at places that do not depend on the operands? A program that holds whole rows
-    of the dims looked up can do it: a rotation of pairs."""
-    moving = set(body.inputs)
-    for n in body.nodes:
-        fixed = n.op.gathers and moving.isdisjoint(n.ins[1:])
-        if not fixed and kind(n) not in ("view", "pointwise", "rowwise"):
-            return False
-        if not moving.isdisjoint(n.ins):
-            moving.update(n.outs)
-    return True
-
-
-@cache
-def _flops(op: Composite, types: tuple[Type, ...]) -> sp.Expr:
-    return sp.Add(*(n.op.flops(n) for n in expansion(op, types).nodes))

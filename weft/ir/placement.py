@@ -8,16 +8,15 @@ declared per op, and the walk that counts collectives is the walk that runs them
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import sympy as sp
 
 from weft.ir.builder import flatten
 from weft.ir.formula import symbol
-from weft.ir.op import Composite, expansion, size
-from weft.ir.primitives import Loop
-from weft.ir.types import Dims, Graph, Node, Type, Val
+from weft.ir.op import size
+from weft.ir.regions import Loop
+from weft.ir.types import Dims, Graph, Node, Val
 
 REPLICATED, SUM, MAX = "replicated", "partial sum", "partial max"
 """Placements along one mesh axis. Any other placement is the name of the dim that is split."""
@@ -73,14 +72,12 @@ def counts(found: Iterable[Collective]) -> dict[tuple[str, str], int]:
     return dict(Counter((c.kind, c.axis) for c in found))
 
 
-@cache
-def derived_role(op: Composite, types: tuple[Type, ...], dim: str) -> str:
-    """The role of a dim of a composite: what splitting its expansion along it takes.
+def derived_role(flat: Graph, dim: str) -> str:
+    """The role of a dim of what a flat graph does as a whole: what splitting the graph along it takes.
 
     No collective inside: "parallel" when every result keeps the dim, else "sum" or "max" by what the others are
     partial in. Anything else: "whole".
     """
-    flat = flatten(expansion(op, types))
     walk = _Walk({"rank": (dim,)}, sp.S.One, None)
     walk.nodes(flat)
     rest = {p for v in flat.outputs if dim not in v.dims for (p,) in walk.have[v]}

@@ -13,7 +13,7 @@ from weft.ir.formula import local, normal, operand, symbol
 from weft.ir.functions import diff, where
 from weft.ir.movement import Concat, Detach, Gather, Part, Rename, Scatter, Table
 from weft.ir.op import Cotangents, Grads, Op, Types, Vals, listed, points
-from weft.ir.regions import Call, Grad, Loop, Opaque, OpaqueGrad
+from weft.ir.regions import Loop, Opaque, OpaqueGrad
 from weft.ir.types import DTYPES, Dims, Node, Type, Val, need, union
 
 if TYPE_CHECKING:
@@ -277,5 +277,5 @@ class Reduce(Op):
 
 PRIMITIVES: tuple[type[Op], ...] = (
     *(Einsum, Map, Reduce, Gather, Scatter, Rename, Concat, Part, Detach, Table),
-    *(Loop, Call, Grad, Opaque, OpaqueGrad),
+    *(Loop, Opaque, OpaqueGrad),
 )

@@ -1,4 +1,4 @@
-"""Ops with a body: loops, blocks, derivatives kept as one op, and modules that are planned around."""
+"""Ops with a body: loops and fused regions; and modules that are planned around."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from weft.ir.formula import symbol
-from weft.ir.op import Composite, Cotangents, Grads, Op, Types, Vals, expansion, listed, op_name
+from weft.ir.loop_derivative import loop_vjp
+from weft.ir.op import Cotangents, Grads, Op, Types, Vals, listed
 from weft.ir.types import Graph, Node, Type, Val, need
 
 if TYPE_CHECKING:
@@ -82,74 +83,7 @@ class Loop(Op):
         return e.scan(self, x)
 
     def vjp(self, g: "Builder", x: Vals, y: Vals, dy: Grads) -> Cotangents:
-        from weft.ir.loops import loop_vjp
-
         return loop_vjp(self, g, x, y, dy)
-
-
-@dataclass(frozen=True)
-class Call(Composite):
-    """Run `body` once: a block. One nn.Module, one autograd boundary; nothing fuses across it."""
-
-    name: str
-    body: Graph
-    block = True
-
-    def work(self, types: tuple[Type, ...]) -> str:
-        return "region"
-
-    def meaning(self, types: tuple[Type, ...]) -> Graph:
-        want = tuple(v.type for v in self.body.inputs)
-        need(types == want, f"call {self.name}: operands {listed(types)} do not fit the body's {listed(want)}")
-        return self.body
-
-    def expand(self, g: "Builder", *x: Val) -> Vals:
-        return g.inline(self.body, x)
-
-    def bytes(self, node: Node) -> sp.Expr:
-        """What the ops of the block move; the block itself is no kernel."""
-        return sp.Add(*(n.op.bytes(n) for n in self.body.nodes))
-
-
-@dataclass(frozen=True)
-class Grad(Composite):
-    """The derivative of a composite, kept as one op.
-
-    Operands: the composite's n, then the cotangents of the results in `have`. Results: the cotangents of its float
-    operands."""
-
-    inner: Composite
-    n: int
-    have: tuple[bool, ...]
-
-    def paired(self, g: "Builder", x: Sequence[Val], names: Sequence[str], again: bool) -> Vals | None:
-        return self.inner.pair(g, x[: self.n], x[self.n :], names)
-
-    def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
-        return (tuple(range(self.n, operands)),)
-
-    def wide(self, results: int) -> tuple[bool, ...] | None:
-        return (False,) * results
-
-    def meaning(self, types: tuple[Type, ...]) -> Graph:
-        need(0 < self.n <= len(types), f"grad: {self.n} operands of {op_name(type(self.inner))}, {len(types)} given")
-        outs = [v.type for v in expansion(self.inner, types[: self.n]).outputs]
-        need(len(outs) == len(self.have), f"grad: {len(self.have)} flags for {len(outs)} results")
-        want = tuple(t for t, h in zip(outs, self.have) if h)
-        need(types[self.n :] == want, f"grad: cotangents {listed(types[self.n :])}, expected {listed(want)}")
-        return super().meaning(types)
-
-    def expand(self, g: "Builder", *x: Val) -> Vals:
-        from weft.ir.derive import backward
-
-        own = x[: self.n]
-        start = len(g.nodes)
-        out = g.inline(expansion(self.inner, tuple(v.type for v in own)), own)
-        seeds: dict[Val, Val] = {}
-        for v, d in zip([v for v, h in zip(out, self.have) if h], x[self.n :], strict=True):
-            seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
-        cot = backward(g, g.nodes[start:], seeds)
-        return tuple(cot.get(v) or g.zeros(v) for v in own if v.type.floating)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from weft.ir.builder import dce
+from weft.ir.graphs import dce
 from weft.ir.indices import targets
 from weft.ir.names import identifier
 from weft.ir.regions import Opaque

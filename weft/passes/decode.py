@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weft.errors import DecodeError
-from weft.ir.builder import Builder, dce
-from weft.ir.op import expansion
+from weft.ir.builder import Builder
+from weft.ir.composite import expansion
+from weft.ir.graphs import dce
 from weft.ir.primitives import Concat
 from weft.ir.types import Dims, Graph, Node, Type, Val
 from weft.ir.verify import verify

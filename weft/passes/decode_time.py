@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from weft.errors import DecodeError
-from weft.ir.builder import Builder, dce
+from weft.ir.builder import Builder
+from weft.ir.graphs import dce
 from weft.ir.op import Op, op_name
 from weft.ir.pattern import max_distance
 from weft.ir.types import Graph, Node, Type, Val

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from weft.ir.builder import Builder, dce
-from weft.ir.op import Composite, Op, expansion
+from weft.ir.builder import Builder
+from weft.ir.graphs import dce
+from weft.ir.op import Op
 from weft.ir.primitives import Loop
 from weft.ir.types import Graph, Type, Val
 from weft.passes.rewrite import merge
@@ -33,8 +34,8 @@ def _open(g: Builder, graph: Graph, args: list[Val], known: Known) -> list[Val]:
         ins = [env[v] for v in n.ins]
         types = tuple(v.type for v in ins)
         with g.at(n.src):
-            if isinstance(n.op, Composite) and not known(n.op, types):
-                outs = _open(g, expansion(n.op, types), ins, known)
+            if (meaning := n.op.opened(types)) is not None and not known(n.op, types):
+                outs = _open(g, meaning, ins, known)
             else:
                 op = replace(n.op, body=prepare(n.op.body, known)) if isinstance(n.op, Loop) else n.op
                 outs = list(g.many(op, *ins, names=[v.name for v in n.outs]))

@@ -10,8 +10,10 @@ torch, nor where the normalised dim is not the last one. Same real-arithmetic fu
 
 from dataclasses import replace
 
-from weft.ir.builder import Builder, dce, rebuilt
-from weft.ir.primitives import Grad, Loop
+from weft.ir.builder import Builder, rebuilt
+from weft.ir.composite import Grad
+from weft.ir.graphs import dce
+from weft.ir.primitives import Loop
 from weft.ir.types import Graph, Node, Val
 from weft.passes.rewrite import merge
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from sympy.logic.boolalg import Boolean
 
-from weft.ir.builder import Builder, dce, rebuilt
+from weft.ir.builder import Builder, rebuilt
 from weft.ir.formula import local, operand, symbol
+from weft.ir.graphs import dce
 from weft.ir.op import Op
 from weft.ir.primitives import Map
 from weft.ir.types import FLOATS, Graph, Node, Val, promote

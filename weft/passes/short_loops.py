@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from weft.ir.builder import Builder, dce, rebuilt
-from weft.ir.derive import backward
+from weft.ir.backward import backward
+from weft.ir.builder import Builder, rebuilt
 from weft.ir.formula import operand, symbol
+from weft.ir.graphs import dce
 from weft.ir.loops import linear_in_state
 from weft.ir.op import body_of, kind
 from weft.ir.primitives import Loop

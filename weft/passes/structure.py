@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weft.errors import VerifyError
+from weft.ir.composite import Call
 from weft.ir.op import body_of
-from weft.ir.primitives import Call, Loop
+from weft.ir.primitives import Loop
 from weft.ir.program import Param, Program
 from weft.ir.types import Graph, Node, Val
 

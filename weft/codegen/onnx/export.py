@@ -17,9 +17,10 @@ from weft import outputs
 from weft.codegen.onnx.emitter import Emitter, info
 from weft.codegen.onnx.weights import MOST_INSIDE, Weights, beside, inside
 from weft.errors import UsageError
-from weft.ir.builder import dce
-from weft.ir.op import body_of, expansion
-from weft.ir.primitives import Call, Opaque
+from weft.ir.composite import Call, expansion
+from weft.ir.graphs import dce
+from weft.ir.op import body_of
+from weft.ir.primitives import Opaque
 from weft.ir.program import Program
 from weft.ir.types import Graph, Node, Type
 from weft.passes.inference import inference

@@ -8,8 +8,9 @@ from typing import Any
 import sympy as sp
 
 from weft.ir.builder import Builder
+from weft.ir.composite import Composite
 from weft.ir.library.index import constants, row_major
-from weft.ir.op import Composite, Vals
+from weft.ir.op import Vals
 from weft.ir.types import Dims, Node, Val
 
 

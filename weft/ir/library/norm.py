@@ -7,11 +7,12 @@ from typing import Any
 import sympy as sp
 
 from weft.ir.builder import Builder
+from weft.ir.composite import Composite
 from weft.ir.formula import symbol
 from weft.ir.library.index import constants
 from weft.ir.library.precision import accumulate
 from weft.ir.library.statistics import Rows
-from weft.ir.op import Composite, Vals
+from weft.ir.op import Vals
 from weft.ir.types import Val, need
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from weft.ir.backward import backward
 from weft.ir.builder import Builder
-from weft.ir.derive import backward
-from weft.ir.op import Composite, Vals, expansion
+from weft.ir.composite import Composite, expansion
+from weft.ir.op import Vals
 from weft.ir.types import Type, Val
 
 
