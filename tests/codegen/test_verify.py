@@ -12,7 +12,7 @@ from weft import api
 from weft.cli import run
 from weft.codegen import verify
 from weft.codegen.package import write
-from weft.codegen.verify import compare, index_range
+from weft.codegen.verify import Truth, case, compare, index_range
 from weft.errors import UsageError
 from weft.frontends.schema import Model
 
@@ -163,6 +163,24 @@ def test_what_is_within_the_rounding_of_the_largest_is_told_against_it(dtype, ep
     assert row.ok, row
     assert row.error == pytest.approx(eps)
     assert not compare("gradients", dtype, {**want, "a": want["a"] + 1000 * eps}, want).ok
+
+
+def test_gradients_that_all_cancel_are_told_against_those_of_other_results():
+    """A loss of labels that do not count leaves what balances a router, which is the same whatever the router does."""
+    want = {k: torch.full((4,), size, dtype=torch.float64) for k, size in (("a", 1e-18), ("b", 3e-18))}
+    got = {k: x + 2e-18 for k, x in want.items()}
+
+    assert not compare("gradients of loss", "f64", got, want).ok
+    assert compare("gradients of loss", "f64", got, want, terms=1.0).ok
+    assert not compare("gradients of loss", "f64", {**got, "a": got["a"] + 1e-12}, want, terms=1.0).ok
+
+
+def test_the_terms_of_a_truth_are_those_of_its_largest_gradient():
+    program = api.program(api.open_spec(spec_path("bert_base"), small=True))
+    sizes, params, inputs, _ = case(program, 0)
+    truth = Truth(program, params, inputs, sizes)
+
+    assert truth.terms == max(float(g.square().mean().sqrt()) for of in truth.grads.values() for g in of.values())
 
 
 def test_index_inputs_stay_in_their_tables():

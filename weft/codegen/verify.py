@@ -238,6 +238,8 @@ class Truth:
                 got = torch.autograd.grad(total, list(leaves.values()), retain_graph=True, materialize_grads=True)
                 self.grads[what] = dict(zip(leaves, got))
         self.outputs = {n: y.detach() for n, y in self.outputs.items()}
+        # A loss alone may have no gradient but rounding, as that of labels which do not count behind a balanced router.
+        self.terms = max(_rms(g for of in self.grads.values() for g in of.values()), default=0.0)
 
     def objectives(self) -> dict[str, list[str]]:
         """What is differentiated: a random combination of all outputs, the first one alone, those of a run without
@@ -282,7 +284,7 @@ def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
             parameters = dict(module.named_parameters())
             total = truth.objective(out, names)
             got = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
-            rows.append(compare(what, dtype, dict(zip(parameters, got)), truth.grads[what]))
+            rows.append(compare(what, dtype, dict(zip(parameters, got)), truth.grads[what], terms=truth.terms))
     return rows
 
 
@@ -293,14 +295,14 @@ def compare(
     want: Mapping[str, Tensor],
     beside: Iterable[Tensor] = (),
     floor: float = 1e-3,
+    terms: float = 0.0,
 ) -> Row:
     """The worst tensor by ||a - b|| / max(||b||, floor * median RMS * sqrt(numel)); integers and infinities must be
     equal. A difference that is rounding, as a gradient that cancels to zero has, is told against the largest RMS.
-    beside: tensors that count for the RMS too."""
-    floats = [_finite(b) for b in (*want.values(), *beside) if b.is_floating_point() and b.numel()]
-    rms = sorted(float(b.norm()) / b.numel() ** 0.5 for b in floats)
+    beside: tensors that count for the RMS too. terms: an RMS of what may have cancelled in all of them."""
+    rms = sorted(_rms((*want.values(), *beside)))
     median = rms[len(rms) // 2] if rms else 0.0
-    largest = rms[-1] if rms else 0.0
+    largest = max(rms[-1] if rms else 0.0, terms)
     if median <= ROUNDING * largest:  # most should be zero, as behind a head that reads one position
         median = largest
     worst, most = "", -1.0
@@ -319,6 +321,12 @@ def compare(
         if error > most:
             worst, most = name, error
     return Row(check, dtype, worst, most, TOLERANCE[dtype].model, len(want))
+
+
+def _rms(tensors: Iterable[Tensor]) -> list[float]:
+    """Of each tensor of floats, infinities apart."""
+    floats = [_finite(x) for x in tensors if x.is_floating_point() and x.numel()]
+    return [float(x.norm()) / x.numel() ** 0.5 for x in floats]
 
 
 def _finite(x: Tensor) -> Tensor:

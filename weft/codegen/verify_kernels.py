@@ -285,7 +285,7 @@ def whole(truth: Truth, module: nn.Module, dtype: str, mode: Kernels, device: st
                 total = truth.objective(out, names)
                 got = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
                 grads = {n: g.cpu() for n, g in zip(parameters, got)}
-                rows.append(compare(f"{what}, kernels", dtype, grads, truth.grads[what]))
+                rows.append(compare(f"{what}, kernels", dtype, grads, truth.grads[what], terms=truth.terms))
     return rows
 
 
