@@ -35,6 +35,12 @@ def block_file(
     return _Writer(program, made, frozenset(trusted), stepping, fused).source()
 
 
+def printed_file(program: Program, made: Derived, trusted: Iterable[str] = ()) -> tuple[str, dict[str, Function]]:
+    """The file's source without decoding and kernels, and its functions by name."""
+    writer = _Writer(program, made, frozenset(trusted), None, False)
+    return writer.source(), writer.printed
+
+
 def header(doc: str, text: str, own: Sequence[str] = ()) -> list[str]:
     """Docstring and imports of a file whose code is `text`; own: further import lines."""
 
@@ -79,6 +85,7 @@ class _Writer:
         self.stepping, self.fused = stepping, fused
         self.file = File(Sizes.of(program), trusted=trusted)
         self.code = Lines()
+        self.printed: dict[str, Function] = {}
         self.owned = {s.param.value for s in self.block.site.own}
 
     def source(self) -> str:
@@ -134,6 +141,7 @@ class _Writer:
         return text if len(text) < 100 else "The block's results" + ("; then what the backward reads." if kept else ".")
 
     def put(self, function: Function) -> None:
+        self.printed[function.name] = function
         self.code.lines += [*function.lines, "", ""]
 
     def pair(self, pair: Pair) -> None:

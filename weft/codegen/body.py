@@ -100,6 +100,7 @@ class Body:
         self.anchor = self._anchor_type = ""
         self.given: frozenset[str] = frozenset()  # run-time dims that are arguments of their own
         self.src = self.noted = ""
+        self.printed: list[tuple[int, tuple[str, ...]]] = []  # first line of a statement, the nodes that it runs
         self.next_reads: frozenset[str] = frozenset()
         self.taken |= {n for d, n in file.sizes.names.items() if file.sizes.number(d) is None}
         for v in inputs:
@@ -115,7 +116,7 @@ class Body:
         inner.uses = Counter(v.name for n in graph.nodes for v in n.ins)
         inner.uses.update(v.name for v in graph.outputs)
         inner.made = {v.name: n for n in graph.nodes for v in n.outs}
-        inner.holders, inner.big, inner.trusted = {}, set(), frozenset()
+        inner.holders, inner.big, inner.trusted, inner.printed = {}, set(), frozenset(), []
         return inner
 
     def mint(self, hint: str) -> str:

@@ -5,11 +5,11 @@ from importlib import resources
 
 from weft.ir.program import Program
 from weft.ir.text import show
-from weft.passes.blocks import Block, key
+from weft.passes.blocks import key, trusted
 from weft.passes.halves import Derived
 from weft.passes.pipeline import PIPELINE, run
 from weft.passes.stage import Options, Stage
-from weft.passes.structure import Given, Structure
+from weft.passes.structure import Structure
 from weft.progress import doing
 
 from .block_file import block_file
@@ -107,18 +107,3 @@ def runtime(text: str) -> dict[str, str]:
     files = {f"runtime/{name}.py": (home / f"{name}.py").read_text() for name in sorted(every)}
     files["runtime/__init__.py"] = '"""What the blocks are made of: hand-written torch, the same in every package."""\n'
     return files
-
-
-def trusted(model: Structure, block: Block) -> frozenset[str]:
-    """Inputs of a block that are the caller's own index tensors wherever the block is called."""
-    public = set(model.program.inputs)
-    found: set[str] | None = None
-    for site in model.sites:
-        if key(site) == key(block.site):
-            here = {
-                v.name
-                for v, s in zip(site.body.inputs, site.sources)
-                if isinstance(s, Given) and s.value.name in public
-            }
-            found = here if found is None else found & here
-    return frozenset(found or ())

@@ -29,11 +29,15 @@ TABLE[Loop] = loop_speller(TABLE)
 
 @dataclass(frozen=True)
 class Function:
-    """A printed function: its lines, and what each graph input is called in it."""
+    """A printed function: its lines, and what each graph input is called in it.
+
+    statements: where each begins among the lines, and the nodes that it runs, by their first results; what a statement
+    takes in as an expression comes with it. The first has what stands before it, the last the results."""
 
     name: str
     lines: list[str]
     arguments: dict[str, str]
+    statements: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
 
 def print_function(
@@ -62,6 +66,8 @@ def print_function(
             lines.text(f'"""{doc}"""')
         for statement in body.opening(*results):
             lines.add(statement)
+        first = len(lines.lines)
         lines.lines += body.lines.lines
         lines.add(f"return {', '.join(results)}" if results else "return ()")
-    return Function(name, lines.lines, dict(zip((v.name for v in graph.inputs), body.arguments())))
+    statements = tuple((first + at, nodes) for at, nodes in body.printed)
+    return Function(name, lines.lines, dict(zip((v.name for v in graph.inputs), body.arguments())), statements)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .launched import Cost, cost
+
 Place = tuple[torch.Size, tuple[int, ...], torch.dtype, int]
 """Shape, strides, dtype and offset of a tensor in its storage."""
 
@@ -29,22 +31,22 @@ class Result:
 
 @dataclass
 class Meta:
-    """Calls operators on meta tensors. One that makes one tensor, and changes none, is asked once for each kind of
-    operands; any other is called as it is."""
+    """Calls operators on meta tensors, and says what each launches and moves. One that makes one tensor, and changes
+    none, is asked once for each kind of operands; any other is called as it is."""
 
-    known: dict[object, Result | None] = field(default_factory=dict[object, Result | None])
+    known: dict[object, tuple[Result | None, Cost]] = field(default_factory=dict[object, tuple[Result | None, Cost]])
 
-    def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if func._schema.is_mutable:
-            return func(*args, **kwargs)
+    def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Cost]:
         operands, lengths = _operands((*args, *kwargs.values()))
         key = func, lengths, tuple(kwargs), tuple(map(_kind, operands))
-        if key not in self.known:
-            out = func(*args, **kwargs)
-            self.known[key] = _result(out, operands)
-            return out
-        result = self.known[key]
-        return func(*args, **kwargs) if result is None else result.of(operands)
+        known = self.known.get(key)
+        if known is not None:
+            result, found = known
+            return func(*args, **kwargs) if result is None else result.of(operands), found
+        out = func(*args, **kwargs)
+        found = cost(func, operands, out)
+        self.known[key] = None if func._schema.is_mutable else _result(out, operands), found
+        return out, found
 
 
 def _operands(args: Sequence[Any]) -> tuple[list[Any], tuple[int, ...]]:

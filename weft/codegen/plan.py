@@ -232,6 +232,7 @@ def _region(r: Region, planned: Planned, where: tuple[str, str], read: Mapping[s
             "parameters": sum(own.values()),
             "bytes": r.bytes,
             "flops": r.flops,
+            "launches": r.launches,
             "microseconds": _micro(r.seconds),
             "src": r.src,
         }
@@ -327,7 +328,7 @@ def src(nodes: Sequence[Node]) -> str:
 
 
 def _zero() -> Document:
-    return {"flops": 0, "bytes": 0, "microseconds": 0.0, "kernels": 0}
+    return {"flops": 0, "bytes": 0, "microseconds": 0.0, "kernels": 0, "launches": 0}
 
 
 def _add(total: Document, fusion: Fusion) -> None:
@@ -335,6 +336,7 @@ def _add(total: Document, fusion: Fusion) -> None:
     total["bytes"] += sum(r.bytes for r in fusion.regions)
     total["microseconds"] = round(total["microseconds"] + _micro(fusion.seconds), 3)
     total["kernels"] += len(fusion.regions)
+    total["launches"] += sum(r.launches for r in fusion.regions)
 
 
 def _micro(seconds: float) -> float:

@@ -22,8 +22,9 @@ Speller = Callable[[Body, Node], None]
 
 
 def print_nodes(body: Body, graph: Graph, table: Mapping[type[Op], Speller]) -> None:
-    """Print every node of a graph into `body`. KeyError-free: an op without a spelling is a NotImplementedError."""
-    left = dict(body.uses)
+    """Print every node of a graph into `body`, which notes the nodes of each statement. KeyError-free: an op without a
+    spelling is a NotImplementedError."""
+    left, silent = dict(body.uses), list[str]()
     for i, node in enumerate(graph.nodes):
         speller = table.get(type(node.op))
         if speller is None:
@@ -31,13 +32,20 @@ def print_nodes(body: Body, graph: Graph, table: Mapping[type[Op], Speller]) -> 
         following = graph.nodes[i + 1].ins if i + 1 < len(graph.nodes) else ()
         body.next_reads = frozenset(v.name for v in following)
         body.src = node.src
+        before = len(body.lines.lines)
         speller(body, node)
+        silent.append(node.outs[0].name)
+        if len(body.lines.lines) > before:
+            body.printed.append((before, tuple(silent)))
+            silent = []
         done: list[str] = []
         for v in node.ins:
             left[v.name] -= 1
             if not left[v.name]:
                 done.append(v.name)
         body.release(done)
+    if silent:
+        body.printed.append((len(body.lines.lines), tuple(silent)))
 
 
 def _map(body: Body, node: Node) -> None:

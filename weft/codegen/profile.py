@@ -1,4 +1,5 @@
-"""What each block holds in memory, measured: its emitted functions run on the meta device, where nothing is computed.
+"""What each block holds in memory, and launches and moves as torch's operators, measured: its emitted functions run on
+the meta device, where nothing is computed.
 
 A dispatch mode sees every tensor that an operation makes and counts the bytes of storages still alive. Meta tensors
 have the sizes and views of real ones, so the numbers are those of a real run; what a CPU's operators need inside
@@ -20,18 +21,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from weft.ir.program import Program
 from weft.ir.types import ITEMSIZE, Val, torch_dtype
+from weft.passes.blocks import trusted
 from weft.passes.chain import BlockProfile
 from weft.passes.chain import Mode as Cost
 from weft.passes.estimate import estimated
 from weft.passes.halves import Derived, Pair
 from weft.passes.price import Prices
-from weft.passes.structure import Given
+from weft.passes.ran import ALONE, Place, Ran
+from weft.passes.structure import Given, Structure
 from weft.progress import doing
 from weft.targets import Target
 
-from .block_file import block_file
+from .block_file import printed_file
+from .launched import NOTHING, Ledger
 from .meta import Meta
 from .sizes import Sizes
 from .workspace import Constants, workspace
@@ -52,17 +55,18 @@ class LiveBytes(TorchDispatchMode):
 
     Storages that were there before (of the tensors given) are not counted, nor are those whose number, in order of
     making, is in `skip`. threads: also count what torch's CPU operators allocate inside themselves on so many; 0: do
-    not. call: what runs an operator, where its results need no computing."""
+    not. meta: what runs an operator, where its results need no computing; ledger: is then told its costs."""
 
     def __init__(
         self,
         given: Iterable[Tensor] = (),
         skip: Collection[int] = (),
         threads: int = 0,
-        call: Callable[..., Any] | None = None,
+        meta: Meta | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         super().__init__()
-        self.skip, self.threads, self.call = skip, threads, call
+        self.skip, self.threads, self.meta, self.ledger = skip, threads, meta, ledger
         self.count = _Count()
         self.given = {x.untyped_storage()._cdata for x in given}
         self.constants = Constants(self.see)
@@ -77,7 +81,9 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs) if self.call is None else self.call(func, args, kwargs)
+        out, cost = (func(*args, **kwargs), NOTHING) if self.meta is None else self.meta(func, args, kwargs)
+        if self.ledger is not None and cost.launches:
+            self.ledger.see(cost)
         for x in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(x, Tensor):
                 self.see(x)
@@ -120,36 +126,40 @@ class LiveBytes(TorchDispatchMode):
         self.count.most = self.count.now
 
 
-def profiler(target: Target) -> Callable[[Program, Mapping[str, int], Sequence[Derived]], list[BlockProfile]]:
+def profiler(target: Target) -> Callable[[Structure, Mapping[str, int], Sequence[Derived]], list[BlockProfile]]:
     """Measures each block in each of its modes at given sizes; extra times are the target's prices."""
 
-    def measure(program: Program, sizes: Mapping[str, int], blocks: Sequence[Derived]) -> list[BlockProfile]:
+    def measure(model: Structure, sizes: Mapping[str, int], blocks: Sequence[Derived]) -> list[BlockProfile]:
         found: list[BlockProfile] = []
         meta = Meta()
         for i, made in enumerate(blocks):
             doing(f"planning: memory of {made.block.name}", i, len(blocks))
-            found.append(_profiled(program, sizes, made, target, meta))
+            found.append(_profiled(model, sizes, made, target, meta))
         return found
 
     return measure
 
 
-def _profiled(program: Program, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
+def _profiled(model: Structure, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
     """Measured; estimated for a block with a wrapped module, which is not at hand and never looked into."""
     if made.block.wrapped is None:
-        return profile(program, sizes, made, target, meta)
+        return profile(model, sizes, made, target, meta)
     return estimated(made, Prices(sizes, target))
 
 
-def profile(program: Program, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
+def profile(model: Structure, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
     """One block in each of its modes."""
-    threads = torch.get_num_threads() if target.kind == "cpu" else 0
-    run, prices = _Run(program, sizes, made, threads, meta), Prices(sizes, target)
+    on_torch = target.kind == "cpu"
+    threads = torch.get_num_threads() if on_torch else 0
+    run, prices = _Run(model, sizes, made, threads, meta), Prices(sizes, target)
     if made.joint is None:
         modes = (Cost("forward", 0, run.forward_peak(), 0),)
-        return BlockProfile(made.block.name, modes, run.boundary, 0)
+        return BlockProfile(made.block.name, modes, run.boundary, 0, run.ran)
     costs = [run.cost(pair, sum(map(prices.seconds, pair.again))) for pair in made.own]
-    return BlockProfile(made.block.name, tuple(costs), run.boundary, run.grads)
+    if on_torch:
+        for pair in made.pairs:
+            run.rest(pair)
+    return BlockProfile(made.block.name, tuple(costs), run.boundary, run.grads, run.ran)
 
 
 class _Text(InspectLoader):
@@ -175,10 +185,12 @@ def imported(name: str, source: str) -> ModuleType:
 class _Run:
     """The emitted functions of one block, and meta tensors to call them with."""
 
-    def __init__(self, program: Program, sizes: Mapping[str, int], made: Derived, threads: int, meta: Meta) -> None:
-        block = made.block
+    def __init__(self, model: Structure, sizes: Mapping[str, int], made: Derived, threads: int, meta: Meta) -> None:
+        program, block = model.program, made.block
         self.program, self.block, self.sizes, self.threads, self.meta = program, block, sizes, threads, meta
-        self.module = imported(block.name, block_file(program, made.required))
+        source, self.printed = printed_file(program, made, trusted(model, block))
+        self.module = imported(block.name, source)
+        self.ran: dict[Place, tuple[Ran, ...]] = {}
         by_input = dict(zip(block.site.body.inputs, block.site.sources))
         self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
         shown = set(program.graph.outputs)
@@ -195,15 +207,36 @@ class _Run:
     def forward_peak(self) -> int:
         args = [self.tensor(v) for v in self.block.graph.inputs]
         skip = self.returned("forward", args)
-        with torch.no_grad(), LiveBytes(args, skip, self.threads, self.meta) as live:
+        with torch.no_grad(), LiveBytes(args, skip, self.threads, self.meta, self.ledger("forward")) as live:
             self.module.forward(*args)
+        self.keep(ALONE, live)
         return live.most
+
+    def ledger(self, name: str) -> Ledger:
+        """For what a function launches and moves."""
+        return Ledger(getattr(self.module, name), self.printed[name])
+
+    def keep(self, place: Place, live: LiveBytes) -> None:
+        """Note what a function ran."""
+        assert live.ledger is not None
+        self.ran[place] = live.ledger.ran()
+
+    def rest(self, pair: Pair) -> None:
+        """Run those of a pair's functions that have not run: all memory tells of them is told by others."""
+        told = [self.sizes[d] for d in Sizes.of(self.program).untold(pair.backwards)]
+        for side, of, graph in pair.in_print():
+            if pair.place(side, of) in self.ran:
+                continue
+            name, args = pair.name(side, of), [self.tensor(v) for v in graph.inputs]
+            with torch.no_grad(), LiveBytes(args, (), 0, self.meta, self.ledger(name)) as live:
+                getattr(self.module, name)(*args, *(told if side == "backward" else ()))
+            self.keep(pair.place(side, of), live)
 
     def returned(self, name: str, args: Sequence[Tensor]) -> set[int]:
         """Numbers of the storages that hold what the model returns: its caller holds them, so others count them."""
         if not self.shown:
             return set()
-        with torch.no_grad(), LiveBytes(args, call=self.meta) as live:
+        with torch.no_grad(), LiveBytes(args, meta=self.meta) as live:
             got = getattr(self.module, name)(*args)
             got = got if isinstance(got, tuple) else (got,)
             return {live.number(got[i]) for i in self.shown}
@@ -212,10 +245,12 @@ class _Run:
         """Run forward, then backward with only what is kept from it."""
         args = {v.name: self.tensor(v) for v in self.block.graph.inputs}
         outputs = len(self.block.graph.outputs)
-        skip = self.returned(pair.name("forward"), list(args.values()))
-        with torch.no_grad(), LiveBytes(args.values(), skip, self.threads, self.meta) as live:
-            got = getattr(self.module, pair.name("forward"))(*args.values())
+        forward, of = pair.name("forward"), next(iter(pair.only), "")
+        skip = self.returned(forward, list(args.values()))
+        with torch.no_grad(), LiveBytes(args.values(), skip, self.threads, self.meta, self.ledger(forward)) as live:
+            got = getattr(self.module, forward)(*args.values())
             got = got if isinstance(got, tuple) else (got,)
+            self.keep(pair.place("forward"), live)
             forward_peak = live.most
             out, saved = got[:outputs], list(got[outputs:])
             del got
@@ -236,10 +271,12 @@ class _Run:
             del out
             before = live.now
             live.restart()
-            name = pair.name("backward", floats[0].name if pair.only else "")
+            name = pair.name("backward", of)
+            live.ledger = self.ledger(name)
             told = [self.sizes[d] for d in Sizes.of(self.program).untold(pair.backwards)]
             grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars, *told)
             made = live.most - before
+            self.keep(pair.place("backward", of), live)
             del grads
         held = own + self.boundary * keeps_input + leaving + sum(x.nbytes for x in cotangents)
         return Cost(pair.mode.name, own, forward_peak, held + made, time, keeps_input, keeps_output)

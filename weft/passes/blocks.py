@@ -111,6 +111,21 @@ def key(site: Site) -> object:
     return site.call.name, site.body, own, tuple(isinstance(s, Own) for s in site.sources)
 
 
+def trusted(model: Structure, block: Block) -> frozenset[str]:
+    """Inputs of a block that are the caller's own index tensors wherever the block is called."""
+    public = set(model.program.inputs)
+    found: set[str] | None = None
+    for site in model.sites:
+        if key(site) == key(block.site):
+            here = {
+                v.name
+                for v, s in zip(site.body.inputs, site.sources)
+                if isinstance(s, Given) and s.value.name in public
+            }
+            found = here if found is None else found & here
+    return frozenset(found or ())
+
+
 def scalar(v: Val) -> bool:
     """A seed or a layer number: None or a Python integer will do, so the context keeps it, not as a saved tensor."""
     return not v.dims and not v.type.floating

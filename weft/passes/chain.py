@@ -13,14 +13,15 @@ plan is still never over its budget and the predicted peak still never rises whe
 Source: the chain formulation of Checkmate (1910.02653) and rotor, with per-block modes instead of per-tensor ones.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weft.errors import InfeasibleError
+from weft.passes.ran import Place, Ran
 
 Ints = NDArray[np.int64]
 FRONT = 16384  # the most (bytes, time) pairs held between two blocks before bytes are rounded up
@@ -42,12 +43,17 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class BlockProfile:
-    """What a block costs in each mode, in bytes: `boundary` of the value that enters, `grads` of its gradients."""
+    """What a block costs in each mode, in bytes: `boundary` of the value that enters, `grads` of its gradients.
+
+    ran: what each of its functions runs as torch's operators; for a target that runs them, where it was measured."""
 
     name: str
     modes: tuple[Mode, ...]
     boundary: int = 0
     grads: int = 0
+    ran: Mapping[Place, tuple[Ran, ...]] = field(
+        default_factory=dict[Place, tuple[Ran, ...]], compare=False, repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,10 @@ PICO = 10**12
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Nodes, by their first result, that run as one kernel.
+    """Nodes, by their first result, that run as one kernel, or as torch's operators.
 
     skeleton: its name, empty when none holds this work. core, before, after: the nodes in its core and holes.
-    bytes and flops: what the kernel moves and computes; seconds: its modelled time."""
+    bytes and flops: what it moves and computes; seconds: its modelled time; launches: of kernels."""
 
     id: str
     nodes: tuple[str, ...]
@@ -44,6 +44,7 @@ class Region:
     flops: int
     seconds: float
     src: str = ""
+    launches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +85,9 @@ def fuse(graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...], limit: i
     return _Search(graph, prices, skeletons, limit).run()
 
 
-def fusion(graph: Graph, prices: Prices, skeletons: tuple[Skeleton, ...]) -> Graph:
+def grouped(graph: Graph, found: Fusion) -> Graph:
     """The graph with its regions and verdicts as decisions."""
-    found = fuse(graph, prices, skeletons)
     return replace(graph, decisions=(*graph.decisions, *decisions(found, graph)))
-
-
-def fusion_of(graph: Graph) -> Fusion:
-    """The fusion that a pass decided on."""
-    return next(d.found for d in graph.decisions if isinstance(d.found, Fusion))
 
 
 def decisions(found: Fusion, graph: Graph) -> tuple[Decision, ...]:

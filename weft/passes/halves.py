@@ -8,6 +8,7 @@ from weft.ir.primitives import Map
 from weft.ir.types import Graph, Node, Val
 from weft.passes.blocks import Block, Mode, scalar
 from weft.passes.pairs import statistics
+from weft.passes.ran import Place
 from weft.passes.recompute import redone, split
 from weft.passes.without import without
 
@@ -58,6 +59,16 @@ class Pair:
         yield "forward", "", forward
         yield "backward", "", backward
         yield from (("backward", x, graph) for x, graph in only.items())
+
+    def in_print(self) -> Iterator[tuple[str, str, Graph]]:
+        """Every function as it is printed, likewise."""
+        yield "forward", "", self.forward
+        yield "backward", "", self.backward
+        yield from (("backward", x, graph) for x, graph in self.only.items())
+
+    def place(self, side: str, of: str = "") -> Place:
+        """Which of the block's functions that is, whatever modes are in use."""
+        return self.block.variant, self.mode.name, side, of
 
     @property
     def backwards(self) -> tuple[Graph, ...]:

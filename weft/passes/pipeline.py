@@ -5,24 +5,27 @@ here it is told which graphs of a stage it is for. After each the verifier looks
 adds what is not a block's half: steps of decoding, and halves in which regions stand as kernels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from weft.errors import PassError, WeftError
 from weft.ir.text import show
 from weft.ir.types import Graph
 from weft.ir.verify import verify
-from weft.passes import recompute
+from weft.passes import estimate, recompute
+from weft.passes.apart import apart
 from weft.passes.blocks import Mode, distinct
+from weft.passes.chain import BlockProfile
 from weft.passes.choose import choose
 from weft.passes.derivative import joint
 from weft.passes.dispatch import dispatched
-from weft.passes.estimate import estimated, held
-from weft.passes.fusion import fusion, fusion_of
+from weft.passes.estimate import held
+from weft.passes.fusion import fuse, grouped
 from weft.passes.halves import Derived, Pair, halves
 from weft.passes.opened import opened
 from weft.passes.pairs import fast
 from weft.passes.pattern import pattern
+from weft.passes.ran import ALONE, Place, estimated
 from weft.passes.rewrite import merge, unlet
 from weft.passes.short_loops import short_loops
 from weft.passes.stage import Half, Options, Stage
@@ -104,28 +107,59 @@ def _dispatch(stage: Stage, options: Options) -> Stage:
 def _measure(stage: Stage, options: Options) -> Stage:
     """What each block holds in each of its modes: measured on its printed halves, or estimated from its graphs."""
     if options.profiler is not None:
-        return replace(stage, profiles=tuple(options.profiler(stage.program, options.sizes, stage.blocks)))
-    return replace(stage, profiles=tuple(estimated(made, options.prices) for made in stage.blocks))
+        assert stage.model is not None
+        return replace(stage, profiles=tuple(options.profiler(stage.model, options.sizes, stage.blocks)))
+    return replace(stage, profiles=tuple(estimate.estimated(made, options.prices) for made in stage.blocks))
 
 
 def _fusion(stage: Stage, options: Options) -> Stage:
-    """The regions of each half by itself: they group what will run."""
+    """The regions of each half by itself: they group what will run. On a target that runs torch's operators, those are
+    the statements of the graphs in print; on any other, kernels of the graphs before they were opened."""
+    both = zip(stage.blocks, stage.profiles, strict=True)
+    if options.target.kind == "cpu":
+        return replace(stage, halves=tuple(tuple(_in_torch(made, profile, options)) for made, profile in both))
     return replace(stage, halves=tuple(tuple(_fused(made, options)) for made in stage.blocks))
+
+
+def _in_torch(made: Derived, profile: BlockProfile, options: Options) -> list[Half]:
+    def half(name: str, place: Place, graph: Graph, further: bool = False) -> Half:
+        ran = profile.ran.get(place) or estimated(graph, options.prices)
+        found = apart(graph, ran, options.prices)
+        return Half(name, place[2], place[1], grouped(graph, found), found, further)
+
+    if made.joint is None:
+        assert made.alone is not None
+        return [half("forward", ALONE, made.alone)]
+    return [
+        half(pair.half(side, of), pair.place(side, of), graph, beside)
+        for pair, (side, of, graph), beside in _parts(made, lambda pair: pair.in_print())
+    ]
 
 
 def _fused(made: Derived, options: Options) -> list[Half]:
     def half(name: str, side: str, mode: str, graph: Graph, further: bool = False) -> Half:
-        graph = fusion(graph, options.prices, options.skeletons)
-        return Half(name, side, mode, graph, fusion_of(graph), further)
+        found = fuse(graph, options.prices, options.skeletons)
+        return Half(name, side, mode, grouped(graph, found), found, further)
 
     if made.joint is None:
         return [half("forward", "forward", "", made.block.graph)]
-    out: list[Half] = []
+    return [
+        half(pair.half(side, of), side, pair.mode.name, graph, beside)
+        for pair, (side, of, graph), beside in _parts(made, lambda pair: pair.parts())
+    ]
+
+
+Part = tuple[str, str, Graph]
+
+
+def _parts(made: Derived, of: Callable[[Pair], Iterator[Part]]) -> Iterator[tuple[Pair, Part, bool]]:
+    """Every function of a block's file, and whether it stands beside those of which totals are made."""
+    forwards = 0
     for pair in made.pairs:
-        for side, of, graph in pair.parts():
-            beside = bool(of or pair.block.variant) or (side == "forward" and bool(out))
-            out.append(half(pair.half(side, of), side, pair.mode.name, graph, beside))
-    return out
+        for part in of(pair):
+            further = bool(part[1] or pair.block.variant) or (part[0] == "forward" and forwards > 0)
+            forwards += part[0] == "forward"
+            yield pair, part, further
 
 
 def _each(stage: Stage, make: Callable[[Derived], Derived]) -> Stage:

@@ -15,7 +15,7 @@ from weft.passes.skeletons import Skeleton
 from weft.passes.structure import Structure
 from weft.targets import TARGETS, Target
 
-Profiler = Callable[[Program, Mapping[str, int], Sequence[Derived]], Sequence[BlockProfile]]
+Profiler = Callable[[Structure, Mapping[str, int], Sequence[Derived]], Sequence[BlockProfile]]
 """Measures each block in each of its modes at given sizes."""
 
 

@@ -1,0 +1,51 @@
+"""The regions of a function that runs as torch's operators: its statements, each with what it launches and moves.
+
+Nothing is fused on that route and nothing is searched: a region costs launches + max(bytes / bandwidth, FLOPs / rate)
+of what its statement runs, a loop once a step. What launches nothing stands with the statement after it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from weft.ir.op import kind
+from weft.ir.types import Graph, Node
+from weft.passes.fusion import Fusion, Region
+from weft.passes.price import MATRIX, Prices, dtype
+from weft.passes.ran import Ran
+
+
+def apart(graph: Graph, ran: Sequence[Ran], prices: Prices) -> Fusion:
+    """The regions. ran: by every statement of the graph as it is printed, in order."""
+    nodes = {n.outs[0].name: n for n in graph.nodes}
+    regions = tuple(
+        _region(f"r{k}", [nodes[name] for name in one.nodes], one, prices) for k, one in enumerate(_launching(ran))
+    )
+    seconds = sum(r.seconds for r in regions)
+    return Fusion(regions, (), seconds, seconds, True)
+
+
+def _launching(ran: Iterable[Ran]) -> list[Ran]:
+    """The statements that launch something, with the nodes of those that do not."""
+    out: list[Ran] = []
+    silent: tuple[str, ...] = ()
+    for one in ran:
+        if one.launches:
+            out.append(Ran((*silent, *one.nodes), one.launches, one.bytes))
+            silent = ()
+        else:
+            silent += one.nodes
+    if silent and out:
+        out[-1] = Ran((*out[-1].nodes, *silent), out[-1].launches, out[-1].bytes)
+    return out
+
+
+def _region(name: str, nodes: Sequence[Node], ran: Ran, prices: Prices) -> Region:
+    work = [n for n in nodes if kind(n) != "view"] or list(nodes)
+    names = tuple(n.outs[0].name for n in work)
+    flops, seconds, target = 0, 0.0, prices.target
+    for n in work:
+        rate = target.matrix if kind(n) in MATRIX else target.vector
+        flops += prices.flops(n)
+        seconds += prices.flops(n) / rate.get(dtype(n), rate["f32"])
+    seconds = target.launch * ran.launches + max(ran.bytes / target.bandwidth, seconds) / target.reach
+    src = next((n.src for n in work if n.src), "")
+    return Region(name, names, "", names, (), (), ran.bytes, flops, seconds, src, ran.launches)
