@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ class Counted(Launches):
 
 
 @contextmanager
-def setting(**values: str | None) -> Iterator[None]:
+def setting(**values: str | None) -> Generator[None]:
     """Environment variables as given, None not set."""
     before = {name: os.environ.get(name) for name in values}
     try:
@@ -136,7 +136,7 @@ def regions(folder: Path, package: str) -> dict[str, Callable[..., Any]]:
 
 
 @contextmanager
-def launching(counted: Counted) -> Iterator[None]:
+def launching(counted: Counted) -> Generator[None]:
     """Launches of Triton kernels are counted, not made: each moves the tensors that it is given."""
     try:
         from triton.runtime.jit import JITFunction

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from weft.passes.legality import Reason
 from weft.units import show_bytes, show_count
 
 Document = Mapping[str, Any]
-HEADERS = ("block", "op", "kernel", "params", "FLOPs", "bytes", "density", "kept", "recompute")
+HEADERS = ("block", "op", "kernel", "launches", "params", "FLOPs", "bytes", "density", "kept", "recompute")
 
 
 def text(found: Document) -> str:
@@ -44,6 +45,7 @@ def rows(plan: Document) -> list[dict[str, Any]]:
                     "kernel": region["kernel"],
                     "skeleton": region.get("skeleton", ""),
                     "why": region.get("why", ""),
+                    "launches": region.get("launches", 1),
                     "parameters": region.get("parameters", 0),
                     "flops": region["flops"],
                     "bytes": region["bytes"],
@@ -70,6 +72,7 @@ def table(plan: Document) -> str:
                 "" if title == last else title,
                 " + ".join(r["op"]),
                 _kernel(r),
+                str(r["launches"]),
                 show_count(r["parameters"]) if r["parameters"] else "",
                 show_count(r["flops"]),
                 show_bytes(r["bytes"]),
@@ -118,8 +121,8 @@ def summary(plan: Document) -> str:
     lines = [f"{plan['name']}: {plan['parameters']:,} parameters, {_sizes(plan)}, target {plan['target']['name']}"]
     for side, t in totals.items():
         lines.append(
-            f"{side}: {show_count(t['flops'])}FLOP, {show_bytes(t['bytes'])} moved, {t['kernels']} regions, "
-            f"modelled {_time(t['microseconds'])}"
+            f"{side}: {show_count(t['flops'])}FLOP, {show_bytes(t['bytes'])} moved, "
+            f"{t.get('launches', t['kernels']):,} launches, modelled {_time(t['microseconds'])}"
         )
     peak = f"peak: {show_bytes(memory['peak'])} ({memory['profile']})"
     if "at" in memory:
@@ -223,7 +226,9 @@ def _once(shown: Iterable[Sequence[str]]) -> list[Sequence[str]]:
 
 
 def _kernel(row: Document) -> str:
-    return row["kernel"] if row["kernel"] != "torch" else f"torch ({row['skeleton'] or 'no skeleton'})"
+    if row["kernel"] != "torch" or row["why"] == Reason.TORCH:
+        return row["kernel"]
+    return f"torch ({row['skeleton'] or 'no skeleton'})"
 
 
 def _percent(x: float) -> str:

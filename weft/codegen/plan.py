@@ -15,6 +15,7 @@ from weft.ir.types import Decision, Graph, Node
 from weft.passes.chain import Choice
 from weft.passes.choose import parameters
 from weft.passes.fusion import Fusion, Region
+from weft.passes.legality import Reason
 from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.price import density
 from weft.passes.stage import Half
@@ -26,7 +27,7 @@ from .skeletons.common.writer.wrapper import Why
 
 SCHEMA = "weft.plan/1"
 BLOCK = 128  # of queries and of keys, in the block counts of a pattern
-WHY_TORCH = ("the target runs torch ops", *map(str, Why))
+WHY_TORCH = (str(Reason.TORCH), *map(str, Why))
 """Why a region runs as torch ops: the closed list."""
 Document = dict[str, Any]
 

@@ -4,11 +4,13 @@ Nothing is fused on that route and nothing is searched: a region costs launches 
 of what its statement runs, a loop once a step. What launches nothing stands with the statement after it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from weft.ir.op import kind
 from weft.ir.types import Graph, Node
-from weft.passes.fusion import Fusion, Region
+from weft.passes.downsets import bits
+from weft.passes.fusion import Fusion, Region, Verdict
+from weft.passes.legality import Reason, Work
 from weft.passes.price import MATRIX, Prices, dtype
 from weft.passes.ran import Ran
 
@@ -20,7 +22,14 @@ def apart(graph: Graph, ran: Sequence[Ran], prices: Prices) -> Fusion:
         _region(f"r{k}", [nodes[name] for name in one.nodes], one, prices) for k, one in enumerate(_launching(ran))
     )
     seconds = sum(r.seconds for r in regions)
-    return Fusion(regions, (), seconds, seconds, True)
+    return Fusion(regions, tuple(_verdicts(Work(graph, prices, ()))), seconds, seconds, True)
+
+
+def _verdicts(work: Work) -> Iterator[Verdict]:
+    """Of every producer and reader: each runs as operators of its own."""
+    for j, before in enumerate(work.dag.preds):
+        for i in bits(before):
+            yield Verdict(work.name(i), work.name(j), False, Reason.TORCH)
 
 
 def _launching(ran: Iterable[Ran]) -> list[Ran]:

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     VENDOR = "the vendor's product is faster than what fusing saves"
     TWO_PROLOGUES = "a product has one operand that is computed on the way in"
     LEAVES = "others read what is only a tile of the kernel"
+    TORCH = "the target runs torch ops"
 
 
 Number = tuple[str, int | float | str]
