@@ -39,7 +39,7 @@ def block(batch: int, seq: int, width: int, inner: int) -> nn.Module:
 
 def theirs(ours: nn.Module, width: int, inner: int, how: str) -> nn.Module:
     """Mixtral's block with the same weights, run as transformers calls it."""
-    from transformers import MixtralConfig
+    from transformers import MixtralConfig  # it takes seconds, and one side of the comparison alone needs it
     from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
     config = MixtralConfig(

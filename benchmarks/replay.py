@@ -8,6 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
+import optuna
+
 from benchmarks.environment import environment
 from weft.autotune.budget import Budget
 from weft.autotune.replay import Replay, Table, load
@@ -30,8 +32,6 @@ def vendor(table: Table) -> str:
 def stock_tpe(table: Table, seed: int, trials: int) -> float:
     """Fraction of the optimum that Optuna's TPE reaches by itself: it knows the knobs, not the pool, so what it
     proposes may be infeasible or known, and counts as a trial all the same."""
-    import optuna
-
     sampler = PoolSampler(table.configs)  # for the values of the knobs, and to find a configuration's row
     study, best = new_study(optuna.samplers.TPESampler(seed=seed)), []
     for _ in range(trials):

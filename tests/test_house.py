@@ -1,6 +1,7 @@
 """The house rules that no linter checks: size of files and functions, and no evaluation of text."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -211,3 +212,52 @@ def test_no_circle_between_files():
 
     assert circles({n: imported(n, t, set(trees)) for n, t in trees.items()}) == []
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "c"}}) == [{"b", "c"}]
+
+
+REASON = re.compile(r"#\s*(?!noqa|pyright|type:|fmt:|ruff)\S.*")
+
+
+def unexplained(text: str) -> list[int]:
+    """The lines of imports inside functions that no comment beside them, or on the line above, gives a reason for; one
+    stands for the imports that follow it."""
+    lines, found = ["", *text.splitlines()], list[int]()
+    for f in functions(ast.parse(text)):
+        for body in (b for n in ast.walk(f) for _, b in ast.iter_fields(n) if isinstance(b, list)):
+            said = False
+            for n in body:
+                if not isinstance(n, ast.Import | ast.ImportFrom):
+                    said = False
+                    continue
+                said = said or any(
+                    REASON.search(line) for line in (lines[n.lineno], lines[n.end_lineno], lines[n.lineno - 1].lstrip())
+                )
+                found += [] if said else [n.lineno]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        ("import a", [2]),
+        ("import a  # it is large", []),
+        ("# it is large\n import a\n from b import c", []),
+        ("import a  # noqa: F401", [2]),
+        ("import a  # it is large\n f()\n import b", [4]),
+        ("def g():\n  try:\n   import a\n  except E:\n   import b", [4, 6]),
+    ],
+)
+def test_an_import_without_a_reason_is_found(body, lines):
+    assert unexplained(f"def f():\n {body}") == lines
+
+
+def test_imports_inside_functions_have_reasons():
+    """Imports stand at the top of a file; one in a function says why. What ships in packages is as it is."""
+    shipped = ROOT / "weft/codegen/runtime"
+    found = [
+        f"{p.relative_to(ROOT)}:{line}"
+        for p in sources()
+        if not p.is_relative_to(shipped)
+        for line in unexplained(p.read_text())
+    ]
+
+    assert found == []

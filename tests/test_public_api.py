@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import weft
+from weft.frontends.load import load_text
 
 NAMES = {
     "MLP",
@@ -38,8 +39,6 @@ def test_another_name_is_an_attribute_error():
 
 
 def test_the_builder_and_the_file_are_the_same_language():
-    from weft.frontends.load import load_text
-
     model = weft.Model(
         name="tiny",
         dims={"batch": 2, "seq": 16, "width": 8, "heads": 2, "head": 4, "inner": 16, "vocab": 11, "experts": 2},

@@ -56,7 +56,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'weft' has no attribute '{name}'")
-    from importlib import import_module
+    from importlib import import_module  # `import weft` imports nothing else
 
     module, _, attribute = _HOME[name].partition(":")
     return getattr(import_module(module), attribute)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.api_export import export as export
@@ -16,10 +19,12 @@ from weft.api_tune import tune as tune
 from weft.api_tune import tuned as tuned
 from weft.calls import public
 from weft.errors import UsageError
+from weft.frontends.problems import as_json, located
 from weft.planning import open_spec as open_spec
 from weft.planning import plan as plan
 from weft.planning import planned as planned
 from weft.planning import program as program
+from weft.targets import LIMITS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +37,8 @@ if TYPE_CHECKING:
 @public
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
     """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
-    from weft.codegen.decoding import undecodable
-    from weft.frontends.problems import as_json, located
-    from weft.frontends.warned import warnings
+    from weft.codegen.decoding import undecodable  # only when it is asked for: every verb imports this file
+    from weft.frontends.warned import warnings  # only when it is asked for: every verb imports this file
 
     spec = open_spec(source, sets, small)
     made = program(spec, train)
@@ -76,6 +80,7 @@ def compile(
     that was not measured is a CheckFailed. Raises SpecError, InfeasibleError, or UsageError where `out` holds edited
     files (`force`).
     """
+    # only when it is asked for: every verb imports this file
     from weft.codegen.build import files_of, module_of, temporary
     from weft.codegen.package import tried, write
 
@@ -111,7 +116,7 @@ def package(
     require_tuned: bool = False,
 ) -> dict[str, str]:
     """The files of the package of a spec: path below its folder -> text. Allocates no parameters. See `compile`."""
-    from weft.codegen.build import files_of
+    from weft.codegen.build import files_of  # only when it is asked for: every verb imports this file
 
     spec = open_spec(source, sets, small)
     found = planned(spec, train, target, memory, optimizer)
@@ -123,7 +128,7 @@ def reference(
     source: Any, set: Mapping[str, int] | None = None, small: bool = False, train: bool = True, device: Any = None
 ) -> Any:
     """The reference interpreter of a spec as a torch.nn.Module: slow, plain, the truth a compiled one is held to."""
-    from weft.codegen.reference_module import Reference
+    from weft.codegen.reference_module import Reference  # only when it is asked for: every verb imports this file
 
     spec = open_spec(source, _settings(set), small)
     return Reference(program(spec, train), device=device)
@@ -132,7 +137,7 @@ def reference(
 @public
 def load(folder: str | os.PathLike[str], device: Any = None) -> Any:
     """The torch.nn.Module of a package that `weft compile` wrote. Raises UsageError where there is none."""
-    from weft.codegen.build import module_of
+    from weft.codegen.build import module_of  # only when it is asked for: every verb imports this file
 
     return module_of(folder, device)
 
@@ -152,12 +157,11 @@ def verify(
 
     A package is checked against the graph saved in it. kernels: run its kernels too, on a GPU or in Triton's
     interpreter, in a process of their own."""
-    from pathlib import Path
-
+    # only when it is asked for: every verb imports this file
     from weft.codegen.build import files_of, temporary, verified
 
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
-        from weft.codegen.saved import read
+        from weft.codegen.saved import read  # only when it is asked for: every verb imports this file
 
         return verified(read(source), source, kernels=kernels)
     spec = open_spec(source, sets, small)
@@ -181,18 +185,17 @@ def explain(
 
     kernels: also compile them for the target, without a GPU (about half a second each): `kernels`, one row a launch,
     or `kernels_note`, why there are none. watch: told how many launches are compiled, of how many."""
-    from dataclasses import asdict
-
     if (saved := saved_plan(source)) is not None:
         if list(sets) or small or target or resolved:
             raise UsageError("a package has its sizes and its target; --set, --small, --target, --resolved take a spec")
         return _explained(source, saved, kernels, watch)
     spec = open_spec(source, sets, small)
     if resolved:
+        # only when it is asked for: every verb imports this file
         from weft.frontends.resolved import resolved as values
 
         return {"spec": spec.name, "values": [asdict(v) for v in values(spec)]}
-    from weft.codegen.explain import rows
+    from weft.codegen.explain import rows  # only when it is asked for: every verb imports this file
     from weft.codegen.plan import document
 
     found = planned(spec, train, target)
@@ -202,7 +205,7 @@ def explain(
 
 def _explained(source: Any, saved: dict[str, Any], kernels: bool, watch: Watch | None) -> dict[str, Any]:
     """The saved plan of a package, and what the compiler says of the kernels that stand in its folder."""
-    from weft.codegen.explain import rows
+    from weft.codegen.explain import rows  # only when it is asked for: every verb imports this file
 
     out = {"spec": saved["spec"], "rows": rows(saved), "plan": saved}
     if not kernels:
@@ -213,16 +216,13 @@ def _explained(source: Any, saved: dict[str, Any], kernels: bool, watch: Watch |
 
 def _kernels(found: Planned, watch: Watch | None, folder: Path | None = None) -> dict[str, Any]:
     """What the compiler says of a plan's kernels for its target, or in one line why it is not asked."""
-    from importlib.util import find_spec
-
     name = found.target.name
     if found.target.kind != "gpu":
         return {"kernels_note": f"on {name} no kernel is compiled; --target sm_90 shows registers and shared memory"}
-    if find_spec("triton") is None:
+    if importlib.util.find_spec("triton") is None:
         return {"kernels_note": "the kernels are not compiled: triton is not installed"}
-    from weft.autotune.inspection import inspect
+    from weft.autotune.inspection import inspect  # only when it is asked for: every verb imports this file
     from weft.codegen.build import temporary
-    from weft.targets import LIMITS
 
     if name not in LIMITS:
         return {"kernels_note": f"the kernels are not compiled: only for {', '.join(LIMITS)}, not for {name}"}

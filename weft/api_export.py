@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft import outputs
 from weft.calls import public
 from weft.errors import FileError, UsageError
+from weft.planning import open_spec, plan, program
 
 if TYPE_CHECKING:
     from weft.ir.program import Program
@@ -38,12 +40,10 @@ def export(
     weights: a state_dict that torch saved, or a safetensors file, whose tensors the ONNX graphs hold; external: in a
     file beside them. say: told what the files do not keep of the spec: its dtypes, where they are not all float32.
     """
-    from pathlib import Path
-
     exportable(format, out, force)
     path = Path(out)
     if format == "onnx":
-        from weft.codegen.onnx import dtypes
+        from weft.codegen.onnx import dtypes  # only when it is asked for: every verb imports this file
         from weft.codegen.onnx import export as write
 
         made = _exported(source, sets, small)
@@ -52,9 +52,8 @@ def export(
         return [str(p) for p in write(made, path, weights, external).values()]
     if weights is not None or external:
         raise UsageError("--weights and --external go with --format onnx")
-    from weft.codegen.dot import dot
+    from weft.codegen.dot import dot  # only when it is asked for: every verb imports this file
     from weft.codegen.package import as_json
-    from weft.planning import plan
 
     made = saved_plan(source) or plan(source, sets, small, train, target, memory, optimizer)
     outputs.write(path, dot(made) if format == "dot" else as_json(made))
@@ -63,11 +62,9 @@ def export(
 
 def _exported(source: Any, sets: Iterable[str], small: bool) -> Program:
     """The program of a spec without training, or of the package in a folder."""
-    from weft.planning import open_spec, program
-
     if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
         return program(open_spec(source, sets, small), False)
-    from weft.codegen.saved import read
+    from weft.codegen.saved import read  # only when it is asked for: every verb imports this file
 
     if list(sets) or small:
         raise UsageError("a package has its sizes; --set and --small go with a spec")
@@ -88,11 +85,9 @@ def exportable(format: str, out: str | os.PathLike[str], force: bool = False) ->
 
 def saved_plan(source: Any) -> dict[str, Any] | None:
     """The plan of a package on disk; None when `source` is no folder. Raises FileError where it is damaged."""
-    from pathlib import Path
-
     if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
         return None
-    from weft.codegen import explain as views
+    from weft.codegen import explain as views  # only when it is asked for: every verb imports this file
     from weft.codegen import reading
     from weft.codegen.dot import dot
 

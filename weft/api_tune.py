@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.api_export import saved_plan
 from weft.errors import BackendError, UsageError
+from weft.planning import open_spec, planned
+from weft.targets import find
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +51,7 @@ def tune(
     store that tuners on other hosts use too; storage: URL of an Optuna storage that they use. sampler: a name, or an
     Optuna sampler. Raises BackendError where the device is missing, UsageError for a name that is none.
     """
-    from weft.autotune import names
+    from weft.autotune import names  # only when kernels are tuned: every verb imports this file
     from weft.autotune.budget import Budget
     from weft.autotune.result import Options
     from weft.autotune.session import Session, Settings
@@ -66,7 +70,7 @@ def tune(
         raise BackendError("there is no GPU to tune on; --prepare needs none, and --replay searches a recorded table")
     names.target(aim)
     if storage:
-        from weft.autotune.shared_study import tried
+        from weft.autotune.shared_study import tried  # only when kernels are tuned: every verb imports this file
 
         tried(storage)
     made, folder, rewrite = tunable(source, sets, small, train, aim)
@@ -101,7 +105,7 @@ def prepare(
     what is under way is ended; most: configurations of a kernel that are compiled. dtype: of the configurations, by any
     of its names. UsageError for a name that is none.
     """
-    from weft.autotune import names
+    from weft.autotune import names  # only when kernels are tuned: every verb imports this file
     from weft.autotune.budget import Budget
     from weft.autotune.prepare import prepare as run
     from weft.autotune.problems import by_weight, tasks
@@ -135,7 +139,7 @@ def replay(
 
     warm: tables of the same kernel elsewhere, whose fastest become seeds. trials: default 100. seconds: of all
     searches. resume: keep the trials in the store, and take those of an earlier run as they are."""
-    from weft.autotune import names
+    from weft.autotune import names  # only when kernels are tuned: every verb imports this file
     from weft.autotune.budget import Budget
     from weft.autotune.replay import load
     from weft.autotune.replays import TRIALS, replays
@@ -166,7 +170,7 @@ def configured(
     target; says once how they are known. spec: what `weft tune` would be given.
 
     require, or $WEFT_REQUIRE_TUNED: CheckFailed where a kernel of the target was not measured."""
-    from weft.cache import place
+    from weft.cache import place  # only when kernels are tuned: every verb imports this file
     from weft.cache.answer import require as measured
 
     if require and planned.target.kind != "gpu":
@@ -185,7 +189,7 @@ def tuned(
     """How the configuration of every kernel of a spec, or of a package's folder, is known, by the kernel's name.
 
     target: the machine's own by default. CheckFailed names every kernel that was not measured for it."""
-    from weft.cache.answer import require
+    from weft.cache.answer import require  # only when kernels are tuned: every verb imports this file
 
     aim = _aim(target, "--require-tuned")
     found = _chosen(tunable(source, sets, small, train, aim)[0], os.path.basename(os.fspath(source)))
@@ -195,7 +199,7 @@ def tuned(
 
 def _aim(target: str | None, option: str) -> str:
     """A target that kernels are tuned for, by default the machine's own."""
-    from weft.autotune import names
+    from weft.autotune import names  # only when kernels are tuned: every verb imports this file
     from weft.codegen.machine import own_target
 
     aim = own_target() if target is None else names.target(target)
@@ -205,7 +209,7 @@ def _aim(target: str | None, option: str) -> str:
 
 
 def _chosen(planned: Planned, spec: str, packs: Iterable[str | os.PathLike[str]] = ()) -> Chosen:
-    from weft.autotune.chosen import choose
+    from weft.autotune.chosen import choose  # only when kernels are tuned: every verb imports this file
     from weft.cache import pack
     from weft.cache.sources import ladder
     from weft.cache.store import Store
@@ -218,16 +222,11 @@ def _chosen(planned: Planned, spec: str, packs: Iterable[str | os.PathLike[str]]
 
 def tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: str) -> tuple[Planned, Path, bool]:
     """The plan for a target, the folder its kernels lie in, and whether that folder is the user's."""
-    from pathlib import Path
-
-    from weft.api_export import saved_plan
-    from weft.codegen.build import files_of, temporary
-    from weft.planning import open_spec, planned
+    from weft.codegen.build import files_of, temporary  # only when kernels are tuned: every verb imports this file
 
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
-        from weft.codegen.planner import plan as decide
+        from weft.codegen.planner import plan as decide  # only when kernels are tuned: every verb imports this file
         from weft.codegen.saved import read
-        from weft.targets import find
 
         if list(sets) or small:
             raise UsageError("a package has its sizes; --set and --small go with a spec")

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from weft.frontends.suggest import did_you_mean
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -20,8 +22,6 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     def called(*args: P.args, **given: P.kwargs) -> R:
         for name in given:
             if name not in parameters:
-                from weft.frontends.suggest import did_you_mean
-
                 hint = did_you_mean(name, parameters, "it takes ", 20)
                 raise TypeError(f"weft.{function.__name__} has no argument '{name}'; {hint}")
         for name, value in (*zip(parameters, args), *given.items()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,10 +18,11 @@ from typing import Any, NoReturn
 
 import click
 
-from weft import __version__, outputs
+from weft import __version__, api, cli_cache, cli_tune, outputs
 from weft.cli_shell import FORCE, OUT, PLAN, SPEC, TARGET, Passes, Report, document, say, verb
 from weft.environment import unknown
 from weft.errors import UsageError, WeftError
+from weft.frontends.problems import visible, warned
 
 BUG, INTERRUPTED = 70, 130
 STARVED = ("can't allocate memory", "out of memory")
@@ -30,9 +32,7 @@ STARVED = ("can't allocate memory", "out of memory")
 @verb(SPEC)
 def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
     """Validate SPEC: its form, its sizes, and that it makes a graph. Imports no torch."""
-    from weft import api
-    from weft.codegen.explain import decodes
-    from weft.frontends.problems import warned
+    from weft.codegen.explain import decodes  # only when it is asked for: every verb imports this file
 
     found = api.check(spec, sets=sets, small=small, train=train)
     sizes = ", ".join(f"{dim} {size}" for dim, size in found["dims"].items())
@@ -47,7 +47,7 @@ def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
 @verb(OUT())
 def schema(out: str | None) -> Report:
     """Print the JSON Schema of a spec, for editors."""
-    from weft.frontends.document import json_schema
+    from weft.frontends.document import json_schema  # only when it is asked for: every verb imports this file
 
     found = json_schema()
     if out is None:
@@ -59,7 +59,7 @@ def schema(out: str | None) -> Report:
 @verb(click.argument("kind", required=False), OUT(), FORCE)
 def new(kind: str | None, out: str | None, **_: Any) -> Report:
     """Write a commented spec to start from. Without KIND: list the kinds."""
-    from weft.frontends import new as templates
+    from weft.frontends import new as templates  # only when it is asked for: every verb imports this file
 
     if kind is None:
         listing = "\n".join(f"{name:12} {line}" for name, line in templates.KINDS.items())
@@ -74,7 +74,7 @@ def new(kind: str | None, out: str | None, **_: Any) -> Report:
 @verb()
 def doctor() -> Report:
     """Look at this machine: versions, devices, cache, environment; each row ok, warn or fail, with a fix."""
-    from weft import doctor as machine
+    from weft import doctor as machine  # only when it is asked for: every verb imports this file
 
     rows = machine.rows()
     return Report({"rows": [r.as_json() for r in rows]}, machine.table(rows), ok=all(r.state != "fail" for r in rows))
@@ -97,8 +97,7 @@ def doctor() -> Report:
 )
 def plan(out: str | None, verdicts: bool, **given: Any) -> Report:
     """Decide everything about SPEC and say why: layouts, regions, what the backward recomputes, peak memory."""
-    from weft import api
-    from weft.codegen import explain as views
+    from weft.codegen import explain as views  # only when it is asked for: every verb imports this file
     from weft.codegen.package import as_json
 
     del given["force"]
@@ -122,8 +121,7 @@ def explain(spec: str, **given: Any) -> Report:
     """Table of SPEC, or of the package in a folder: block, operation, kernel, parameters, FLOPs, bytes, pattern
     density, what is kept. For a GPU target also each kernel's registers, shared memory and occupancy; no GPU is needed,
     but seconds are."""
-    from weft import api
-    from weft.autotune.inspection import beat
+    from weft.autotune.inspection import beat  # only when it is asked for: every verb imports this file
     from weft.codegen import explain as views
 
     found = api.explain(spec, watch=beat, **given)
@@ -131,8 +129,6 @@ def explain(spec: str, **given: Any) -> Report:
 
 
 def _exported(path: str, given: Mapping[str, Any]) -> None:
-    from weft import api
-
     api.exportable(given["format"], path, given["force"])
 
 
@@ -149,8 +145,6 @@ def _exported(path: str, given: Mapping[str, Any]) -> None:
 )
 def export(out: str, **given: Any) -> Report:
     """Write SPEC, or the package in a folder, as ONNX graphs, as a plan or as a DOT drawing of the plan."""
-    from weft import api
-
     notes: list[str] = []
     paths = api.export(given.pop("spec"), given.pop("format"), out, say=notes.append, **given)
     lines = [*(f"wrote {p}" for p in paths), *(f"note: {n}" for n in notes)]
@@ -158,7 +152,7 @@ def export(out: str, **given: Any) -> Report:
 
 
 def _packaged(path: str, given: Mapping[str, Any]) -> None:
-    from weft.codegen.package import tried
+    from weft.codegen.package import tried  # only when it is asked for: every verb imports this file
 
     tried(path, given["force"])
 
@@ -174,8 +168,7 @@ def _packaged(path: str, given: Mapping[str, Any]) -> None:
 )
 def compile(out: str, check_it: bool, force: bool, **given: Any) -> Report:
     """Write SPEC as a package: plain PyTorch that needs nothing of weft."""
-    from weft import api
-    from weft.codegen.package import write
+    from weft.codegen.package import write  # only when it is asked for: every verb imports this file
 
     files = api.package(given.pop("spec"), **given)
     data = {"path": str(write(files, out, force)), "files": sorted(files)}
@@ -190,27 +183,23 @@ def compile(out: str, check_it: bool, force: bool, **given: Any) -> Report:
 @verb(SPEC, PLAN)
 def verify(spec: str, **given: Any) -> Report:
     """Compare SPEC's module, or a package's folder, with the fp64 reference: outputs, gradients, decoding, kernels."""
-    from weft import api
-
     found = api.verify(spec, **given)
     return Report(found.data(), f"{found.text()}\n{'ok' if found.ok else 'FAILED'}", found.ok)
 
 
 def _tune() -> click.Command:
     """Find the fastest configurations of the kernels of SPEC, or of a package's folder, and keep every trial."""
-    from weft.cli_tune import OPTIONS, tune
 
     def found(**given: Any) -> Report:
-        data, text, code = tune(**given)
+        data, text, code = cli_tune.tune(**given)
         return Report(data, text, ok=code == 0, code=code)
 
     found.__doc__ = _tune.__doc__
-    return verb(partial(SPEC, required=False), TARGET, *OPTIONS, name="tune")(found)
+    return verb(partial(SPEC, required=False), TARGET, *cli_tune.OPTIONS, name="tune")(found)
 
 
 def _cache() -> click.Group:
     """Look at the store of tuning results, share it, check it, tidy it up."""
-    from weft.cli_cache import VERBS
 
     def command(name: str, function: Callable[..., Any], parameters: tuple[Any, ...]) -> click.Command:
         def found(**given: Any) -> Report:
@@ -219,7 +208,7 @@ def _cache() -> click.Group:
         found.__doc__ = function.__doc__
         return verb(*parameters, name=f"cache.{name}")(found)
 
-    return click.Group("cache", commands=[command(*row) for row in VERBS], help=_cache.__doc__)
+    return click.Group("cache", commands=[command(*row) for row in cli_cache.VERBS], help=_cache.__doc__)
 
 
 VERBS = (check, explain, plan, compile, verify, _tune(), export, schema, new, _cache(), doctor)
@@ -259,15 +248,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _mute()
         return 0
     except WeftError as error:
-        import traceback
-
         traceback.print_exc()
         return error.exit_code
     except Exception as error:
         kind, message, code = _told(error)
         if debug:
-            import traceback
-
             traceback.print_exc()
         else:
             say(message, people=True)
@@ -280,8 +265,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _show(error: click.ClickException) -> None:
     """As click shows it, but for what a terminal would act on."""
-    from weft.frontends.problems import visible
-
     if isinstance(error, click.UsageError) and error.ctx is not None:
         usage = error.ctx.get_usage()
         say(f"{usage}\nTry '{error.ctx.command_path} --help' for help.\n", people=True)
@@ -299,8 +282,6 @@ def _failed(given: Sequence[str], kind: str, message: str) -> None:
 def _told(error: Exception) -> tuple[str, str, int]:
     """What an exception that weft did not raise comes from, the system, a lack of memory or a bug: the kind, a line for
     people, the exit code."""
-    from weft.frontends.problems import visible
-
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return "system", f"error: {visible(where + error.strerror)}", UsageError.exit_code

@@ -15,7 +15,7 @@ Found = tuple[dict[str, Any], str, bool]
 
 def ls() -> Found:
     """List the keys of the store and the best configuration of each."""
-    from weft.cache.verbs import ls
+    from weft.cache.verbs import ls  # `weft --help` does without
 
     found = ls()
     return found, _keys(found["keys"]) or f"{found['root']} holds no results; `weft tune` makes some", True
@@ -23,7 +23,7 @@ def ls() -> Found:
 
 def explain(what: str) -> Found:
     """Tell everything about a key (the beginning of its id), or about a PACK: trials, reasons, best, nearest keys."""
-    from weft.cache.verbs import explain
+    from weft.cache.verbs import explain  # `weft --help` does without
 
     found = explain(what)
     if "pack" in found:
@@ -35,7 +35,7 @@ def explain(what: str) -> Found:
 
 def export(out: str, **given: Any) -> Found:
     """Write the store, or some of its keys, to one portable file."""
-    from weft.cache.verbs import write
+    from weft.cache.verbs import write  # `weft --help` does without
 
     by = f"weft {__version__}"
     found = write(out, given["key"], given["format"], given["winners"], given["note"], by)
@@ -44,7 +44,7 @@ def export(out: str, **given: Any) -> Found:
 
 def import_(packs: tuple[str, ...], key: str) -> Found:
     """Append what PACKS hold, or T4 results, to the store. What is there already is not taken twice."""
-    from weft.cache.verbs import read
+    from weft.cache.verbs import read  # `weft --help` does without
 
     found = read(packs, key)
     lines = [f"{p['path']}: {p['new']} new rows, {p['known']} known" for p in found["packs"]]
@@ -54,7 +54,7 @@ def import_(packs: tuple[str, ...], key: str) -> Found:
 
 def merge(packs: tuple[str, ...], out: str, **_: Any) -> Found:
     """Write the union of PACKS as a new one; in any order and any number of times the result is the same."""
-    from weft.cache.verbs import merge
+    from weft.cache.verbs import merge  # `weft --help` does without
 
     found = merge(out, packs)
     return found, f"wrote {out}: {found['rows']} rows of {found['keys']} keys", True
@@ -62,7 +62,7 @@ def merge(packs: tuple[str, ...], out: str, **_: Any) -> Found:
 
 def verify(packs: tuple[str, ...]) -> Found:
     """Check PACKS, or without any the store: every line, hash and manifest."""
-    from weft.cache.verbs import verify
+    from weft.cache.verbs import verify  # `weft --help` does without
 
     found = verify(packs)
     lines = [f"{f['level']:4}  {f['path']}: {f['message']}" for f in found["findings"]]
@@ -72,7 +72,7 @@ def verify(packs: tuple[str, ...]) -> Found:
 
 def gc(dry_run: bool) -> Found:
     """Fold old shards together; remove what killed processes left and compiled kernels no result names."""
-    from weft.cache.verbs import gc
+    from weft.cache.verbs import gc  # `weft --help` does without
 
     found = gc(dry_run)
     did = "would fold" if dry_run else "folded"
@@ -109,7 +109,7 @@ VERBS: tuple[tuple[str, Callable[..., Found], tuple[Any, ...]], ...] = (
 
 
 def _keys(rows: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
+    from tabulate import tabulate  # `weft --help` does without
 
     shown = [
         (r["id"][:12], r["gpu"] or r["arch"], r["skeleton"], r["bucket"], r["dtypes"], r["triton"], r["trials"],
@@ -125,7 +125,7 @@ def _config(config: dict[str, Any]) -> str:
 
 
 def _explained(found: dict[str, Any]) -> str:
-    from tabulate import tabulate
+    from tabulate import tabulate  # `weft --help` does without
 
     out = [f"{found['id']}\n{found['path']}", tabulate(sorted(_flat(found["key"])), disable_numparse=True)]
     out.append("trials: " + (", ".join(f"{n} {status}" for status, n in sorted(found["trials"].items())) or "none"))

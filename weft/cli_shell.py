@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import click
 
 from weft import outputs
 from weft.errors import InfeasibleError, SpecError, UsageError, WeftError
+from weft.frontends.problems import as_json, render, visible
 from weft.progress import Working, clear
 
 
@@ -168,11 +170,7 @@ def _run(word: str, body: Callable[[], Report], as_json: bool, debug: bool) -> i
 
 def _message(error: WeftError) -> str:
     if isinstance(error, SpecError):
-        from weft.frontends.problems import render
-
         return render(error)
-    from weft.frontends.problems import visible
-
     return "\n".join(f"error: {visible(line)}" if i == 0 else visible(line) for i, line in enumerate(_lines(error)))
 
 
@@ -182,8 +180,6 @@ def _lines(error: WeftError) -> list[str]:
 
 def _error_data(error: WeftError) -> dict[str, Any]:
     if isinstance(error, SpecError):
-        from weft.frontends.problems import as_json
-
         return {"problems": [as_json(p) for p in error.problems]}
     data: dict[str, Any] = {"error": {"kind": type(error).__name__, "message": str(error)}}
     if isinstance(error, InfeasibleError):
@@ -192,8 +188,6 @@ def _error_data(error: WeftError) -> dict[str, Any]:
 
 
 def document(data: Any) -> str:
-    import json
-
     return json.dumps(data, indent=2, ensure_ascii=True)
 
 

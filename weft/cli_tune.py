@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from weft import outputs
+from weft import api, outputs
 from weft.cli_shell import output
 from weft.errors import UsageError
 
@@ -18,7 +18,7 @@ Found = tuple[dict[str, Any], str, int]
 
 
 def _study(path: str, given: Mapping[str, Any]) -> None:
-    from weft.autotune.types import STUDIES
+    from weft.autotune.types import STUDIES  # only when kernels are tuned: `weft --help` imports this file
 
     if not path.endswith(STUDIES):
         raise UsageError(f"a study is written to a file that ends in {', '.join(STUDIES)}, not {path}")
@@ -28,7 +28,7 @@ def _study(path: str, given: Mapping[str, Any]) -> None:
 
 
 def _added(path: str, given: Mapping[str, Any]) -> None:
-    from weft.cache import pack
+    from weft.cache import pack  # only when kernels are tuned: `weft --help` imports this file
 
     outputs.tried(path, force=True)
     if os.path.isfile(path):
@@ -74,7 +74,7 @@ TAKEN: dict[str, tuple[str, ...]] = {
 
 def tune(spec: str | None, **given: Any) -> Found:
     """Look at the options and do what they ask for."""
-    from weft.autotune import names
+    from weft.autotune import names  # only when kernels are tuned: `weft --help` imports this file
     from weft.autotune.budget import seconds_of
 
     if (spec is None) == (given["replay"] is None):
@@ -111,8 +111,7 @@ def _meant(mode: str, spec: str | None, given: Mapping[str, Any]) -> None:
 
 
 def _replay(given: dict[str, Any]) -> Found:
-    from weft import api
-    from weft.autotune import report
+    from weft.autotune import report  # only when kernels are tuned: `weft --help` imports this file
     from weft.autotune.progress import Progress
     from weft.autotune.replays import table_text
 
@@ -133,16 +132,13 @@ def _replay(given: dict[str, Any]) -> Found:
 
 
 def _required(spec: str | None, given: dict[str, Any]) -> Found:
-    from weft import api
-
     found = api.tuned(spec, given["sets"], given["small"], given["train"], given["target"])
     names = ", ".join(found)
     return {"mode": "required", "kernels": {n: a.data() for n, a in found.items()}}, f"tuned: {names}", 0
 
 
 def _prepare(spec: str | None, given: dict[str, Any]) -> Found:
-    from weft import api
-    from weft.autotune.report_html import prepared_page
+    from weft.autotune.report_html import prepared_page  # only when kernels are tuned: `weft --help` imports this file
 
     found = api.prepare(
         spec, given["sets"], given["small"], given["train"], given["target"], seconds=given["seconds"],
@@ -160,8 +156,7 @@ def _prepare(spec: str | None, given: dict[str, Any]) -> Found:
 
 
 def _package(spec: str | None, given: dict[str, Any]) -> Found:
-    from weft import api
-    from weft.autotune.progress import Progress
+    from weft.autotune.progress import Progress  # only when kernels are tuned: `weft --help` imports this file
 
     with Progress() as progress:
         found = api.tune(
@@ -187,7 +182,7 @@ def _wrote(path: str) -> str:
 
 def _pack(path: str, made: Any) -> str:
     """Write a pack; what a pack that is there holds stays in it."""
-    from weft.cache import pack
+    from weft.cache import pack  # only when kernels are tuned: `weft --help` imports this file
 
     if os.path.isfile(path):
         made = pack.read(path) | made
@@ -199,12 +194,12 @@ def _written(given: dict[str, Any], results: list[dict[str, Any]], title: str, s
     """The HTML report and the studies, where they are asked for."""
     paths: list[str] = []
     if given["html"]:
-        from weft.autotune.report_html import page
+        from weft.autotune.report_html import page  # only when kernels are tuned: `weft --help` imports this file
 
         outputs.write(given["html"], page(results, os.path.basename(title)))
         paths.append(given["html"])
     if given["study"]:
-        from weft.autotune.study import export
+        from weft.autotune.study import export  # only when kernels are tuned: `weft --help` imports this file
 
         export(studies, given["study"])
         paths.append(given["study"])

@@ -92,7 +92,7 @@ def _torch() -> Iterator[Row]:
         yield Row("fail", "torch", found, "weft needs torch 2.11 or newer")
         return
     try:
-        import torch
+        import torch  # torch is imported only where it is needed
     except (ImportError, OSError) as error:
         yield Row("fail", "torch", f"{found} does not import: {error}", "reinstall torch")
         return

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.calls import public
 from weft.errors import FormulaError, Problem, SpecError, UsageError, VerifyError
+from weft.targets import find
+from weft.units import bytes_of
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
@@ -22,6 +25,7 @@ MOST_ELEMENTS = 1 << 62
 def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loaded:
     """Read a spec file, or take a `weft.Model` or a spec's values as a mapping; `sets` are `DIM=VALUE` texts. SpecError
     lists all that is wrong."""
+    # only when it is asked for: every verb imports this file
     from weft.frontends.load import load_mapping, load_model, load_spec
     from weft.frontends.schema import Model
 
@@ -40,7 +44,7 @@ def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loa
 
 def _described(value: Any) -> str:
     """A value that is no spec, with the way to one."""
-    from weft.frontends.schema import Part
+    from weft.frontends.schema import Part  # only when it is asked for: every verb imports this file
 
     if isinstance(value, type):
         return f"the class {value.__name__}; make one of it: {value.__name__}(...)"
@@ -52,7 +56,7 @@ def _described(value: Any) -> str:
 
 def program(spec: Loaded, train: bool = True) -> Program:
     """The graph of a loaded spec, verified; problems found on the way have their places."""
-    from weft.frontends import meaning
+    from weft.frontends import meaning  # only when it is asked for: every verb imports this file
     from weft.frontends.lower import lower
     from weft.ir.verify import verify
 
@@ -91,15 +95,11 @@ def planned(
     of one device, and its `memory` too. Raises InfeasibleError when no plan fits. Graphs between passes go to the
     folder in WEFT_DUMP, if it is set; those after the passes `print_after` to stderr.
     """
-    import sys
-
-    from weft.codegen.machine import own_target, watcher
+    from weft.codegen.machine import own_target, watcher  # only when it is asked for: every verb imports this file
     from weft.codegen.mesh import cut, runs_alone, share
     from weft.codegen.planner import plan as decide
     from weft.passes.optimizer import find as optimizer_of
     from weft.passes.pipeline import PIPELINE
-    from weft.targets import find
-    from weft.units import bytes_of
 
     if unknown := set(print_after) - {p.name for p in PIPELINE}:
         known = ", ".join(p.name for p in PIPELINE)
@@ -130,7 +130,7 @@ def plan(
 ) -> dict[str, Any]:
     """The plan document of a spec; see `planned`. mesh: axes and sizes like "dp=2,tp=4": the plan is that of one
     device, with its collectives."""
-    from weft.codegen.mesh import cut, parse, sharded
+    from weft.codegen.mesh import cut, parse, sharded  # only when it is asked for: every verb imports this file
     from weft.codegen.plan import document
 
     axes = parse(mesh) if mesh is not None else None
@@ -151,7 +151,7 @@ def sizes_of(spec: Loaded, made: Program) -> dict[str, int]:
 def _profiler(target: Target) -> Profiler | None:
     """Measures blocks on torch's meta device. Without torch the plan's peaks are estimates, and it says so."""
     try:
-        from weft.codegen.profile import profiler
+        from weft.codegen.profile import profiler  # only when it is asked for: every verb imports this file
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,11 +88,11 @@ def machine() -> dict[str, Any]:
     """The GPU and the versions of what runs on it; "gpu" is None where there is none, and "why" says why."""
     if importlib.util.find_spec("torch") is None:
         return {"gpu": None, "why": "this Python has no torch"}
-    import torch
+    import torch  # not before it is known to be there
 
     if not torch.cuda.is_available():
         return {"gpu": None, "why": "torch finds no CUDA device"}
-    from benchmarks.environment import environment
+    from benchmarks.environment import environment  # it imports torch, which need not be there
 
     p = torch.cuda.get_device_properties(0)
     about = {"arch": f"sm_{p.major}{p.minor}", "sms": p.multi_processor_count, "memory": p.total_memory}
@@ -100,7 +101,7 @@ def machine() -> dict[str, Any]:
 
 def worker(rehearse: bool, name: str, seconds: str, path: str, share: str, shares: str) -> int:
     """One process of a stage."""
-    from benchmarks.gpu.stage import Stage
+    from benchmarks.gpu.stage import Stage  # it imports torch, which need not be there
 
     device = "cpu" if rehearse else "cuda"
     stage = Stage(name, device, float(seconds), Path(path), int(share), int(shares))
@@ -132,8 +133,6 @@ def perform(kind: Kind, factor: float, rehearse: bool) -> tuple[list[dict[str, A
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """With everything it has started: a compiler that hangs outlives its parent."""
-    import signal
-
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

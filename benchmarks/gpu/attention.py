@@ -175,6 +175,7 @@ def _is_causal(op: Attend) -> bool:
 def _flex(
     op: Attend, at: Shape, device: str, leaves: tuple[Tensor, ...], scale: float, whys: dict[str, str]
 ) -> dict[str, tuple[Run, Run]]:
+    # it takes seconds, and one side of the comparison alone needs it
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     see = mask(op.pattern)

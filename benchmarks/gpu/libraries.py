@@ -33,6 +33,7 @@ def _norm(region: RegionFile, sizes: dict[str, int], device: str) -> Run | None:
     norms = [n for n in region.graph.nodes if type(n.op).__name__ == "WithStatistics"]
     if len(norms) != 1:
         return None
+    # a library that need not be there
     from liger_kernel.ops.layer_norm import LigerLayerNormFunction  # pyright: ignore
 
     dims = norms[0].ins[0].dims
@@ -46,6 +47,7 @@ def _hgrn(region: RegionFile, sizes: dict[str, int], device: str) -> Run | None:
     """flash-linear-attention's gated recurrence over as many steps and channels; forward regions."""
     if any("d_" in v.name for v in region.graph.inputs):
         return None
+    # a library that need not be there
     from fla.ops.hgrn import fused_recurrent_hgrn  # pyright: ignore
 
     widest = max((v for v in region.graph.outputs if "seq" in v.dims), key=lambda v: prod(sizes[d] for d in v.dims))

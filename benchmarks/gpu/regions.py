@@ -81,6 +81,7 @@ def _bytes(*groups: Any) -> int:
 
 def _compiled(region: RegionFile, sizes: dict[str, int], args: tuple[Any, ...], stage: Stage) -> Run:
     """torch.compile of the region's reference, in the dtype of its operands."""
+    # it takes seconds, and one side of the comparison alone needs it
     from torch.fx.experimental.proxy_tensor import make_fx
 
     real = next(a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point())

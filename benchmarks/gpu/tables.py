@@ -17,7 +17,12 @@ import torch
 from benchmarks.gpu.packages import Package, package
 from benchmarks.gpu.programs import names
 from benchmarks.gpu.stage import Stage
+from weft.autotune.budget import Budget
 from weft.autotune.problems import Task, tasks
+from weft.autotune.result import Options
+from weft.cache import pack, t4
+from weft.cache.sources import export
+from weft.cache.store import Store
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = 400
@@ -28,9 +33,6 @@ def run(stage: Stage) -> None:
     if importlib.util.find_spec("optuna") is None:
         stage.row("tables", skipped="optuna is not installed")
         return
-    from weft.cache import pack
-    from weft.cache.store import Store
-
     gpu, target = _gpu(stage)
     home = stage.path.parent if stage.rehearsal else ROOT / "build" / "gpu-tables"
     tables = (home if stage.rehearsal else ROOT / "benchmarks") / "tables" / gpu
@@ -40,8 +42,6 @@ def run(stage: Stage) -> None:
         for name in stage.cases((n, n) for n in found):
             with stage.guarded(name):
                 _record(stage, name, *found[name], store, tables / f"{name}.json")
-        from weft.cache.sources import export
-
         if not stage.rehearsal:
             place = ROOT / "weft" / "cache" / "pretuned" / gpu / f"{target}.weftpack"
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -72,11 +72,7 @@ def chosen(target: str, rehearsal: bool) -> dict[str, tuple[Package, Task]]:
 
 
 def _record(stage: Stage, name: str, made: Package, task: Task, store: object, path: Path) -> None:
-    from weft.autotune.budget import Budget
-    from weft.autotune.result import Options
-    from weft.autotune.session import Session, Settings
-    from weft.cache import t4
-    from weft.cache.store import Store
+    from weft.autotune.session import Session, Settings  # optuna, which need not be there
 
     assert isinstance(store, Store)
     options = Options(sampler="all", resume=True, enough=None)

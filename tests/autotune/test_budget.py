@@ -15,6 +15,7 @@ from weft.autotune.budget import FOREVER, Budget, Late
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.prepare import prepare
 from weft.autotune.problems import tasks
+from weft.autotune.report_html import prepared_page
 from weft.autotune.result import Options
 from weft.autotune.rows import MemoryJournal
 from weft.autotune.search import Search
@@ -184,8 +185,6 @@ def test_the_verb_says_what_was_not_begun_and_writes_the_rest(spec, tmp_path, mo
 
 
 def test_the_page_of_what_was_prepared_has_every_refusal(found, store, monkeypatch):
-    from weft.autotune.report_html import prepared_page
-
     made = prepared(found, store, Fakes(), monkeypatch)
     html = prepared_page(made.data(), "<b>")
 

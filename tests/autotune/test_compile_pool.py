@@ -1,6 +1,7 @@
 """The compile pool: each launch once, deadlines that also end what the compiler started, and nothing raised."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,9 +14,10 @@ import pytest
 from tests.autotune.samples import FOLDER
 from tests.autotune.test_staging import products
 from weft.autotune import compile_pool
+from weft.autotune.capture import gpu
 from weft.autotune.compile_pool import CompilePool, Spent, first_line
-from weft.autotune.kept import join, pack, place, unpack
-from weft.autotune.launches import Launch
+from weft.autotune.kept import Kept, join, pack, place, unpack
+from weft.autotune.launches import Kernels, Launch, source
 from weft.autotune.serve import said
 from weft.cache.row import Status
 
@@ -121,11 +123,6 @@ def test_workers_have_no_torch():
 
 def test_kept_kernels_are_found_by_triton_from_any_folder(tmp_path):
     """Compiled here from one folder, found there from another: the key is made of contents, not of paths."""
-    import shutil
-
-    from weft.autotune.capture import gpu
-    from weft.autotune.launches import Kernels, source
-
     [(_, one)] = products("sm_90", 1, seed=5)
     one = dataclasses.replace(one, options={"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True})
     kept = []
@@ -136,7 +133,7 @@ def test_kept_kernels_are_found_by_triton_from_any_folder(tmp_path):
     moved, cache = tmp_path / "elsewhere", tmp_path / "cache"
     shutil.copytree(FOLDER, moved, ignore=shutil.ignore_patterns("__pycache__"))
     [folder] = place(kept[0], cache)
-    import triton
+    import triton  # a GPU's compiler, which not every machine has
 
     with triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(cache)
@@ -159,8 +156,6 @@ def test_what_is_no_kept_kernel_is_refused(data):
 
 
 def test_kept_kernels_join():
-    from weft.autotune.kept import Kept
-
     a, b = Kept("A", "f", "{}", b"one"), Kept("B", "g", "{}", b"three")
 
     assert unpack(join([pack([a]), pack([b]), pack([a])])) == [a, b]

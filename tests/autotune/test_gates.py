@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 
 from tests.autotune.samples import CONFIG, FOLDER, TINY, problem, space
 from weft.autotune.bench import BenchRunner
@@ -138,8 +139,6 @@ def test_what_was_prepared_is_not_asked_again(compilers):
 
 
 def test_there_is_no_device_here():
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with BenchRunner(problem(), None) as runner, pytest.raises(BackendError, match="--prepare"):

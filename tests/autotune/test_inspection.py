@@ -9,6 +9,8 @@ from weft.autotune import inspection
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.features import occupancy
 from weft.autotune.inspection import Recorded, compiled
+from weft.ir.builder import Builder
+from weft.ir.types import Type
 from weft.targets import LIMITS
 
 
@@ -32,9 +34,6 @@ def test_equal_launches_are_compiled_once():
 
 def test_a_wrapper_that_cannot_be_run_has_its_reason(tmp_path):
     """The folder holds no such kernel: the host says so, and the next region is asked all the same."""
-    from weft.ir.builder import Builder
-    from weft.ir.types import Type
-
     g = Builder()
     graph = g.graph(g.map("x + x", x=g.input("x", Type("f32", ("n",))), to=["n"], dtype="f32"))
     regions = [SimpleNamespace(kernel=f"k0{k}_none", skeleton="pointwise", graph=graph, wide=()) for k in range(2)]

@@ -5,12 +5,16 @@ import json
 from pathlib import Path
 
 import click
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
+from tests.autotune.synthetic import FakeClock
 from tests.autotune.test_prepare import SPEC
 from tests.autotune.test_replay import TIMES, kernel_tuner
 from weft import api, cli
-from weft.autotune import names
+from weft.autotune import budget, names, replay
 from weft.cli_tune import GPU, PREPARE, REPLAY, REQUIRED, TAKEN
 from weft.errors import UsageError, WeftError
 
@@ -180,19 +184,12 @@ def test_every_name_of_a_help_text_is_one():
 
 @pytest.mark.parametrize("study", ["s.db", "s.jsonl"])
 def test_every_seed_is_a_study(home, study, capsys):
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     assert cli.run(["tune", "--replay", "t.json", "--seeds", "3", "--trials", "2", "--study", study]) == 0
     where = "sqlite:///s.db" if study == "s.db" else JournalStorage(JournalFileBackend(study))
     assert sorted(optuna.get_all_study_names(where)) == [f"weft seed {i}" for i in range(3)]
 
 
 def test_the_budget_of_a_replay_is_that_of_all_its_seeds(home, capsys, monkeypatch):
-    from tests.autotune.synthetic import FakeClock
-    from weft.autotune import budget, replay
-
     clock, plain = FakeClock(), replay.Replay.time
     monkeypatch.setattr(replay.Replay, "time", lambda *given: (clock.pass_(1.0), plain(*given))[1])
     made = budget.Budget

@@ -17,6 +17,7 @@ from tests.autotune.tuner import KEY, SOFT, land
 from tests.campaign import count
 from weft.autotune.claims import Claims
 from weft.autotune.rows import StoreJournal, recorded
+from weft.autotune.shared_study import SharedStudy
 from weft.autotune.types import Row, Status, config_id
 from weft.cache.lease import Leases
 from weft.cache.place import forget_said
@@ -93,8 +94,6 @@ def test_a_folder_that_cannot_be_used_does_not_stop_the_search(pair, monkeypatch
 
 
 def test_a_storage_that_fails_does_not_stop_the_search(tmp_path, monkeypatch, capsys):
-    from weft.autotune.shared_study import SharedStudy
-
     forget_said()
     knobs = {name: sorted({c[name] for c in CONFIGS}) for name in A}
     with SharedStudy(StoreJournal(Store(tmp_path), KEY, SOFT), f"sqlite:///{tmp_path}/s.db", knobs) as shared:

@@ -4,10 +4,12 @@ import itertools
 import random
 
 import pytest
+import torch
 
 from tests.autotune.samples import BIG, FOLDER, problem, space
 from tests.campaign import count
 from weft.autotune import staging
+from weft.autotune.capture import recording
 from weft.autotune.compile_pool import CompilePool
 from weft.autotune.gates import Gatekeeper
 from weft.autotune.host_worker import launches
@@ -33,10 +35,6 @@ def products(target, n, seed=0):
 
 def attentions(target, n, seed=0):
     """Launches of the attention kernels on causal pieces."""
-    import torch
-
-    from weft.autotune.capture import recording
-
     kernels = Kernels(KERNELS)
     module, pieces = kernels.module(".attention.launch"), kernels.module(".attention.pieces")
     walk = module.Walk(pieces.causal_pieces, None, (True, False))

@@ -14,7 +14,7 @@ import pytest
 from tests.autotune.samples import problem
 from weft.autotune.bench import BenchRunner, outcome
 from weft.autotune.process import Answer, Fault, Worker, sweep
-from weft.autotune.types import Fidelity, Level, Status
+from weft.autotune.types import Fidelity, Level, Outcome, Status
 
 FAULTY = "tests.autotune.faulty_worker"
 FAULTS = {
@@ -45,8 +45,6 @@ class Faulty(BenchRunner):
     """A runner whose configurations are faults; what its first trial would check is left out."""
 
     def _check(self, config):
-        from weft.autotune.types import Outcome
-
         return Outcome(Status.OK)
 
     def _ask(self, job, config, seconds):

@@ -63,7 +63,7 @@ def main(root, seed, stages, seconds, url=""):
     with Store(root) as store:
         journal = Said(store, KEY, SOFT)
         if url:
-            from weft.autotune.shared_study import SharedStudy
+            from weft.autotune.shared_study import SharedStudy  # optuna, which tuners on a store do without
 
             knobs = {name: sorted({c[name] for c in made.land.configs}) for name in made.land.configs[0]}
             journal = shared = SharedStudy(journal, url, knobs, seconds=5.0)

@@ -3,6 +3,7 @@ still whole."""
 
 import os
 import random
+import zlib
 
 import pytest
 
@@ -190,8 +191,6 @@ def test_forged_rows_with_right_checksums_are_passed_over(tmp_path, record_prope
     "body", [b"[" * 100_000, b'{"a":' * 50_000, b'{"v":1,"cfg":' + b"9" * 5000 + b"}", b"NaN", b"\xff"]
 )
 def test_json_bombs_with_right_checksums(store, tmp_path, body):
-    import zlib
-
     path = path_of(store, "shard")
     line = b"%08x %b\n" % (zlib.crc32(body, lines.seed(KEY.id)), body)
     put(path, taken(path) + line)

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from tests.cache.examples import KEY, SOFT
+from weft import api
 from weft.cache.kernel import canonical_text, kernel_hash
 from weft.cache.key import HARD, Device, Key, KeyInvalid, Soft, release
 from weft.ir.builder import Builder
@@ -115,8 +116,6 @@ stack:
 
 
 def test_renaming_a_block_or_a_comment_of_a_spec_leaves_its_kernels_alone(tmp_path):
-    from weft import api
-
     hashes = []
     for model, block, comment in (("tiny", "mix", ""), ("other", "attention_of_mine", "# the same, said otherwise")):
         path = tmp_path / f"{model}.yaml"

@@ -12,6 +12,7 @@ from tests.cache.examples import CONFIGS, DEFAULT, KEY, SOFT, SPACE
 from tests.campaign import SOAK, count
 from weft.cache.ladder import Ladder
 from weft.cache.store import Store
+from weft.cache.tidy import compact
 
 
 class Reader(threading.Thread):
@@ -88,8 +89,6 @@ def test_no_acknowledged_row_is_lost_whoever_is_killed(tmp_path, record_property
 
 
 def test_a_reader_is_right_while_shards_are_folded_into_one(tmp_path):
-    from weft.cache.tidy import compact
-
     root = tmp_path / "c"
     for seed in range(6):
         assert start(root, seed, 40).communicate()[0].endswith(b"done\n")

@@ -7,7 +7,9 @@ import pytest
 
 from tests.cache.examples import A100, CONFIGS, DEFAULT, H100, KEY, OTHER_SOFT, SOFT, SPACE, good, without_sync
 from tests.effort import counted
+from weft.cache import lines
 from weft.cache.answer import Rung, require
+from weft.cache.canonical import canonical
 from weft.cache.ladder import Ladder
 from weft.cache.pack import Entry, Pack
 from weft.cache.place import forget_said
@@ -232,9 +234,6 @@ def test_what_must_be_tuned_and_is_not_is_named(tmp_path):
 
 
 def test_a_tampered_index_misleads_nobody(tmp_path):
-    from weft.cache import lines
-    from weft.cache.canonical import canonical
-
     store = filled(tmp_path, *((at(2**i), CONFIGS[i], SOFT) for i in range(12)))
     path = os.path.join(store.top, "index.json")
     store.index()

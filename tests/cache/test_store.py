@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 from tests.cache.examples import CONFIGS, KEY, OTHER_SOFT, SOFT, good, sample
+from weft.cache import lines
+from weft.cache.canonical import canonical
 from weft.cache.place import forget_said
 from weft.cache.row import Row
 from weft.cache.store import Store
@@ -110,9 +112,6 @@ def test_another_keys_shard_is_worth_nothing_here(tmp_path):
 
 
 def test_rows_of_other_versions_are_counted_and_left_out(tmp_path):
-    from weft.cache import lines
-    from weft.cache.canonical import canonical
-
     with Store(tmp_path / "c") as store:
         store.append(KEY, good(CONFIGS[0]), SOFT)
     with open(shards(store)[0], "ab") as file:

@@ -10,6 +10,7 @@ import pytest
 from tests.cache.examples import CONFIGS, H100, KEY, SOFT, good
 from weft.cache.row import Row
 from weft.cache.store import Store
+from weft.cli import run
 
 
 @pytest.fixture
@@ -24,8 +25,6 @@ def root(tmp_path, monkeypatch):
 
 
 def weft(capsys, *arguments: str) -> tuple[int, str, str]:
-    from weft.cli import run
-
     code = run(["cache", *arguments])
     found = capsys.readouterr()
     return code, found.out, found.err

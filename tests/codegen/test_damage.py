@@ -9,6 +9,7 @@ import pytest
 
 from tests.frontends.test_outputs import SPEC
 from weft import api, cli
+from weft.codegen.reading import blaming
 from weft.errors import FileError, UsageError
 
 
@@ -144,8 +145,6 @@ def test_a_whole_package_raises_what_it_raises(out, monkeypatch):
     """A fault of weft's own is not blamed on a package that is as weft wrote it."""
     with pytest.raises(TypeError, match="tokens"):
         api.load(out)()
-
-    from weft.codegen.reading import blaming
 
     with pytest.raises(ZeroDivisionError), blaming(out):
         raise ZeroDivisionError

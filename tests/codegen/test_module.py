@@ -1,5 +1,6 @@
 """The emitted Model: logical parameters, initialisation, inputs checked by name, dropout, loadable weights."""
 
+import copy
 from functools import lru_cache
 from types import ModuleType
 
@@ -132,8 +133,6 @@ def test_second_derivatives_are_refused():
 
 
 def test_the_module_copies_and_moves():
-    import copy
-
     model = emitted("sru_pp_enwik8").Model().eval()
     twin = copy.deepcopy(model)
     twin.reset_parameters(9)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import weft
 from weft import api
 from weft.errors import Place, Problem, SpecError
 from weft.frontends.problems import CODES, render
@@ -213,8 +214,6 @@ def test_problems_of_a_formula_point_into_the_text_as_typed(tmp_path):
 
 
 def test_errors_of_a_model_built_in_python_name_the_value():
-    import weft
-
     model = weft.Model(
         name="m",
         dims={"batch": 1, "seq": 8, "width": 8, "heads": 2, "head": "width // zero", "inner": 8, "vocab": 9},

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.cache.faulty import Faulty
 from weft import api, cli, outputs
 from weft.cache.pack import Pack
 from weft.cli_shell import Output
@@ -212,8 +213,6 @@ def test_what_is_there_is_written_over_only_with_force(weft, home):
 
 def test_a_mounted_file_and_a_closed_folder_are_written_in_place(home, monkeypatch):
     """Where nothing can take the file's place, or nothing be made beside it."""
-    from tests.cache.faulty import Faulty
-
     for at, mode in ((1, "EROFS"), (4, "EBUSY")):
         place = home / "held"
         place.write_text("old and longer")

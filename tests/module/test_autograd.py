@@ -1,5 +1,6 @@
 """The module under torch's autograd: frozen parameters, second derivatives, checkpoints, hooks, gradient scalers."""
 
+import importlib.util
 import warnings
 from typing import Any
 
@@ -249,8 +250,6 @@ def test_a_gradient_scaler_scales_and_unscales(own):
 
 def test_a_function_s_unneeded_lines_go_and_changes_in_place_stay(tmp_path):
     """`part` on code of every form that emitted functions may take."""
-    import importlib.util
-
     source = """
 def f(a, b, c, d):
     x = a * 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from tests.module.models import SPECS, VOCAB, emitted, grads, inputs, model, numbers, targets
 from weft import api
@@ -147,8 +148,6 @@ def test_numbers_that_do_not_exist_are_refused_by_name(name, wrong, said):
 
 def test_range_checks_stand_where_torch_traces_as_assertions():
     """Nothing in a traced graph waits for a number: the check is an assertion of torch's own."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     package, given = emitted("gpt"), inputs("gpt")["tokens"]
 
     def checked(x):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.parity.mapping import Row, carry
+from weft.frontends.extends import read_document
 from weft.frontends.load import load_spec
 from weft.frontends.lower import lower
 from weft.frontends.resolve import resolve
@@ -114,6 +115,4 @@ def in_double(module: Any) -> Iterator[None]:
 
 def spec_of(name: str) -> dict[str, Any]:
     """A shipped spec as plain values, to be changed."""
-    from weft.frontends.extends import read_document
-
     return read_document(f"{SPECS}/{name}.yaml").data

@@ -149,6 +149,7 @@ def attends(program: Any) -> list[Any]:
 
 def test_longformer() -> None:
     """A window for each layer, two global tokens. The oracle has no dilation."""
+    # transformers imports a model's file when it is asked for, in seconds
     from transformers.models.longformer import modeling_longformer
 
     config = transformers.LongformerConfig(
@@ -170,6 +171,7 @@ def test_longformer() -> None:
 
 
 def test_mistral() -> None:
+    # transformers imports a model's file when it is asked for, in seconds
     from transformers.models.mistral import modeling_mistral
 
     config = transformers.MistralConfig(
@@ -190,6 +192,7 @@ def test_mistral() -> None:
 @pytest.mark.parametrize("capacity", [3, 24])
 def test_switch(capacity: int) -> None:
     """The sparse layer alone, with tokens dropped (3) and with none; its capacity counts tokens of one sequence."""
+    # transformers imports a model's file when it is asked for, in seconds
     from transformers.models.switch_transformers import modeling_switch_transformers as switch
 
     config = transformers.SwitchTransformersConfig(

@@ -78,7 +78,7 @@ def options() -> argparse.Namespace:
 
 def smallest(signature: str, cases: list[Found]) -> dict[str, Any]:
     """The least spec that still has this fault."""
-    from tests.sweep.compare import faults_of
+    from tests.sweep.compare import faults_of  # torch, which the process that hands out the work does without
 
     shortest = min(cases, key=lambda f: len(json.dumps(f.spec)))
     with_kernels = signature.startswith("kernels")

@@ -168,7 +168,7 @@ def splits(block: Any) -> bool:
 
 def told(case: Any) -> None:
     """An ONNX file whose floats are not the spec's says so."""
-    from weft.codegen.onnx.export import portable
+    from weft.codegen.onnx.export import portable  # onnx, which a sweep without such a case does without
     from weft.passes.inference import inference
 
     if case.wrapped:

@@ -85,7 +85,7 @@ def looked_beside(number: int) -> bool:
 
 def case(job: tuple[int, Spec, bool]) -> Found:
     """One case, in a process of the campaign."""
-    from tests.sweep.compare import covered, faults_of
+    from tests.sweep.compare import covered, faults_of  # torch, which the process that hands out the work does without
 
     number, spec, with_kernels = job
     began = time.process_time()
@@ -115,6 +115,6 @@ def campaign(
 def started() -> None:
     """One thread a process: that many cases run beside each other."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
+    import torch  # torch, which the process that hands out the work does without
 
     torch.set_num_threads(1)

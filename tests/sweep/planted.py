@@ -40,7 +40,7 @@ def wanted(fault: Planted) -> Iterator[Spec]:
 
 def found(fault: Planted, cases: int) -> tuple[int, Spec, str]:
     """(How many cases it took, the last one, what was wrong) in the tree that is imported; 0 where all pass."""
-    from tests.sweep.compare import faults_of
+    from tests.sweep.compare import faults_of  # torch, which the process that hands out the work does without
 
     for n, spec in enumerate(itertools.islice(wanted(fault), cases)):
         if wrong := faults_of(spec, fault.kernels, beside=True):
@@ -50,7 +50,7 @@ def found(fault: Planted, cases: int) -> tuple[int, Spec, str]:
 
 def tried(fault: Planted, cases: int) -> dict[str, Any]:
     """What the sweep says of a copy with the fault, and whether the tree as it is passes where that does not."""
-    from tests.sweep.compare import faults_of
+    from tests.sweep.compare import faults_of  # torch, which the process that hands out the work does without
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="weft-planted-") as folder:
@@ -94,7 +94,7 @@ def main() -> int:
     count = sum(row["found"] for row in rows.values())
     print(f"{count} of {len(rows)} found")
     if o.result:
-        from benchmarks.environment import environment
+        from benchmarks.environment import environment  # torch, which the process that hands out the work does without
 
         kept = {"schema": "weft.planted/1", "environment": environment(), "found": count, "of": len(rows)}
         RESULT.write_text(json.dumps(kept | {"faults": rows}, indent=2, sort_keys=True) + "\n")

@@ -16,7 +16,7 @@ from weft.autotune.launches import Launch, encode, relative
 
 def gpu(target: str) -> Any:
     """Triton's name of "sm_90"."""
-    from triton.backends.compiler import GPUTarget
+    from triton.backends.compiler import GPUTarget  # a GPU's compiler, which not every machine has
 
     return GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
 
@@ -24,7 +24,7 @@ def gpu(target: str) -> Any:
 @contextmanager
 def recording(target: str, root: str) -> Generator[list[Launch]]:
     """Launches inside are recorded, not run. root: the package of kernels, see `weft.autotune.launches`."""
-    from triton.compiler.compiler import make_backend
+    from triton.compiler.compiler import make_backend  # a GPU's compiler, which not every machine has
     from triton.runtime.jit import JITFunction
 
     backend, launches, run = make_backend(gpu(target)), list[Launch](), JITFunction.run
@@ -41,7 +41,7 @@ def recording(target: str, root: str) -> Generator[list[Launch]]:
 
 def launch(kernel: Any, backend: Any, root: str, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any) -> Launch:
     """One launch, specialised by Triton's own rules: an integer 1 is a constant, what 16 divides is said to be so."""
-    from triton.runtime.jit import create_function_from_signature
+    from triton.runtime.jit import create_function_from_signature  # a GPU's compiler, which not every machine has
 
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
     bound, specialization, options = binder(*args, **kwargs, debug=bool(kernel.debug))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from weft.autotune.launches import Kernels
 from weft.autotune.workload import Workload
+from weft.codegen.verify import index_range
 from weft.ir.reference import run
 from weft.ir.text import parse
 from weft.ir.types import FLOATS, Graph, Val, torch_dtype
@@ -89,8 +90,6 @@ class RegionCase:
         self, v: Val, shape: Sequence[int], sizes: Mapping[str, int], device: str, dtype: str, draw: torch.Generator
     ) -> Any:
         """Floats are N(0, 1), in `dtype` where the region's are all of one, else in their own."""
-        from weft.codegen.verify import index_range
-
         if any(n.ins[i] == v for n in self.graph.nodes for i, what in n.op.scalars.items() if what == "layer"):
             return 0
         kind = torch_dtype(torch, self._dtype(v, dtype))

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from weft.autotune.compile_pool import named
+from weft.autotune.compile_worker import versions
 from weft.autotune.device import here
 from weft.autotune.features import estimate
 from weft.autotune.prepare import prepared
@@ -27,6 +29,8 @@ from weft.cache.ladder import Ladder
 from weft.cache.pack import Pack
 from weft.cache.sources import Pretuned
 from weft.cache.store import Store
+from weft.codegen.kernel_package import SCHEMA
+from weft.codegen.package import as_json
 
 if TYPE_CHECKING:
     from weft.codegen.planner import Planned
@@ -66,9 +70,6 @@ def choose(planned: Planned, ladder: Ladder, target: str, command: str = "") -> 
     """Ask the ladder about every kernel of a plan, for the target and for each architecture that something is known of.
 
     target: of which `answers` are; "cpu" for none. command: what would do better."""
-    from weft.codegen.kernel_package import SCHEMA
-    from weft.codegen.package import as_json
-
     known = _archs(ladder)
     regions = {r.kernel: r for r in planned.kernels.regions}
     configs: dict[str, Any] = {name: copy.deepcopy(dict(r.configs)) for name, r in regions.items()}
@@ -128,8 +129,6 @@ def _archs(ladder: Ladder) -> set[str]:
 
 def _tools() -> Mapping[str, Any]:
     """The versions of Triton and of its assemblers here; empty without them."""
-    from weft.autotune.compile_worker import versions
-
     try:
         return versions()
     except ImportError:
@@ -137,6 +136,4 @@ def _tools() -> Mapping[str, Any]:
 
 
 def _first(tools: Mapping[str, Any], arch: str) -> str:
-    from weft.autotune.compile_pool import named
-
     return named(str(tools.get("ptxas", {}).get(arch, "")))

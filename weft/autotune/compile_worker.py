@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from weft.autotune import serve
+from weft.autotune.capture import gpu
 from weft.autotune.kept import Kept, pack
 from weft.autotune.launches import Kernels, Launch, source
 from weft.autotune.serve import Job
+from weft.autotune.staging import shared
 from weft.targets import ARCHS
 
 _DOT = re.compile(r"= tt\.dot(?:_scaled)? ")
@@ -44,14 +46,14 @@ def handle(job: Job) -> dict[str, Any]:
 
 def versions() -> dict[str, Any]:
     """Triton's version, and that of the assembler it uses for each target, "" where it does not say."""
-    import triton
+    import triton  # a GPU's compiler, which not every machine has
 
     return {"triton": triton.__version__, "ptxas": {target: _ptxas(target) for target in ARCHS}}
 
 
 def _ptxas(target: str) -> str:
     try:
-        from triton.backends.nvidia.compiler import get_ptxas
+        from triton.backends.nvidia.compiler import get_ptxas  # a GPU's compiler, which not every machine has
 
         return str(get_ptxas(int(target.removeprefix("sm_"))).version)
     except Exception:
@@ -59,17 +61,13 @@ def _ptxas(target: str) -> str:
 
 
 def staged(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
-    from weft.autotune.staging import shared
-
     return {"shared": shared(made, job["target"], launch.options)}
 
 
 def compiled(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
     """Shared memory, registers, stack (bytes a thread; spills), matrix products, tensor-core instructions, warps,
     whether they are specialised."""
-    import triton
-
-    from weft.autotune.capture import gpu
+    import triton  # a GPU's compiler, which not every machine has
 
     folder = tempfile.mkdtemp(prefix="triton-")
     os.environ["TRITON_CACHE_DIR"] = folder
@@ -95,7 +93,7 @@ OPS = {"shared": staged, "compile": compiled}
 
 def resources(cubin: bytes) -> dict[str, int]:
     """Registers and bytes of stack a thread, as cuobjdump of Triton's wheel reads them from a cubin."""
-    import triton
+    import triton  # a GPU's compiler, which not every machine has
 
     tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.cache.key import Device, Soft
+from weft.codegen import machine
 
 INTERPRETER = "interpreter"
 """Stands for the GPU, and for the policy of timing, where kernels run in Triton's interpreter on a CPU: such times are
@@ -23,10 +24,9 @@ def device_of(facts: Mapping[str, Any], target: str) -> tuple[Device, Soft]:
 def here(target: str) -> tuple[Device, Soft]:
     """This machine's, where its GPU is of that architecture; else only the architecture is known. Imports torch where
     there is a GPU."""
-    from weft.codegen.machine import own_target
-
-    if own_target() != target:
+    if machine.own_target() != target:
         return Device(target), Soft()
+    # torch is imported only where there is a GPU
     import torch
 
     from weft.autotune.timing import device_facts

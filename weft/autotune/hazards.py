@@ -10,12 +10,11 @@ from weft.autotune.space import Space, values
 from weft.autotune.types import Config
 from weft.cache.key import release
 from weft.codegen.skeletons.common.writer.hazards import rules
+from weft.ir.formula import parse
 
 
 def refusals(space: Space, given: Mapping[str, int], target: str, triton: str, configs: Sequence[Config]) -> list[str]:
     """For each configuration the hazard it would meet on the target with that Triton ("3.9.0"), "" if none."""
-    from weft.ir.formula import parse
-
     out = [""] * len(configs)
     columns = {n: np.asarray([space.number(n, c[n]) for c in configs]) for n in space.knobs} if configs else {}
     for name, rule in rules(target, release(triton)) if configs else ():

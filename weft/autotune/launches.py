@@ -106,7 +106,7 @@ def decode(value: Any, kernels: Kernels) -> Any:
             return tuple(decode(v, kernels) for v in inner)
         if kind == "jit":
             return kernels.function(*inner)
-        import triton.language as tl
+        import triton.language as tl  # a GPU's compiler, which not every machine has
 
         return tl.dtype(inner) if kind == "dtype" else tl.constexpr(decode(inner, kernels))
     return value
@@ -182,7 +182,7 @@ class _Anything:
 
 def source(launch: Launch, kernels: Kernels) -> Any:
     """The launch as a source that `triton.compile` takes."""
-    from triton.compiler import ASTSource
+    from triton.compiler import ASTSource  # a GPU's compiler, which not every machine has
 
     signature = {name: _type(t) for name, t in launch.signature.items()}
     constants = {place: decode(value, kernels) for place, value in launch.constants}

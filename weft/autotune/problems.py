@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft import __version__
 from weft.autotune.space import Space
 from weft.autotune.types import Config
 from weft.autotune.workload import Problem, Workload
+from weft.cache.kernel import kernel_hash
 from weft.cache.key import Device, Key
+from weft.codegen.sizes import Sizes
 from weft.codegen.skeletons import families
 from weft.errors import SpecError
+from weft.ir.builder import Builder
+from weft.ir.composite import expansion
+from weft.ir.graphs import dce
 from weft.ir.text import show
 from weft.ir.types import FLOATS, ITEMSIZE, Graph, Val
 
@@ -85,8 +91,6 @@ def tasks(planned: Planned, folder: str | Path, target: str, dtype: str = "bf16"
 
 
 def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, dtype: str) -> Iterator[Task]:
-    from weft.codegen.sizes import Sizes
-
     rows = [r for r in planned.kernels.rows if region.kernel in r.kernel.split(" + ")]
     config = region.configs[target][dtype]
     sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}
@@ -126,10 +130,6 @@ def statistics(graph: Graph) -> dict[str, Any]:
     """How inputs that are statistics of other inputs follow from them: {"graph": text, "names": of those inputs}.
 
     A backward that reads the mean and deviation of a row is only right for the row's own."""
-    from weft.ir.builder import Builder
-    from weft.ir.composite import expansion
-    from weft.ir.graphs import dce
-
     found = [(n, n.op.follows(n.ins)) for n in graph.nodes]
     theirs = {v for _, known in found if known for v in known[2]}
     g = Builder()
@@ -181,9 +181,6 @@ POLICY = "graph,cold,randn"
 
 def key(task: Task, device: Device, triton: str, ptxas: str, policy: str = POLICY) -> Key:
     """What a measurement of a task holds for."""
-    from weft import __version__
-    from weft.cache.kernel import kernel_hash
-
     p = task.problem
     frozen = {d: n for d, n in p.sizes.items() if d not in task.runtime}
     return Key(

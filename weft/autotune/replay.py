@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.autotune.types import Config, Fidelity, Outcome, Pool, Row, Status, Subject, Value, lower_median
+from weft.cache import t4
 from weft.cache.canonical import is_text, plain
 from weft.errors import UsageError
 
@@ -139,8 +140,6 @@ def _of_kernel_tuner(data: dict[str, Any], name: str) -> Table:
 
 
 def _of_t4(data: dict[str, Any], name: str) -> Table:
-    from weft.cache import t4
-
     rows, wrong = t4.rows(data["results"])
     found = [(row.config, _of_row(row)) for row in rows if row.times_us or row.status is not Status.OK]
     return _table(found, name, data, {"rows that are no T4 result": len(wrong)} if wrong else {})

@@ -13,6 +13,8 @@ from itertools import chain, zip_longest
 from statistics import fmean, pstdev
 from typing import Any
 
+from tabulate import tabulate
+
 from weft.autotune.budget import Budget, Part
 from weft.autotune.replay import Replay, Table, key
 from weft.autotune.result import Options, Result
@@ -127,8 +129,6 @@ def key_of(table: Table, about: Any) -> Key:
 
 def table_text(found: Sequence[Replays]) -> str:
     """For a terminal."""
-    from tabulate import tabulate
-
     rows = [r.data() for r in found]
     marks = sorted({int(m) for r in rows for m in r["fraction"]})
     head = ("table", "sampler", "seeds", *(f"@{m}" for m in marks), "winner", "worst", "optimum")

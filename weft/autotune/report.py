@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from tabulate import tabulate
+
 from weft.autotune.progress import micros
 from weft.autotune.result import Result
 from weft.autotune.types import FAULTS, Config, Status, Trial
@@ -128,8 +131,6 @@ def importance(result: Result) -> dict[str, float]:
     there are too few trials."""
     if result.study is None or len({t.us for t in result.trials if t.us is not None}) < 8:
         return {}
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is experimental
@@ -141,8 +142,6 @@ def importance(result: Result) -> dict[str, float]:
 
 def text(result: Result) -> str:
     """For a terminal."""
-    from tabulate import tabulate
-
     found = data(result)
     parts = [headline(found)]
     if found["top"]:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+
 from weft.autotune.progress import micros
-from weft.autotune.report import spelled
+from weft.autotune.report import headline, spelled
 
 _WIDTH, _HEIGHT, _EDGE = 640, 220, 44
 
@@ -66,8 +68,6 @@ def prepared_page(found: dict[str, Any], title: str) -> str:
 
 
 def _page(kernels: Sequence[dict[str, Any]], title: str) -> str:
-    from jinja2 import Environment, StrictUndefined
-
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_PAGE)
     return template.render(title=title, kernels=kernels, width=_WIDTH, height=_HEIGHT, edge=_EDGE)
 
@@ -88,8 +88,6 @@ def _barred(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _shown(found: dict[str, Any]) -> dict[str, Any]:
-    from weft.autotune.report import headline
-
     return found | {
         "timed": True,
         "head": headline(found).splitlines(),

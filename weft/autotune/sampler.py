@@ -15,11 +15,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optuna.samplers as stock
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from weft.autotune import names
+from weft.autotune.encoding import encode
+from weft.autotune.explorer import Explorer
 from weft.autotune.seeds import MOST_SEEDS
 from weft.autotune.types import Config, Pool, Value
 from weft.errors import UsageError, WeftError
@@ -162,9 +165,6 @@ class PoolSampler(FromPool):
         self._explorer: Explorer | None = None
 
     def choose(self, study: Study, trial: FrozenTrial) -> tuple[int, str]:
-        from weft.autotune.encoding import encode
-        from weft.autotune.explorer import Explorer
-
         if self._explorer is None:
             self._explorer = Explorer(encode(self.pool), self.seed, self.seeds, **self.options)
         known = self.history
@@ -267,8 +267,6 @@ def known_rows(history: History, configs: Sequence[Config]) -> list[int]:
 def make(name: str, pool: Pool, seed: int, seeds: Sequence[Config] = ()) -> FromPool:
     """A sampler by its name; UsageError for another name."""
     names.sampler(name)
-    import optuna.samplers as stock
-
     if name == "pool":
         return PoolSampler(pool, seed, seeds)
     if name == "random":

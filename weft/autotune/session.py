@@ -32,6 +32,7 @@ from weft.autotune.report import data, spelled, text
 from weft.autotune.result import Options, Result
 from weft.autotune.rows import StoreJournal
 from weft.autotune.search import Search
+from weft.autotune.shared_study import SharedStudy
 from weft.autotune.types import Config, Journal, Subject, Value
 from weft.cache.key import Device, Key
 from weft.cache.lease import Leases
@@ -39,6 +40,7 @@ from weft.cache.pack import Pack
 from weft.cache.search import Source
 from weft.cache.sources import export
 from weft.cache.store import Store
+from weft.codegen.package import as_json
 from weft.codegen.reading import CONFIGS, configurations
 from weft.errors import BackendError, UsageError
 from weft.progress import doing
@@ -235,8 +237,6 @@ class Session:
         """The journal of a search and its options, where other tuners work on the same."""
         options = self.settings.options
         if self.settings.storage:
-            from weft.autotune.shared_study import SharedStudy
-
             study = stack.enter_context(SharedStudy(own, self.settings.storage, knobs))
             return study, replace(options, claim=study.take, release=study.release)
         if self.settings.shared:
@@ -275,8 +275,6 @@ class Session:
 
     def _write(self, done: Sequence[Tuned]) -> str:
         """Put the winners into configs.json; the file is replaced as a whole."""
-        from weft.codegen.package import as_json
-
         document, path = configurations(self.folder), self.folder / CONFIGS[0]
         for tuned in done:
             _place(document, tuned.task, self.settings).update(tuned.after)

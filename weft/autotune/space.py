@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from weft.autotune.types import Config, Value
 from weft.errors import UsageError
 from weft.ir.evaluate import evaluate
+from weft.ir.formula import parse, symbol
 from weft.targets import LIMITS
 
 Column = NDArray[Any]
@@ -101,8 +102,6 @@ class Space:
         return sorted(out, key=lambda pair: len(_names(pair[1])))
 
     def _parse(self, text: str) -> Any:
-        from weft.ir.formula import parse
-
         return parse(text, self.names)
 
     def bound(self, target: str, sizes: Mapping[str, int], config: Mapping[str, Value]) -> int:
@@ -213,8 +212,6 @@ def _names(formula: Any) -> set[str]:
 
 def values(formulas: Sequence[Any], env: Mapping[str, Any], count: int) -> list[Column]:
     """The values of formulas for `count` rows; env: a number or an array of so many by name."""
-    from weft.ir.formula import symbol
-
     found = evaluate(formulas, {symbol(n): np.asarray(v) for n, v in env.items()}, NUMPY)
     return [np.broadcast_to(np.asarray(v), (count,)) for v in found]
 

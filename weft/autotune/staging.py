@@ -18,7 +18,7 @@ KNOWN = ((3, 6), (3, 9))
 
 def version() -> tuple[int, int]:
     """Triton's, as (3, 9)."""
-    import triton
+    import triton  # a GPU's compiler, which not every machine has
 
     major, minor = triton.__version__.split(".")[:2]
     return int(major), int(minor)
@@ -35,7 +35,7 @@ def shared(source: Any, target: str, options: Mapping[str, Any]) -> int | None:
     Raises what Triton raises where the kernel cannot be lowered."""
     if not known():
         return None
-    from triton._C.libtriton import ir, nvidia, passes
+    from triton._C.libtriton import ir, nvidia, passes  # a GPU's compiler, which not every machine has
     from triton.backends.nvidia.compiler import get_ptx_version_from_options
     from triton.compiler.compiler import make_backend
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from weft.autotune.types import STUDIES, Outcome, Status, Value
@@ -92,9 +94,6 @@ def export(studies: Mapping[str, Study], path: str | os.PathLike[str]) -> str:
     if file.suffix in _SQLITE:
         where: Any = f"sqlite:///{file}"
     elif file.suffix in STUDIES:
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
         where = JournalStorage(JournalFileBackend(str(file)))
     else:
         raise UsageError(f"a study is written to a file that ends in {', '.join(STUDIES)}, not {file.name}")

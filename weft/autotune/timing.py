@@ -7,6 +7,7 @@ interpreter, in tests) the wall clock around one run.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -108,7 +109,5 @@ def device_facts(device: str) -> dict[str, Any]:
 
 def order(rounds: int, n: int, seed: int) -> Sequence[Sequence[int]]:
     """For each round of a race a random order of the n that run."""
-    import random
-
     rng = random.Random(seed)
     return [rng.sample(range(n), n) for _ in range(rounds)]

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from weft.cache.canonical import digest
+from weft.ir.text import show
 from weft.ir.types import Graph, Node, Val
 
 
@@ -24,8 +25,6 @@ def kernel_hash(graph: Graph, sizes: Mapping[str, int] | None = None, **more: An
 
 def canonical_text(graph: Graph) -> str:
     """The text of a graph that is equal for graphs which differ in names and sources only."""
-    from weft.ir.text import show
-
     return show(_renamed(graph))
 
 

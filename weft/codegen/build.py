@@ -55,7 +55,7 @@ def module_of(
 
 def _device(device: Any) -> Any:
     """What torch takes. Raises UsageError for no device, BackendError for one that is not there."""
-    import torch
+    import torch  # torch is imported only where it is needed
 
     if device is None:
         return None
@@ -84,7 +84,7 @@ def verified(
 def _compared(
     program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None, kernels: bool
 ) -> "Verified":
-    from .verify_kernels import Running
+    from .verify_kernels import Running  # torch is imported only where it is needed
 
     if not kernels:
         return _verified(program, folder, wrapped)
@@ -100,7 +100,7 @@ def _compared(
 
 def _verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None) -> "Verified":
     """The torch path."""
-    from .one_dtype import uniform
+    from .one_dtype import uniform  # torch is imported only where it is needed
     from .verify import verify
 
     with blaming(folder):

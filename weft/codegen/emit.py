@@ -1,5 +1,6 @@
 """Program -> the files of its package, as text. Nothing here touches a disk or imports torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
@@ -96,8 +97,6 @@ from .runtime.module import install as install
 
 def runtime(text: str) -> dict[str, str]:
     """The hand-written files that the code imports, copied as they are."""
-    import re
-
     wanted = {"module"}
     for line in re.findall(r"^from \.+runtime import (.*)$", text, re.M):
         wanted |= {n.strip() for n in line.split(",")}

@@ -12,16 +12,21 @@ HEADERS = ("block", "op", "kernel", "launches", "params", "FLOPs", "bytes", "den
 
 def text(found: Document) -> str:
     """What `weft.api.explain` found, for people."""
-    from tabulate import tabulate
-
     if "values" in found:
         values = [(v["path"], v["value"], v["origin"]) for v in found["values"]]
-        return tabulate(values, ("value", "is", "from"), disable_numparse=True)
+        return _table(values, ("value", "is", "from"))
     parts = [table(found["plan"])]
     parts += [kernels(found["kernels"])] if "kernels" in found else []
     parts += ["\n".join(lines)] if (lines := refused(found)) else []
     parts += [found["kernels_note"]] if "kernels_note" in found else []
     return "\n\n".join(parts)
+
+
+def _table(rows: Iterable[Sequence[object]], headers: Sequence[str], **more: Any) -> str:
+    """Lines of columns, numbers as they are written."""
+    from tabulate import tabulate  # `weft check` prints none
+
+    return tabulate(rows, headers, disable_numparse=True, **more)
 
 
 def rows(plan: Document) -> list[dict[str, Any]]:
@@ -60,8 +65,6 @@ def rows(plan: Document) -> list[dict[str, Any]]:
 
 def table(plan: Document) -> str:
     """The rows as a table, counts of one call of each block, and a line of totals."""
-    from tabulate import tabulate
-
     lines: list[Sequence[str]] = []
     last = ""
     for r in rows(plan):
@@ -82,15 +85,13 @@ def table(plan: Document) -> str:
             )
         )
         last = title
-    return f"{tabulate(lines, HEADERS, disable_numparse=True)}\n\n{summary(plan)}"
+    return f"{_table(lines, HEADERS)}\n\n{summary(plan)}"
 
 
 def kernels(found: Sequence[Document]) -> str:
     """What the compiler says of each launch: rows as `weft.autotune.inspection.Inspected.data` gives them.
 
     occupancy: programs that a multiprocessor holds at once, and the share of its warps that they are."""
-    from tabulate import tabulate
-
     shown: list[Sequence[str]] = []
     for r in found:
         if r["reason"]:
@@ -103,7 +104,7 @@ def kernels(found: Sequence[Document]) -> str:
         occupancy = f"{r['occupancy']} ({_percent(r['busy'])})"
         shown.append((r["kernel"], r["function"], *numbers, occupancy, products if r["fits"] else "no: does not fit"))
     headers = ("kernel", "launches", "grid", "threads", "registers", "stack", "shared", "occupancy", "products")
-    return tabulate(_once(shown), headers, disable_numparse=True)
+    return _table(_once(shown), headers)
 
 
 def refused(found: Document) -> list[str]:
@@ -141,8 +142,6 @@ def decodes(why: str) -> str:
 
 def memory(plan: Document) -> str:
     """What the peak is made of."""
-    from tabulate import tabulate
-
     names = {
         "parameters_and_inputs": "parameters and inputs",
         "state": "state of the optimizer",
@@ -156,13 +155,11 @@ def memory(plan: Document) -> str:
     }
     found = plan["memory"] | {k: n for k, n in plan["memory"]["optimizer"].items() if n}
     shown = [(text, f"{found[key]:,}") for key, text in names.items() if found.get(key) is not None]
-    return tabulate(shown, ("bytes", ""), colalign=("left", "right"), disable_numparse=True)
+    return _table(shown, ("bytes", ""), colalign=("left", "right"))
 
 
 def layers(plan: Document) -> str:
     """The recompute mode of each stretch of equal layers, with why not another."""
-    from tabulate import tabulate
-
     shown: list[Sequence[str]] = []
     for d in plan["decisions"]:
         if d["pass"] == "recompute":
@@ -171,13 +168,11 @@ def layers(plan: Document) -> str:
             shown.append(
                 (d["subject"], d["choice"], show_bytes(numbers.get("bytes", 0)), _time(numbers["microseconds"]), others)
             )
-    return tabulate(shown, ("layers", "mode", "kept", "extra time", "instead"), disable_numparse=True)
+    return _table(shown, ("layers", "mode", "kept", "extra time", "instead"))
 
 
 def verdicts(plan: Document) -> str:
     """Every adjacent pair of every block, forward and backward, with its one verdict."""
-    from tabulate import tabulate
-
     shown: list[Sequence[str]] = []
     for block in plan["blocks"]:
         halves = {"forward": block["forward"]} | {f"backward, {m}": h for m, h in block.get("backward", {}).items()}
@@ -186,13 +181,11 @@ def verdicts(plan: Document) -> str:
             shown += [
                 (f"{block['name']} {where}", f"{p['producer']} + {p['consumer']}", _verdict(p)) for p in half["pairs"]
             ]
-    return tabulate(_once(shown), ("half", "pair", "verdict"), disable_numparse=True)
+    return _table(_once(shown), ("half", "pair", "verdict"))
 
 
 def collectives(plan: Document) -> str:
     """What a mesh splits, how many collectives it takes in a step, and of how many bytes."""
-    from tabulate import tabulate
-
     mesh = plan["mesh"]
     lines = [
         f"one of {mesh['devices']} devices, with its share of {mesh['parameters']:,} parameters and of all numbers"
@@ -203,7 +196,7 @@ def collectives(plan: Document) -> str:
     shown = [
         (name, f"{t['places']:,}", f"{t['times']:,}", show_bytes(t["bytes"])) for name, t in mesh["totals"].items()
     ]
-    table = tabulate(shown, ("collective", "places", "times", "bytes"), disable_numparse=True)
+    table = _table(shown, ("collective", "places", "times", "bytes"))
     return "\n".join([*lines, "", table if shown else "no collective"])
 
 

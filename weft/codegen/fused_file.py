@@ -16,9 +16,11 @@ from weft.passes.opened import prepare
 from weft.passes.price import Prices
 from weft.passes.regions import bodies, collapse
 
+from .block_file import header
 from .body import File, floats
 from .composites import known
 from .function import print_function
+from .lines import Lines
 from .sizes import Sizes
 from .skeletons import rows
 from .skeletons.common.writer.job import Job
@@ -136,9 +138,6 @@ def fused_file(made: Derived, kernels: Kernels) -> str:
         texts = _function(file, "forward", kernels.collapsed(block.graph, block.name, "forward", file.mixed))
     if "OPS." not in "\n".join(texts):
         return ""
-    from .block_file import header
-    from .lines import Lines
-
     body = [*file.header(), "", "", *texts]
     out = Lines()
     doc = f"Block `{block.name}` with kernels: the functions of blocks/{block.name}.py, fused regions as one op each."

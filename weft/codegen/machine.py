@@ -16,7 +16,7 @@ def own_target() -> str:
     """The target of this machine. torch is imported only where a GPU's device file exists."""
     if not any(os.path.exists(d) for d in DEVICES):
         return "cpu"
-    import torch
+    import torch  # torch is imported only where it is needed
 
     if not torch.cuda.is_available():
         return "cpu"

@@ -42,7 +42,9 @@ from weft.ir.types import Graph, torch_dtype
 from weft.progress import doing
 
 from .one_dtype import OneDtype, uniform
+from .package import load
 from .reading import place
+from .saved import read
 from .verify import FREE, Row, Truth, Verified, case, compare, loaded
 
 Watch = Callable[[int, int], object]
@@ -214,9 +216,6 @@ class Kernels(TorchDispatchMode):
 
 def check(folder: Path, device: str, seed: int, watch: Watch = lambda done, of: None) -> Verified:
     """Everything, in this process. device: "cpu", where the interpreter is switched on, or "cuda"."""
-    from .package import load
-    from .saved import read
-
     program, alone = read(folder), regions(folder)
     one = uniform(program)
     dtypes = ["f32" if one else own_dtype(program)] if device == "cuda" else ["f64", "f32"] if one else ["f64"]
@@ -331,7 +330,7 @@ def remarks(folder: Path, alone: Mapping[str, Region], found: Verified, device: 
 def quicken() -> None:
     """Let the interpreter replace triton.language once a launch, and not again in every function that it calls; and let
     it compute no conditions of asserts that only a debug mode makes. The two take most of its time."""
-    import triton.language as tl
+    import triton.language as tl  # a GPU's compiler, which not every machine has
     from triton.runtime import interpreter
 
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)

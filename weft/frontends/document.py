@@ -8,14 +8,17 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from weft.frontends.emit_yaml import emit
+from weft.frontends.new import text
 from weft.frontends.problems import CODES, WARNINGS
+from weft.ir.pattern.named import METADATA, NAMED
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a spec, in the words that draft 7 and 2020-12 share, which is what editors read."""
-    from weft.frontends.schema import Model
+    from weft.frontends.schema import Model  # pydantic, which `weft new` does without
 
     found = Model.model_json_schema(ref_template="#/definitions/{model}")
     definitions = found.pop("$defs", {})
@@ -28,8 +31,6 @@ def page() -> str:
 
 
 def _head() -> Iterator[str]:
-    from weft.frontends.new import text
-
     yield from _INTRODUCTION.format(sample=text("gpt").rstrip()).splitlines()
 
 
@@ -102,7 +103,7 @@ What is no error and yet probably not meant is printed by `weft check` in the sa
 
 
 def _parts() -> Iterator[str]:
-    from weft.frontends import schema
+    from weft.frontends import schema  # pydantic, which `weft new` does without
 
     yield "\n## Keys\n"
     todo: list[Any] = [schema.Model]
@@ -127,7 +128,7 @@ def _rows(part: Any) -> Iterator[str]:
 
 
 def _default(field: Any) -> str:
-    from pydantic_core import PydanticUndefined
+    from pydantic_core import PydanticUndefined  # pydantic, which `weft new` does without
 
     value = field.default
     if field.is_required():
@@ -144,8 +145,6 @@ def _default(field: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    from weft.frontends.emit_yaml import emit
-
     return emit({"x": value}).removeprefix("x: ").strip()
 
 
@@ -205,7 +204,7 @@ def _inner(part: Any) -> Iterator[Any]:
 
 
 def _formulas() -> Iterator[str]:
-    from weft.ir.functions import FUNCTIONS
+    from weft.ir.functions import FUNCTIONS  # SymPy, which the language alone does without
 
     hidden = {"Abs", "Max", "Min", "Mod", "Piecewise", "Eq", "Ne", "uniform"}
     names = [f"`{name}`" for name in FUNCTIONS if name not in hidden and not name.endswith("_grad")]
@@ -215,8 +214,6 @@ def _formulas() -> Iterator[str]:
 
 
 def _patterns() -> Iterator[str]:
-    from weft.ir.pattern.named import METADATA, NAMED
-
     yield "## Patterns\n"
     yield _PATTERNS
     yield "| name | stands for | meaning | source |\n|---|---|---|---|"

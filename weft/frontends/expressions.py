@@ -107,7 +107,7 @@ def _formula(build: Callable[..., Any]) -> Callable[..., Any]:
     """What `build` makes of SymPy numbers, in the normal form that formulas are saved and printed in."""
 
     def apply(*args: Any) -> Any:
-        from weft.ir.formula import normal
+        from weft.ir.formula import normal  # SymPy, which the language alone does without
 
         return normal(build(*map(normal, args)))
 
@@ -118,7 +118,7 @@ def _quotient(function: str) -> Callable[..., Any]:
     """floor(a / b) or a % b."""
 
     def build(a: Any, b: Any) -> Any:
-        import sympy
+        import sympy  # SymPy, which the language alone does without
 
         if b == 0:
             raise _Refused("division by zero", "change a dim")
@@ -129,7 +129,7 @@ def _quotient(function: str) -> Callable[..., Any]:
 
 def _extreme(function: str) -> Callable[..., Any]:
     def build(*args: Any) -> Any:
-        from weft.ir.functions import FUNCTIONS
+        from weft.ir.functions import FUNCTIONS  # SymPy, which the language alone does without
 
         return FUNCTIONS[function][0](*args)
 

@@ -11,6 +11,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from weft.errors import Path, Place, Problem, SpecError, UsageError
+from weft.frontends.suggest import nearest
 from weft.frontends.yaml_loader import MAX_BYTES, Document, decode, load
 
 MAX_CHAIN = 8
@@ -106,8 +107,6 @@ def _base_path(base: object, path: str, root: str, seen: tuple[str, ...], place:
 
 def did_you_mean_file(name: str, folder: str) -> str:
     """A hint naming the spec file in `folder` most like `name`."""
-    from weft.frontends.suggest import nearest
-
     try:
         found = [entry for entry in os.listdir(folder) if entry.endswith((".yaml", ".yml", ".json"))]
     except OSError:

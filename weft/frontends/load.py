@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from weft.errors import Path, Place, Problem, SpecError
 from weft.frontends.extends import read_document
 from weft.frontends.problems import located
 from weft.frontends.resolve import Dims, resolve, settings, with_overrides
+from weft.frontends.schema import Model
+from weft.frontends.validation import describe, problems_of
 from weft.frontends.yaml_loader import Document, load
 
 if TYPE_CHECKING:
@@ -69,11 +73,6 @@ def load_model(model: Model, sets: Iterable[str] = (), small: bool = False) -> L
 
 def load_document(document: Document, sets: Iterable[str] = (), small: bool = False) -> Loaded:
     """Check a document against the schema, then `small:` and `--set`, then its dims."""
-    from pydantic import ValidationError
-
-    from weft.frontends.schema import Model
-    from weft.frontends.validation import problems_of
-
     problems = _version(document.data)
     if not isinstance(document.data, dict):
         raise SpecError(located(problems, document))
@@ -120,8 +119,6 @@ def _small_works(model: Model, asked: bool) -> None:
 
 def _dims_apart(data: dict[str, Any], known: list[Problem]) -> list[Problem]:
     """What is wrong with the dims of a spec that is wrong elsewhere too, so that it is told at once."""
-    from weft.frontends.schema import Model
-
     dims = data.get("dims")
     if not isinstance(dims, dict) or any(type(size) not in (int, str) for size in dims.values()):
         return []
@@ -135,8 +132,6 @@ def _dims_apart(data: dict[str, Any], known: list[Problem]) -> list[Problem]:
 
 
 def _version(data: Any) -> list[Problem]:
-    from weft.frontends.validation import describe
-
     if not isinstance(data, dict):
         return [Problem("W0105", "a spec is a map of keys to values", (), "start with `weft: 1`")]
     if "weft" not in data:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import sympy
+
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.kind import BlockKind
 from weft.frontends.resolve import Dims
 from weft.frontends.schema import Model, Position, SubLayer
+from weft.ir.formula import parse, symbol
 
 
 def problems(model: Model, dims: Dims) -> list[Problem]:
@@ -31,20 +34,12 @@ def _positions(model: Model, dims: Dims) -> Iterator[Problem]:
 
 
 def _index(position: Position, dims: Dims) -> Any:
-    import sympy
-
-    from weft.ir.formula import parse, symbol
-
     names = {name: sympy.Integer(size) for name, size in dims.most.items()}
     return parse(position.index, names | {"i": symbol("i")})
 
 
 def _worst(index: Any, rows: int, length: int) -> tuple[int, int]:
     """A position whose row lies outside the table, else the last: tried near both ends and near powers of two."""
-    import sympy
-
-    from weft.ir.formula import symbol
-
     near = {p + d for e in range(length.bit_length()) for p in (1 << e, rows, length) for d in (-1, 0, 1)}
     found = (length - 1, 0)
     for at in sorted(n for n in near if 0 <= n < length):

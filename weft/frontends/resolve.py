@@ -49,7 +49,7 @@ class Dims:
 
 def runtime_symbol(dim: str) -> Any:
     """The SymPy symbol that stands for a run-time dim's size."""
-    from weft.ir.formula import symbol
+    from weft.ir.formula import symbol  # SymPy, which the language alone does without
 
     return symbol(f"n_{dim}")
 
@@ -172,7 +172,7 @@ def _out_of_range(model: Model) -> list[Problem]:
 
 def _limits(model: Model, values: Mapping[str, int]) -> dict[str, Runtime]:
     """The largest size and the alignment of each run-time dim."""
-    from weft.ir.program import Runtime
+    from weft.ir.program import Runtime  # SymPy, which the language alone does without
 
     problems: list[Problem] = []
     limits: dict[str, Runtime] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.errors import Path
+from weft.frontends.emit_yaml import emit
 from weft.frontends.load import Loaded
 from weft.frontends.problems import dotted
 from weft.frontends.resolve import RUNTIME
@@ -54,8 +55,6 @@ def _origin(spec: Loaded, path: Path) -> str:
 
 
 def _text(value: Any) -> str:
-    from weft.frontends.emit_yaml import emit
-
     if not isinstance(value, bool | int | float | str | list):
         return type(value).__name__  # the module of an opaque block
     return emit({"x": value}).removeprefix("x: ").rstrip("\n")

@@ -8,6 +8,7 @@ from pydantic import Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from weft.frontends.blocks import Block
+from weft.frontends.emit_yaml import emit
 from weft.frontends.schema_values import (
     Activation,
     DtypePolicy,
@@ -182,8 +183,6 @@ class Model(Part):
 
     def to_yaml(self) -> str:
         """The spec file of this model: loading it gives an equal model. ValueError when a block is opaque."""
-        from weft.frontends.emit_yaml import emit
-
         if self.modules():
             raise ValueError("an opaque block wraps a Python module and has no YAML form")
         return emit({"weft": 1} | self.model_dump(exclude_unset=True, exclude_none=True))

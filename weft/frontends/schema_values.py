@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from weft.errors import SpecError
+from weft.frontends.validation import problems_of
 
 
 class _Called(type(BaseModel)):
@@ -37,8 +38,6 @@ class _Called(type(BaseModel)):
         try:
             return super().__call__(**given)
         except ValidationError as error:
-            from weft.frontends.validation import problems_of
-
             raise SpecError(problems_of(error, given, cls, (name,))) from None
 
 

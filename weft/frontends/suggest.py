@@ -1,12 +1,11 @@
 """The nearest known word to a misspelt one."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word most like `word`, or None when none is close."""
-    from difflib import get_close_matches
-
     lowered = {k.lower().replace("-", "_"): k for k in known}
     found = get_close_matches(word.lower().replace("-", "_")[:200], list(lowered), n=1, cutoff=0.6)
     return lowered[found[0]] if found else None

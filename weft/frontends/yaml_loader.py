@@ -87,7 +87,7 @@ class _Events:
 
 class _Reader:
     def __init__(self, text: str, name: str):
-        import yaml
+        import yaml  # `weft --help` reads none
 
         self.name = name
         self.lines = _BREAK.split(text)

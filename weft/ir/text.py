@@ -23,9 +23,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import sympy as sp
 
 from weft.errors import TextError
-from weft.ir import formula
+from weft.ir import formula, pattern
 from weft.ir.functions import FUNCTIONS
 from weft.ir.op import Op, op_name
+from weft.ir.ops import OPS
 from weft.ir.primitives import Map
 from weft.ir.types import IDENTIFIER, Graph, Node, Type, Val
 
@@ -104,8 +105,6 @@ def _value(x: Any, names: Mapping[Any, str], indent: str) -> str:
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     """The declared types of an op's fields; an op that names a pattern's types has not imported them."""
-    from weft.ir import pattern
-
     return get_type_hints(cls, localns={n: getattr(pattern, n, str) for n in ("Pattern", "Layout")})
 
 
@@ -202,8 +201,6 @@ class _Parser:
         return json.loads(raw) if raw.startswith('"') else raw
 
     def op(self, kind: str, names: Mapping[str, sp.Symbol], depth: int) -> Op:
-        from weft.ir.ops import OPS
-
         if kind not in OPS:
             raise self.error(f"unknown op {kind!r}")
         cls = OPS[kind]

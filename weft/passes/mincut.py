@@ -8,7 +8,7 @@ Edge = tuple[Hashable, Hashable, int | None]  # from, to, capacity; None: it can
 
 def minimum_cut(edges: Iterable[Edge], source: Hashable, sink: Hashable) -> frozenset[Hashable]:
     """The source's side of a minimum cut between `source` and `sink`; capacities are whole numbers."""
-    import networkx
+    import networkx  # it takes a tenth of a second to import
 
     nx: Any = networkx
 

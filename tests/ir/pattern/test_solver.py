@@ -2,6 +2,7 @@
 
 import random
 
+import islpy
 import numpy as np
 import pytest
 
@@ -102,8 +103,6 @@ def term(x) -> str:
 
 
 def points(s, rows: int, columns: int) -> np.ndarray:
-    import islpy
-
     out = np.zeros((rows, columns), int)
 
     def add(point):

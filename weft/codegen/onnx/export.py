@@ -16,7 +16,7 @@ from onnx import helper
 from weft import outputs
 from weft.codegen.onnx.emitter import Emitter, info
 from weft.codegen.onnx.weights import MOST_INSIDE, Weights, beside, inside
-from weft.errors import UsageError
+from weft.errors import BackendError, UsageError
 from weft.ir.composite import Call, expansion
 from weft.ir.graphs import dce
 from weft.ir.op import body_of
@@ -186,10 +186,8 @@ def run(program: Program, path: Path, arrays: Mapping[str, Any]) -> dict[str, An
 
     Raises BackendError where onnxruntime is missing."""
     try:
-        import onnxruntime
+        import onnxruntime  # it is an extra of the package
     except ImportError:
-        from weft.errors import BackendError
-
         raise BackendError("onnxruntime is not installed: pip install 'weft[onnx]'") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = {i.name for i in session.get_inputs()}

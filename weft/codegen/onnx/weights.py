@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import TensorProto
 
+from weft.cache.files import write_all
 from weft.errors import FileError
 from weft.ir.program import Program
 
@@ -64,7 +65,7 @@ class Weights:
 
     def data(self, name: str, element: int) -> bytes:
         """A tensor in the dtype of an ONNX element."""
-        import torch
+        import torch  # torch is imported only where it is needed
 
         whole = self.tensors[name]().detach().to(getattr(torch, _ONNX[element])).contiguous()
         return whole.reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -75,8 +76,6 @@ class Weights:
 
     def write(self, fd: int, model: onnx.ModelProto) -> None:
         """The file beside a graph, tensor by tensor."""
-        from weft.cache.files import write_all
-
         for v, offset, end in _places(model, self.tensors):
             write_all(fd, self.data(v.name, v.type.tensor_type.elem_type))
             write_all(fd, bytes(-end % _ALIGN))
@@ -136,7 +135,7 @@ def _bytes(v: onnx.ValueInfoProto) -> int:
 
 def _saved(path: Path) -> Tensors:
     """What torch saved: a state_dict, or one under `state_dict` or `model`."""
-    import torch
+    import torch  # torch is imported only where it is needed
 
     def loaded(mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -159,7 +158,7 @@ def _saved(path: Path) -> Tensors:
 
 def _safetensors(path: Path) -> Tensors:
     """A safetensors file: the length of a JSON header in 8 bytes, the header, the tensors."""
-    import torch
+    import torch  # torch is imported only where it is needed
 
     try:
         size = path.stat().st_size

@@ -91,7 +91,7 @@ def _side(f: Formula, n: int) -> int:
 @lru_cache(maxsize=256)
 def rows_seeing_nothing(pattern: Pattern, n: int, heads: int = 1, nk: int | None = None) -> tuple[tuple[int, int], ...]:
     """Ranges (first, end) of queries that, on some head, see no key at all. Metadata may hide more."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     none, keys = np.zeros(n, bool), nk or n
     for f in _formulas(pattern, max(n, keys), heads)[0]:
@@ -103,7 +103,7 @@ def rows_seeing_nothing(pattern: Pattern, n: int, heads: int = 1, nk: int | None
 
 def _seeing(f: Formula, n: int, keys: int) -> "Bools":
     """Which queries see any key. Blocks with a full block of keys are done at once, a few others row by row."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     side, side_k = _side(f, n), _side(f, keys)
     blocks = np.zeros(-(-n // side), np.int64)
@@ -136,7 +136,7 @@ def _seeing(f: Formula, n: int, keys: int) -> "Bools":
 
 def _mark(seeing: "Ints", group: Group, p: Piece) -> None:
     """Add to every block of rows of the group how many key blocks of a piece it has."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     t = np.arange(group.rows)
     anchor = p.anchor + t * p.anchor_move

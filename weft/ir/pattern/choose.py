@@ -136,7 +136,7 @@ def _priced(parts: tuple[Part, ...], n: int) -> tuple[int, tuple[Part, ...]]:
 @lru_cache(maxsize=4096)
 def shape_of(f: Formula, proved: int = PROVED) -> tuple[Part, ...] | None:
     """Parts of known shape whose union is f on every sequence up to `proved`, or None."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     q, k = _samples(f)
     values = np.asarray(holds_formula(f, q, k))
@@ -151,7 +151,7 @@ def shape_of(f: Formula, proved: int = PROVED) -> tuple[Part, ...] | None:
 
 def _samples(f: Formula):
     """Pairs (q, k) near everything that the formula's numbers could tell apart. Two int64 arrays."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     r = np.random.default_rng(0)
     marks = {0, *itertools.chain.from_iterable(numbers_in(f))}

@@ -41,7 +41,7 @@ def split_listed(f: Formula) -> tuple[AnyTable, Formula] | None:
 
 def solve_listed(table: AnyTable, rest: Formula, shape: Shape, transpose: Callable[[], Plan]) -> Plan:
     """Every block the table lists, where `rest` may hold. numpy arrays as long as the list."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     rows, keys, count = _covered(table, shape)
     nq, nk, bm, bn = shape
@@ -67,7 +67,7 @@ def solve_listed(table: AnyTable, rest: Formula, shape: Shape, transpose: Callab
 
 def _covered(table: AnyTable, shape: Shape) -> "tuple[Ints, Ints, Ints]":
     """Blocks of the plan that the table's blocks touch (row, key block), in order, and how many pairs of each."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     nq, nk, bm, bn = shape
     queries, keys = table.at(max(nq, nk)).entries()
@@ -81,7 +81,7 @@ def _covered(table: AnyTable, shape: Shape) -> "tuple[Ints, Ints, Ints]":
 
 def _split(block: "Ints", size: int, into: int, n: int) -> "tuple[Ints, Ints, Ints]":
     """Runs of `size` positions cut at multiples of `into` and at n: (piece, its length, the run it comes from)."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     first, end = block * size, np.minimum((block + 1) * size, n)
     low, high = first // into, -(-end // into)
@@ -93,7 +93,7 @@ def _split(block: "Ints", size: int, into: int, n: int) -> "tuple[Ints, Ints, In
 
 def _decide(f: Formula, box: Box) -> "tuple[Bools, Bools]":
     """Where on arrays of boxes the formula surely holds, and where it surely does not."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     never = np.zeros(len(box[0]), bool)
     if isinstance(f, bool):

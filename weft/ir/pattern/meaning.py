@@ -39,7 +39,7 @@ def holds_formula(
 ) -> Any:
     """`holds` for a bare formula."""
     if np is None:
-        import numpy as np
+        import numpy as np  # the IR itself does without NumPy
     walker = _Walker(q, k, 0 if head is None else head, meta or {}, np)
     everywhere = (q == q) & (k == k)
     return walker.count(f) * everywhere if counts else walker.truth(f) & everywhere
@@ -47,7 +47,7 @@ def holds_formula(
 
 def visible(f: Formula, queries: range, keys: range) -> int:
     """How many pairs of a block a formula without opaque atoms lets through, point by point."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     q, k = (np.arange(x.start, x.stop, dtype=np.int64) for x in (queries, keys))
     truth = _Walker(q[:, None], k[None], 0, {}, np).truth(f)

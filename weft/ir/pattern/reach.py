@@ -103,7 +103,7 @@ def reach(stack: Sequence[Layer | str], n: int, block: int | None = None, heads:
     A layer is a pattern, of which a query reaches what any of its `heads` sees, or a State. Every layer keeps what it
     had (residual). Metadata is taken to hide nothing.
     """
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     layers = tuple(Pattern.parse(x) if isinstance(x, str) else x for x in stack)
     block = block or max(1, -(-n // BLOCKS))
@@ -126,7 +126,7 @@ def reach(stack: Sequence[Layer | str], n: int, block: int | None = None, heads:
 
 def _product(edges: "Bools", before: "Bools") -> "Bools":
     """What is reached through one more layer, and what was before: rows of bits joined by or."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     bits = np.packbits(before, axis=1)
     out = bits.copy()
@@ -137,7 +137,7 @@ def _product(edges: "Bools", before: "Bools") -> "Bools":
 
 def _edges(layer: Layer, n: int, block: int, heads: int) -> "Bools":
     """Which blocks of keys a block of queries sees any of. [blocks, blocks]"""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     size = -(-n // block)
     if isinstance(layer, State):
@@ -160,7 +160,7 @@ def _formulas(layer: Pattern, n: int, heads: int) -> list[Formula]:
 
 def _token_path(r: Reach, key: int, query: int) -> Path | None:
     """The same over tokens, from one key on: which tokens it has reached after each layer."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     reached = [np.arange(r.n) == key]
     for layer in r.layers:
@@ -184,7 +184,7 @@ def _token_path(r: Reach, key: int, query: int) -> Path | None:
 
 def _previous(layer: Layer, before: "Bools", query: int, r: Reach) -> int:
     """A position reached before, that the query sees."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     if isinstance(layer, State):
         return int(before.argmax())
@@ -196,7 +196,7 @@ def _previous(layer: Layer, before: "Bools", query: int, r: Reach) -> int:
 
 def _rows(layer: Pattern, n: int, heads: int) -> "Iterator[tuple[slice, Bools]]":
     """What every query sees on any head, some rows at a time: (rows, [rows, n])."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     for first in range(0, n, BLOCKS):
         rows = slice(first, min(first + BLOCKS, n))

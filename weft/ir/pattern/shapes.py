@@ -91,7 +91,7 @@ def shaped(core: str, start: int) -> Part:
 
 def columns(f: Formula, m: int) -> Iterator[tuple[Part, ...]]:
     """Columns of blocks of m before the query's own: those that a query some blocks on sees, as runs."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     if m > LARGEST:
         return

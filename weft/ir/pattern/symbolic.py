@@ -24,7 +24,7 @@ def to_sympy(
     given: for each of `opaque_atoms(pattern)` the condition that stands for it; for a static table in a multiset
     pattern, its count. All are SymPy expressions. The result is a condition, or for a multiset pattern a count.
     """
-    import sympy  # pyright: ignore[reportMissingTypeStubs]
+    import sympy  # SymPy, which `weft schema` does without
 
     writer = _Writer(pattern, q, k, h, given or {}, sympy)
     return writer.count(pattern.formula) if pattern.multiset else writer.condition(pattern.formula)

@@ -11,6 +11,7 @@ import ast
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple, NoReturn
 
 from weft.errors import FormulaError
@@ -309,8 +310,6 @@ class _Reader:
         return value
 
     def suggest(self, name: str, formulas: bool) -> str:
-        from difflib import get_close_matches
-
         known = [*VARIABLES, *self.names] + ([*BY_NAME, *METADATA, *SPECIAL, "true", "false"] if formulas else [])
         near = get_close_matches(name[:100], known, n=1, cutoff=0.6)
         return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"

@@ -77,7 +77,7 @@ class Table:
 
     def entries(self, head: int = 0) -> "tuple[Ints, Ints]":
         """Query block and key block of every entry, repeats kept; all-rows written out. int64 [entries] each."""
-        import numpy as np
+        import numpy as np  # the IR itself does without NumPy
 
         rows = self.rows(head)
         every = tuple(range(len(rows)))
@@ -146,7 +146,7 @@ class BigBird:
 
     def draw(self, head: int) -> "Ints":
         """The random blocks of every row; -1 where there is none to draw. int64 [rows, random]"""
-        import numpy as np
+        import numpy as np  # the IR itself does without NumPy
 
         total, head = self.count(), head if self.head is None else self.head
         i, s = np.arange(total)[:, None], np.arange(self.random)[None]
@@ -161,7 +161,7 @@ class BigBird:
 
     def entries(self, head: int = 0) -> "tuple[Ints, Ints]":
         """Query block and key block of every entry. int64 [entries] each."""
-        import numpy as np
+        import numpy as np  # the IR itself does without NumPy
 
         picked, total = self.draw(head), self.count()
         i = np.arange(total)[:, None]
@@ -180,7 +180,7 @@ AnyTable = Table | BigBird
 
 def mix(seed: int, head: int, row: Any, slot: Any) -> Any:
     """A 32-bit hash of four integers: a product each, summed, then the finaliser of MurmurHash3. Arrays broadcast."""
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     mask, i, s = np.uint64(0xFFFFFFFF), np.asarray(row, np.uint64), np.asarray(slot, np.uint64)
     x = np.uint64((seed * 0x9E3779B1 + head * 0x85EBCA77) & 0xFFFFFFFF)
@@ -195,7 +195,7 @@ def slots(table: AnyTable, heads: int) -> "Ints":
 
     int64 [heads, rows, slots], slots = the longest row that is written out.
     """
-    import numpy as np
+    import numpy as np  # the IR itself does without NumPy
 
     per_head = [table.rows(h) for h in range(heads)]
     width = max(1, *(len(r) for rows in per_head for r in rows if r is not None), 1)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from weft.codegen.skeletons.attention.writer.fold import fold
 from weft.ir.pattern import Part, Pattern, Plan, is_causal, solve
 from weft.ir.pattern.formula import Listed, leaves
@@ -185,8 +187,6 @@ def tabulate(
     The blocks of a static set that the kernel's divide are listed as often as they count, and need no keep. With back,
     `group` heads share a key head and one packed list.
     """
-    import numpy as np
-
     rows = -(-(nk if back else nq) // (bn if back else bm))
     found = [_lists(pattern, nq, nk, bm, bn, back, h) for h in heads]
     keep = any(not full for lists in found for _, full in lists)

@@ -28,6 +28,7 @@ from weft.codegen.spelling import TORCH_DTYPE
 from weft.ir.evaluate import scalar
 from weft.ir.formula import normal, symbol
 from weft.ir.functions import diff
+from weft.ir.library import Dropout
 from weft.ir.library.attention import Attend, AttendGrad, S
 from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
@@ -48,8 +49,6 @@ def write_attention(job: Job) -> Written:
 
 
 def _kept() -> tuple[type, ...]:
-    from weft.ir.library import Dropout
-
     return (Dropout,)
 
 
