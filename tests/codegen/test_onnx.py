@@ -13,6 +13,7 @@ from tests import models
 from weft import api, cli
 from weft.codegen import onnx as weft_onnx
 from weft.errors import UsageError
+from weft.frontends.load import load_mapping
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.primitives import Opaque
@@ -20,6 +21,7 @@ from weft.ir.program import Init, Param, Program, Runtime
 from weft.ir.reference import run
 from weft.ir.reference_model import initial, reference
 from weft.ir.types import Graph
+from weft.passes.inference import inference
 
 TOLERANCE = 1e-5  # normwise, fp32 against the fp64 reference
 
@@ -80,6 +82,25 @@ def test_the_length_stays_open(tmp_path):
         want = run(p.graph, models.SIZES | {"seq": seq, "key": seq}, values, torch, torch.float64)[0].numpy()
         got = weft_onnx.run(p, paths["portable"], feed(p, values))["y0"]
         assert np.linalg.norm(got - want) <= TOLERANCE * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("kind", ["portable", "semantic"])
+def test_a_block_that_reads_nothing_of_its_rows_is_told_how_many_there_are(kind, tmp_path):
+    """A head that is the same for every row; so is a block whose activation is a number."""
+    spec = {"name": "m", "dims": {"batch": 2, "seq": 4, "width": 8, "vocab": 11, "inner": 6}}
+    spec |= {"blocks": {"a": {"kind": "mlp", "activation": "1", "bias": False}}}
+    spec |= {"stack": [{"layer": [{"block": "a", "residual": "none", "norm": "none"}], "repeat": 2}]}
+    spec |= {"head": {"kind": "classify", "classes": 3, "pool": "1"}}
+    p = inference(api.program(load_mapping(spec)))
+    paths = weft_onnx.export(p, tmp_path)
+    values = {"tokens": torch.randint(0, 11, (2, 3))}
+    params = initial(p, torch, 0)
+    want = reference(p, torch, params, values, dtype=torch.float64)
+
+    onnx.checker.check_model(onnx.load(paths[kind]), full_check=True)
+    got = weft_onnx.run(p, paths[kind], {k: v.numpy() for k, v in (params | values).items()})
+    assert np.allclose(got["classes"], want["classes"].numpy(), atol=1e-5)
+    assert got["classes"].shape == (2, 3)
 
 
 def test_semantic_has_one_node_per_block(tmp_path):

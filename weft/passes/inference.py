@@ -4,6 +4,8 @@
     y = dropout(x, seed, layer)               ->   x
 
 Applied to a program without training it does nothing. What only losses and dropout read goes too: targets, the seed.
+An input that nothing reads stays where it alone tells how large a run is, as under a head that is the same for every
+row.
 """
 
 from collections.abc import Iterable
@@ -24,15 +26,28 @@ def inference(program: Program) -> Program:
         return program
     keep = [i for i, name in enumerate(program.outputs) if name not in LOSSES]
     graph, _ = _narrowed(program.graph, keep)
-    names = {v.name for v in graph.inputs}
+    inputs = (*graph.inputs, *_telling(program, graph))
+    names = {v.name for v in inputs}
     return replace(
         program,
-        graph=verify(graph),
+        graph=verify(replace(graph, inputs=inputs)),
         params=tuple(p for p in program.params if p.value in names),
         inputs=tuple(name for name in program.inputs if name in names),
         outputs=tuple(program.outputs[i] for i in keep),
         train=False,
     )
+
+
+def _telling(program: Program, graph: Graph) -> list[Val]:
+    """Inputs of the program that the graph lacks, without which nothing tells the size of a run-time dim."""
+    public = [v for v in map(program.input, program.inputs) if v not in graph.inputs]
+    told = {d for v in graph.inputs if v.name in program.inputs for d in v.dims}
+    more: list[Val] = []
+    for dim in program.runtime:
+        found = [v for v in public if dim in v.dims][:1] if dim not in told else []
+        more += found
+        told |= {d for v in found for d in v.dims}
+    return more
 
 
 def _narrowed(graph: Graph, outputs: Iterable[int], inputs: Iterable[int] = ()) -> tuple[Graph, list[int]]:

@@ -33,12 +33,19 @@ class Emitter:
     """Appends nodes for graphs. `sizes` gives each dim an integer, or an expression over `n_dim` of run-time dims;
     `longest` every dim as an integer when the run-time dims are as large as declared.
 
-    `call(emitter, node, operands)` may take over a Call node (a block as one function); by default it is inlined."""
+    `call(emitter, node, operands)` may take over a Call node (a block as one function); by default it is inlined.
+    asked: run-time dims whose sizes are handed in, filled in as they are needed; None where nobody hands in any."""
 
     def __init__(
-        self, sizes: Mapping[str, Any], longest: Mapping[str, int], parent: "Emitter | None" = None, call: Any = None
+        self,
+        sizes: Mapping[str, Any],
+        longest: Mapping[str, int],
+        parent: "Emitter | None" = None,
+        call: Any = None,
+        asked: list[str] | None = None,
     ) -> None:
         self.sizes, self.longest, self.call = sizes, longest, call or (parent.call if parent else None)
+        self.asked = parent.asked if parent else asked
         self.nodes: list[onnx.NodeProto] = []
         self.known: dict[str, str] = dict(parent.known) if parent else {}  # dim -> name of its size, i64[1]
         self.counter: list[int] = parent.counter if parent else [0]
@@ -92,9 +99,18 @@ class Emitter:
         if dim not in self.known:
             declared = self.sizes.get(dim)
             if declared is None:
-                raise UsageError(f"the size of {dim} is not known here; no input has this dim")
-            self.known[dim] = self.ints(declared) if isinstance(declared, int) else self.expression(declared, (1,))
+                self.known[dim] = self.handed_in(dim)
+            else:
+                self.known[dim] = self.ints(declared) if isinstance(declared, int) else self.expression(declared, (1,))
         return self.known[dim]
+
+    def handed_in(self, dim: str) -> str:
+        """The input that holds the size of a dim which no value has. UsageError where nobody hands it in."""
+        if self.asked is None:
+            raise UsageError(f"the size of {dim} is not known here; no input has this dim")
+        if dim not in self.asked:
+            self.asked.append(dim)
+        return f"n_{dim}"
 
     def expression(self, e: sp.Expr, shape: tuple[int, ...] = ()) -> str:
         """An integer formula over sizes, as i64 of this shape."""

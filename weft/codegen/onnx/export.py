@@ -81,8 +81,8 @@ def _longest(program: Program) -> dict[str, int]:
     return program.resolve(**{d: r.max for d, r in program.runtime.items()})
 
 
-def _emitter(program: Program, call: Any = None) -> Emitter:
-    return Emitter(_sizes(program), _longest(program), call=call)
+def _emitter(program: Program, call: Any = None, asked: list[str] | None = None) -> Emitter:
+    return Emitter(_sizes(program), _longest(program), call=call, asked=asked)
 
 
 def _model(program: Program, e: Emitter, blocks: "_Blocks | Sequence[Any]") -> onnx.ModelProto:
@@ -130,20 +130,24 @@ def _refuse_opaque(graph: Graph) -> None:
 
 
 class _Blocks:
-    """Turns each Call into one node of a local function; equal bodies share the function."""
+    """Turns each Call into one node of a local function; equal bodies share the function. It is handed the sizes of
+    run-time dims that it makes and none of its values has, as a head that is the same for every row."""
 
     def __init__(self, program: Program) -> None:
         self.program, self.counts = program, program.resolve()
         self.functions: dict[tuple[Any, ...], onnx.FunctionProto] = {}
+        self.asked: dict[tuple[Any, ...], list[str]] = {}
 
     def __call__(self, e: Emitter, node: Node, x: Sequence[Any]) -> tuple[str, ...]:
         op: Any = node.op
         key = (op.body, node.types)
         if key not in self.functions:
-            self.functions[key] = self.function(op, f"{op.name}_{len(self.functions)}", node)
+            asked = self.asked[key] = []
+            self.functions[key] = self.function(op, f"{op.name}_{len(self.functions)}", node, asked)
         function = self.functions[key]
         names = [e.name() for _ in function.output]
-        proto = helper.make_node(function.name, list(x), names, domain=DOMAIN, name=f"{op.name}_{e.counter[0]}")
+        sizes = [e.size(d) for d in self.asked[key]]
+        proto = helper.make_node(function.name, [*x, *sizes], names, domain=DOMAIN, name=f"{op.name}_{e.counter[0]}")
         for label, value in self.metadata(op, node).items():
             proto.metadata_props.append(onnx.StringStringEntryProto(key=label, value=value))
         e.nodes.append(proto)
@@ -160,14 +164,15 @@ class _Blocks:
             "weft.flops": f"{int(flops)} at {small}",
         }
 
-    def function(self, op: Call, name: str, node: Node) -> onnx.FunctionProto:
+    def function(self, op: Call, name: str, node: Node, asked: list[str]) -> onnx.FunctionProto:
         body = expansion(op, node.types)
-        e = _emitter(self.program)
+        e = _emitter(self.program, asked=asked)
         ins = [f"x{i}" for i in range(len(body.inputs))]
         for v, at in zip(body.inputs, ins):
             e.know(v, at)
         out = [e.node("Identity", v) for v in e.graph(body, ins)]
         opsets = [helper.make_opsetid("", OPSET)]
+        ins += [f"n_{d}" for d in asked]
         return helper.make_function(DOMAIN, name, ins, out, _needed(e.nodes, out), opsets)
 
 
