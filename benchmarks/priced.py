@@ -139,7 +139,7 @@ def regions(folder: Path, package: str) -> dict[str, Callable[..., Any]]:
 def launching(counted: Counted) -> Generator[None]:
     """Launches of Triton kernels are counted, not made: each moves the tensors that it is given."""
     try:
-        from triton.runtime.jit import JITFunction
+        from triton.runtime.jit import JITFunction  # a GPU's compiler, which not every machine has
     except ModuleNotFoundError:
         yield
         return

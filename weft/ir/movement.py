@@ -83,7 +83,7 @@ class Scatter(Op):
     core = "scatter"
 
     def crossed(self, node: Node) -> frozenset[str]:
-        return frozenset(self.at)
+        return frozenset((*self.at, *node.space)).difference(d for d in self.to if d not in self.at)
 
     def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
         return ((0,),)

@@ -32,7 +32,10 @@ class Loop(Op):
         return "scan" if all(n.op.core == "pointwise" for n in self.body.nodes) else "region"
 
     def crossed(self, node: Node) -> frozenset[str]:
-        return frozenset((self.dim,))
+        return frozenset((self.dim,)).union(*(n.op.crossed(n) for n in self.body.nodes))
+
+    def mentions(self, types: tuple[Type, ...], dim: str) -> bool:
+        return any(n.op.mentions(n.types, dim) for n in self.body.nodes)
 
     def role(self, node: Node, dim: str) -> str:
         return "sequential" if dim == self.dim else super().role(node, dim)
@@ -61,7 +64,7 @@ class Loop(Op):
         """Along time, the cell goes on from where it was left; any other loop is the same if its body is."""
         if self.dim == s.time:
             return s.cell(n, ins)
-        if any(s.time in m.op.crossed(m) or m.op.mentions(m.types, s.time) for m in self.body.nodes):
+        if s.time in self.crossed(n) or self.mentions(n.types, s.time):
             raise s.refusal(n, f"runs a loop over {self.dim} that mixes positions along {s.time}")
         if any(isinstance(x, Val) and set(v.dims) != set(x.dims) for v, x in zip(n.ins, ins)):
             raise s.refusal(n, f"runs a loop over {self.dim} on what differs from row to row")
@@ -154,6 +157,9 @@ class Fused(Op):
 
     kernel: str
     body: Graph
+
+    def crossed(self, node: Node) -> frozenset[str]:
+        return frozenset[str]().union(*(n.op.crossed(n) for n in self.body.nodes))
 
     def infer(self, *x: Type) -> Types:
         need([v.type for v in self.body.inputs] == list(x), "a region runs on values of its own types")
