@@ -57,7 +57,8 @@ def step(name: str, route: str, watch: Counter[str] | None = None) -> Step:
     spec = api.open_spec(SPECS / f"{name}.yaml", (), True)
     found = api.planned(spec, target=ROUTES[route])
     said = totals(found)
-    planned = Cost(sum(t["launches"] for t in said.values()), sum(t["bytes"] for t in said.values()))
+    parts = [(t["launches"], t["bytes"]) for t in said.values()] + [(found.checks.launches, found.checks.bytes)]
+    planned = Cost(*map(sum, zip(*parts, strict=True)))
     return Step(name, route, planned, emitted(found, route, watch))
 
 

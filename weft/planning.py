@@ -13,7 +13,7 @@ from weft.targets import find
 from weft.units import bytes_of
 
 if TYPE_CHECKING:
-    from weft.codegen.planner import Planned
+    from weft.codegen.planner import Meter, Planned
     from weft.frontends.load import Loaded
     from weft.ir.program import Program
     from weft.passes.stage import Profiler
@@ -113,7 +113,16 @@ def planned(
         made, sizes = share(made, parts), parts.share
     watch = watcher(os.environ.get("WEFT_DUMP"), print_after, lambda text: print(text, file=sys.stderr))
     alone = parts is None or runs_alone(made.graph, parts)
-    return decide(made, sizes, aim, budget, _profiler(aim) if alone else None, watch, optimizer_of(optimizer))
+    return decide(
+        made,
+        sizes,
+        aim,
+        budget,
+        _profiler(aim) if alone else None,
+        watch,
+        optimizer_of(optimizer),
+        _meter() if alone else None,
+    )
 
 
 @public
@@ -157,3 +166,14 @@ def _profiler(target: Target) -> Profiler | None:
             raise
         return None
     return profiler(target)
+
+
+def _meter() -> Meter | None:
+    """Measures what kernel paths run, on torch's meta device; without torch, regions cost what fusion took them for."""
+    try:
+        from weft.codegen import metered
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return None
+    return metered

@@ -1,5 +1,6 @@
 """What is priced is what is emitted: launches and bytes of a training step, as planned and as the package runs."""
 
+import sys
 from collections import Counter
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks import priced
-from benchmarks.priced import NAMES, Step, step
+from benchmarks.priced import NAMES, ROUTES, SPECS, Step, step
 from tests.campaign import some
+from weft import api
 from weft.codegen.launched import Cost, cost
 
 NEAR = 0.1
@@ -22,24 +24,35 @@ def within(found: Step, share: float = NEAR) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", some(NAMES, 3))
-def test_the_torch_path_runs_what_its_plan_says(name: str):
-    found = step(name, "torch")
+@pytest.mark.parametrize(("name", "route"), some([(name, route) for name in NAMES for route in ROUTES], 5))
+def test_a_step_launches_and_moves_what_its_plan_says(name: str, route: str):
+    found = step(name, route)
     assert within(found), found.text()
 
 
-def test_a_region_that_is_not_priced_is_found(monkeypatch: pytest.MonkeyPatch):
-    """The claim can fail: without the regions of one block it does."""
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_block_that_is_not_priced_is_found(route: str, monkeypatch: pytest.MonkeyPatch):
+    """The claim can fail: with one backward as fusion prices it, one kernel a region, it does."""
     plain = priced.totals
 
-    def less(planned: Any) -> Any:
+    def closed(planned: Any) -> Any:
         said = plain(planned)
-        most = max((r for b in planned.blocks for r in b.forward.fusion.regions), key=lambda r: r.launches)
-        said["forward"]["launches"] -= 2 * most.launches
+        block = max(planned.settled, key=lambda b: b.calls)
+        regions = next(iter(block.backward.values())).fusion.regions
+        said["backward"]["launches"] -= block.calls * sum(r.launches - 1 for r in regions)
         return said
 
-    monkeypatch.setattr(priced, "totals", less)
-    assert not within(step("switch_base", "torch"))
+    monkeypatch.setattr(priced, "totals", closed)
+    assert not within(step("bert_base", route))
+
+
+def test_kernels_are_launched_without_triton():
+    """What stands in for triton leaves the real one, and nothing of its own, in the process."""
+    before = {name for name in sys.modules if name.startswith(("triton", "weft_stand_in"))}
+    found = api.planned(api.open_spec(SPECS / "mistral_7b.yaml", (), True), target="sm_90")
+    launches = [r.launches for b in found.settled for h in b.halves for r in h.fusion.regions]
+    assert max(launches) > 1
+    assert {name for name in sys.modules if name.startswith(("triton", "weft_stand_in"))} == before
 
 
 def test_costs_of_operators():

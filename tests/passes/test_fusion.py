@@ -27,7 +27,12 @@ from weft.targets import find
 BIG = {"batch": 1, "seq": 2048, "key": 2048, "width": 1024, "heads": 16, "head": 64, "inner": 4096}
 PRICES = Prices(BIG, find("sm_90"))
 SKELETONS = rows()
-fuse, fusion = (partial(f, skeletons=SKELETONS) for f in (fusing.fuse, fusing.fusion))
+fuse = partial(fusing.fuse, skeletons=SKELETONS)
+
+
+def fusion(graph: Graph, prices: Prices) -> Graph:
+    """The graph with what fusion decides on it."""
+    return fusing.grouped(graph, fuse(graph, prices))
 
 
 def groups(found: Fusion) -> list[tuple[str, ...]]:

@@ -4,7 +4,7 @@
 input lives. Regions that are equal but for names share one kernel file.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from weft.passes.regions import bodies, collapse
 from .block_file import header
 from .body import File, floats
 from .composites import known
-from .function import print_function
+from .function import Function, print_function
 from .lines import Lines
 from .sizes import Sizes
 from .skeletons import rows
@@ -121,29 +121,64 @@ def about(region: Region, every: Sequence[Decision]) -> tuple[Decision, ...]:
     return tuple(d for d in every if d.subject == whole or (d.subject in pairs and d.choice == "fused"))
 
 
-def fused_file(made: Derived, kernels: Kernels) -> str:
-    """The source of a block's kernel path; "" where no region has a kernel."""
-    file, block = File(Sizes.of(kernels.program)), made.block
-    texts: list[str] = []
-    if made.joint is not None:
-        file.floats = frozenset(floats(made.joint))
-        values = wide_of_joint(made.joint, len(block.graph.outputs))
-        for pair in made.pairs:
-            untold = file.sizes.untold(pair.backwards)
-            for side, of, graph in pair.parts():
-                graph = kernels.collapsed(graph, block.name, pair.half(side, of), file.mixed, values)
-                texts += _function(file, pair.name(side, of), graph, untold if side == "backward" else ())
-    else:
-        file.floats = frozenset(floats(block.graph))
-        texts = _function(file, "forward", kernels.collapsed(block.graph, block.name, "forward", file.mixed))
-    if "OPS." not in "\n".join(texts):
-        return ""
+@dataclass(frozen=True)
+class Printed:
+    """A function of a kernel path. graph: as printed, but what the function takes; given: the sizes it takes besides.
+
+    origins: node, by its first result -> the value, of the graph before regions were nodes, that it was printed for."""
+
+    function: Function
+    graph: Graph
+    given: tuple[str, ...]
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class KernelPath:
+    """A block's functions with kernels where regions have them, by half. kernels: has any? If not, no package has the
+    file, and the block's own functions run, which these are then."""
+
+    source: str
+    functions: Mapping[str, Printed]
+    kernels: bool
+
+
+def kernel_path(made: Derived, kernels: Kernels, trusted: frozenset[str]) -> KernelPath:
+    """The kernel path of a block. trusted: its inputs whose range the model has checked."""
+    block, graph = made.block, made.joint or made.block.graph
+    mixed = File(Sizes.of(kernels.program), floats=frozenset(floats(graph))).mixed
+    halves = list(_halves(made, kernels, mixed))
+    has = any(r.block == block.name and set(r.kernel.split(" + ")) != {"torch"} for r in kernels.rows)
+    file = File(Sizes.of(kernels.program), floats=frozenset(floats(graph)), trusted=frozenset() if has else trusted)
+    functions = {half: _function(file, name, graph, given) for half, name, given, graph in halves}
+    texts = [line for printed in functions.values() for line in (*printed.function.lines, "", "")]
     body = [*file.header(), "", "", *texts]
     out = Lines()
     doc = f"Block `{block.name}` with kernels: the functions of blocks/{block.name}.py, fused regions as one op each."
-    out.lines = [*header(doc, "\n".join(body), ["from ..kernels.common.ops import OPS"]), "", *body]
-    return out.source()
+    own = ["from ..kernels.common.ops import OPS"] if has else []
+    out.lines = [*header(doc, "\n".join(body), own), "", *body]
+    return KernelPath(out.source(), functions, has)
 
 
-def _function(file: File, name: str, graph: Graph, given: Sequence[str] = ()) -> list[str]:
-    return [*print_function(file, name, prepare(graph, known), given=given).lines, "", ""]
+def _halves(made: Derived, kernels: Kernels, mixed: bool) -> Iterator[tuple[str, str, tuple[str, ...], Graph]]:
+    """Half, function, sizes that it takes besides, and graph with regions as nodes."""
+    block = made.block
+    if made.joint is None:
+        yield "forward", "forward", (), kernels.collapsed(block.graph, block.name, "forward", mixed)
+        return
+    values = wide_of_joint(made.joint, len(block.graph.outputs))
+    for pair in made.pairs:
+        untold = Sizes.of(kernels.program).untold(pair.backwards)
+        for side, of, graph in pair.parts():
+            half = pair.half(side, of)
+            graph = kernels.collapsed(graph, block.name, half, mixed, values)
+            yield half, pair.name(side, of), untold if side == "backward" else (), graph
+
+
+def _function(file: File, name: str, graph: Graph, given: tuple[str, ...]) -> Printed:
+    said = {n.outs[0].name: n.src for n in graph.nodes}
+    tagged = replace(graph, nodes=tuple(replace(n, src=n.outs[0].name) for n in graph.nodes))
+    ready = prepare(tagged, known)  # what a node is opened to, or made of, has its source
+    origins = {n.outs[0].name: n.src for n in ready.nodes}
+    ready = replace(ready, nodes=tuple(replace(n, src=said.get(n.src, n.src)) for n in ready.nodes))
+    return Printed(print_function(file, name, ready, given=given), ready, given, origins)

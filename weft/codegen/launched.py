@@ -7,7 +7,7 @@ changes as much as the largest other operand has. Imports torch.
 
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from types import CodeType, FrameType
@@ -77,19 +77,28 @@ class Ledger:
 
 
 class Launches(TorchDispatchMode):
-    """Tells `see` the cost of every operator that runs while it is on."""
+    """Tells `see` the cost of every operator that runs while it is on. call: runs one and says what it costs."""
 
-    def __init__(self, see: Callable[[Cost], object]) -> None:
+    def __init__(self, see: Callable[[Cost], object], call: Callable[..., tuple[Any, Cost]] | None = None) -> None:
         super().__init__()
-        self.see = see
+        self.see, self.call = see, call or called
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        found = cost(func, (*args, *kwargs.values()), out)
+        out, found = self.call(func, args, kwargs or {})
         if found.launches:
             self.see(found)
         return out
+
+
+def called(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Cost]:
+    """What an operator gives, and costs."""
+    out = func(*args, **kwargs)
+    return out, cost(func, (*args, *kwargs.values()), out)
+
+
+def moved(values: Iterable[Any]) -> int:
+    """Bytes of the tensors among values, each once."""
+    return sum(map(size, _tensors(values)))
 
 
 def cost(func: Any, operands: Iterable[Any], out: Any) -> Cost:

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from weft.ir.indices import indices
 from weft.ir.names import identifier, label
+from weft.ir.program import Program
 from weft.passes.blocks import Block, key, scalar
 from weft.passes.structure import Site, Stack, Structure
 
@@ -27,6 +28,12 @@ def model_file(
 ) -> str:
     """The source. found: how the model decodes. layers: by block, the recompute mode of each of its runs, in order."""
     return _Writer(model, blocks, found, layers or {}).source()
+
+
+def ranges(program: Program, sizes: Sizes) -> list[tuple[str, str, int, int | None]]:
+    """Inputs whose numbers look something up: what each is called, the dim, its size, a number that stands for none."""
+    every = [(i, sizes.number(i.dim)) for i in indices(program)]
+    return [(identifier(i.input), sizes.names[i.dim], n, i.ignore) for i, n in every if n is not None]
 
 
 class _Writer:
@@ -91,8 +98,7 @@ class _Writer:
         limits = {names[d]: (r.max, r.align) for d, r in program.runtime.items() if d in dims}
         lines.add(f"FIXED = {_dict(fixed)}")
         lines.add(f"LIMITS = {_dict(limits)}")
-        ranges = [(i, self.sizes.number(i.dim)) for i in indices(program)]
-        said = [f'("{identifier(i.input)}", "{names[i.dim]}", {n}, {i.ignore})' for i, n in ranges if n is not None]
+        said = [f'("{name}", "{dim}", {n}, {ignore})' for name, dim, n, ignore in ranges(program, self.sizes)]
         lines.lines += rows_of("RANGES", said)
         if self.modes:
             lines.add("MODES = {")

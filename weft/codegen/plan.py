@@ -47,8 +47,9 @@ def document(planned: Planned) -> Document:
         "target": _target(planned.target),
         "parameters": sum(prod(planned.sizes[d] for d in p.dims) * _rows(p, planned.sizes) for p in program.params),
         "totals": totals(planned),
+        "checks": {"launches": planned.checks.launches, "bytes": planned.checks.bytes},
         "memory": _memory(planned),
-        "blocks": [_block(planned, b, own) for b, own in zip(planned.blocks, _owned(planned))],
+        "blocks": [_block(planned, b, own) for b, own in zip(planned.settled, _owned(planned))],
         "layers": [
             _drop({"block": planned.blocks[x.block].name, "row": x.row, "mode": x.mode}) for x in planned.layers
         ],
@@ -66,7 +67,7 @@ def decisions(planned: Planned) -> tuple[Decision, ...]:
     out = list(planned.program.graph.decisions)
     if planned.choice:
         out += recompute_decisions(planned)
-    for b in planned.blocks:
+    for b in planned.settled:
         for where, half in _halves(b):
             out += [_within(d, where) for d in half.graph.decisions]
     return tuple(out)
@@ -92,7 +93,7 @@ def totals(planned: Planned) -> Document:
     """FLOPs, bytes and modelled seconds of one forward and, when training, of one backward."""
     out: Document = {"forward": _zero(), "backward": _zero()} if planned.program.train else {"forward": _zero()}
     for layer in planned.layers:
-        b = planned.blocks[layer.block]
+        b = planned.settled[layer.block]
         _add(out["forward"], b.forward.fusion)
         if layer.mode in b.backward:
             _add(out["backward"], b.backward[layer.mode].fusion)
@@ -157,7 +158,7 @@ def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
             "forward_peak": modes[m.name].forward_peak,
             "backward_peak": modes[m.name].backward_peak,
             "extra_microseconds": _micro(modes[m.name].time),
-            "layers": sum(planned.blocks[x.block] is b and x.mode == m.name for x in planned.layers),
+            "layers": sum(planned.blocks[x.block].name == b.name and x.mode == m.name for x in planned.layers),
         }
         for m in b.block.modes
         if m.name in modes

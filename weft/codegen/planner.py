@@ -7,6 +7,7 @@ may have measured (`Profiler`); without any they are estimated from the graphs.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 from weft.ir.program import Program
 from weft.ir.types import Decision
@@ -16,6 +17,8 @@ from weft.passes.halves import Derived
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.pipeline import Watch, run
 from weft.passes.price import Prices
+from weft.passes.ran import Ran
+from weft.passes.settled import settled
 from weft.passes.stage import Half, Layer, Options, Profiler, Stage
 from weft.passes.structure import Structure
 from weft.targets import Target
@@ -24,6 +27,20 @@ from .composites import known
 from .decoding import Decoding, decoding
 from .kernel_package import Emitted, kernel_package
 from .skeletons import rows
+
+
+class Meter(Protocol):
+    """Measures at given sizes what fusion does not see."""
+
+    def paths(
+        self, emitted: Emitted, sizes: Mapping[str, int], target: str
+    ) -> Mapping[tuple[str, str], tuple[Ran, ...]]:
+        """What a package's kernel paths run, by block and half: statements. target: by name."""
+        ...
+
+    def checks(self, program: Program, sizes: Mapping[str, int]) -> Ran:
+        """What a call does to tell whether its inputs are in range."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,25 @@ class Planned:
     smallest: int
     measured: bool
     optimizer: Optimizer = OPTIMIZERS["none"]
+    meter: Meter | None = None
+
+    @cached_property
+    def settled(self) -> tuple[BlockPlan, ...]:
+        """The blocks, their regions priced as what became of them. Without torch: as fusion priced them."""
+        if self.meter is None or self.target.kind == "cpu":
+            return self.blocks
+        ran = self.meter.paths(self.kernels, self.sizes, self.target.name)
+        return tuple(
+            replace(b, halves=tuple(self._settled(h, ran.get((b.name, h.name))) for h in b.halves)) for b in self.blocks
+        )
+
+    @cached_property
+    def checks(self) -> Ran:
+        """What a call does to its inputs before the first block."""
+        return Ran((), 0, 0) if self.meter is None else self.meter.checks(self.program, self.sizes)
+
+    def _settled(self, half: Half, ran: tuple[Ran, ...] | None) -> Half:
+        return half if ran is None else settled(half, ran, self.prices)
 
     @property
     def program(self) -> Program:
@@ -102,7 +138,7 @@ class Planned:
         """The kernels of the package, and what became of each region."""
         halves = [(b.name, half) for b in self.blocks for half in b.halves]
         fused = {(name, half.name): half.fusion for name, half in halves}
-        return kernel_package(self.program, [b.made for b in self.blocks], self.prices, fused)
+        return kernel_package(self.model, [b.made for b in self.blocks], self.prices, fused)
 
     @property
     def modes(self) -> dict[str, list[Mode]]:
@@ -126,17 +162,18 @@ def plan(
     profiler: Profiler | None = None,
     watch: Watch | None = None,
     optimizer: Optimizer = OPTIMIZERS["none"],
+    meter: Meter | None = None,
 ) -> Planned:
     """Decide everything about a program.
 
-    sizes: of every dim. budget: most bytes alive at once, the optimizer's state and step included. Raises
-    InfeasibleError with the smallest budget that a plan fits in."""
+    sizes: of every dim. budget: most bytes alive at once, the optimizer's state and step included. meter: of what
+    became of regions. Raises InfeasibleError with the smallest budget that a plan fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
     options = Options(sizes, target, rows(), longest, known, profiler, budget, optimizer)
-    return _planned(run(Stage(program), options, watch=watch), options)
+    return _planned(run(Stage(program), options, watch=watch), options, meter)
 
 
-def _planned(stage: Stage, options: Options) -> Planned:
+def _planned(stage: Stage, options: Options, meter: Meter | None) -> Planned:
     chosen, model = stage.chosen, stage.model
     assert chosen is not None
     assert model is not None
@@ -147,7 +184,7 @@ def _planned(stage: Stage, options: Options) -> Planned:
     o, choice, measured = options, chosen.choice, options.profiler is not None
     return Planned(
         model, o.sizes, o.target, o.budget, blocks, chosen.layers, chosen.chain, choice, chosen.peak, chosen.smallest,
-        measured, o.optimizer,
+        measured, o.optimizer, meter,
     )  # fmt: skip
 
 

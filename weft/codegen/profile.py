@@ -11,7 +11,6 @@ import importlib.util
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.abc import InspectLoader
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -37,6 +36,7 @@ from .block_file import printed_file
 from .launched import NOTHING, Ledger
 from .meta import Meta
 from .sizes import Sizes
+from .stand_in import Text
 from .workspace import Constants, workspace
 
 
@@ -162,19 +162,9 @@ def profile(model: Structure, sizes: Mapping[str, int], made: Derived, target: T
     return BlockProfile(made.block.name, tuple(costs), run.boundary, run.grads, run.ran)
 
 
-class _Text(InspectLoader):
-    """Imports a block's file from its text."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def get_source(self, fullname: str) -> str:
-        return self.source
-
-
 def imported(name: str, source: str) -> ModuleType:
     """The file of a block as a module. Its `..runtime` is weft.codegen.runtime, whose files packages copy."""
-    spec = importlib.util.spec_from_loader(f"weft.codegen.profiled.{name}", _Text(source))
+    spec = importlib.util.spec_from_loader(f"weft.codegen.profiled.{name}", Text(source))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -50,11 +50,10 @@ def _launching(ran: Iterable[Ran]) -> list[Ran]:
 def _region(name: str, nodes: Sequence[Node], ran: Ran, prices: Prices) -> Region:
     work = [n for n in nodes if kind(n) != "view"] or list(nodes)
     names = tuple(n.outs[0].name for n in work)
-    flops, seconds, target = 0, 0.0, prices.target
+    flops, busy, target = 0, 0.0, prices.target
     for n in work:
         rate = target.matrix if kind(n) in MATRIX else target.vector
         flops += prices.flops(n)
-        seconds += prices.flops(n) / rate.get(dtype(n), rate["f32"])
-    seconds = target.launch * ran.launches + max(ran.bytes / target.bandwidth, seconds) / target.reach
+        busy += prices.flops(n) / rate.get(dtype(n), rate["f32"])
     src = next((n.src for n in work if n.src), "")
-    return Region(name, names, "", names, (), (), ran.bytes, flops, seconds, src, ran.launches)
+    return Region(name, names, "", names, (), (), 0, flops, 0.0, src, busy=busy).ran(ran.launches, ran.bytes, target)

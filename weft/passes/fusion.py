@@ -22,6 +22,7 @@ from weft.passes.downsets import Mates, Partition, bits, partition
 from weft.passes.legality import No, Number, Reason, Work
 from weft.passes.price import MATRIX, Prices, dtype
 from weft.passes.skeletons import DISPATCH, TILE, Skeleton
+from weft.targets import Target
 
 LIMIT = 20_000  # groups looked at in one class of a block before merging is greedy: about a second
 PICO = 10**12
@@ -32,7 +33,8 @@ class Region:
     """Nodes, by their first result, that run as one kernel, or as torch's operators.
 
     skeleton: its name, empty when none holds this work. core, before, after: the nodes in its core and holes.
-    bytes and flops: what it moves and computes; seconds: its modelled time; launches: of kernels."""
+    bytes and flops: what it moves and computes; seconds: its modelled time; launches: of kernels; busy: seconds at the
+    target's peak that its FLOPs alone take."""
 
     id: str
     nodes: tuple[str, ...]
@@ -45,6 +47,12 @@ class Region:
     seconds: float
     src: str = ""
     launches: int = 1
+    busy: float = 0.0
+
+    def ran(self, launches: int, nbytes: int, target: Target) -> "Region":
+        """The same as one that launches and moves this."""
+        seconds = target.launch * launches + max(nbytes / target.bandwidth, self.busy) / target.reach
+        return replace(self, bytes=nbytes, launches=launches, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +194,17 @@ class _Search:
         """Picoseconds of the group as one kernel."""
         if self.work.refuse(group) is not None:
             return None
-        return round(self._cost(group)[2] * PICO)
+        nbytes, launches, _, busy = self._cost(group)
+        target = self.prices.target
+        return round((target.launch * launches + max(nbytes / target.bandwidth, busy) / target.reach) * PICO)
 
     def _single(self, group: int) -> int:
         cost = self.price(group)
         assert cost is not None
         return cost
 
-    def _cost(self, group: int) -> tuple[int, int, float]:
-        """(bytes across the border, FLOPs, seconds) of the group as one kernel."""
+    def _cost(self, group: int) -> tuple[int, int, int, float]:
+        """Of the group as one kernel: bytes across its border, launches, FLOPs, seconds that these take at the peak."""
         w, p, target = self.work, self.prices, self.prices.target
         nodes = [w.nodes[i] for i in bits(group)]
         inside = {v for n in nodes for v in n.outs}
@@ -213,7 +223,7 @@ class _Search:
         launches = 1
         if any(map(dispatches, nodes)):
             launches = 1 + s.more if s else DISPATCH
-        return nbytes, flops, target.launch * launches + max(nbytes / target.bandwidth, seconds) / target.reach
+        return nbytes, launches, flops, seconds
 
     def _read(self, v: Val, nodes: Sequence[Node]) -> int:
         """Bytes read of an operand: of a gathered table, the rows."""
@@ -235,7 +245,7 @@ class _Search:
 
     def _region(self, k: int, group: int) -> Region:
         w = self.work
-        nbytes, flops, seconds = self._cost(group)
+        nbytes, launches, flops, busy = self._cost(group)
         s, cores = w.skeleton(group), w.cores(group) or list(bits(group))
         ahead = [i for i in bits(group) if i not in cores and any(w.dag.above[c] >> i & 1 for c in cores)]
         after = [i for i in bits(group) if i not in cores and i not in ahead]
@@ -244,10 +254,11 @@ class _Search:
             return tuple(w.name(i) for i in members)
 
         src = next((w.nodes[i].src for i in (*cores, *bits(group)) if w.nodes[i].src), "")
-        return Region(
+        bare = Region(
             f"r{k}", names(bits(group)), s.name if s else "", names(cores), names(ahead), names(after),
-            nbytes, flops, seconds, src,
+            0, flops, 0.0, src, busy=busy,
         )  # fmt: skip
+        return bare.ran(launches, nbytes, self.prices.target)
 
     def _verdicts(self, best: Partition) -> tuple[Verdict, ...]:
         w, out = self.work, list[Verdict]()
