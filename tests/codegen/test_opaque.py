@@ -39,6 +39,11 @@ def test_a_wrapped_module_verifies():
     assert found.ok, found.text()
 
 
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+def test_a_wrapped_module_is_planned_around(target: str):
+    assert api.plan(wrapping(mlp()), target=target)["totals"]["backward"]["launches"] > 10
+
+
 def test_its_parameters_are_the_model_s():
     model = api.compile(wrapping(mlp()), target="cpu")
 

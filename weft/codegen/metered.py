@@ -40,12 +40,11 @@ def paths(emitted: Emitted, sizes: Mapping[str, int], target: str) -> dict[tuple
     wrapped modules, which are not at hand, nor of what no GPU can launch."""
     meter, out = _Meter(emitted, sizes, target), dict[tuple[str, str], tuple[Ran, ...]]()
     for block, path in emitted.paths.items():
+        if any(handle_of(printed.graph) is not None for printed in path.functions.values()):
+            continue
         for half, printed in path.functions.items():
-            if handle_of(printed.graph) is None:
-                with suppress(
-                    ValueError
-                ):  # a grid over a GPU's largest: refused where it is launched
-                    out[block, half] = meter.run(block, printed)
+            with suppress(ValueError):  # a grid over a GPU's largest: refused where it is launched
+                out[block, half] = meter.run(block, printed)
     return out
 
 
