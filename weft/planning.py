@@ -171,7 +171,7 @@ def _profiler(target: Target) -> Profiler | None:
 def _meter() -> Meter | None:
     """Measures what kernel paths run, on torch's meta device; without torch, regions cost what fusion took them for."""
     try:
-        from weft.codegen import metered
+        from weft.codegen import metered  # only when it is asked for: every verb imports this file
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
