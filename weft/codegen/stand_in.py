@@ -47,7 +47,8 @@ class StandIn(MetaPathFinder):
         self.own = {ops.__name__: ops, f"{self.root}.runtime": runtime, self.root: _package(self.root)}
         with self._importing():
             if any(path.startswith("kernels/") for path in files):
-                importlib.import_module(f"{self.root}.kernels.common.host").arch = lambda device: target
+                host: Any = importlib.import_module(f"{self.root}.kernels.common.host")
+                host.arch = lambda device: target
 
     def module(self, name: str) -> Any:
         """A module of the package: "fused.layer"."""
