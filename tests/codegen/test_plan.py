@@ -17,9 +17,10 @@ from weft.codegen.dot import dot
 from weft.codegen.package import as_json
 from weft.codegen.plan import WHY_TORCH, document
 from weft.errors import InfeasibleError
-from weft.passes.chain import evaluate, solve
 from weft.passes.legality import Reason
 from weft.passes.pipeline import PIPELINE
+from weft.passes.schedule import evaluate
+from weft.passes.solver import solve
 from weft.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -97,9 +98,9 @@ def test_budgets_are_kept_and_monotone(name: str):
     last = None
     for k in range(21):
         budget = free.smallest + (free.peak - free.smallest) * k // 20
-        got = solve(free.chain, budget)
+        got = solve(free.schedule, budget)
         assert got.peak <= budget
-        assert evaluate(free.chain, got.modes).peak == got.peak
+        assert evaluate(free.schedule, got.modes).peak == got.peak
         assert last is None or (got.peak >= last.peak and got.time <= last.time)
         last = got
     assert last is not None

@@ -11,10 +11,12 @@ from tests.codegen.emission import SPECS, package, spec_path
 from weft import api
 from weft.cli import run
 from weft.codegen import verify
+from weft.codegen.comparing import compare
 from weft.codegen.package import write
-from weft.codegen.verify import Truth, case, compare, index_range
+from weft.codegen.verify import Truth, case
 from weft.errors import UsageError
 from weft.frontends.schema import Model
+from weft.ir.indices import index_range
 
 DECODING = {
     "gpt2_345m", "megatron_8b", "mistral_7b", "sparse_transformer_cifar10", "sparse_transformer_enwik8",

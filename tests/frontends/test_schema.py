@@ -89,7 +89,6 @@ def test_the_builder_writes_the_same_spec() -> None:
         ({"head": []}, ()),
         ({"init": {"weight": {"normal": 1.0, "uniform": 1.0}}}, ("init", "weight")),
         ({"init": {"weight": {}}}, ("init", "weight")),
-        ({"runtime": {"width": {"max": 3}}}, ("runtime", "width")),
         ({"blocks": {"a": {"pattern": "causal"}}}, ("blocks", "a")),
         ({"blocks": {"a": {"kind": "atention", "pattern": "causal"}}}, ("blocks", "a")),
         ({"blocks": {"a": {"kind": "attention"}}}, ("blocks", "a")),

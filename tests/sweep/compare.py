@@ -8,7 +8,7 @@ together. Package and reference share parser and lowering: that a key does anyth
 import copy
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tests.sweep.draw import Spec, blocks_of
 from tests.sweep.fault import Fault, at
 from tests.sweep.rounding import TIMES, Rounded, is_rounding
 from weft import api
-from weft.codegen import verify
+from weft.codegen import comparing, verify, verify_decode
 from weft.codegen import verify_kernels as kernels
 from weft.codegen.build import files_of, module_of
 from weft.codegen.one_dtype import OneDtype, uniform
@@ -40,7 +40,7 @@ TOLERANCE = 1e-8
 """Rounding alone crosses 1e-10 once in some hundred cases (logsumexp cells); a real fault is 1e-3 and more."""
 
 
-def held(where: str, row: verify.Row) -> None:
+def held(where: str, row: comparing.Row) -> None:
     if not row.error <= TOLERANCE:
         raise Fault(f"{where}: {row.check.split(' of ')[0]}", f"{row.worst} off by {row.error:.1e}")
 
@@ -107,11 +107,8 @@ class Case:
         module = verify.loaded(self.module, params, torch.float64)
         with self.wide():
             rows = at(where, verify.compared, truth, module, "f64")
-            off = [i for i, row in enumerate(rows) if not row.error <= TOLERANCE]
-            again = [self.rounded(truth, module, seed) for seed in range(TIMES if off else 0)]
-        for i in off:
-            if not is_rounding(rows[i].error, [errors[i] for errors in again]):
-                held(where, rows[i])
+        for row in self.told_apart(rows, truth, params):
+            held(where, row)
         module = module.eval()
         inputs = {k: v.double() if v.is_floating_point() else v for k, v in truth.inputs.items()}
         with torch.no_grad(), self.wide():
@@ -120,7 +117,7 @@ class Case:
             first = {k: v[:1] if v.dim() else v for k, v in inputs.items()}
             alone = dict(zip(self.program.outputs, at(f"{where}: one row", lambda: module(**first))))
         whole = {k: y[:1] for k, y in whole.items() if y.dim()}
-        held(f"{where}: one row alone", verify.compare("outputs", "f64", alone, whole))
+        held(f"{where}: one row alone", comparing.compare("outputs", "f64", alone, whole))
 
     def rounded(self, truth: verify.Truth, module: Any, seed: int) -> list[float]:
         """The errors of a module whose every result is off in its last place."""
@@ -139,13 +136,13 @@ class Case:
             module.state(2)
         except NotImplementedError:
             return
-        held(where, at(where, verify.leak, self.program, module, inputs, whole))
+        held(where, at(where, verify_decode.leak, self.program, module, inputs, whole))
         n = inputs["tokens"].shape[1]
         sizes = self.program.resolve(batch=2, seq=n)
         whole = whole_run(self.program, module, params, inputs, sizes, self.wrapped)
         for first in sorted({0, n // 2, n}):
             from_ = f"{where} from {'0' if not first else 'n' if first == n else 'half'}"
-            held(from_, at(from_, verify.decoded, module, inputs, whole, first))
+            held(from_, at(from_, verify_decode.decoded, self.program, module, inputs, whole, first))
 
     def interpreted(self, n: int, where: str) -> None:
         truth, params = self.truth(n)
@@ -157,8 +154,20 @@ class Case:
             mode = kernels.Kernels(namespace, self.folder, alone, sizes, "f64", own)
             module = verify.loaded(package.Model(), params, torch.float64)
             rows = at(where, kernels.whole, truth, module, "f64", mode, "cpu")
-        for row in (*mode.rows.values(), *rows):
+        for row in mode.rows.values():
             held(where, row)
+        for row in self.told_apart(rows, truth, params):
+            held(where, row)
+
+    def told_apart(
+        self, rows: Sequence[comparing.Row], truth: verify.Truth, params: Mapping[str, Tensor]
+    ) -> list[comparing.Row]:
+        """Those rows of a comparison, in the order that the torch path has them, that are not rounding."""
+        off = [i for i, row in enumerate(rows) if not row.error <= TOLERANCE]
+        module = verify.loaded(self.module, params, torch.float64)
+        with self.wide():
+            again = [self.rounded(truth, module, seed) for seed in range(TIMES if off else 0)]
+        return [rows[i] for i in off if not is_rounding(rows[i].error, [errors[i] for errors in again])]
 
     def effects(self) -> None:
         """A score, rotary or scale must move the global rows too."""
@@ -179,6 +188,12 @@ class Case:
     def global_rows(self, spec: Spec) -> list[float]:
         program = api.program(opened(spec))
         sizes, params, inputs, _ = verify.case(program, 3)
+        for name in {
+            "segments",
+            "valid",
+        } & inputs.keys():  # of either kind, so that whatever a pattern asks, keys are left
+            at = torch.arange(inputs[name].shape[1])
+            inputs[name] = (at // 2 if name == "segments" else at % 3 > 0).expand_as(inputs[name])
         params = {k: v + torch.linspace(0, 9, v.numel()).double().sin().view(v.shape) for k, v in params.items()}
         logits = reference(program, torch, params, inputs, sizes, torch.float64)["logits"]
         return logits[:, : blocks_of(spec)[0]["globals"]["tokens"]].flatten().tolist()

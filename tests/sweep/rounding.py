@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 EPS = torch.finfo(torch.float64).eps
 TIMES = 3
 MOST = 1e-7
-"""Beyond it a difference is a fault, whatever the case."""
+"""Beyond it a difference that only moves is a fault, whatever the case."""
 
 
 class Rounded(TorchDispatchMode):
@@ -41,5 +41,8 @@ class Rounded(TorchDispatchMode):
 
 
 def is_rounding(error: float, again: Sequence[float]) -> bool:
-    """Is a difference of `error`, which was `again` when results were off, one of rounding alone?"""
-    return error <= MOST and max(abs(e - error) for e in again) > error / 10
+    """Is a difference of `error`, which was `again` when results were off, one of rounding alone?
+
+    A fault stays what it is when the last place moves. Where the last place makes twice the difference, or where a
+    small one moves with it, it is rounding."""
+    return max(again) > 2 * error or (error <= MOST and max(abs(e - error) for e in again) > error / 10)

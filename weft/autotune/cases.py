@@ -21,7 +21,7 @@ from torch import Tensor
 
 from weft.autotune.launches import Kernels
 from weft.autotune.workload import Workload
-from weft.codegen.verify import index_range
+from weft.ir.indices import index_range
 from weft.ir.reference import run
 from weft.ir.text import parse
 from weft.ir.types import FLOATS, Graph, Val, torch_dtype

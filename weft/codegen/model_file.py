@@ -63,6 +63,7 @@ class _Writer:
             h
             for h in (
                 "Block",
+                "Group",
                 "check",
                 "draw_seed",
                 "found",
@@ -76,7 +77,8 @@ class _Writer:
         own = [f"from .blocks.{b.name} import {b.title}" for b in sorted(self.blocks.values(), key=lambda b: b.name)]
         own.append(f"from .runtime.module import {', '.join(helpers)}")
         if not self.decoding.found.why:
-            own.append("from .runtime.state import State, feed")
+            helpers = [h for h in ("State", "check_whole", "feed") if re.search(rf"\b{h}\b", text)]
+            own.append(f"from .runtime.state import {', '.join(helpers)}")
         own.append("from .runtime.whole import exported")
         plain = re.fullmatch(r"[A-Za-z0-9_.-]+", self.program.source)
         source = f", from {self.program.source}" if plain else ""
@@ -155,6 +157,8 @@ class _Writer:
 
     def construct(self, code: Lines) -> None:
         started: set[str] = set()
+        for name in self.mounts.groups:
+            code.add(f"self.{name} = Group()")
         for step in self.model.steps:
             if isinstance(step, Site):
                 made = f"{self.mounts.title(step)}({self.mode(step)}device=device)"

@@ -15,7 +15,7 @@ TAKEN = frozenset(
         r"\w+",
         """
     T_destination add_module apply block_of buffers call_super_init children compile cpu cuda double
-    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
+    dump_patches encode eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
     load_state_dict modules mode modes mtia named_buffers named_children named_modules named_parameters
     parameters plan prefill register_backward_hook register_buffer register_forward_hook
     register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
@@ -30,9 +30,9 @@ TAKEN = frozenset(
 
 
 def simple(mount: str) -> bool:
-    """Can the mount be an attribute of the model, or of a stack a list that is one?"""
-    stem = mount.removesuffix(".{}")
-    return bool(_SIMPLE.fullmatch(stem)) and stem not in TAKEN
+    """Can the mount be an attribute of the model or of groups in it, or of a stack a list that is one?"""
+    parts = mount.removesuffix(".{}").split(".")
+    return all(_SIMPLE.fullmatch(part) and part not in TAKEN for part in parts)
 
 
 class Mounts:
@@ -43,6 +43,13 @@ class Mounts:
         self.sizes = Sizes.of(model.program)
         self.homes = self._homes()
         self.lists = self._lists()
+
+    @property
+    def groups(self) -> list[str]:
+        """The modules that hold others alone, a dotted name each, outer ones first."""
+        stems = (site.mount.removesuffix(".{}") for site in self.model.sites if simple(site.mount))
+        heads = (stem.split(".")[:n] for stem in stems for n in range(1, stem.count(".") + 1))
+        return list(dict.fromkeys(".".join(parts) for parts in heads))
 
     def _homes(self) -> dict[int, str]:
         """Attribute names of modules that own no parameters, by the place of their site."""

@@ -12,12 +12,12 @@ from typing import Any
 from weft.ir.library import Attend
 from weft.ir.pattern import solve
 from weft.ir.types import Decision, Graph, Node
-from weft.passes.chain import Choice
 from weft.passes.choose import parameters
 from weft.passes.fusion import Fusion, Region
 from weft.passes.legality import Reason
 from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.price import density
+from weft.passes.schedule import Choice
 from weft.passes.stage import Half
 from weft.passes.structure import Given
 from weft.targets import Target
@@ -156,7 +156,7 @@ def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
             "keeps": {name: prices.size(made[name]) for name in m.saved if name in made},
             "bytes": modes[m.name].saved,
             "forward_peak": modes[m.name].forward_peak,
-            "backward_peak": modes[m.name].backward_peak,
+            "backward_peak": b.profile.backward_held(modes[m.name]),
             "extra_microseconds": _micro(modes[m.name].time),
             "layers": sum(planned.blocks[x.block].name == b.name and x.mode == m.name for x in planned.layers),
         }
@@ -256,7 +256,7 @@ def _memory(planned: Planned) -> Document:
         "peak": planned.peak,
         "smallest": planned.smallest,
         "profile": "predicted" if planned.measured else "estimated",
-        "parameters_and_inputs": planned.chain.base - kept,
+        "parameters_and_inputs": planned.schedule.base - kept,
         "optimizer": optimizer,
     }
     if planned.choice:
@@ -276,22 +276,16 @@ def _optimizer(planned: Planned) -> tuple[Document, int]:
 
 def _at_peak(planned: Planned, choice: Choice) -> Document:
     """What is alive when the peak is reached."""
-    chain, (at, side) = planned.chain, choice.where
-    kept = sum(b.modes[m].saved for b, m in zip(chain.blocks[:at], choice.modes[:at]))
-    flags = [b.modes[m] for b, m in zip(chain.blocks, choice.modes)]
-    bounds = sum(
-        b.boundary for i, b in enumerate(chain.blocks[:at]) if flags[i].keeps_input or (i and flags[i - 1].keeps_output)
-    )
-    gradients = chain.after()[at] if side == "backward" else 0
-    where = {"layer": at, "block": chain.blocks[at].name, "side": side}
+    at, side = choice.where
+    where = {"layer": at, "block": planned.schedule.runs[at].profile.name, "side": side}
     if planned.peak > choice.peak:
         where = {"block": planned.optimizer.name, "side": "step"}
     return {
         "extra_microseconds": _micro(choice.time),
         "at": where,
-        "kept_by_earlier_blocks": kept + bounds,
-        "gradients_of_later_blocks": gradients,
-        "working": choice.peak - chain.base - kept - bounds - gradients,
+        "kept_by_earlier_blocks": choice.alive.kept,
+        "gradients_of_later_blocks": choice.alive.gradients,
+        "working": choice.alive.own,
     }
 
 

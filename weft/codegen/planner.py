@@ -12,12 +12,12 @@ from typing import Protocol
 from weft.ir.program import Program
 from weft.ir.types import Decision
 from weft.passes.blocks import Block, Mode, key
-from weft.passes.chain import BlockProfile, Chain, Choice
 from weft.passes.halves import Derived
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.pipeline import Watch, run
 from weft.passes.price import Prices
 from weft.passes.ran import Ran
+from weft.passes.schedule import BlockProfile, Choice, Schedule
 from weft.passes.settled import settled
 from weft.passes.stage import Half, Layer, Options, Profiler, Stage
 from weft.passes.structure import Structure
@@ -89,7 +89,7 @@ class Planned:
     budget: int | None
     blocks: tuple[BlockPlan, ...]
     layers: tuple[Layer, ...]
-    chain: Chain
+    schedule: Schedule
     choice: Choice | None
     peak: int
     smallest: int
@@ -183,8 +183,8 @@ def _planned(stage: Stage, options: Options, meter: Meter | None) -> Planned:
     )
     o, choice, measured = options, chosen.choice, options.profiler is not None
     return Planned(
-        model, o.sizes, o.target, o.budget, blocks, chosen.layers, chosen.chain, choice, chosen.peak, chosen.smallest,
-        measured, o.optimizer, meter,
+        model, o.sizes, o.target, o.budget, blocks, chosen.layers, chosen.schedule, choice, chosen.peak,
+        chosen.smallest, measured, o.optimizer, meter,
     )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def recompute_decisions(planned: Planned) -> tuple[Decision, ...]:
 
 
 def stretches(layers: Sequence[Layer]) -> list[tuple[int, int, int, str]]:
-    """(first, last, block, mode) of neighbouring runs of one block in one mode; positions in the chain."""
+    """(first, last, block, mode) of neighbouring runs of one block in one mode; places among the runs."""
     out: list[tuple[int, int, int, str]] = []
     for block in dict.fromkeys(x.block for x in layers):
         places = [i for i, x in enumerate(layers) if x.block == block]

@@ -22,12 +22,13 @@ from torch.utils._pytree import tree_leaves
 
 from weft.ir.types import ITEMSIZE, Val, torch_dtype
 from weft.passes.blocks import trusted
-from weft.passes.chain import BlockProfile
-from weft.passes.chain import Mode as Cost
 from weft.passes.estimate import estimated
 from weft.passes.halves import Derived, Pair
+from weft.passes.liveness import leaving
 from weft.passes.price import Prices
 from weft.passes.ran import ALONE, Place, Ran
+from weft.passes.schedule import BlockProfile
+from weft.passes.schedule import Mode as Cost
 from weft.passes.structure import Given, Structure
 from weft.progress import doing
 from weft.targets import Target
@@ -68,7 +69,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.skip, self.threads, self.meta, self.ledger = skip, threads, meta, ledger
         self.count = _Count()
-        self.given = {x.untyped_storage()._cdata for x in given}
+        self.given = set(map(_place, given))
         self.constants = Constants(self.see)
 
     def __enter__(self) -> "LiveBytes":
@@ -93,8 +94,7 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def see(self, x: Tensor) -> None:
-        storage, count = x.untyped_storage(), self.count
-        place = storage._cdata
+        storage, count, place = x.untyped_storage(), self.count, _place(x)
         if place in count.known or place in self.given:
             return
         size = 0 if count.made in self.skip else storage.nbytes()
@@ -119,7 +119,7 @@ class LiveBytes(TorchDispatchMode):
 
     def number(self, x: Tensor) -> int:
         """How many storages were made before this tensor's; -1 for one that was there."""
-        return self.count.known.get(x.untyped_storage()._cdata, -1)
+        return self.count.known.get(_place(x), -1)
 
     def restart(self) -> None:
         """Forget the peak: `most` counts from what is alive now."""
@@ -154,12 +154,12 @@ def profile(model: Structure, sizes: Mapping[str, int], made: Derived, target: T
     run, prices = _Run(model, sizes, made, threads, meta), Prices(sizes, target)
     if made.joint is None:
         modes = (Cost("forward", 0, run.forward_peak(), 0),)
-        return BlockProfile(made.block.name, modes, run.boundary, 0, run.ran)
+        return BlockProfile(made.block.name, modes, *run.ends, 0, run.ran)
     costs = [run.cost(pair, sum(map(prices.seconds, pair.again))) for pair in made.own]
     if on_torch:
         for pair in made.pairs:
             run.rest(pair)
-    return BlockProfile(made.block.name, tuple(costs), run.boundary, run.grads, run.ran)
+    return BlockProfile(made.block.name, tuple(costs), *run.ends, run.grads, run.ran)
 
 
 def imported(name: str, source: str) -> ModuleType:
@@ -185,7 +185,9 @@ class _Run:
         self.entering = [v for v in block.graph.inputs if isinstance(by_input[v], Given) and v.type.floating]
         shown = set(program.graph.outputs)
         self.shown = [i for i, v in enumerate(block.site.node.outs) if v in shown]
-        self.boundary = sum(map(self.bytes, self.entering))
+        self.leaving = leaving(block.graph.outputs, block.graph)
+        ends = (tuple((v.name, self.bytes(v)) for v in vs) for vs in (self.entering, self.leaving))
+        self.ends: tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]] = tuple(ends)  # type: ignore[assignment]
         self.grads = sum(self.bytes(v) for v in block.graph.inputs if v.type.floating and v not in self.entering)
 
     def bytes(self, v: Val) -> int:
@@ -234,7 +236,7 @@ class _Run:
     def cost(self, pair: Pair, time: float) -> Cost:
         """Run forward, then backward with only what is kept from it."""
         args = {v.name: self.tensor(v) for v in self.block.graph.inputs}
-        outputs = len(self.block.graph.outputs)
+        outputs = self.block.graph.outputs
         forward, of = pair.name("forward"), next(iter(pair.only), "")
         skip = self.returned(forward, list(args.values()))
         with torch.no_grad(), LiveBytes(args.values(), skip, self.threads, self.meta, self.ledger(forward)) as live:
@@ -242,31 +244,39 @@ class _Run:
             got = got if isinstance(got, tuple) else (got,)
             self.keep(pair.place("forward"), live)
             forward_peak = live.most
-            out, saved = got[:outputs], list(got[outputs:])
+            out, saved = dict(zip(outputs, got)), list(got[len(outputs) :])
             del got
-            first = out[0].untyped_storage()._cdata
-            inside = {args[v.name].untyped_storage()._cdata for v in self.entering}
-            places = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in saved}
-            given = {x.untyped_storage()._cdata for x in args.values()}
-            given |= {out[i].untyped_storage()._cdata for i in self.shown}
-            own = sum(n for place, n in places.items() if place not in given and place != first)
-            keeps_output = first in places and 0 not in self.shown
-            keeps_input = any(v in pair.tensors for v in self.entering) or bool(inside & places.keys())
-            leaving = out[0].untyped_storage().nbytes() if keeps_output else 0
-            floats = [v for v in self.block.graph.outputs if v.type.floating]
+            own, keeps = self.kept(pair, args, out, saved)
+            floats = [v for v in outputs if v.type.floating]
             cotangents = [self.tensor(v) for v in (floats[:1] if pair.only else floats)]
-            live.given |= {x.untyped_storage()._cdata for x in cotangents}
-            tensors = [args[v.name] for v in pair.tensors]
-            scalars = [args[v.name] for v in pair.scalars]
+            live.given |= set(map(_place, cotangents))
             del out
             before = live.now
             live.restart()
             name = pair.name("backward", of)
             live.ledger = self.ledger(name)
+            tensors, scalars = ([args[v.name] for v in vs] for vs in (pair.tensors, pair.scalars))
             told = [self.sizes[d] for d in Sizes.of(self.program).untold(pair.backwards)]
             grads = getattr(self.module, name)(*saved, *tensors, *cotangents, *scalars, *told)
-            made = live.most - before
+            backward_peak = live.most - before
             self.keep(pair.place("backward", of), live)
             del grads
-        held = own + self.boundary * keeps_input + leaving + sum(x.nbytes for x in cotangents)
-        return Cost(pair.mode.name, own, forward_peak, held + made, time, keeps_input, keeps_output)
+        return Cost(pair.mode.name, own, forward_peak, backward_peak, time, keeps)
+
+    def kept(
+        self, pair: Pair, args: Mapping[str, Tensor], out: Mapping[Val, Tensor], saved: Sequence[Tensor]
+    ) -> tuple[int, frozenset[str]]:
+        """Bytes that a forward keeps, and which values at the block's boundary besides."""
+        shown = {v for i, v in enumerate(out) if i in self.shown}
+        places = {_place(x): x.untyped_storage().nbytes() for x in saved}
+        ends = {v.name: _place(out[v]) for v in self.leaving if v not in shown}
+        ends |= {v.name: _place(args[v.name]) for v in self.entering}
+        given = {_place(x) for x in args.values()} | {_place(out[v]) for v in shown} | set(ends.values())
+        read = {v.name for v in pair.tensors}
+        keeps = frozenset(name for name, place in ends.items() if place in places or name in read)
+        return sum(n for place, n in places.items() if place not in given), keeps
+
+
+def _place(x: Tensor) -> int:
+    """Where a tensor's storage is."""
+    return x.untyped_storage()._cdata

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from weft.errors import FileError, TextError, UsageError, WeftError
 from weft.ir.formula import parse as formula
 from weft.ir.formula import show as formula_text
-from weft.ir.program import Init, Param, Policy, Program, Runtime
+from weft.ir.program import Init, Param, Policy, Program, Runtime, Stream
 from weft.ir.text import parse
 from weft.ir.types import FLOATS, Graph, Type
 from weft.ir.verify import verify
@@ -33,6 +33,7 @@ def to_data(program: Program) -> dict[str, Any]:
         "policy": [program.policy.params, program.policy.compute, program.policy.accumulate],
         "params": [_param(p) for p in program.params],
         "roles": {d: list(roles) for d, roles in program.roles.items()},
+        "streams": [[s.name, s.length, s.once] for s in program.streams],
     }
 
 
@@ -61,6 +62,7 @@ def _program(data: Mapping[str, Any], graph: Graph) -> Program:
         source=str(data["source"]),
         policy=Policy(*map(str, data["policy"])),
         roles={str(d): tuple(map(str, roles)) for d, roles in data.get("roles", {}).items()},
+        streams=tuple(_read_stream(*s) for s in data.get("streams", [["seq", "seq", False]])),
     )
 
 
@@ -79,7 +81,13 @@ def _fits(program: Program) -> None:
         raise ValueError("the inputs, parameters and outputs are not the graph's")
     if {program.policy.params, program.policy.compute, program.policy.accumulate} - {*FLOATS}:
         raise ValueError("its policy names no float dtypes")
-    program.resolve()
+    sizes = program.resolve()
+    if missing := [s.length for s in program.streams if s.length not in sizes]:
+        raise ValueError(f"the length {missing[0]!r:.40} has no size")
+
+
+def _read_stream(name: str, length: str, once: bool) -> Stream:
+    return Stream(str(name), str(length), bool(once))
 
 
 def _read_param(data: Mapping[str, Any]) -> Param:

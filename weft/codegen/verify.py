@@ -1,12 +1,10 @@
 """An emitted module against the reference interpreter: outputs, gradients, decoding, causality. Imports torch.
 
 The truth is the interpreter in float64, differentiated by torch's autograd, which shares nothing with the emitted
-backward. Differences are normwise per tensor: ||a - b|| <= tol * max(||b||, 1e-3 * median RMS * sqrt(numel)), where the
-median is over the gradients (or outputs), so that a tensor that should be zero has a scale too.
+backward.
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.ir.indices import lookups, targets
+from weft.ir.indices import index_range, lookups, targets
 from weft.ir.library.routing import Route
 from weft.ir.op import body_of
 from weft.ir.program import Program
@@ -23,32 +21,15 @@ from weft.ir.reference_model import initial, reference
 from weft.ir.types import FLOATS, Graph, Node, Val, torch_dtype
 from weft.progress import doing
 
+from .comparing import Row, compare, rms_of
 from .one_dtype import OneDtype
-from .tolerance import TOLERANCE
-from .verify_decode import whole_run
+from .verify_decode import decoding
 from .verify_stages import COMPARED, DECODED, OWN, REFERENCE, stages
 
 FREE = "gradients, no targets"
 NEAR_TIE = 1e-6  # a routing decision closer than this share of the logits' size may fall either way in float32
 DRAWS = 8  # inputs are drawn anew, at most so often, until no routing decision is a near tie
-ROUNDING = 1e-14  # of the truth itself, relative to the largest
 NOISE = 0.01  # added to initial parameters, so that those that start at 0 or 1 count too
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison: what was compared, in which dtype, the worst tensor, its error relative to its scale."""
-
-    check: str
-    dtype: str
-    worst: str
-    error: float
-    tolerance: float
-    tensors: int
-
-    @property
-    def ok(self) -> bool:
-        return self.error <= self.tolerance
 
 
 @dataclass
@@ -109,7 +90,7 @@ def verify(
                 found.rows += compared(truth, module, dtype)
                 if dtype == "f64":
                     begin(DECODED)
-                    found.rows += _decoding(truth, module, params, sizes, found.notes)
+                    found.rows += decoding(truth, module, params, sizes, found.notes)
         if mixed:
             begin(OWN)
             dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
@@ -173,18 +154,13 @@ def _input(program: Program, v: Val, sizes: Mapping[str, int], generator: torch.
     if v.dtype == "bool":
         keep = torch.rand(shape, generator=generator) > 0.2
         return keep.index_fill(-1, torch.tensor([0]), True) if v.dims else keep
-    if v.name == "segments":
+    if program.part(v.name) == "segments":
         return (torch.rand(shape, generator=generator) > 0.9).long().cumsum(-1)
     if not v.dims:
         return torch.randint(0, 2**31, shape, generator=generator)
     drawn = torch.randint(0, index_range(program.graph, v, sizes), shape, generator=generator)
     ignored = [i.ignore for i in lookups(program.graph, v) if i.ignore is not None]
     return drawn.index_fill(-1, torch.tensor([0]), ignored[0]) if ignored and shape[-1] > 1 else drawn
-
-
-def index_range(graph: Graph, v: Val, sizes: Mapping[str, int]) -> int:
-    """How many values an index input may have: the size of what it indexes; 2 where that is nothing known."""
-    return min((sizes[i.dim] for i in lookups(graph, v)), default=2)
 
 
 def _routes(graph: Graph) -> bool:
@@ -239,7 +215,7 @@ class Truth:
                 self.grads[what] = dict(zip(leaves, got))
         self.outputs = {n: y.detach() for n, y in self.outputs.items()}
         # A loss alone may have no gradient but rounding, as that of labels which do not count behind a balanced router.
-        self.terms = max(_rms(g for of in self.grads.values() for g in of.values()), default=0.0)
+        self.terms = max(rms_of(g for of in self.grads.values() for g in of.values()), default=0.0)
 
     def objectives(self) -> dict[str, list[str]]:
         """What is differentiated: a random combination of all outputs, the first one alone, those of a run without
@@ -286,115 +262,3 @@ def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
             got = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
             rows.append(compare(what, dtype, dict(zip(parameters, got)), truth.grads[what], terms=truth.terms))
     return rows
-
-
-def compare(
-    check: str,
-    dtype: str,
-    got: Mapping[str, Tensor],
-    want: Mapping[str, Tensor],
-    beside: Iterable[Tensor] = (),
-    floor: float = 1e-3,
-    terms: float = 0.0,
-) -> Row:
-    """The worst tensor by ||a - b|| / max(||b||, floor * median RMS * sqrt(numel)); integers and infinities must be
-    equal. A difference that is rounding, as a gradient that cancels to zero has, is told against the largest RMS.
-    beside: tensors that count for the RMS too. terms: an RMS of what may have cancelled in all of them."""
-    rms = sorted(_rms((*want.values(), *beside)))
-    median = rms[len(rms) // 2] if rms else 0.0
-    largest = max(rms[-1] if rms else 0.0, terms)
-    if median <= ROUNDING * largest:  # most should be zero, as behind a head that reads one position
-        median = largest
-    worst, most = "", -1.0
-    for name, b in want.items():
-        a = got[name].detach()
-        if a.shape != b.shape:
-            error = float("inf")
-        elif not b.is_floating_point():
-            error = float((a != b).sum())
-        else:
-            off, root = float(torch.where(a == b, 0.0, a.double() - b).norm()), b.numel() ** 0.5
-            rounded = off <= TOLERANCE[dtype].rounding * largest * root
-            scale = largest * root if rounded else max(float(_finite(b).norm()), floor * median * root)
-            error = off / (scale or 1.0)
-        error = error if error == error else float("inf")
-        if error > most:
-            worst, most = name, error
-    return Row(check, dtype, worst, most, TOLERANCE[dtype].model, len(want))
-
-
-def _rms(tensors: Iterable[Tensor]) -> list[float]:
-    """Of each tensor of floats, infinities apart."""
-    floats = [_finite(x) for x in tensors if x.is_floating_point() and x.numel()]
-    return [float(x.norm()) / x.numel() ** 0.5 for x in floats]
-
-
-def _finite(x: Tensor) -> Tensor:
-    return x.double().masked_fill(x.isinf(), 0.0)
-
-
-def _decoding(
-    truth: "Truth", module: nn.Module, params: Mapping[str, Tensor], sizes: Mapping[str, int], notes: list[str]
-) -> list[Row]:
-    """prefill and step against the whole sequence at once, and whether later positions leak into earlier results."""
-    program, inputs, module = truth.program, truth.inputs, module.eval()
-    tokens = next((n for n in program.inputs if n == "tokens"), None)
-    if tokens is None:
-        return []
-    try:
-        module.state(1)  # type: ignore[operator]
-    except NotImplementedError as error:
-        notes.append(str(error))
-        return []
-    with torch.no_grad():
-        half = inputs[tokens].shape[1] // 2
-        whole = whole_run(program, module, params, inputs, sizes, truth.wrapped)
-        rows = [decoded(module, inputs, whole, half), *([apart(module, inputs, whole, half)] if half else [])]
-        return [*rows, leak(program, module, inputs, dict(zip(program.outputs, module(**inputs))))]
-
-
-def decoded(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int) -> Row:
-    """The first positions by `prefill` (none: from an empty state), the others by `step`, against the whole run."""
-    batch, n = inputs["tokens"].shape[:2]
-    given = {k: inputs[k] for k in inspect.signature(module.step).parameters if k in inputs}
-    parts: dict[str, list[Tensor]] = {}
-    state = module.state(batch)
-    if first:
-        out, state = module.prefill(**{k: x[:, :first] for k, x in given.items()})
-        parts = {k: [y] for k, y in out._asdict().items()}
-    for t in range(first, n):
-        out, state = module.step(**{k: x[:, t] for k, x in given.items()}, state=state)
-        for k, y in out._asdict().items():
-            parts.setdefault(k, []).append(y[:, None])
-    got = {k: torch.cat(ys, 1) for k, ys in parts.items()}
-    return compare("decode = parallel", "f64", got, {k: whole[k] for k in got})
-
-
-def apart(module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int) -> Row:
-    """Rows of different lengths, none longer than `first`, and then the rest of each in one call."""
-    batch, n = inputs["tokens"].shape[:2]
-    given = {k: inputs[k] for k in inspect.signature(module.step).parameters if k in inputs}
-    own = torch.arange(first, first - batch, -1).clamp(min=1)
-    early, state = module.prefill(**{k: x[:, :first] for k, x in given.items()}, lengths=own)
-    place = (own[:, None] + torch.arange(n - int(own.min()))).clamp(max=n - 1)
-    late, _ = module.prefill(**{k: x.gather(1, place) for k, x in given.items()}, lengths=n - own, state=state)
-    got: dict[str, Tensor] = {}
-    for k, y in early._asdict().items():
-        rows = zip(y, getattr(late, k), own.tolist(), strict=True)
-        got[k] = torch.stack([torch.cat((a[:m], b[: n - m])) for a, b, m in rows])
-    return compare("rows apart = parallel", "f64", got, {k: whole[k] for k in got})
-
-
-def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Row:
-    """Tokens and metadata from the middle on are changed: results before it must not move."""
-    changed = {k: inputs[k].clone() for k in ("tokens", "segments", "valid") if k in inputs}
-    n = changed["tokens"].shape[1]
-    many = index_range(program.graph, program.input("tokens"), program.resolve())
-    for name, x in changed.items():
-        later = x[:, n // 2 :]
-        later.copy_(~later if x.dtype == torch.bool else (later + 1) % many if name == "tokens" else later + 1)
-    after = dict(zip(program.outputs, module(**{**inputs, **changed})))
-    graph = dict(zip(program.outputs, program.graph.outputs))
-    rows = [k for k, v in graph.items() if v.dims[:2] == ("batch", "seq")]
-    got, want = ({k: y[k][:, : n // 2] for k in rows} for y in (after, whole))
-    return compare("no leak from later", "f64", got, want)

@@ -1,4 +1,4 @@
-"""How many tokens an expert takes of one sequence, as a formula over n_seq, and what is sure about it."""
+"""How many tokens an expert takes of one sequence, as a formula over its length, and what is sure about it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from weft.ir.functions import FUNCTIONS, maximum, minimum
 if TYPE_CHECKING:
     from weft.frontends.blocks.moe import Moe
 
-SEQ, BATCH = symbol("n_seq"), symbol("n_batch")
+BATCH = symbol("n_batch")
 Line = tuple[Any, Any]
-"""Slope and offset of a line over n_seq."""
+"""Slope and offset of a line over the length."""
+
+
+def length(dims: Dims) -> Any:
+    """The symbol of the length of the stream at hand."""
+    return symbol(f"n_{dims.length}")
 
 
 def capacity(block: Moe, dims: Dims) -> Any:
-    """Tokens an expert takes from one sequence, at least one: an integer, or a formula over n_seq and n_batch.
+    """Tokens an expert takes from one sequence, at least one: an integer, or a formula over the length and n_batch.
 
     Raises FormulaError where `experts` or `capacity` is none."""
     if block.capacity is not None:
         found = normal(dims.symbolic(block.capacity))
     else:
         factor = parse(repr(block.capacity_factor or 1.0)) * block.top_k / dims.size(block.experts)
-        found = -sp.floor(-SEQ * factor)
+        found = -sp.floor(-length(dims) * factor)
     found = normal(found) if _surely(found, dims, lambda n: 0) else FUNCTIONS["max"][0](sp.S.One, normal(found))
     return int(found) if found.is_Integer else found
 
@@ -44,29 +49,29 @@ def _surely(e: Any, dims: Dims, least: Callable[[int], int]) -> bool:
         return any(_surely(a, dims, least) for a in e.args)
     if isinstance(e, minimum):
         return all(_surely(a, dims, least) for a in e.args)
-    found = _line(e, above=False)
-    ends = (1, dims.runtime["seq"].max)
+    found = _line(e, length(dims), above=False)
+    ends = (1, dims.longest)
     return found is not None and all(bool(found[0] * n + found[1] > least(n)) for n in ends)
 
 
-def _line(e: Any, above: bool) -> Line | None:
+def _line(e: Any, n: Any, above: bool) -> Line | None:
     """A line that a whole-numbered formula is nowhere below (`above`: above), if one is known."""
     if e.is_Rational:
         return sp.S.Zero, e
-    if e == SEQ:
+    if e == n:
         return sp.S.One, sp.S.Zero
     if e == BATCH and not above:
         return sp.S.Zero, sp.S.One
     if e.is_Add:
-        lines = [_line(a, above) for a in e.args]
+        lines = [_line(a, n, above) for a in e.args]
         known = [x for x in lines if x is not None]
         return (sum(x[0] for x in known), sum(x[1] for x in known)) if len(known) == len(lines) else None
     if e.is_Mul:
         factor, rest = e.as_coeff_Mul()
-        inner = None if factor == 1 else _line(rest, above == (factor > 0))
+        inner = None if factor == 1 else _line(rest, n, above == (factor > 0))
         return inner and (factor * inner[0], factor * inner[1])
     if isinstance(e, sp.floor):
-        inner, rest = _line(e.args[0], above), sp.S.Zero if above else 1 - 1 / e.args[0].as_numer_denom()[1]
+        inner, rest = _line(e.args[0], n, above), sp.S.Zero if above else 1 - 1 / e.args[0].as_numer_denom()[1]
         return inner and (inner[0], inner[1] - rest) if rest.is_Rational else None
     if isinstance(e, sp.Mod) and e.args[1].is_Integer:
         most: Any = e.args[1]

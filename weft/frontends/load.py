@@ -125,7 +125,7 @@ def _dims_apart(data: dict[str, Any], known: list[Problem]) -> list[Problem]:
     if any(p.path[:1] in (("dims",), ("runtime",)) for p in known) or not {"batch", "seq"} <= set(dims):
         return []
     try:
-        resolve(Model.model_construct(dims=dims, runtime={}))
+        resolve(Model.model_construct(dims=dims, runtime={}, stack=[]))
     except SpecError as error:
         return list(error.problems)
     return []

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from weft.errors import Path, SpecError, VerifyError
 from weft.frontends.blocks.kind import Aux
-from weft.frontends.lower_ends import TOKENS, embed, heads
-from weft.frontends.lower_scope import INPUTS, Lowering, Operand, Scope
-from weft.frontends.lower_stack import X, stage
+from weft.frontends.lower_ends import embed, heads
+from weft.frontends.lower_scope import Lowering, Scope
+from weft.frontends.lower_stack import stage
+from weft.frontends.lower_top import once
 from weft.frontends.resolve import Dims, resolve
 from weft.frontends.schema import Model
+from weft.frontends.streams import of_heads, of_stage
 from weft.frontends.vocabulary import exact
 from weft.ir import program as ir
 from weft.ir.formula import symbol
@@ -32,10 +33,10 @@ def lower(
     -> "spec.yaml:14". source: the spec's file name. Raises SpecError with every problem found.
     """
     low = Lowering(model, dims or resolve(model), train, places or (lambda path: ""))
-    low.sizes |= {d: low.dims.sizes[d] for d in ("batch", "seq")}
+    low.sizes |= {d: low.dims.sizes[d] for d in model.runtime_dims}
     _check_width(low)
-    for dim in X:
-        low.plays(dim, dim)
+    for dim, role in {"batch": "batch", "width": "width", **dict.fromkeys(model.runtime_dims[1:], "seq")}.items():
+        low.plays(dim, role)
     outputs: dict[str, Val] = {}
     try:
         outputs = _model(low)
@@ -49,14 +50,18 @@ def lower(
 
 def _model(low: Lowering) -> dict[str, Val]:
     """The whole graph; gives its outputs by name."""
-    x = _embed(low)
     aux: Aux = []
-    start = 0
-    for i, part in enumerate(low.model.stack):
-        x, found, start = stage(low, x, part, i, start)
+    layers = dict.fromkeys(low.model.sequences, 0)
+    on = [of_stage(low.model, i) for i in range(len(low.model.stack))]
+    for stream in (s for s in layers if s not in on):
+        low.streams[stream] = _embed(low, stream)
+    for i, stream in enumerate(on):
+        if stream not in low.streams:
+            low.streams[stream] = _embed(low, stream)
+        found, layers[stream] = stage(low, i, layers[stream])
         aux += found
     with low.collecting():
-        return _heads(low, x, aux)
+        return _heads(low, of_heads(low.model), aux)
     return {}
 
 
@@ -75,30 +80,31 @@ def _program(low: Lowering, outputs: dict[str, Val], source: str) -> ir.Program:
         sizes={d: n for d, n in low.sizes.items() if d not in low.dims.runtime},
         runtime={d: ir.Runtime(limit.max, limit.align) for d, limit in low.dims.runtime.items()},
         params=tuple(low.params),
-        inputs=tuple(name for name in INPUTS if name in low.values),
+        inputs=tuple(name for name in low.inputs if name in low.values),
         outputs=tuple(outputs),
         train=low.train,
         source=source,
         policy=ir.Policy(dtype.params, dtype.compute, dtype.accumulate),
         roles={d: low.roles[d] for d in sorted(low.roles)},
+        streams=tuple(ir.Stream(name, s.length, s.once) for name, s in low.model.sequences.items()),
     )
 
 
-def _embed(low: Lowering) -> Val:
-    scope = Scope(low, "embed.")
+def _embed(low: Lowering, stream: str) -> Val:
+    path: Path = ("streams", stream, "embed") if low.model.streams else ("embed",)
+    scope = Scope(low, low.called(stream, "embed.", "."), stream)
     with low.collecting():
-        x = embed(scope, low.model.embed)
-        return _once(low, "embed", scope, {}, ("embed",), x)[0]
-    return low.top.input("unknown", Type(low.model.dtype.compute, X))
+        return once(low, low.called(stream, "embed"), scope, {}, path, embed(scope, path))[0]
+    return low.top.input(low.called(stream, "unknown"), Type(low.model.dtype.compute, scope.space))
 
 
-def _heads(low: Lowering, x: Val, aux: Aux) -> dict[str, Val]:
+def _heads(low: Lowering, stream: str, aux: Aux) -> dict[str, Val]:
     """The head block: outputs by name, `loss` first when training."""
-    scope = Scope(low, "")
-    carried = {"x": x}
-    found, losses = heads(scope, scope.carry("x", X), low.model.heads, low.model.norm, isinstance(low.model.head, list))
+    scope = Scope(low, "", stream)
+    carried = {"x": low.streams[stream]}
+    found, losses = heads(scope, scope.running(), low.model.heads, low.model.norm, isinstance(low.model.head, list))
     outputs = (_losses(scope, losses, aux, carried) if low.train else {}) | found
-    values = _once(low, "head", scope, carried, ("head",), *outputs.values())
+    values = once(low, "head", scope, carried, ("head",), *outputs.values())
     named = dict(zip(outputs, values))
     return {name: named[name] for name in ("loss", "logits", "classes", "aux_loss") if name in named}
 
@@ -118,27 +124,3 @@ def _losses(scope: Scope, losses: list[Val], aux: Aux, carried: dict[str, Val]) 
         if aux:
             out["aux_loss"] = scope.map("aux_loss", " + ".join(sums), to="", dtype=scope.accumulate, **sums)
         return out
-
-
-def _once(
-    low: Lowering, name: str, scope: Scope, carried: dict[str, Val], path: Path, *outputs: Val
-) -> tuple[Val, ...]:
-    """Call a finished block once, at the top of the graph."""
-    call = scope.call(name, *outputs)
-    with low.top.at(low.places(path)):
-        ins = [_top_value(low, o, carried) for o in scope.operands]
-        return low.top.many(call, *ins, names=[v.name for v in outputs])
-
-
-def _top_value(low: Lowering, operand: Operand, carried: dict[str, Val]) -> Val:
-    if operand.kind == "carry":
-        return carried[operand.key]
-    if operand.param is not None:
-        known = low.values.get(operand.key)
-        return known if known is not None else low.own(replace(operand.param, value=operand.key.replace(".", "_")))
-    if operand.key == "layer":
-        return low.top.map(0, to="", dtype="i64", names=["layer"])
-    return low.public(operand.key)
-
-
-__all__ = ["TOKENS", "lower"]

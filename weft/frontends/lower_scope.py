@@ -16,6 +16,7 @@ from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends import vocabulary
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
+from weft.frontends.streams import of_heads
 from weft.frontends.vocabulary import exact
 from weft.ir import program as ir
 from weft.ir.builder import Builder, Formula
@@ -30,16 +31,11 @@ if TYPE_CHECKING:
     from weft.frontends.schema import Model
 
 EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6}
-INPUTS = {
-    "tokens": ("i64", ("batch", "seq")),
-    "types": ("i64", ("batch", "seq")),
-    "segments": ("i64", ("batch", "seq")),
-    "valid": ("bool", ("batch", "seq")),
-    "targets": ("i64", ("batch", "seq")),
-    "labels": ("i64", ("batch",)),
-    "seed": ("i64", ()),
-}
-"""Every public input a model can have, in the order of `forward`."""
+OF_STREAM = {"tokens": "i64", "types": "i64", "segments": "i64", "valid": "bool"}
+"""The public inputs [batch length] that a stream can have, and their dtypes, in the order of `forward`. Where there are
+several streams their names follow the stream's: source_tokens."""
+OF_HEADS = {"targets": "i64", "labels": "i64", "seed": "i64"}
+"""Those that a model has once, after them: of the heads, and the seed of dropout."""
 
 
 Forms = dict[str, dict[str, Any]]
@@ -71,6 +67,34 @@ class Lowering:
     roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What part of the language each dim is the size of: heads, inner, vocab; see `Program`."""
     stages: set[str] = field(default_factory=set)
+    streams: dict[str, Val] = field(default_factory=dict)
+    """What each stream has come to."""
+    stage: int = 0
+    """The place in the stack of the stage at hand."""
+
+    @property
+    def several(self) -> bool:
+        """Are there several streams, so that names tell which?"""
+        return len(self.model.sequences) > 1
+
+    def length(self, stream: str) -> str:
+        """The length dim of a stream."""
+        return self.model.sequences[stream].length
+
+    def called(self, stream: str, name: str, between: str = "_") -> str:
+        """What something of a stream is called in the model: source_tokens, source.embed."""
+        return f"{stream}{between}{name}" if self.several else name
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Every public input that the model can have, with dtype and dims, in the order of `forward`."""
+        of_streams = {
+            self.called(stream, name): (dtype, ("batch", self.length(stream)))
+            for stream in self.model.sequences
+            for name, dtype in OF_STREAM.items()
+        }
+        dims = {"targets": ("batch", self.length(of_heads(self.model))), "labels": ("batch",), "seed": ()}
+        return of_streams | {name: (dtype, dims[name]) for name, dtype in OF_HEADS.items()}
 
     @contextmanager
     def reading(self, path: Path, code: str = "W0301") -> Generator[None]:
@@ -176,7 +200,7 @@ class Lowering:
     def public(self, name: str) -> Val:
         """A public input of the model."""
         if name not in self.values:
-            dtype, dims = INPUTS[name]
+            dtype, dims = self.inputs[name]
             self.values[name] = self.top.input(name, Type(dtype, dims))
         return self.values[name]
 
@@ -191,7 +215,8 @@ class Lowering:
 
 @dataclass
 class Operand:
-    """What one input of a block's body is: the running value, a parameter, or something shared by all blocks."""
+    """What one input of a block's body is: the running value ("carry"), a parameter, another stream, or something
+    shared by all blocks."""
 
     kind: str
     key: str
@@ -201,13 +226,17 @@ class Operand:
 class Scope:
     """The body of one block: a builder, and what each of its inputs is. `ir`: the words that graphs are written with.
 
-    `prefix` starts the logical names of its parameters ("layers.{}."), `under` is the path of the part being lowered.
+    `prefix` starts the logical names of its parameters ("layers.{}."). `stream` is the one that it is on, `length` that
+    one's dim and `space` the dims of its running value: [batch length width].
     """
 
     ir = vocabulary
 
-    def __init__(self, low: Lowering, prefix: str):
-        self.low, self.prefix = low, prefix
+    def __init__(self, low: Lowering, prefix: str, stream: str):
+        self.low, self.prefix, self.stream = low, prefix, stream
+        self.length = low.length(stream)
+        self.space = ("batch", self.length, "width")
+        self.rows = f"batch {self.length}"
         self.g = Builder()
         self.operands: list[Operand] = []
         self.found: dict[str, Val] = {}
@@ -223,9 +252,18 @@ class Scope:
         """The value that comes from the block before."""
         return self._input(Operand("carry", name), name, Type(dtype or self.compute, tuple(dims)))
 
-    def shared(self, name: str) -> Val:
-        """A public input, or `layer`: the number of this layer in its stage."""
-        dtype, dims = INPUTS.get(name, ("i64", ()))
+    def running(self) -> Val:
+        """The running value of its stream: [batch length width]."""
+        return self.carry("x", self.space)
+
+    def other(self, stream: str) -> Val:
+        """What another stream has come to: [batch length width]."""
+        return self._input(Operand("stream", stream), stream, self.low.streams[stream].type)
+
+    def shared(self, name: str, stream: str = "") -> Val:
+        """A public input, of this stream or that one, or `layer`: the number of this layer in its stage."""
+        name = self.low.called(stream or self.stream, name) if name in OF_STREAM else name
+        dtype, dims = self.low.inputs.get(name, ("i64", ()))
         return self._input(Operand("shared", name), name, Type(dtype, dims))
 
     def param(
@@ -245,7 +283,7 @@ class Scope:
             raise SpecError.at(path, "W0403", f"two parameters are called '{name}'", "rename a part of the block")
         stored = self.low.model.dtype.params
         local = name.replace(".", "_")
-        local = f"{local}_table" if local in INPUTS else local
+        local = f"{local}_table" if local in {*self.low.inputs, *self.low.streams} else local
         param = ir.Param(local, self.prefix + name, axes, init, stored)
         return self.g.cast(
             self._input(Operand("param", param.name, param), local, Type(stored, axes)), dtype or self.compute

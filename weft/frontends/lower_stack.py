@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from weft.errors import Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.lower_scope import Lowering, Operand, Scope
-from weft.frontends.schema import Stage, SubLayer
+from weft.frontends.lower_top import once, top_value
+from weft.frontends.schema import Norm, SubLayer
+from weft.frontends.streams import of_stage
 from weft.frontends.suggest import did_you_mean
 from weft.frontends.validation import problems_of
 from weft.ir import program as ir
@@ -19,43 +21,54 @@ from weft.ir.formula import symbol
 from weft.ir.primitives import Loop
 from weft.ir.types import Type, Val
 
-X = ("batch", "seq", "width")
 
-
-def stage(low: Lowering, x: Val, part: Stage, index: int, start: int) -> tuple[Val, Aux, int]:
-    """One loop: its body calls each layer of the cycle. Gives x, the stacked auxiliary losses, the layers so far."""
-    path: Path = ("stack", index)
+def stage(low: Lowering, index: int, start: int) -> tuple[Aux, int]:
+    """One loop on its stage's stream: its body calls each layer of the cycle. Gives the stacked auxiliary losses, and
+    the stream's layers so far."""
+    part, path, stream = low.model.stack[index], ("stack", index), of_stage(low.model, index)
+    x, low.stage = low.streams[stream], index
     with low.collecting():
-        dim = low.axis(part.repeat, "layers", (*path, "repeat"), X)
-        names = _call_names(low, part)
+        dim = low.axis(part.repeat, "layers", (*path, "repeat"), x.dims)
+        stem = _stem(low, low.called(stream, part.name))
         calls: list[tuple[Call, Scope]] = []
         weights: list[float] = []
         for j, layer in enumerate(part.layers):
-            scope = Scope(low, "layers.{}.")
+            scope = Scope(low, low.called(stream, "layers.{}.", "."), stream)
             where = (*path, "layer") if part.cycle is None else (*path, "cycle", j)
             out, aux = _layer(scope, layer, where)
             weights += [w for _, w in aux]
-            calls.append((scope.call(names[j], out, *(v for v, _ in aux)), scope))
-        outs = _loop(low, x, calls, dim, start, path)
-        after = start + len(calls) * low.number(dim)
-        return outs[0], list(zip(outs[1 : 1 + len(weights)], weights)), after
-    return x, [], start
+            name = stem if len(part.layers) == 1 else f"{stem}_{j}"
+            calls.append((scope.call(name, out, *(v for v, _ in aux)), scope))
+        outs = _loop(low, stream, calls, dim, start, path)
+        low.streams[stream] = outs[0]
+        _normed(low, stream, part.norm, f"{stem}_norm", (*path, "norm"))
+        return list(zip(outs[1 : 1 + len(weights)], weights)), start + len(calls) * low.number(dim)
+    return [], start
 
 
-def _call_names(low: Lowering, stage: Stage) -> list[str]:
-    """Names of the blocks, different from those of earlier stages."""
-    many = len(stage.layers)
-    stem, k = stage.name, 2
-    while stem in low.stages:
-        stem, k = f"{stage.name}_{k}", k + 1
+def _normed(low: Lowering, stream: str, rule: Norm, name: str, path: Path) -> None:
+    """The stream behind the norm that ends a stage, a block of its own."""
+    if rule == "none":
+        return
+    scope = Scope(low, "", stream)
+    y = scope.norm(scope.running(), rule, _stem(low, name), path)
+    (low.streams[stream],) = once(low, name, scope, {"x": low.streams[stream]}, path, y)
+
+
+def _stem(low: Lowering, name: str) -> str:
+    """A name for blocks, different from those of earlier stages."""
+    stem = next(s for s in (name, *(f"{name}_{k}" for k in range(2, len(low.stages) + 3))) if s not in low.stages)
     low.stages.add(stem)
-    return [stem if many == 1 else f"{stem}_{j}" for j in range(many)]
+    return stem
 
 
-def _loop(low: Lowering, x: Val, calls: list[tuple[Call, Scope]], dim: str, start: int, path: Path) -> tuple[Val, ...]:
+def _loop(
+    low: Lowering, stream: str, calls: list[tuple[Call, Scope]], dim: str, start: int, path: Path
+) -> tuple[Val, ...]:
     """Loop over `dim`; every layer's parameters are stacked along it, the rest is shared by all."""
     body = Builder(low.places(path))
-    inner = body.input("x", x.type)
+    x = low.streams[stream]
+    inner = body.input(stream if low.several else "x", x.type)
     inside: dict[str, Val] = {}
     operands = [x]
     extra: list[Val] = []
@@ -88,12 +101,12 @@ def _stacked(low: Lowering, operand: Operand, dim: str, param: ir.Param | None) 
         return value
     if operand.key == "layer":
         return low.top.map(symbol(f"i_{dim}"), to=dim, dtype="i64", names=["layer"])
-    return low.public(operand.key)
+    return top_value(low, operand, {})
 
 
 def _layer(scope: Scope, layer: list[str | SubLayer], path: Path) -> tuple[Val, Aux]:
     """The sub-layers of one layer in order: x after them, and their auxiliary losses with weights."""
-    x = scope.carry("x", X)
+    x = scope.running()
     aux: Aux = []
     used: set[str] = set()
     for i, step in enumerate(layer):
@@ -146,5 +159,5 @@ def _sublayer(
     with scope.at(*path):
         y = scope.dropout(y, rate)
         if residual != "none":
-            y = scope.map("x", "x + y", x=x, y=y, to=" ".join(X), dtype=scope.compute)
+            y = scope.map("x", "x + y", x=x, y=y, to=" ".join(scope.space), dtype=scope.compute)
         return (scope.norm(y, rule, f"{stem}_norm", where) if residual == "post" else y), aux

@@ -8,21 +8,24 @@ from typing import Any
 import sympy
 
 from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends import streams
 from weft.frontends.blocks.kind import BlockKind
 from weft.frontends.resolve import Dims
-from weft.frontends.schema import Model, Position, SubLayer
+from weft.frontends.schema import Model, Position, Step, SubLayer
 from weft.ir.formula import parse, symbol
 
 
 def problems(model: Model, dims: Dims) -> list[Problem]:
     """Everything found, each at its value. Sizes and formulas that do not work out are told elsewhere."""
-    return [*_positions(model, dims), *(p for block, path in blocks_of(model) for p in block.problems(dims, path))]
+    found = (p for block, path, at in blocks_of(model) for p in block.problems(dims.on(at), path))
+    return [*(p for name in model.sequences for p in _positions(model, dims, name)), *found]
 
 
-def _positions(model: Model, dims: Dims) -> Iterator[Problem]:
-    longest = dims.runtime["seq"].max
-    for i, position in enumerate(model.embed.positions):
-        path: Path = ("embed", "positions", i)
+def _positions(model: Model, dims: Dims, stream: str) -> Iterator[Problem]:
+    longest = dims.on(model.sequences[stream].length).longest
+    home: Path = ("streams", stream, "embed") if model.streams else ("embed",)
+    for i, position in enumerate(streams.embed(model, stream).positions):
+        path: Path = (*home, "positions", i)
         try:
             rows, index = dims.size(position.learned), _index(position, dims)
         except (FormulaError, SpecError):
@@ -30,7 +33,8 @@ def _positions(model: Model, dims: Dims) -> Iterator[Problem]:
         at, row = _worst(index, rows, longest)
         if not 0 <= row < rows:
             message = f"position {at} needs row {row} of a table of {rows} rows"
-            yield Problem("W0402", message, (*path, "learned"), "learned: seq, or another index")
+            hint = f"learned: {model.sequences[stream].length}, or another index"
+            yield Problem("W0402", message, (*path, "learned"), hint)
 
 
 def _index(position: Position, dims: Dims) -> Any:
@@ -52,13 +56,22 @@ def _worst(index: Any, rows: int, length: int) -> tuple[int, int]:
     return found
 
 
-def blocks_of(model: Model) -> Iterator[tuple[BlockKind, Path]]:
-    """Every block with its path."""
+def blocks_of(model: Model) -> Iterator[tuple[BlockKind, Path, str]]:
+    """Every block with its path and the length of a stream that it is on; a named one once for each."""
+    stages = [model.sequences[streams.of_stage(model, i)].length for i in range(len(model.stack))]
     for name, block in model.blocks.items():
-        yield block, ("blocks", name)
-    for i, stage in enumerate(model.stack):
+        used = [at for at, stage in zip(stages, model.stack) if any(_named(step) == name for step in stage.steps)]
+        for at in dict.fromkeys(used or stages[:1]):
+            yield block, ("blocks", name), at
+    for i, (stage, at) in enumerate(zip(model.stack, stages)):
         for j, layer in enumerate(stage.layers):
             under = ("layer",) if stage.cycle is None else ("cycle", j)
             for k, step in enumerate(layer):
                 if isinstance(step, SubLayer) and not isinstance(step.block, str):
-                    yield step.block, ("stack", i, *under, k, "block")
+                    yield step.block, ("stack", i, *under, k, "block"), at
+
+
+def _named(step: Step) -> str | None:
+    """The name of the block that a step names."""
+    found = step.block if isinstance(step, SubLayer) else step
+    return found if isinstance(found, str) else None

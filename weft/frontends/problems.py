@@ -42,6 +42,7 @@ CODES = {
     "W0402": "sizes that do not fit each other",
     "W0403": "parts of a spec that do not go together",
     "W0404": "a spec that cannot become a graph",
+    "W0405": "a stream that is not defined, or cannot be read there",
 }
 """Every code a bad spec can get, and what it means in a line."""
 

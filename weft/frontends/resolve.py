@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import FormulaError, Path, Place, Problem, SpecError, UsageError
-from weft.frontends import expressions
+from weft.frontends import expressions, streams
 from weft.frontends.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from weft.frontends.schema import Model
     from weft.ir.program import Runtime
 
-RUNTIME = ("batch", "seq")
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -31,12 +30,28 @@ class Dims:
     `values` holds every dim as a number, run-time dims at the size the spec gives them; `most` the same with run-time
     dims at their largest, which is what a fixed size, a formula or a pattern that reads one means. `sizes` holds them
     with `batch` and `seq` as the SymPy symbols `n_batch` and `n_seq`, and expressions over them where a dim reads one.
+    `length` is the dim that the stream at hand is as long as.
     """
 
     values: Mapping[str, int]
     sizes: Mapping[str, Any]
     runtime: Mapping[str, Runtime]
     most: Mapping[str, int]
+    length: str = "seq"
+
+    def on(self, length: str) -> Dims:
+        """The same, seen from a stream that is as long as this dim."""
+        return replace(self, length=length)
+
+    @property
+    def named(self) -> dict[str, int]:
+        """What a pattern may name: `seq` is the length of the stream at hand, whatever that is called."""
+        return {**self.most, "seq": self.longest}
+
+    @property
+    def longest(self) -> int:
+        """The most positions that the stream at hand has."""
+        return self.most[self.length]
 
     def size(self, text: int | str) -> int:
         """The number a size of the spec stands for; FormulaError when it is not one."""
@@ -88,17 +103,18 @@ def settings(texts: Iterable[str], dims: Iterable[str]) -> dict[str, tuple[int |
 
 def resolve(model: Model) -> Dims:
     """Work out every dim; SpecError with all that is wrong."""
-    problems = _out_of_range(model)
+    problems = [*streams.problems(model), *_out_of_range(model)]
+    runtime = model.runtime_dims
     outside = {p.path[-1] for p in problems}
     found = {name: _tree(name, size, model.dims, problems) for name, size in model.dims.items()}
     trees = {name: tree for name, tree in found.items() if tree is not None}
     values = {n: size for n, size in model.dims.items() if isinstance(size, int) and n not in outside}
-    sizes: dict[str, Any] = {name: runtime_symbol(name) if name in RUNTIME else size for name, size in values.items()}
+    sizes: dict[str, Any] = {name: runtime_symbol(name) if name in runtime else size for name, size in values.items()}
     for name in _order(trees, problems):
         text = str(model.dims[name])
         try:
             values[name] = _check(expressions.evaluate(trees[name], values, text), text)
-            sizes[name] = runtime_symbol(name) if name in RUNTIME else expressions.evaluate(trees[name], sizes, text)
+            sizes[name] = runtime_symbol(name) if name in runtime else expressions.evaluate(trees[name], sizes, text)
         except FormulaError as error:
             problems.append(Problem("W0201", f"{name}: {error.message}", ("dims", name), error.hint, error.column - 1))
         except KeyError:
@@ -107,7 +123,7 @@ def resolve(model: Model) -> Dims:
         raise SpecError(problems)
     values, sizes = ({name: of[name] for name in model.dims} for of in (values, sizes))
     limits = _limits(model, values)
-    return Dims(values, sizes, limits, _most(values, limits, trees))
+    return Dims(values, sizes, limits, _most(values, limits, trees), runtime[1])
 
 
 def _most(
@@ -116,12 +132,12 @@ def _most(
     """Every dim with the run-time dims at their largest; SpecError for one that is no size there."""
     most = dict(values) | {dim: limit.max for dim, limit in limits.items()}
     problems: list[Problem] = []
-    for name in (n for n in _order(trees, problems) if n not in RUNTIME):
+    for name in (n for n in _order(trees, problems) if n not in limits):
         try:
             most[name] = _check(expressions.evaluate(trees[name], most), "")
         except FormulaError as error:
             message = f"{name}: {error.message}, with {' and '.join(f'{d} = {n.max}' for d, n in limits.items())}"
-            hint = "fixed sizes are those at the largest `batch` and `seq`"
+            hint = f"fixed sizes are those at the largest {' and '.join(f'`{d}`' for d in limits)}"
             problems.append(Problem("W0201", message, ("dims", name), hint, error.column - 1))
     if problems:
         raise SpecError(problems)
@@ -176,8 +192,8 @@ def _limits(model: Model, values: Mapping[str, int]) -> dict[str, Runtime]:
 
     problems: list[Problem] = []
     limits: dict[str, Runtime] = {}
-    for dim in RUNTIME:
-        given = model.runtime.get(dim)  # type: ignore[call-overload]
+    for dim in model.runtime_dims:
+        given = model.runtime.get(dim)
         value = values[dim]
         sizes = {"max": value, "align": 1}
         for key in sizes:

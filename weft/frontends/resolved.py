@@ -9,7 +9,6 @@ from weft.errors import Path
 from weft.frontends.emit_yaml import emit
 from weft.frontends.load import Loaded
 from weft.frontends.problems import dotted
-from weft.frontends.resolve import RUNTIME
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,8 @@ def resolved(spec: Loaded) -> list[Value]:
     """Every value of the model in the order of the language; dims as the numbers they come to."""
     rows: list[Value] = []
     _walk(spec, spec.model.model_dump(exclude={"dims", "small"}), (), rows)
-    dims = [_dim(spec, name, spec.dims.values[name] if name in RUNTIME else n) for name, n in spec.dims.most.items()]
+    runtime = spec.model.runtime_dims
+    dims = [_dim(spec, name, spec.dims.values[name] if name in runtime else n) for name, n in spec.dims.most.items()]
     at = next((i for i, row in enumerate(rows) if not row.path.startswith(("weft", "name", "about"))), len(rows))
     return [*rows[:at], *dims, *rows[at:]]
 

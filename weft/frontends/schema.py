@@ -57,14 +57,16 @@ Layer = Annotated[list[Step], Field(min_length=1)]
 
 
 class Stage(Part):
-    """Layers in a row: one layer repeated, or a cycle of different layers repeated."""
+    """Layers in a row on one stream: one layer repeated, or a cycle of different layers repeated."""
 
+    stream: Name | None = Field(default=None, description="the stream it is on, where there are several")
     repeat: Size = Field(default=1, description="how many times the layer, or the whole cycle, is repeated")
     layer: Layer | None = Field(default=None, description="the layer: its sub-layers in order")
     cycle: list[Layer] | None = Field(
         default=None, min_length=1, description="several layers in turn, instead of `layer`"
     )
     name: Name = Field(default="layer", description="name of the block in the package")
+    norm: Norm = Field(default="none", description="normalisation after the last of these layers")
 
     @model_validator(mode="after")
     def _one_form(self) -> Stage:
@@ -77,6 +79,11 @@ class Stage(Part):
         """The cycle; of one layer when `layer` was given."""
         return self.cycle if self.cycle is not None else [self.layer or []]
 
+    @property
+    def steps(self) -> list[Step]:
+        """The steps of all of them."""
+        return [step for layer in self.layers for step in layer]
+
 
 class Position(Part):
     """A learned table of positions, added to the embedding."""
@@ -88,7 +95,9 @@ class Position(Part):
 class Embed(Part):
     """From token numbers to the residual stream: tables added up, then norm and dropout."""
 
+    like: Name | None = Field(default=None, description="another stream, whose keys hold where this one is silent")
     tokens: Size = Field(default="vocab", description="rows of the token table")
+    tied: Name | None = Field(default=None, description="another stream, whose token table this one uses")
     positions: list[Position] = Field(default_factory=list, description="position tables, all added")
     types: Size | None = Field(default=None, description="rows of a token type table; adds the input `types`")
     scale: Number | None = Field(
@@ -96,6 +105,14 @@ class Embed(Part):
     )
     norm: Norm = Field(default="none", description="normalisation of the sum")
     dropout: Rate = Field(default=0.0, description="on the result")
+
+
+class Stream(Part):
+    """A sequence of its own length, with inputs of its own, such as an encoder's or a decoder's."""
+
+    length: Name = Field(description="its length: a dim that is chosen at run time, of no other stream")
+    once: bool = Field(default=False, description="read whole before decoding starts, as an encoder's input is")
+    embed: Embed = Field(default=Embed(), description="its embedding")
 
 
 class Transform(Part):
@@ -109,8 +126,9 @@ class LanguageHead(Part):
     """Logits over the vocabulary at every position, and their cross-entropy with the input `targets`."""
 
     kind: Literal["language"] = "language"
+    stream: Name | None = Field(default=None, description="the stream it reads, where there are several")
     vocab: Size = Field(default="vocab", description="number of classes")
-    tied: bool = Field(default=False, description="use the token table as output matrix")
+    tied: bool = Field(default=False, description="use the token table of its stream as output matrix")
     bias: bool = Field(default=False, description="a bias on the logits")
     transform: Transform | None = Field(default=None, description="a dense layer first")
     scale: Number | None = Field(default=None, description="factor on the logits: a number or a formula over dims")
@@ -122,6 +140,7 @@ class ClassifyHead(Part):
     """A pooled first position and logits over a few classes; cross-entropy with the input `labels`."""
 
     kind: Literal["classify"]
+    stream: Name | None = Field(default=None, description="the stream it reads, where there are several")
     classes: Size = Field(description="number of classes")
     pool: Activation = "tanh"
     ignore: int = Field(default=-100, description="the label that does not count; with none that counts the loss is 0")
@@ -138,14 +157,19 @@ class Model(Part):
     about: str | None = Field(default=None, description="one sentence on what it is and where its shapes come from")
     extends: str | None = Field(default=None, description="another spec file whose keys hold where this one is silent")
     dims: dict[Name, Size] = Field(
-        description="sizes by name; `batch`, `seq` and `width` always; expressions may use the others"
+        description="sizes by name; `batch`, `width` and `seq` (or the lengths of `streams`) always; expressions may "
+        "use the others"
     )
-    runtime: dict[Literal["batch", "seq"], RuntimeDim] = Field(
-        default_factory=dict, description="limits on the sizes chosen at run time"
+    runtime: dict[Name, RuntimeDim] = Field(
+        default_factory=dict, description="limits on the sizes chosen at run time: `batch` and the lengths"
     )
     dtype: DtypePolicy = Field(default=DtypePolicy(), description="dtype policy")
     blocks: dict[Name, Block] = Field(default_factory=dict, description="blocks by name, for `stack`")
-    embed: Embed = Field(default=Embed(), description="the embedding")
+    streams: dict[Name, Stream] = Field(
+        default_factory=dict,
+        description="sequences by name, where there are several; else one, of length `seq`",
+    )
+    embed: Embed = Field(default=Embed(), description="the embedding, where there is one sequence")
     sublayer: SubLayerDefaults = Field(default=SubLayerDefaults(), description="defaults of every sub-layer")
     stack: list[Stage] = Field(min_length=1, description="the layers, stage after stage")
     norm: Norm = Field(default="none", description="normalisation after the last layer")
@@ -171,10 +195,20 @@ class Model(Part):
     @field_validator("dims")
     @classmethod
     def _needed_dims(cls, dims: dict[str, Any]) -> dict[str, Any]:
-        missing = [d for d in ("batch", "seq", "width") if d not in dims]
+        missing = [d for d in ("batch", "width") if d not in dims]
         if missing:
             raise PydanticCustomError("W0102", "missing {names}", {"names": ", ".join(missing)})
         return dims
+
+    @property
+    def sequences(self) -> dict[str, Stream]:
+        """Every stream by name; a spec that names none has one, `seq`, of the length `seq`."""
+        return self.streams or {"seq": Stream(length="seq", embed=self.embed)}
+
+    @property
+    def runtime_dims(self) -> tuple[str, ...]:
+        """The dims whose sizes are chosen at run time."""
+        return "batch", *(stream.length for stream in self.sequences.values())
 
     @property
     def heads(self) -> list[LanguageHead | ClassifyHead]:
@@ -195,7 +229,7 @@ class Model(Part):
 
     def all_blocks(self) -> list[Any]:
         """Every block written in this model, named or in place."""
-        steps = [s for stage in self.stack for layer in stage.layers for s in layer]
+        steps = [s for stage in self.stack for s in stage.steps]
         return [
             *self.blocks.values(),
             *(s.block for s in steps if isinstance(s, SubLayer) and not isinstance(s.block, str)),
@@ -204,5 +238,6 @@ class Model(Part):
 
 __all__ = [
     "ClassifyHead", "DtypePolicy", "Embed", "Head", "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Model",
-    "Norm", "NormRule", "Part", "Position", "RuntimeDim", "Stage", "Step", "SubLayer", "SubLayerDefaults", "Transform",
+    "Norm", "NormRule", "Part", "Position", "RuntimeDim", "Stage", "Step", "Stream", "SubLayer", "SubLayerDefaults",
+    "Transform",
 ]  # fmt: skip

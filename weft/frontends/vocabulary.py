@@ -3,7 +3,6 @@ SymPy."""
 
 import sympy as sympy
 
-from weft.frontends.capacity import SEQ as SEQ
 from weft.frontends.capacity import capacity as capacity
 from weft.frontends.capacity import drops as drops
 from weft.ir.formula import parse as parse

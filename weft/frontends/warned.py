@@ -16,19 +16,19 @@ from weft.frontends.meaning import blocks_of
 from weft.frontends.resolve import Dims
 from weft.frontends.schema import LanguageHead, Model, SubLayer
 
-NAMED = frozenset({"batch", "seq", "width"})
+NAMED = frozenset({"batch", "width"})
 """Dims that every model has, whether a value names them or not."""
 
 
 def warnings(model: Model, dims: Dims) -> list[Problem]:
     """Everything found, each at its value; places are the front door's to fill in."""
     predicts = all(isinstance(head, LanguageHead) for head in model.heads)
-    found = (p for block, path in blocks_of(model) for p in block.warnings(dims, path, predicts))
+    found = (p for block, path, at in blocks_of(model) for p in block.warnings(dims.on(at), path, predicts))
     return [*_unused_blocks(model), *_unused_dims(model), *found]
 
 
 def _unused_blocks(model: Model) -> Iterator[Problem]:
-    steps = [step for stage in model.stack for layer in stage.layers for step in layer]
+    steps = [step for stage in model.stack for step in stage.steps]
     used = [step.block if isinstance(step, SubLayer) else step for step in steps]
     for name in model.blocks:
         if name not in used:
@@ -37,7 +37,9 @@ def _unused_blocks(model: Model) -> Iterator[Problem]:
 
 def _unused_dims(model: Model) -> Iterator[Problem]:
     """Dims that no value names, defaults included."""
-    words = NAMED.union(*map(_words, _values(model, "dims")), *(_words(v) for v in model.dims.values()))
+    words = NAMED.union(
+        model.runtime_dims, *map(_words, _values(model, "dims")), *(_words(v) for v in model.dims.values())
+    )
     for name in model.dims:
         if name not in words:
             yield Problem("W0501", f"no value of this spec reads the dim '{name}'", ("dims", name), on_key=True)

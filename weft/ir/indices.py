@@ -1,6 +1,6 @@
 """Which public inputs are numbers of rows or classes, and of which dim."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,11 @@ def lookups(graph: Graph, v: Val) -> Iterator[Lookup]:
                 same.add(n.outs[0])
             elif body is not None:
                 yield from (replace(inner, input=v.name) for inner in lookups(body, body.inputs[i]))
+
+
+def index_range(graph: Graph, v: Val, sizes: Mapping[str, int]) -> int:
+    """How many values an index input may have: the size of what it indexes; 2 where that is nothing known."""
+    return min((sizes[i.dim] for i in lookups(graph, v)), default=2)
 
 
 def outside(index: Lookup, x: Any, size: int) -> str:

@@ -66,6 +66,16 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """A sequence: `length` is the dim that it is as long as, which no other has. once: it is read whole before decoding
+    starts, as an encoder's input is; any other grows with each step."""
+
+    name: str
+    length: str
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Dtypes of parameters, of computation between operations, and of sums inside them."""
 
@@ -82,6 +92,7 @@ class Program:
     as key = seq stand there too. `runtime` holds the dims that stay open. `inputs` and `outputs` are the public ones,
     by name, in the order of `forward`: an input is a graph input, an output names the graph output at its place.
     `roles` says what part of the language a dim is the size of, whatever it is called: heads, inner, vocab, experts.
+    A value belongs to the stream whose length it has.
     """
 
     name: str
@@ -96,14 +107,24 @@ class Program:
     policy: Policy = field(default_factory=Policy)
     notes: tuple[str, ...] = ()
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    streams: tuple[Stream, ...] = (Stream("seq", "seq"),)
 
-    def resolve(self, batch: int | None = None, seq: int | None = None, **override: int) -> dict[str, int]:
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """The lengths that grow with each step of decoding."""
+        return tuple(s.length for s in self.streams if not s.once)
+
+    def part(self, name: str) -> str:
+        """What an input is in the language, whatever its stream is called: tokens, types, segments, valid."""
+        of = next((s.name for s in self.streams if s.length in self.input(name).dims), "")
+        return name.removeprefix(f"{of}_") if len(self.streams) > 1 else name
+
+    def resolve(self, **override: int) -> dict[str, int]:
         """Every dim's size as an integer. `override` replaces any dim's entry before the others are computed from it.
 
         A run-time dim that the call does not name gets a small legal size: about 2 for batch, 64 for any other.
         Raises UsageError for an unknown dim and SpecError for a size that its declaration forbids; both name the dim.
         """
-        override |= {d: n for d, n in (("batch", batch), ("seq", seq)) if n is not None}
         known = {*self.sizes, *self.runtime, *_dims(self.graph)}
         for dim in override:
             if dim not in known:

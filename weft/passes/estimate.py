@@ -1,9 +1,9 @@
 """What each block holds in memory, estimated from its graphs, where nothing can be run. Imports no torch."""
 
-from weft.passes.chain import BlockProfile, Mode
 from weft.passes.halves import Derived
-from weft.passes.liveness import estimate, peak
+from weft.passes.liveness import bytes_of, estimate, leaving, peak
 from weft.passes.price import Prices
+from weft.passes.schedule import BlockProfile, Mode
 from weft.passes.structure import Given, Site
 
 
@@ -16,9 +16,11 @@ def held(site: Site) -> frozenset[str]:
 def estimated(made: Derived, prices: Prices) -> BlockProfile:
     """A block in each of its modes, from the lifetimes of its graphs' values."""
     block, joint, site = made.block, made.joint, made.block.site
-    entering = [v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and v.type.floating]
+    entering = [v for v in block.graph.inputs if v.type.floating and v.name not in held(site)]
     if joint is None:
-        boundary = sum(prices.size(v) for v in block.graph.inputs if v.name in entering)
-        return BlockProfile(block.name, (Mode("forward", 0, peak(block.graph, prices), 0),), boundary)
+        leaves = leaving(block.graph.outputs, block.graph)
+        modes = (Mode("forward", 0, peak(block.graph, prices), 0),)
+        return BlockProfile(block.name, modes, bytes_of(entering, prices), bytes_of(leaves, prices))
     kept = {m.name: m.saved for m in block.modes}
-    return estimate(block.name, joint, len(block.graph.outputs), kept, prices, entering, held(site))
+    names = [v.name for v in entering]
+    return estimate(block.name, joint, len(block.graph.outputs), kept, prices, names, held(site))

@@ -4,12 +4,12 @@ An estimate that needs no torch: views share storage, and what an operation need
 profile that a memory budget is kept by is measured on the emitted functions instead.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 from weft.ir.types import Graph, Val
-from weft.passes.chain import BlockProfile, Mode
 from weft.passes.price import Prices
 from weft.passes.recompute import Halves, extra_time, split
+from weft.passes.schedule import BlockProfile, Mode
 
 
 def storages(graph: Graph) -> dict[Val, Val]:
@@ -47,33 +47,35 @@ def estimate(
 ) -> BlockProfile:
     """The profile of a block in each mode, mode -> names of the values it keeps.
 
-    entering: inputs that come from the block before; held: parameters, which live anyway."""
+    entering: inputs that other blocks make; held: parameters, which live anyway."""
     ins = [v for v in joint.inputs if v.name in entering]
-    leaving = joint.outputs[:1]
     gradients = [v for v in joint.inputs if v.name in held and v.type.floating]
-    modes = [
-        _mode(mode, split(joint, outputs, names), outputs, prices, ins, leaving, held) for mode, names in kept.items()
-    ]
-    return BlockProfile(name, tuple(modes), sum(map(prices.size, ins)), sum(map(prices.size, gradients)))
+    ends = (*ins, *leaving(joint.outputs[:outputs], joint))
+    modes = [_mode(mode, split(joint, outputs, names), prices, ends, held) for mode, names in kept.items()]
+    return BlockProfile(
+        name,
+        tuple(modes),
+        bytes_of(ins, prices),
+        bytes_of(ends[len(ins) :], prices),
+        sum(map(prices.size, gradients)),
+    )
 
 
-def _mode(
-    name: str,
-    halves: Halves,
-    outputs: int,
-    prices: Prices,
-    ins: list[Val],
-    leaving: tuple[Val, ...],
-    held: Collection[str],
-) -> Mode:
+def bytes_of(values: Iterable[Val], prices: Prices) -> tuple[tuple[str, int], ...]:
+    """Names and bytes."""
+    return tuple((v.name, prices.size(v)) for v in values)
+
+
+def leaving(outputs: Sequence[Val], graph: Graph) -> list[Val]:
+    """The values that a block makes for others: its floats, of which it was not given one."""
+    return [v for v in dict.fromkeys(outputs) if v.type.floating and v not in graph.inputs]
+
+
+def _mode(name: str, halves: Halves, prices: Prices, ends: Sequence[Val], held: Collection[str]) -> Mode:
     shown = storages(halves.forward)
     read = {shown[v] for v in (*halves.saved, *(v for v in halves.backward.inputs if v in shown))}
-    keeps_input, keeps_output = bool(read & set(ins)), bool(read & {shown[v] for v in leaving})
-    own = [v for v in read if v not in ins and v.name not in held and v not in {shown[o] for o in leaving}]
-    saved = sum(map(prices.size, own))
-    boundary = sum(map(prices.size, ins)) * keeps_input + sum(map(prices.size, leaving)) * keeps_output
-    cotangents = sum(prices.size(v) for v in halves.forward.outputs[:outputs] if v.type.floating)
-    backward = saved + boundary + cotangents + peak(halves.backward, prices)
-    return Mode(
-        name, saved, peak(halves.forward, prices), backward, extra_time(halves, prices), keeps_input, keeps_output
-    )
+    keeps = [v for v in ends if shown[v] in read]
+    known = {shown[v] for v in ends}
+    saved = sum(prices.size(v) for v in read if v not in known and v.name not in held)
+    forward, backward = (peak(graph, prices) for graph in (halves.forward, halves.backward))
+    return Mode(name, saved, forward, backward, extra_time(halves, prices), frozenset(v.name for v in keeps))

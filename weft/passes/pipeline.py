@@ -15,7 +15,6 @@ from weft.ir.verify import verify
 from weft.passes import estimate, recompute
 from weft.passes.apart import apart
 from weft.passes.blocks import Mode, distinct
-from weft.passes.chain import BlockProfile
 from weft.passes.choose import choose
 from weft.passes.derivative import joint
 from weft.passes.dispatch import dispatched
@@ -27,6 +26,7 @@ from weft.passes.pairs import fast
 from weft.passes.pattern import pattern
 from weft.passes.ran import ALONE, Place, estimated
 from weft.passes.rewrite import merge, unlet
+from weft.passes.schedule import BlockProfile
 from weft.passes.short_loops import short_loops
 from weft.passes.stage import Half, Options, Stage
 from weft.passes.structure import structure

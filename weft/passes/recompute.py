@@ -8,7 +8,7 @@ What is computed again comes just before its first use, so the two halves never 
 computed again from its counter; what routing decided is always kept, as is whatever an opaque module made: a decision
 that came out differently the second time would be another function. What was dispatched is gathered again in every
 mode. Which values to keep is a minimum cut (`lightest`): the fewest bytes such that only nodes of the allowed kinds are
-computed again. `modes` names the cuts worth choosing from; `chain.solve` chooses one per block under a byte budget.
+computed again. `modes` names the cuts worth choosing from; `solver.solve` chooses one per run under a byte budget.
 
 Source: Checkmate's retention and recomputation variables (1910.02653) on one block, as a parametric minimum cut.
 """

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from weft.ir.program import Program
 from weft.ir.types import Graph
-from weft.passes.chain import BlockProfile, Chain, Choice
 from weft.passes.fusion import Fusion
 from weft.passes.halves import Derived
 from weft.passes.opened import Known
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.price import Prices
+from weft.passes.schedule import BlockProfile, Choice, Schedule
 from weft.passes.skeletons import Skeleton
 from weft.passes.structure import Structure
 from weft.targets import TARGETS, Target
@@ -66,7 +66,7 @@ class Chosen:
     """The mode of every layer. peak: most bytes alive at once; smallest: the least budget that some choice fits in."""
 
     layers: tuple[Layer, ...]
-    chain: Chain
+    schedule: Schedule
     choice: Choice | None
     peak: int
     smallest: int

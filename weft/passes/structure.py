@@ -198,4 +198,4 @@ class _Reader:
         strangers = [p.name for p in self.program.params if p.name not in names and p.name.startswith(prefix + ".")]
         if rows:
             return prefix
-        return prefix if prefix == name and not strangers else ""
+        return prefix if prefix.replace(".", "_") == name and not strangers else ""

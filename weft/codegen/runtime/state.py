@@ -17,15 +17,18 @@ class Past(NamedTuple):
     """What one block keeps. A row's newest position stands last; slots before its first one are free.
 
     rows: [batch past ..], one per position (keys and values, experts chosen). carried: [batch ..], what all positions
-    left behind (the state of a recurrent cell). kept: how many of `rows` later positions see; None: all."""
+    left behind (the state of a recurrent cell). kept: how many of `rows` later positions see; None: all. constant:
+    [batch ..], made once of what was whole before the first position (keys and values of a cross attention)."""
 
     rows: tuple[Tensor, ...] = ()
     carried: tuple[Tensor, ...] = ()
     kept: tuple[int | None, ...] = ()
+    constant: tuple[Tensor, ...] = ()
 
     def each(self, do: Callable[[Tensor], Tensor]) -> "Past":
         """With every tensor changed."""
-        return Past(tuple(map(do, self.rows)), tuple(map(do, self.carried)), self.kept)
+        rows, carried, constant = (tuple(map(do, xs)) for xs in (self.rows, self.carried, self.constant))
+        return Past(rows, carried, self.kept, constant)
 
     @property
     def spare(self) -> int:
@@ -58,14 +61,20 @@ class State(NamedTuple):
 
     @classmethod
     def join(cls, states: Sequence["State"]) -> "State":
-        """The rows of several states of one model, one after the other."""
+        """The rows of several states of one model, one after the other.
+
+        Raises ValueError where they were made of whole streams of different lengths."""
+        shapes = [[x.shape[1:] for b in s.blocks for x in b.constant] for s in states]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError("join: what was whole before the first position differs in length; pad it to one")
         blocks: list[Past] = []
         for parts in zip(*(s.blocks for s in states), strict=True):
             spare = min(p.spare for p in parts)
             same = [p.cut(None, s.length, spare) for p, s in zip(parts, states)]
             rows = (_joined(xs) for xs in zip(*(p.rows for p in same), strict=True))
             carried = (torch.cat(xs) for xs in zip(*(p.carried for p in same), strict=True))
-            blocks.append(Past(tuple(rows), tuple(carried), same[0].kept))
+            constant = (torch.cat(xs) for xs in zip(*(p.constant for p in same), strict=True))
+            blocks.append(Past(tuple(rows), tuple(carried), same[0].kept, tuple(constant)))
         return cls(torch.cat([s.lengths for s in states]), max(s.length for s in states), tuple(blocks))
 
     def select(self, rows: Index) -> "State":
@@ -140,11 +149,12 @@ class Fed(NamedTuple):
     length: int
     one: bool
 
-    def left(self, now: Sequence[Tensor], kept: tuple[int | None, ...]) -> Past:
+    def left(self, now: Sequence[Tensor], kept: tuple[int | None, ...], constant: Sequence[Tensor] = ()) -> Past:
         """What a block leaves behind, of past and new rows and then of what it carries: no padding, of a window what
-        later positions see."""
+        later positions see. constant: what was made once."""
         n = len(kept)
-        return Past(tuple(now[:n]), tuple(now[n:]), kept).cut(self.padding, self.length, self.spare)
+        past = Past(tuple(now[:n]), tuple(now[n:]), kept, tuple(constant))
+        return past.cut(self.padding, self.length, self.spare)
 
     def shown(self, result: Tensor, axis: int = 1) -> Tensor:
         """A result as the inputs were given."""
@@ -155,8 +165,22 @@ class Fed(NamedTuple):
         return State(self.pos + self.real.sum(1), self.length, tuple(blocks))
 
 
+def check_whole(
+    inputs: Mapping[str, Any],
+    signature: Mapping[str, tuple[torch.dtype, tuple[str, ...]]],
+    fixed: Mapping[str, int],
+    limits: Mapping[str, tuple[int, int]],
+    ranges: Iterable[tuple[str, str, int, int | None]],
+) -> None:
+    """Raises TypeError, ValueError or IndexError that names the input and the dim, of what is read whole."""
+    check(inputs, {name: signature[name] for name in inputs}, fixed, limits, ranges)
+    first, *_ = inputs.values()
+    refuse_autocast(first)
+
+
 def feed(
     inputs: Mapping[str, Any],
+    time: str,
     signature: Mapping[str, tuple[torch.dtype, tuple[str, ...]]],
     fixed: Mapping[str, int],
     limits: Mapping[str, tuple[int, int]],
@@ -164,11 +188,11 @@ def feed(
     lengths: Index | None = None,
     state: Any = None,
 ) -> tuple[Fed, tuple[Tensor, ...]]:
-    """Where new positions stand, and the inputs of those, [batch seq] each; what is padding reads 0.
+    """Where new positions stand, and the inputs of those, [batch time] each; what is padding reads 0.
 
-    lengths: [batch], how many positions are each row's own (None: all). state: what came before (None: nothing); then
-    the inputs may be [batch], one position. ranges: as for `bounded`. Raises TypeError, ValueError or IndexError that
-    names the input and the dim."""
+    time: the dim of positions. lengths: [batch], how many positions are each row's own (None: all). state: what came
+    before (None: nothing); then the inputs may be [batch], one position. ranges: as for `bounded`. Raises TypeError,
+    ValueError or IndexError that names the input and the dim."""
     if state is not None and not isinstance(state, State):
         raise TypeError(f"state must be a State, as state(batch) and every call give one, got {type(state).__name__}")
     one = state is not None and all(isinstance(x, Tensor) and x.dim() == 1 for x in inputs.values())
@@ -193,7 +217,7 @@ def feed(
         fed = Fed(pos, at.masked_fill(~real, -1), real, new - own, spare, int((pos + own).max()), one)
         given = {name: x.masked_fill(~real, 0) for name, x in given.items()}
     bounded(given, ranges)
-    return _within(fed, limits), tuple(given.values())
+    return _within(fed, time, limits), tuple(given.values())
 
 
 def _own(lengths: Index, batch: int, new: int, device: torch.device) -> Tensor:
@@ -206,14 +230,14 @@ def _own(lengths: Index, batch: int, new: int, device: torch.device) -> Tensor:
     return own
 
 
-def _within(fed: Fed, limits: Mapping[str, tuple[int, int]]) -> Fed:
+def _within(fed: Fed, time: str, limits: Mapping[str, tuple[int, int]]) -> Fed:
     """Raises ValueError past the declared maximum, after the length is counted (it may be too large from `reorder`)."""
-    limit = limits.get("seq")
+    limit = limits.get(time)
     if limit is None or fed.length <= limit[0]:
         return fed
     fed = fed._replace(length=int((fed.pos + fed.real.sum(1)).max()))
     if fed.length > limit[0]:
-        raise ValueError(f"dim seq would be {fed.length}, over its declared maximum {limit[0]}")
+        raise ValueError(f"dim {time} would be {fed.length}, over its declared maximum {limit[0]}")
     return fed
 
 

@@ -11,7 +11,8 @@ from pydantic import Field, Tag, field_validator, model_validator
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.resolve import Dims
-from weft.frontends.schema_values import Formula, Number, Part, Size, one_of
+from weft.frontends.schema_values import Formula, Name, Number, Part, Size, one_of
+from weft.frontends.suggest import did_you_mean
 from weft.ir.pattern import is_causal, rows_seeing_nothing
 from weft.ir.pattern.formula import Junction, Meta
 from weft.ir.pattern.pattern import Pattern
@@ -96,6 +97,9 @@ class Attention(BlockKind):
         Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "output"]], Tag("list")],
         one_of("`true`, `false`, or a list of query, key, value, output"),
     ] = Field(default=True, description="which projections have a bias: all, none, or a list")
+    context: Name | None = Field(
+        default=None, description="the stream that keys and values come from (cross attention); default: its own"
+    )
 
     @model_validator(mode="after")
     def _one_pattern(self) -> Attention:
@@ -103,21 +107,26 @@ class Attention(BlockKind):
             raise ValueError("give `pattern` or `plan`, one of the two")
         if self.globals and (self.plan or self.kv_heads):
             raise ValueError("`globals` goes with a `pattern` and without `kv_heads`")
+        if self.context and (self.plan or self.globals):
+            raise ValueError("`context` goes with a `pattern` and without `globals`")
         return self
 
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
         """softmax(scale q·k) v over the keys the pattern allows, projected back."""
         with s.at(*path):
-            a = _axes(s, self, path)
+            other = _context(s, self, path)
+            a = _axes(s, self, path, s.low.length(other))
             biased: set[str] = {"query", "key", "value", "output"} if self.bias is True else {*(self.bias or ())}
-            q, k, v = _project(s, x, a, stem, biased)
-            q, k = _turned(s, q, "seq", a, self, path, "query"), _turned(s, k, "seq", a, self, path, "key")
+            seen = x if other == s.stream else s.other(other)
+            (q,) = _project(s, x, a, stem, biased, ("query",))
+            k, v = _project(s, seen, a, stem, biased, ("key", "value"))
+            q, k = _turned(s, q, s.length, a, self, path, "query"), _turned(s, k, a.source, a, self, path, "key")
             pattern = _pattern(s, self, path)
             out = _attend(s, q, k, v, a, self, path, pattern)
             if self.globals:
                 out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern))
             own, bias = f"{a.query} {a.value}", "width" if "output" in biased else None
-            to = "batch seq width"
+            to = " ".join(s.space)
             return s.linear(stem, out, f"{own} width", to, f"{stem}.output", bias, "output", own), []
 
     def problems(self, dims: Dims, path: Path) -> Iterator[Problem]:
@@ -131,11 +140,11 @@ class Attention(BlockKind):
 
     def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
         """Attention that sees nothing, and attention that shows a language head what it is to predict."""
-        if self.pattern is None:
+        if self.pattern is None or self.context is not None:
             return
-        where, longest = (*path, "pattern"), dims.runtime["seq"].max
+        where, longest = (*path, "pattern"), dims.longest
         try:
-            heads, pattern = dims.size(self.heads), Pattern.parse(self.pattern, dict(dims.most))
+            heads, pattern = dims.size(self.heads), Pattern.parse(self.pattern, dims.named)
         except FormulaError:
             return  # told as a problem
         if rows_seeing_nothing(pattern, longest, heads) == ((0, longest),):
@@ -147,23 +156,43 @@ class Attention(BlockKind):
 
 @dataclass(frozen=True)
 class Axes:
-    """The dims of one attention block. `query` is "heads", or "kv_heads group" when key heads are shared."""
+    """The dims of one attention block. `query` is "heads", or "kv_heads group" when key heads are shared; `source` is
+    the length of the stream that keys come from, `key` the name it has among scores."""
 
     query: str
     keys: str
     head: str
     value: str
     key: str
+    source: str
 
 
-def _axes(s: Scope, block: Attention, path: Path) -> Axes:
-    low, avoid = s.low, ("batch", "seq", "width")
+def _context(s: Scope, block: Attention, path: Path) -> str:
+    """The stream that keys and values come from."""
+    other, where = block.context or s.stream, (*path, "context")
+    streams, model = s.low.model.sequences, s.low.model
+    if other not in streams:
+        raise SpecError(
+            [Problem("W0405", f"no stream is called '{other}'", where, did_you_mean(other, streams, "streams: "))]
+        )
+    if streams[s.stream].once and not streams[other].once:
+        message = f"'{s.stream}' is read whole before decoding, but '{other}' grows with each step"
+        raise SpecError.at(where, "W0405", message, f"leave out `once` of '{s.stream}', or give '{other}' it too")
+    stages = [stage.stream or s.stream for stage in model.stack]
+    if other != s.stream and other in stages and other not in stages[: s.low.stage]:
+        message = f"the stages of '{other}' stand after this one, which reads what they make"
+        raise SpecError.at(where, "W0405", message, "move them before it")
+    return other
+
+
+def _axes(s: Scope, block: Attention, path: Path, source: str) -> Axes:
+    low, avoid = s.low, (*s.space, source)
     heads = low.axis(block.heads, "heads", (*path, "heads"), avoid)
     head = low.axis(block.head, "head", (*path, "head"), (*avoid, heads))
     value = head if block.value is None else low.axis(block.value, "value", (*path, "value"), (*avoid, heads))
-    key = low.mint("key", low.dims.sizes["seq"], (*avoid, heads, head, value))
+    key = low.mint("key", low.dims.sizes[source], (*avoid, heads, head, value))
     if block.kv_heads is None:
-        return Axes(heads, heads, head, value, key)
+        return Axes(heads, heads, head, value, key, source)
     kv = low.axis(block.kv_heads, "kv_heads", (*path, "kv_heads"), (*avoid, heads, head, value))
     many, few = low.number(heads), low.number(kv)
     if many % few:
@@ -171,7 +200,7 @@ def _axes(s: Scope, block: Attention, path: Path) -> Axes:
             (*path, "kv_heads"), "W0402", f"{few} key heads do not divide {many} heads", "change one of them"
         )
     group = low.mint("group", many // few, (*avoid, kv, head, value, key))
-    return Axes(f"{kv} {group}", kv, head, value, key)
+    return Axes(f"{kv} {group}", kv, head, value, key, source)
 
 
 def _project(
@@ -180,17 +209,17 @@ def _project(
     a: Axes,
     stem: str,
     biased: set[str],
-    which: tuple[str, ...] = ("query", "key", "value"),
-    seq: str = "seq",
+    which: tuple[str, ...],
     suffix: str = "",
 ) -> list[Val]:
-    """Each of `which` from x: [batch seq heads head]. Parameters are called `which` + `suffix`."""
+    """Each of `which` from x [batch rows width]: [batch rows heads head]. Parameters are called `which` + `suffix`."""
     out: list[Val] = []
+    (rows,) = {*x.dims} - {"batch", "width"}
     for name in which:
         own = f"{a.query if name == 'query' else a.keys} {a.value if name == 'value' else a.head}"
         bias = own if name in biased else None
         full = name + suffix
-        out.append(s.linear(full, x, f"width {own}", f"batch {seq} {own}", f"{stem}.{full}", bias))
+        out.append(s.linear(full, x, f"width {own}", f"batch {rows} {own}", f"{stem}.{full}", bias))
     return out
 
 
@@ -205,30 +234,34 @@ def _turned(s: Scope, x: Val, seq: str, a: Axes, block: Attention, path: Path, n
 
 
 def _attend(
-    s: Scope, q: Val, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, seq: str = "seq"
+    s: Scope, q: Val, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, seq: str = ""
 ) -> Val:
-    """The queries of dim `seq` against k and v [batch seq ..], with all that the block says of scores."""
-    k, v = (s.rename(name, y, "seq", a.key) for name, y in (("keys", k), ("values", v)))
-    meta = _given(s, a, pattern, seq)
+    """The queries of dim `seq`, or all of the stream's, against k and v [batch source ..], with all that the block says
+    of scores."""
+    k, v = (s.rename(name, y, a.source, a.key) for name, y in (("keys", k), ("values", v)))
+    whole, seq = not seq, seq or s.length
+    meta = _given(s, a, pattern, seq, block.context or "")
     scale, score, heads = _scale(s, a, block, path), _score(s, block, path), tuple(a.query.split())
     op = s.ir.Attend(a.head, a.key, seq, pattern, scale, score, heads, tuple(meta))
-    part = "globals" if seq != "seq" else "plan" if block.plan else "pattern"
-    names = ["attended", "lse"] if seq == "seq" else ["attended_global", "lse_global"]
+    part = "globals" if not whole else "plan" if block.plan else "pattern"
+    names = ["attended", "lse"] if whole else ["attended_global", "lse_global"]
     with s.at(*path, part):
         return s.g.many(op, q, k, v, *meta.values(), names=names)[0]
 
 
-def _given(s: Scope, a: Axes, pattern: Pattern, seq: str) -> dict[str, Val]:
+def _given(s: Scope, a: Axes, pattern: Pattern, seq: str, context: str) -> dict[str, Val]:
     """The metadata a pattern reads, of the queries along `seq` and of the keys."""
     found: dict[str, Val] = {}
     if "segments" in pattern.metadata:
         found["segments"] = segments = s.shared("segments")
-        if seq != "seq":
+        keys = s.shared("segments", context)
+        if seq != s.length:
             first = s.map("index", s.ir.symbol(f"i_{seq}"), to=seq, dtype="i64")
-            own = s.g.expand(s.gather("segments", segments, first, at="seq"), to=f"batch {seq}")
-            found |= {"segments": own, "key_segments": s.rename("key_segments", segments, "seq", a.key)}
+            found["segments"] = s.g.expand(s.gather("segments", segments, first, at=s.length), to=f"batch {seq}")
+        if found["segments"] is not keys:
+            found["key_segments"] = s.rename("key_segments", keys, a.source, a.key)
     if "valid" in pattern.metadata:
-        found["valid"] = s.rename("valid", s.shared("valid"), "seq", a.key)
+        found["valid"] = s.rename("valid", s.shared("valid", context), a.source, a.key)
     return found
 
 
@@ -245,7 +278,7 @@ def _score(s: Scope, block: Attention, path: Path) -> Any:
 
 
 def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
-    dims = s.low.dims.most
+    dims = s.low.dims.on(s.length).named
     if block.plan is not None:
         return _planned(s, block.plan, block.heads, path)
     assert block.pattern is not None
@@ -273,7 +306,7 @@ def _planned(s: Scope, plan: BlockPlan, heads: int | str, path: Path) -> Pattern
     with s.low.reading((*path, "heads"), "W0201"):
         many = dims.size(heads)
     with s.low.reading((*path, "plan", *(["table"] if plan.table else [])), "W0302"):
-        return plan_pattern(plan, block, dims.most["seq"], many, path)
+        return plan_pattern(plan, block, dims.most[s.length], many, path)
 
 
 def plan_pattern(plan: BlockPlan, block: int, seq: int, heads: int, path: Path = ()) -> Pattern:
@@ -324,14 +357,17 @@ def _globals(
     low = s.low
     with s.at(*path, "globals"):
         some = low.axis(block.globals.tokens, "globals", (*path, "globals", "tokens"), (*x.dims, a.key))
-        if low.number(some) > low.dims.most["seq"]:
+        if low.number(some) > low.dims.most[s.length]:
             raise SpecError.at((*path, "globals", "tokens"), "W0402", "there are more global tokens than tokens")
         leading = s.map("index", s.ir.symbol(f"i_{some}"), to=some, dtype="i64")
-        first = s.gather("first", x, leading, at="seq")
-        (q,) = _project(s, first, a, stem, biased, ("query",), some, "_global")
-        k, v = _project(s, x, a, stem, biased, ("key", "value"), "seq", "_global")
-        q, k = _turned(s, q, some, a, block, path, "query_global"), _turned(s, k, "seq", a, block, path, "key_global")
+        first = s.gather("first", x, leading, at=s.length)
+        (q,) = _project(s, first, a, stem, biased, ("query",), "_global")
+        k, v = _project(s, x, a, stem, biased, ("key", "value"), "_global")
+        q, k = (
+            _turned(s, q, some, a, block, path, "query_global"),
+            _turned(s, k, s.length, a, block, path, "key_global"),
+        )
         seen = _attend(s, q, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), some)
-        index = s.map("index", s.ir.symbol("i_seq"), to="seq", dtype="i64")
+        index = s.map("index", s.ir.symbol(f"i_{s.length}"), to=s.length, dtype="i64")
         spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -26,8 +26,8 @@ class Mlp(BlockKind):
     bias: bool = Field(default=True, description="biases on every matrix")
 
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
-        inner = s.low.axis(self.inner, "inner", (*path, "inner"), ("batch", "seq", "width"))
-        to, matrices = f"batch seq {inner}", ("gate", "up") if self.gated else ("up",)
+        inner = s.low.axis(self.inner, "inner", (*path, "inner"), s.space)
+        to, matrices = f"{s.rows} {inner}", ("gate", "up") if self.gated else ("up",)
         with s.at(*path):
             act = s.activation(self.activation, (*path, "activation"))
             got = {
@@ -38,4 +38,4 @@ class Mlp(BlockKind):
             with s.at(*path, "activation"):
                 h = s.hidden(got["up"], got.get("gate"), act, to, **bias)
             own, back = f"{inner} width", "width" if self.bias else None
-            return s.linear(stem, h, own, "batch seq width", f"{stem}.down", back, "output", inner), []
+            return s.linear(stem, h, own, " ".join(s.space), f"{stem}.down", back, "output", inner), []

@@ -54,42 +54,42 @@ class Moe(BlockKind):
 
         Router in the accumulate dtype. Dropped tokens get 0: the residual carries them.
         """
-        low, avoid = s.low, ("batch", "seq", "width")
+        low, avoid, dims = s.low, s.space, s.low.dims.on(s.length)
         with s.at(*path):
             experts = low.axis(self.experts, "experts", (*path, "experts"), avoid)
             routes = low.mint("routes", low.sizes[experts], (*avoid, experts))  # sharded apart from the stacked experts
             with low.reading((*path, "capacity"), "W0201"):
-                size, full = s.ir.capacity(self, low.dims), s.ir.drops(self, low.dims)
+                size, full = s.ir.capacity(self, dims), s.ir.drops(self, dims)
             slots = low.mint("capacity", size, (*avoid, experts, routes)) if full else ""
             inner = low.axis(self.inner, "inner", (*path, "inner"), (*avoid, experts, slots))
             if self.top_k > low.number(experts):
                 raise SpecError.at((*path, "top_k"), "W0402", f"top_k is {self.top_k}, more than the experts there are")
             choice = low.mint("choice", self.top_k, (*avoid, experts, routes, slots, inner)) if self.top_k > 1 else ""
             router = s.param(f"{stem}.router.weight", f"width {routes}", "router", "width", dtype=s.accumulate)
-            logits = s.einsum("logits", s.g.cast(x, s.accumulate), router, to=f"batch seq {routes}")
-            op = s.ir.Route(routes, "seq", self.top_k, choice, self.normalize)
+            logits = s.einsum("logits", s.g.cast(x, s.accumulate), router, to=f"{s.rows} {routes}")
+            op = s.ir.Route(routes, s.length, self.top_k, choice, self.normalize)
             names = ["expert", "place", "gate", "balance", "load"]
             expert, place, gate, aux, _ = s.g.many(op, logits, names=names)
-            own = Slots(experts, slots, choice)
+            own = Slots(experts, slots, choice, s.length)
             if slots:
                 at = (experts, slots)
                 x = s.g.one(s.ir.Scatter(at, ("batch", *at, "width")), x, expert, place, names=["sent"])
             back = _experts(s, x, self, stem, path, own, expert, inner)
             if slots:
                 back = s.gather("returned", back, expert, place, at=f"{experts} {slots}")
-            y = s.einsum(stem, back, s.g.cast(gate, s.compute), to="batch seq width")
+            y = s.einsum(stem, back, s.g.cast(gate, s.compute), to=" ".join(s.space))
             return y, [(aux, self.aux_loss)]
 
     def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
         """Experts that may be full sooner in a short run than in the steps that make it."""
-        from weft.frontends.capacity import SEQ, capacity, drops  # SymPy, which the language alone does without
+        from weft.frontends.capacity import capacity, drops, length  # SymPy, which the language alone does without
 
-        found, longest = capacity(self, dims) if drops(self, dims) else 0, dims.runtime["seq"].max
-        if not isinstance(found, int) and SEQ in found.free_symbols:
-            most = found.xreplace({SEQ: longest})
+        found, longest = capacity(self, dims) if drops(self, dims) else 0, dims.longest
+        if not isinstance(found, int) and length(dims) in found.free_symbols:
+            most = found.xreplace({length(dims): longest})
             message = (
-                "an expert's capacity depends on seq: a run has that of its own length, prefill and step that of the "
-                f"longest ({most} at {longest}), so a shorter run may drop more tokens"
+                f"an expert's capacity depends on {dims.length}: a run has that of its own length, prefill and step "
+                f"that of the longest ({most} at {longest}), so a shorter run may drop more tokens"
             )
             yield Problem("W0502", message, (*path, "capacity" if self.capacity is not None else "capacity_factor"))
 
@@ -97,16 +97,17 @@ class Moe(BlockKind):
 @dataclass(frozen=True)
 class Slots:
     """Where experts keep their tokens. slots: their dim, "" where each token stays where it is and meets its expert's
-    matrices there (none is ever dropped). choice: the dim of a token's experts, "" for one."""
+    matrices there (none is ever dropped). choice: the dim of a token's experts, "" for one. length: of the stream."""
 
     experts: str
     slots: str
     choice: str
+    length: str
 
     @property
     def dims(self) -> str:
         """The dims of a token that an expert works on."""
-        return f"batch {self.experts} {self.slots}" if self.slots else f"batch seq {self.choice}".strip()
+        return f"batch {self.experts} {self.slots}" if self.slots else f"batch {self.length} {self.choice}".strip()
 
 
 def _experts(s: Scope, x: Val, block: Moe, stem: str, path: Path, own: Slots, expert: Val, inner: str) -> Val:

@@ -50,7 +50,8 @@ class Opaque(BlockKind):
         sides = [side.split() for side in self.signature.split("->")]
         if len(sides) != 2 or tuple(sides[0]) != x.dims:
             message = f"the signature '{self.signature}' does not take [{' '.join(x.dims)}]"
-            raise SpecError.at((*path, "signature"), "W0402", message, "write `batch seq width -> batch seq width`")
+            space = " ".join(s.space)
+            raise SpecError.at((*path, "signature"), "W0402", message, f"write `{space} -> {space}`")
         weights: dict[str, Val] = {}
         for name, value in self.module.named_parameters():
             dims: list[str] = []

@@ -75,7 +75,7 @@ class Recurrence(BlockKind):
         low = s.low
         with s.at(*path):
             width = low.sizes["width"]
-            lanes = low.mint("channels", width, ("batch", "seq", "width"))
+            lanes = low.mint("channels", width, s.space)
             u = _inputs(s, x, self, stem, path, lanes)
             values = dict(zip(self.inputs, u))
             for name, rule in self.parameters.items():
@@ -88,7 +88,7 @@ class Recurrence(BlockKind):
             values |= {name: s.g.cast(v, s.accumulate) for name, v in values.items()}
             out = _scan(s, self, values, lanes, path)
             h = s.rename("output", out, lanes, "width")
-            return s.map(stem, "h", to="batch seq width", h=h, dtype=s.compute), []
+            return s.map(stem, "h", to=" ".join(s.space), h=h, dtype=s.compute), []
 
     def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
         """A cell whose output reads states as they were before the step, and no state as it is after it."""
@@ -130,7 +130,7 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
     with s.at(*path, "update"):
         operands = {own[n]: v for n, v in values.items() if n in used}
         space, dtype = ("batch", lanes), s.accumulate
-        return s.g.scan("seq", state, {"h": output}, lets, operands=operands, to=space, dtype=dtype)["h"]
+        return s.g.scan(s.length, state, {"h": output}, lets, operands=operands, to=space, dtype=dtype)["h"]
 
 
 def _all_used(s: Scope, block: Recurrence, used: set[str], path: Path) -> None:
@@ -156,12 +156,12 @@ def _inputs(s: Scope, x: Val, block: Recurrence, stem: str, path: Path, lanes: s
         return _matrices(s, x, block, stem, "width", lanes, rules.get("up"))
     with s.at(*path, "projection"):
         low, p, where = s.low, block.projection, (*path, "projection")
-        rank = low.axis(p.rank, "rank", (*where, "rank"), ("batch", "seq", "width", lanes))
-        z = s.linear("low", x, f"width {rank}", f"batch seq {rank}", f"{stem}.down", rule=rules.get("down"))
+        rank = low.axis(p.rank, "rank", (*where, "rank"), (*s.space, lanes))
+        z = s.linear("low", x, f"width {rank}", f"{s.rows} {rank}", f"{stem}.down", rule=rules.get("down"))
         if p.pattern != "none":
             seen = _low_rank(s, z, p, stem, where, rank, rules.get("key_value"))
             alpha = s.param(f"{stem}.alpha", "", rule=(InitRule(constant=p.alpha), (*where, "alpha")))
-            z = s.map("low", "alpha * a + z", to=f"batch seq {rank}", alpha=alpha, a=seen, z=z, dtype=s.compute)
+            z = s.map("low", "alpha * a + z", to=f"{s.rows} {rank}", alpha=alpha, a=seen, z=z, dtype=s.compute)
         z = s.dropout(s.norm(z, p.norm, f"{stem}.norm", (*where, "norm"), rank), p.dropout)
         return _matrices(s, z, block, stem, rank, lanes, rules.get("up"))
 
@@ -170,7 +170,7 @@ def _matrices(
     s: Scope, x: Val, block: Recurrence, stem: str, own: str, lanes: str, rule: tuple[Init, Path] | None
 ) -> list[Val]:
     return [
-        s.linear(n, x, f"{own} {lanes}", f"batch seq {lanes}", f"{stem}.{n}", fan_in=own, rule=rule)
+        s.linear(n, x, f"{own} {lanes}", f"{s.rows} {lanes}", f"{stem}.{n}", fan_in=own, rule=rule)
         for n in block.inputs
     ]
 
@@ -187,27 +187,27 @@ def _low_rank(
         heads = low.dims.size(p.heads)
     if low.number(rank) % heads:
         raise SpecError.at((*path, "heads"), "W0402", f"{heads} heads do not divide the rank {low.number(rank)}")
-    key = low.mint("key", low.dims.sizes["seq"], ("batch", "seq", "width", rank))
+    key = low.mint("key", low.dims.sizes[s.length], (*s.space, rank))
     with low.reading((*path, "pattern"), "W0302"):
-        pattern = Pattern.parse(p.pattern, low.dims.most)
+        pattern = Pattern.parse(p.pattern, low.dims.on(s.length).named)
     if heads == 1:
-        head, cut, many = low.mint("mixed", low.sizes[rank], (rank, "batch", "seq", "width", key)), (), ""
+        head, cut, many = low.mint("mixed", low.sizes[rank], (rank, *s.space, key)), (), ""
         q = s.rename("query", z, rank, head)
     else:
-        many = low.axis(p.heads, "heads", (*path, "heads"), ("batch", "seq", "width", rank, key))
-        head, cut = low.mint("head", low.number(rank) // heads, (many, rank, "batch", "seq", "width", key)), (many,)
+        many = low.axis(p.heads, "heads", (*path, "heads"), (*s.space, rank, key))
+        head, cut = low.mint("head", low.number(rank) // heads, (many, rank, *s.space, key)), (many,)
         place = s.map("place", parse(f"i_{many} * n_{head} + i_{head}"), to=f"{many} {head}", dtype="i64")
-        q = s.g.expand(s.gather("query", z, place, at=rank), to=f"batch seq {many} {head}")
+        q = s.g.expand(s.gather("query", z, place, at=rank), to=f"{s.rows} {many} {head}")
     own = f"{many} {head}".strip()
 
     def project(name: str) -> Val:
-        y = s.linear(name, z, f"{rank} {own}", f"batch seq {own}", f"{stem}.{name}", fan_in=rank, rule=rule)
-        return s.rename(f"{name}s", y, "seq", key)
+        y = s.linear(name, z, f"{rank} {own}", f"{s.rows} {own}", f"{stem}.{name}", fan_in=rank, rule=rule)
+        return s.rename(f"{name}s", y, s.length, key)
 
-    op = s.ir.Attend(head, key, "seq", pattern, parse(f"1/sqrt(n_{head})"), s.ir.symbol("s"), cut, pattern.metadata)
+    op = s.ir.Attend(head, key, s.length, pattern, parse(f"1/sqrt(n_{head})"), s.ir.symbol("s"), cut, pattern.metadata)
     given = {
         "segments": lambda: s.shared("segments"),
-        "valid": lambda: s.rename("valid", s.shared("valid"), "seq", key),
+        "valid": lambda: s.rename("valid", s.shared("valid"), s.length, key),
     }
     meta = [given[name]() for name in pattern.metadata]
     with s.at(*path, "pattern"):
