@@ -168,3 +168,33 @@ SRU: tuple[Row, ...] = (
     *_sru("plain", "linear2"),
 )
 """Layers with attention are called `cell`, those without `plain`."""
+
+
+def _bart_attention(ours: str, theirs: str) -> tuple[Row, ...]:
+    names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
+    return tuple(row for own, other in names.items() for row in _both(f"{ours}.{own}", f"{theirs}.{other}"))
+
+
+def _bart_layer(ours: str, theirs: str, attentions: Mapping[str, str]) -> tuple[Row, ...]:
+    rows: tuple[Row, ...] = ()
+    for own, other in attentions.items():
+        rows += _bart_attention(f"{ours}.{own}", f"{theirs}.{other}")
+        rows += _both(f"{ours}.{own}_norm", f"{theirs}.{other}_layer_norm", "same")
+    rows += _both(f"{ours}.feedforward.up", f"{theirs}.fc1") + _both(f"{ours}.feedforward.down", f"{theirs}.fc2")
+    return rows + _both(f"{ours}.feedforward_norm", f"{theirs}.final_layer_norm", "same")
+
+
+BART: tuple[Row, ...] = (
+    ("source.embed.tokens", "model.shared.weight", "same"),
+    *(
+        row
+        for ours, theirs in (("source", "model.encoder"), ("target", "model.decoder"))
+        for row in (
+            (f"{ours}.embed.positions.0", f"{theirs}.embed_positions.weight", "same"),
+            *_both(f"{ours}.embed.norm", f"{theirs}.layernorm_embedding", "same"),
+        )
+    ),
+    *_bart_layer("source.layers.{}", "model.encoder.layers.{}", {"encode": "self_attn"}),
+    *_bart_layer("target.layers.{}", "model.decoder.layers.{}", {"decode": "self_attn", "cross": "encoder_attn"}),
+    ("head.bias", "final_logits_bias", "same"),
+)

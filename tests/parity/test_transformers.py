@@ -62,6 +62,29 @@ def test_bert() -> None:
     assert set(theirs) == mapping.used(mapping.BERT, 2)
 
 
+def test_bart() -> None:
+    """Two lengths, padding in the source, a table of tokens that three places share."""
+    config = transformers.BartConfig(
+        vocab_size=96, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128, max_position_embeddings=32,
+        attn_implementation="eager",
+    )  # fmt: skip
+    oracle = transformers.BartForConditionalGeneration(config).double().eval()
+    theirs = randomise(oracle)
+    oracle.final_logits_bias = (
+        torch.randn(1, 96, generator=torch.Generator().manual_seed(5)).double()
+    ).requires_grad_()
+    theirs["final_logits_bias"] = oracle.final_logits_bias
+    inputs = {
+        "source_tokens": words(1, 96, 3, 32), "target_tokens": words(2, 96, 3, 24), "targets": masked(3, 96, 3, 24),
+        "source_valid": torch.arange(32)[None] < torch.tensor([32, 20, 5])[:, None],
+    }  # fmt: skip
+    logits = oracle(inputs["source_tokens"], inputs["source_valid"].long(), inputs["target_tokens"]).logits
+    want = {"loss": entropy(logits, inputs["targets"]), "logits": logits}
+    agree(shipped("bart_base"), mapping.BART, theirs, inputs, want)
+    assert set(theirs) == mapping.used(mapping.BART, 2)
+
+
 def test_bert_with_padding() -> None:
     """Keys that `valid` denies, against the attention mask."""
     config = transformers.BertConfig(
