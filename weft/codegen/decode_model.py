@@ -83,10 +83,13 @@ class DecodeWriter:
             code.add(f"blocks.append({self.mounts.place(site, i)}.state({', '.join(['batch', 'like', *given])}))")
 
     def crossed(self) -> list[Val]:
-        """The values of streams that are read once which blocks that grow read, public inputs apart."""
-        grow = [site for site in self.model.sites if key(site) in self.found.steps]
-        read = (self.outer(site, s.value) for site in grow for s in site.sources if isinstance(s, Given))
-        return [v for v in dict.fromkeys(read) if v in self.found.whole and v.name not in self.program.inputs]
+        """The values of streams that are read once which blocks that grow read in decoding, public inputs apart."""
+        read: list[Val] = []
+        for site in (s for s in self.model.sites if key(s) in self.found.steps):
+            used = {v.name for v in self.found.steps[key(site)].constant.inputs}
+            here = zip(site.body.inputs, site.sources)
+            read += [self.outer(site, s.value) for v, s in here if isinstance(s, Given) and v.name in used]
+        return [v for v in dict.fromkeys(read) if v.name not in self.program.inputs]
 
     def names(self, once: Sequence[Val]) -> dict[str, str]:
         """What whole values are called in the methods."""

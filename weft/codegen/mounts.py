@@ -46,10 +46,12 @@ class Mounts:
 
     @property
     def groups(self) -> list[str]:
-        """The modules that hold others alone, a dotted name each, outer ones first."""
+        """The modules that hold others alone, a dotted name each, outer ones first; those of the model's own parameters
+        are made with these."""
         stems = (site.mount.removesuffix(".{}") for site in self.model.sites if simple(site.mount))
         heads = (stem.split(".")[:n] for stem in stems for n in range(1, stem.count(".") + 1))
-        return list(dict.fromkeys(".".join(parts) for parts in heads))
+        there = {p.name.rsplit(".", n)[0] for p in self.model.root for n in range(1, p.name.count(".") + 1)}
+        return [name for name in dict.fromkeys(".".join(parts) for parts in heads) if name not in there]
 
     def _homes(self) -> dict[int, str]:
         """Attribute names of modules that own no parameters, by the place of their site."""

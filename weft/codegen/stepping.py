@@ -76,7 +76,8 @@ def stepping(
     kept = [(i, v) for i, v in zip(found.outputs, graph.outputs) if v not in lost]
     every = replace(graph, outputs=(*(v for _, v in kept), *after))
     own = {v.name for v in block.graph.inputs} - {v.name for v in block.given}
-    held = {v.name for v in halves.kept}
+    read = {v for n in dce(every).nodes for v in n.ins} | set(every.outputs)
+    held = {v.name for v in halves.kept if v in read}
     sizes = _sizes(program, found, time)
     step = _told(_read_only(every, own | held | {s.value.name for s in found.states}), every, sizes)
     first = _prefill(every, found, time)
@@ -84,7 +85,8 @@ def stepping(
     start = _read_only(found.start, own)
     if held & {v.name for v in start.inputs}:
         start = _read_only(found.start, own | held)
-    constant = _read_only(replace(block.graph, outputs=halves.kept), own if halves.kept else set())
+    once = replace(block.graph, outputs=tuple(v for v in halves.kept if v in read))
+    constant = _read_only(once, own if held else set())
     outputs = tuple(i for i, _ in kept)
     return Stepping(step, first, start, constant, found.fed, outputs, found.states, sizes, time)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from weft.errors import Path, SpecError, VerifyError
+from weft.errors import Path, Problem, SpecError, VerifyError
 from weft.frontends.blocks.kind import Aux
 from weft.frontends.lower_ends import embed, heads
 from weft.frontends.lower_scope import Lowering, Scope
@@ -60,9 +60,18 @@ def _model(low: Lowering) -> dict[str, Val]:
             low.streams[stream] = _embed(low, stream)
         found, layers[stream] = stage(low, i, layers[stream])
         aux += found
+    if not low.problems:
+        _all_read(low)
     with low.collecting():
         return _heads(low, of_heads(low.model), aux)
     return {}
+
+
+def _all_read(low: Lowering) -> None:
+    """A stream that neither a block of another one nor a head reads is a mistake, most likely a misspelt name."""
+    for name in (s for s in low.model.sequences if s not in {*low.contexts, of_heads(low.model)}):
+        hint = f"give a block `context: {name}`, the heads `stream: {name}`, or leave it out"
+        low.tell(Problem("W0403", f"nothing reads the stream '{name}'", ("streams", name), hint, on_key=True))
 
 
 def _check_width(low: Lowering) -> None:

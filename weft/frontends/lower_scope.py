@@ -71,6 +71,8 @@ class Lowering:
     """What each stream has come to."""
     stage: int = 0
     """The place in the stack of the stage at hand."""
+    contexts: set[str] = field(default_factory=set[str])
+    """The streams that blocks of another one read."""
 
     @property
     def several(self) -> bool:
@@ -258,6 +260,7 @@ class Scope:
 
     def other(self, stream: str) -> Val:
         """What another stream has come to: [batch length width]."""
+        self.low.contexts.add(stream)
         return self._input(Operand("stream", stream), stream, self.low.streams[stream].type)
 
     def shared(self, name: str, stream: str = "") -> Val:

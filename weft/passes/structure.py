@@ -193,9 +193,9 @@ class _Reader:
             if "{}" not in common:
                 return ""
             common = common[: common.index("{}") + 1]
-        prefix = ".".join(common)
+        if rows:
+            return ".".join(common)
+        prefix = next((p for n in range(len(common)) if (p := ".".join(common[: n + 1])).replace(".", "_") == name), "")
         names = {p.name for p in mine}
         strangers = [p.name for p in self.program.params if p.name not in names and p.name.startswith(prefix + ".")]
-        if rows:
-            return prefix
-        return prefix if prefix.replace(".", "_") == name and not strangers else ""
+        return "" if strangers else prefix

@@ -87,7 +87,7 @@ class Attend(Composite):
             raise s.refusal(n, f"attends from {self.query} to all positions along {s.time}")
         if any(f"n_{s.time}" == str(x) for e in (self.scale, self.score) for x in e.free_symbols):
             raise s.refusal(n, f"has scores that depend on the length along {s.time}")
-        meta: dict[str, Val] = {"query_at": s.fed.at}
+        meta: dict[str, Val] = {"query_at": s.fed.at} if moving or self.placed else {}
         if moving:
             if not is_causal(self.pattern, s.sizes[s.time], self.count(s.sizes)):
                 raise s.refusal(n, "sees later positions")
@@ -100,8 +100,13 @@ class Attend(Composite):
         return s.g.many(wide, *given, *meta.values(), names=[v.name for v in n.outs])
 
     def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> tuple[Op, list[Val]]:
-        kept = [(m, v) for m, v in zip(self.meta, ins[3:]) if m not in ("query_at", "key_at", "key_segments")]
-        return replace(self, meta=tuple(m for m, _ in kept)), [*ins[:3], *(v for _, v in kept)]
+        own = self.meta.index("query_at") if "query_at" in self.meta else len(self.meta)  # a step's come after them
+        return replace(self, meta=self.meta[:own]), list(ins[: 3 + own])
+
+    @property
+    def placed(self) -> bool:
+        """Does anything depend on where a query stands?"""
+        return self.pattern.reads_queries or symbol("i_q") in self.score.free_symbols
 
     def count(self, sizes: Mapping[str, int]) -> int:
         """How many heads it has."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from weft.errors import FormulaError
+from weft.ir.pattern.expression import reads_of
 from weft.ir.pattern.formula import Formula, Listed, Meta, at_head, leaves, per_head
 from weft.ir.pattern.named import METADATA
 from weft.ir.pattern.syntax import read
@@ -58,6 +59,12 @@ class Pattern:
     def needs_length(self) -> bool:
         """Does it depend on the length of the sequence? `at(n)` fixes that."""
         return any(leaf.table.needs_length for leaf in leaves(self.formula) if isinstance(leaf, Listed))
+
+    @property
+    def reads_queries(self) -> bool:
+        """Does it depend on where a query stands, metadata apart?"""
+        found = (leaf for leaf in leaves(self.formula) if not isinstance(leaf, Meta))
+        return any(isinstance(leaf, Listed) or reads_of(leaf.x)[0] for leaf in found)
 
     def at(self, n: int) -> "Pattern":
         """The pattern for n tokens; itself unless it needs a length. FormulaError: a static table has too few rows."""
