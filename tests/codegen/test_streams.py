@@ -43,7 +43,9 @@ TIED = {
 CASES = {
     "plain": spec([ENCODE, MLP], [DECODE, CROSS, MLP]),
     "tied": spec([ENCODE], [DECODE, CROSS], streams=TIED, head={"stream": "target", "tied": True}),
-    "grouped and turned": spec([ENCODE], [DECODE, {**CROSS, "kv_heads": 1, "rotary": True, "score": "s - 0.1*(q - k)"}]),
+    "grouped and turned": spec(
+        [ENCODE], [DECODE, {**CROSS, "kv_heads": 1, "rotary": True, "score": "s - 0.1*(q - k)"}]
+    ),
     "segments": spec(
         [{**ENCODE, "pattern": "same_segment"}], [DECODE, {**CROSS, "pattern": "same_segment and valid"}]
     ),

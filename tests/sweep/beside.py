@@ -25,6 +25,7 @@ from weft.codegen import verify
 from weft.codegen.build import module_of
 from weft.codegen.one_dtype import uniform
 from weft.codegen.profile import LiveBytes
+from weft.codegen.verify_decode import start
 from weft.ir.indices import indices, targets
 
 TARGET = "sm_90"
@@ -47,7 +48,7 @@ def checked(case: Any) -> list[Fault]:
 
 def drawn(case: Any) -> dict[str, Tensor]:
     """Inputs of the longest run, floats in float64."""
-    found = verify.case(case.program, max(case.lengths), case.wrapped, seq=max(case.lengths))[2]
+    found = verify.case(case.program, max(case.lengths), case.wrapped, **case.run_of(max(case.lengths)))[2]
     return {k: v.double() if v.is_floating_point() else v for k, v in found.items()}
 
 
@@ -79,7 +80,7 @@ def remembered(case: Any) -> None:
     inputs = {k: v for k, v in drawn(case).items() if k not in targets(case.program)}
     module = case.module.eval()
     try:
-        module.state(2)
+        start(module, inputs)
     except NotImplementedError:
         return
     fed = {k: v for k, v in inputs.items() if k in prompted(module)}
@@ -97,7 +98,7 @@ def dropless(case: Any) -> None:
     sparse = [b for b in blocks if b["kind"] == "moe" and b.get("capacity") == "seq" and b.get("top_k", 1) < 3]
     if not sparse or any(b["kind"] not in ("moe", "mlp") or b.get("top_k", 1) > 2 for b in blocks):
         return  # of others a tensor may be as large as the room
-    if any(b["kind"] == "moe" and b not in sparse for b in blocks):
+    if any(b["kind"] == "moe" and b not in sparse for b in blocks) or "streams" in case.spec:
         return
     inputs = {k: v for k, v in drawn(case).items() if k not in targets(case.program)}
     with torch.no_grad(), case.wide(), Largest() as run:
@@ -144,20 +145,27 @@ def predicted(case: Any) -> None:
 
 
 def divided(case: Any) -> None:
-    """Each half of an attention or an mlp over two devices is reduced once (Shoeybi et al. 2019, section 3)."""
+    """Each half of an attention or an mlp over two devices is reduced once (Shoeybi et al. 2019, section 3), and the
+    gradient of a stream that a cross attention reads once more."""
     stages = case.spec["stack"]
     if not all(map(splits, blocks_of(case.spec))) or any("cycle" in stage for stage in stages):
         return
     plan = api.plan(case.spec, small="small" in case.spec, target=TARGET, mesh="tp=2")
     rows = [c for c in plan["mesh"]["collectives"] if c["kind"] == "all_reduce" and c["dims"][-1] == "width"]
     for side in ("forward", "backward"):
-        mine = [c for c in rows if c["side"].startswith(side) and c["block"] not in ENDS]
+        mine = [c for c in rows if c["side"].startswith(side) and not c["block"].endswith(ENDS)]
         times, want = sum(c["times"] for c in mine), sum(s.get("repeat", 1) * len(s["layer"]) for s in stages)
+        if side == "backward":
+            want += sum(s.get("repeat", 1) * len(crossing(s["layer"])) for s in stages)
         if times != want:
             raise Fault("divided", f"{side}: {times} all-reduces in {want} halves of layers")
 
 
 ENDS = ("embed", "head", "classify")
+
+
+def crossing(layer: list[Any]) -> list[Any]:
+    return [step for step in layer if isinstance(step, dict) and "context" in step["block"]]
 
 
 def splits(block: Any) -> bool:

@@ -70,7 +70,8 @@ class Case:
         self.folder = write(at("compile", files_of, self.planned), folder / "package")
         self.mixed = not uniform(self.program)
         self.module = at("compile", lambda: module_of(self.folder, wrapped=self.wrapped).double())
-        limit = self.program.runtime["seq"]
+        self.time = self.program.streams[-1].length
+        limit = self.program.runtime[self.time]
         lengths = sorted({*map(limit.near, (1, 5)), limit.max})
         self.lengths = {n: f"length {'max' if n == limit.max else n}" for n in lengths}
 
@@ -95,12 +96,17 @@ class Case:
 
     def truth(self, n: int) -> tuple[verify.Truth, dict[str, Tensor]]:
         """What the reference gives for a run of n tokens, and its parameters."""
-        sizes, params, inputs, _ = at("reference", lambda: verify.case(self.program, n, self.wrapped, seq=n))
+        sizes, params, inputs, _ = at("reference", lambda: verify.case(self.program, n, self.wrapped, **self.run_of(n)))
         truth = at("reference", verify.Truth, self.program, params, inputs, sizes, self.wrapped)
         every = {**truth.outputs, **{k: g for grads in truth.grads.values() for k, g in grads.items()}}
         if bad := [k for k, v in every.items() if v.is_floating_point() and not v.isfinite().all()]:
             raise Fault("reference", f"not finite: {bad[0]}")
         return truth, params
+
+    def run_of(self, n: int) -> dict[str, int]:
+        """The sizes of a run of n tokens; a stream beside them has a length of its own."""
+        others = (s.length for s in self.program.streams if s.length != self.time)
+        return {self.time: n, **{d: self.program.runtime[d].near(max(1, 7 - n)) for d in others}}
 
     def compare(self, n: int, where: str) -> None:
         truth, params = self.truth(n)
@@ -133,12 +139,12 @@ class Case:
         where: str,
     ) -> None:
         try:
-            module.state(2)
+            verify_decode.start(module, inputs)
         except NotImplementedError:
             return
         held(where, at(where, verify_decode.leak, self.program, module, inputs, whole))
-        n = inputs["tokens"].shape[1]
-        sizes = self.program.resolve(batch=2, seq=n)
+        n = inputs[verify_decode.grown(self.program, "tokens") or ""].shape[1]
+        sizes = self.program.resolve(batch=2, **self.run_of(n))
         whole = whole_run(self.program, module, params, inputs, sizes, self.wrapped)
         for first in sorted({0, n // 2, n}):
             from_ = f"{where} from {'0' if not first else 'n' if first == n else 'half'}"
@@ -149,7 +155,7 @@ class Case:
         package = load(self.folder)
         with interpreting():
             namespace, runs = at(where, kernels.imported, package.__name__, self.folder)
-            sizes, alone = self.program.resolve(batch=2, seq=n), kernels.regions(self.folder)
+            sizes, alone = self.program.resolve(batch=2, **self.run_of(n)), kernels.regions(self.folder)
             own = runs if self.mixed else None
             mode = kernels.Kernels(namespace, self.folder, alone, sizes, "f64", own)
             module = verify.loaded(package.Model(), params, torch.float64)

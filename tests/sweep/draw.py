@@ -23,6 +23,7 @@ class Draw:
 
     def __init__(self, seed: str, seen: Counter[str]) -> None:
         self.random, self.seen = random.Random(seed), seen
+        self.streams = random.Random(f"{seed}, streams")  # of its own: who adds an option there changes no other spec
         self.told: list[str] = []
         self.most = 0
 
@@ -55,9 +56,39 @@ class Draw:
         ends = self.ends(causal)
         model = {"norm": o.NORM, "about": ["A drawn spec."], "dtype": o.DTYPE, "small": [{"width": 4}]}
         s |= self.some(0.3, "model", model) | ends
+        if self.streams.random() < 0.1:
+            s["stack"][0]["norm"] = self.one("stage.norm", o.NORM[:2])
         if '"opaque"' in json.dumps(s):
             s.pop("dtype", None)  # a wrapped module has dtypes of its own
-        return s
+            return s
+        return self.two(s) if self.streams.random() < 0.25 else s
+
+    def two(self, s: Spec) -> Spec:
+        """The spec as the second of two streams, which reads the first. `seq` is a number like any other there."""
+        length = s["dims"]["seq"]
+        dims = {**s["dims"], "seq": self.most, "source": self.most, "target": length}
+        runtime = {("target" if d == "seq" else d): limit for d, limit in s.get("runtime", {}).items()}
+        once = self.one("stream.once", [True, True, False])
+        first: Spec = {"length": "source", "once": True} if once else {"length": "source"}
+        second: Spec = {"length": "target"}
+        embed = s.pop("embed", {})
+        if embed and self.streams.random() < 0.7:
+            first["embed"], embed = embed, {"like": "source"}
+        if self.streams.random() < 0.5:
+            embed["tied"] = "source"
+        second |= {"embed": embed} if embed else {}
+        encode = self.block(False)
+        encode = {"kind": "mlp"} if encode["kind"] == "opaque" else encode
+        cross = {"kind": "attention", "context": "source"} | self.some(0.3, "cross", o.ATTENTION)
+        cross |= {"pattern": self.one("cross.pattern", o.ACROSS)} | self.some(0.3, "cross", {"score": o.SCORE})
+        stack = [{"stream": "source", "repeat": 2, "layer": [{"block": encode}]}]
+        stack += [{**stage, "stream": "target"} for stage in s["stack"]]
+        layers = stack[1].get("cycle") or [stack[1]["layer"]]
+        layers[0].append({"block": cross})
+        heads = s.get("head", {})
+        head = [{**h, "stream": "target"} for h in heads] if isinstance(heads, list) else {**heads, "stream": "target"}
+        streams = {"streams": {"source": first, "target": second}}
+        return {**s, "dims": dims, **({"runtime": runtime} if runtime else {}), **streams, "stack": stack, "head": head}
 
     def stack(self, causal: bool, blocks: dict[str, Spec]) -> list[Spec]:
         steps = [self.step(n, b) for n, b in blocks.items()]

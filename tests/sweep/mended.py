@@ -132,7 +132,7 @@ FAULTS = (
         "rows of global tokens are not turned",
         (
             Edit(LOWERED, '_turned(s, q, some, a, block, path, "query_global")', "q"),
-            Edit(LOWERED, '_turned(s, k, "seq", a, block, path, "key_global")', "k"),
+            Edit(LOWERED, '_turned(s, k, s.length, a, block, path, "key_global")', "k"),
         ),
         (r"globals\.tokens", r"attention\.rotary"),
     ),
@@ -142,8 +142,8 @@ FAULTS = (
         (
             Edit(
                 LOWERED,
-                'first = s.gather("first", x, leading, at="seq")',
-                'first = s.g.part(x, "seq", some, 0)',
+                'first = s.gather("first", x, leading, at=s.length)',
+                "first = s.g.part(x, s.length, some, 0)",
             ),
         ),
         (r"globals\.tokens=[23]",),

@@ -25,6 +25,9 @@ CAUSAL: Options = [
     "heads(window(2), causal and valid)", "causal and not same_segment",
 ]  # fmt: skip
 
+ACROSS: Options = ["all", "valid", "valid and q - k < 3 and k - q < 3", "same_segment", "k <= q + 2", "k % 2 == h % 2"]
+"""Patterns from one stream to another."""
+
 SCORE: Options = [
     "0.5*s", "2*s", "s + 1", "0", "s - 0.1*(q - k)", "30*tanh(s/30)", "s*(1 + h)", "s - abs(q - k)/seq", "s*s",
     "where(q - k > 2, s - 1, s)", "s - 1 if q - k > 2 else s", "max(s, -1)", "s*cos(q - k) + k % 3", "s/width + h",

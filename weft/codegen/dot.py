@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 from weft.units import show_bytes, show_count
@@ -61,13 +60,12 @@ def _label(node: str, seen: Mapping[str, Document]) -> str:
 
 
 def _chain(plan: Document) -> list[str]:
-    """The blocks in the order they first run."""
-    order = list(dict.fromkeys(layer["block"] for layer in plan["layers"]))
+    """Which block hands a value to which."""
     index = {b["name"]: i for i, b in enumerate(plan["blocks"])}
     ends = {b["name"]: [r["nodes"] for r in b["forward"]["regions"]] for b in plan["blocks"]}
     out: list[str] = []
-    for a, b in pairwise(order):
-        if ends[a] and ends[b]:
+    for a, b in plan["edges"]:
+        if a in ends and b in ends and ends[a] and ends[b]:
             tail, head = _node(index[a], ends[a][-1][-1]), _node(index[b], ends[b][0][0])
             out.append(f"  {tail} -> {head} [ltail=cluster_b{index[a]}, lhead=cluster_b{index[b]}, penwidth=2];")
     return out

@@ -11,7 +11,8 @@ from typing import Any
 
 from weft.ir.library import Attend
 from weft.ir.pattern import solve
-from weft.ir.types import Decision, Graph, Node
+from weft.ir.types import Decision, Graph, Node, Val
+from weft.passes.blocks import key
 from weft.passes.choose import parameters
 from weft.passes.fusion import Fusion, Region
 from weft.passes.legality import Reason
@@ -19,7 +20,7 @@ from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.price import density
 from weft.passes.schedule import Choice
 from weft.passes.stage import Half
-from weft.passes.structure import Given
+from weft.passes.structure import Given, Site, Stack
 from weft.targets import Target
 
 from .planner import BlockPlan, Planned, recompute_decisions
@@ -53,9 +54,34 @@ def document(planned: Planned) -> Document:
         "layers": [
             _drop({"block": planned.blocks[x.block].name, "row": x.row, "mode": x.mode}) for x in planned.layers
         ],
+        "edges": _edges(planned),
         "decode": _decode(planned.decoding.why),
         "decisions": [decision(d) for d in decisions(planned)],
     }
+
+
+def _edges(planned: Planned) -> list[list[str]]:
+    """Which block hands a value to which, in the order they first run."""
+    names = {key(b.block.site): b.name for b in planned.blocks}
+    made: dict[Val, str] = {}
+    found: dict[tuple[str, str], None] = {}
+
+    def call(site: Site, known: dict[Val, str]) -> None:
+        given = (s.value for s in site.sources if isinstance(s, Given))
+        found.update(dict.fromkeys((known[v], names[key(site)]) for v in given if v in known))
+        known |= dict.fromkeys(site.node.outs, names[key(site)])
+
+    for step in planned.model.steps:
+        if isinstance(step, Site):
+            call(step, made)
+        elif isinstance(step, Stack):
+            body = step.loop.body
+            inner = {v: made[o] for v, o in zip(body.inputs, step.node.ins) if o in made}
+            for site in step.sites:
+                call(site, inner)
+            ends = zip(step.node.outs, body.outputs)
+            made |= {v: inner[o] for v, o in ends if o in inner}
+    return [list(pair) for pair in found]
 
 
 def _decode(why: str) -> Document:

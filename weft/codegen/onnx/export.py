@@ -156,7 +156,7 @@ class _Blocks:
     def metadata(self, op: Call, node: Node) -> dict[str, str]:
         formula = op.flops(node)
         flops = formula.subs({s: self.counts[str(s)[2:]] for s in formula.free_symbols})
-        small = {d: self.counts[d] for d in ("batch", "seq") if d in self.counts}
+        small = {d: self.counts[d] for d in self.program.runtime}
         return {
             "weft.block": op.name,
             "weft.src": node.src,
