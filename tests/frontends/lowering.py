@@ -61,12 +61,13 @@ def ops(program: Program, kind: type) -> list[Any]:
 
 def arguments(program: Program, seed: int = 0) -> dict[str, Any]:
     """Random public inputs at nominal sizes."""
-    sizes, generator = program.resolve(batch=2, seq=program.runtime["seq"].max), torch.Generator().manual_seed(seed)
+    lengths = {s.length: program.runtime[s.length].max for s in program.streams}
+    sizes, generator = program.resolve(batch=2, **lengths), torch.Generator().manual_seed(seed)
     below = {"types": "types", "labels": None, "segments": None}
     out: dict[str, Any] = {}
     for name in program.inputs:
         value = program.input(name)
-        high = sizes.get(below.get(name, "vocab") or "", 2)
+        high = sizes.get(below.get(program.part(name), "vocab") or "", 2)
         drawn = torch.randint(0, high, [sizes[d] for d in value.dims], generator=generator)
         out[name] = drawn.bool() if value.dtype == "bool" else drawn
     return out

@@ -43,9 +43,9 @@ def test_every_key_is_described(part: type[BaseModel]) -> None:
 def test_shipped_specs_round_trip(path: Path) -> None:
     model = load_spec(path).model
     assert load_text(model.to_yaml()).model == model
-    assert {"batch", "seq", "width", "heads", "layers", "vocab"} <= set(model.dims)
+    assert {*model.runtime_dims, "width", "heads", "layers", "vocab"} <= set(model.dims)
     assert set(model.small) <= set(model.dims)
-    assert "seq" in model.small or "rows" in model.small
+    assert {*model.runtime_dims[1:]} <= set(model.small) or "rows" in model.small
 
 
 def test_the_builder_writes_the_same_spec() -> None:

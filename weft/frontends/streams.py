@@ -23,14 +23,12 @@ def problems(model: Model) -> list[Problem]:
 
 def embed(model: Model, name: str) -> Embed:
     """The embedding of a stream, with the keys of those it is like."""
-    from weft.frontends.schema import Embed
-
     keys: dict[str, object] = {}
     while True:
         own = model.sequences[name].embed
         keys = own.model_dump(exclude_unset=True, exclude={"like"}) | keys
         if own.like is None:
-            return Embed.model_validate(keys)
+            return type(own).model_validate(keys)
         name = own.like
 
 
