@@ -1,5 +1,5 @@
 """python -m tests.sweep [--cases N] [--kernels K] [--seed S] [--shrink] [--without REGEX] [--workers W]
-[--minutes M] [--out FILE] [--result]"""
+[--minutes M] [--streams SHARE] [--out FILE] [--result] [--again]"""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from tests.sweep.campaign import Found, campaign, looked_beside
+from tests.sweep.campaign import STREAMS, Found, campaign, looked_beside
 from tests.sweep.shrink import shrunk
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "sweep.json"
@@ -22,7 +22,9 @@ def main() -> int:
     done = with_kernels = 0
     figures: dict[str, Any] = {}
     spent, began = 0.0, time.monotonic()
-    for found, covered in campaign(o.seed, o.cases, o.kernels, o.workers, o.without, o.first):
+    for found, covered in campaign(
+        o.seed, o.cases, o.kernels, o.workers, o.without, o.first, o.streams, faulty() if o.again else ()
+    ):
         done, with_kernels, spent = done + 1, with_kernels + found.with_kernels, spent + found.seconds
         for signature in {t.signature for t in found.faults}:
             kinds.setdefault(signature, []).append(found)
@@ -39,16 +41,39 @@ def main() -> int:
     for signature, cases in sorted(kinds.items(), key=lambda x: -len(x[1])):
         print(f"{len(cases):4}  {signature}")
         print("      " + json.dumps(smallest(signature, cases) if o.shrink else cases[0].spec), flush=True)
+    wrong = {s: [f.number for f in cases] for s, cases in sorted(kinds.items())}
+    if o.again:
+        write(known() | repeated(wrong))
     if o.result:
-        wrong = {s: [f.number for f in cases] for s, cases in sorted(kinds.items())}
         part = {"seed": o.seed, "first": o.first, "cases": done, "with_kernels": with_kernels, "faults": wrong}
-        RESULT.write_text(json.dumps(added(part, figures), indent=2, sort_keys=True) + "\n")
+        write(added(part, figures))
     return int(bool(kinds))
+
+
+def write(result: dict[str, Any]) -> None:
+    RESULT.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+
+
+def repeated(wrong: dict[str, list[int]]) -> dict[str, Any]:
+    """What is to be said of a second run of the cases that had a fault, of which these still have one."""
+    again = {"cases": faulty(), "faults": wrong, "environment": environment()}
+    return {"again": again, "wrong": len({n for numbers in wrong.values() for n in numbers})}
+
+
+def known() -> dict[str, Any]:
+    """The result that is there."""
+    return json.loads(RESULT.read_text())
+
+
+def faulty() -> list[int]:
+    """The numbers of the cases that had a fault when they were first run."""
+    faults = (numbers for part in known()["parts"] for numbers in part["faults"].values())
+    return sorted({n for numbers in faults for n in numbers})
 
 
 def added(part: dict[str, Any], covered: dict[str, Any]) -> dict[str, Any]:
     """The result with one part more: a run that begins where the last part of its seed ended, or else at the start."""
-    before = json.loads(RESULT.read_text())["parts"] if part["first"] else []
+    before = known()["parts"] if part["first"] else []
     if part["first"] != sum(p["cases"] for p in before) or any(p["seed"] != part["seed"] for p in before):
         raise SystemExit(f"the parts in {RESULT.name} do not end at case {part['first']} of seed {part['seed']}")
     parts = [*before, part | {"environment": environment(), "covered": covered}]
@@ -64,6 +89,7 @@ def options() -> argparse.Namespace:
     p.add_argument("--seed", default="0")
     p.add_argument("--kernels", type=float, default=0, help="every so many cases their kernels too; 0: never")
     p.add_argument("--without", default="^$", help="options (`key=value`) that are not drawn: a regular expression")
+    p.add_argument("--streams", type=float, default=STREAMS, help="the share of specs that have several streams")
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     p.add_argument("--minutes", type=float, default=float("inf"), help="after which no further case is waited for")
     p.add_argument("--shrink", action="store_true", help="make a failing spec of each kind small")
@@ -72,6 +98,12 @@ def options() -> argparse.Namespace:
         "--result",
         action="store_true",
         help=f"add to {RESULT.name} beside the other results; with --first, to the parts that are there",
+    )
+    p.add_argument(
+        "--again",
+        action="store_true",
+        help=f"run those cases again that had a fault in {RESULT.name}, drawn as they were (seed, cases, kernels, "
+        "streams), and say there which still have",
     )
     return p.parse_args()
 

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ TRIED = 8
 RENEWED = 100
 """Cases after which a process is replaced: the modules of their packages stay imported."""
 
+STREAMS = 0.25
+"""The share of specs of several streams."""
 BESIDE = 10
 """Of so many cases one with the checks that are no comparison."""
 
@@ -63,14 +65,14 @@ class Covered:
         }
 
 
-def drawn(seed: str, without: str = "^$") -> Iterator[tuple[Spec, list[str]]]:
+def drawn(seed: str, without: str = "^$", streams: float = STREAMS) -> Iterator[tuple[Spec, list[str]]]:
     """Specs without end, each with the options that were taken for it.
 
-    without: a regular expression of options (`key=value`) that are left out, such as those of a known fault, which
-    would hide all else of its case."""
+    streams: the share that has several of them. without: a regular expression of options (`key=value`) that are left
+    out, such as those of a known fault, which would hide all else of its case."""
     seen, together = Counter[str](), set[Pair]()
     for i in itertools.count():
-        many = (Draw(f"{seed}.{i}.{j}", seen) for j in itertools.count())
+        many = (Draw(f"{seed}.{i}.{j}", seen, streams) for j in itertools.count())
         fit = ((d.spec(), d.told) for d in many)
         kept = (x for x in fit if not any(re.search(without, t) for t in x[1]))
         spec, told = max(itertools.islice(kept, TRIED), key=lambda x: len(pairs(x[1]) - together))
@@ -94,16 +96,24 @@ def case(job: tuple[int, Spec, bool]) -> Found:
 
 
 def campaign(
-    seed: str, cases: int, kernels: float, workers: int, without: str = "^$", first: int = 0
+    seed: str,
+    cases: int,
+    kernels: float,
+    workers: int,
+    without: str = "^$",
+    first: int = 0,
+    streams: float = STREAMS,
+    only: Collection[int] = (),
 ) -> Iterator[tuple[Found, Covered]]:
     """Cases in their order, each with what was covered so far.
 
-    kernels: every so many cases their kernels too; 0: never. first: the number of the first case that is run."""
+    kernels: every so many cases their kernels too; 0: never. first: the number of the first case that is run. only:
+    these of them; empty: all. without, streams: as for `drawn`."""
     covered = Covered()
     jobs: list[tuple[int, Spec, bool]] = []
-    for i, (spec, told) in enumerate(itertools.islice(drawn(seed, without), cases)):
+    for i, (spec, told) in enumerate(itertools.islice(drawn(seed, without, streams), cases)):
         covered.options |= pairs(told)
-        if i >= first:
+        if i >= first and (not only or i in only):
             jobs.append((i, spec, bool(kernels) and i % kernels < 1))
     with multiprocessing.get_context("spawn").Pool(workers, started, maxtasksperchild=RENEWED) as pool:
         for found in pool.imap(case, jobs):

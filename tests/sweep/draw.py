@@ -19,10 +19,11 @@ def blocks_of(spec: Spec) -> list[Spec]:
 
 
 class Draw:
-    """One drawing. seen: how often each option was taken before. told: those that this drawing took, `key=value`."""
+    """One drawing. seen: how often each option was taken before. told: those that this drawing took, `key=value`.
+    share: of specs of several streams."""
 
-    def __init__(self, seed: str, seen: Counter[str]) -> None:
-        self.random, self.seen = random.Random(seed), seen
+    def __init__(self, seed: str, seen: Counter[str], share: float = 0.0) -> None:
+        self.random, self.seen, self.share = random.Random(seed), seen, share
         self.streams = random.Random(f"{seed}, streams")  # of its own: who adds an option there changes no other spec
         self.told: list[str] = []
         self.most = 0
@@ -56,12 +57,12 @@ class Draw:
         ends = self.ends(causal)
         model = {"norm": o.NORM, "about": ["A drawn spec."], "dtype": o.DTYPE, "small": [{"width": 4}]}
         s |= self.some(0.3, "model", model) | ends
-        if self.streams.random() < 0.1:
+        if self.streams.random() < self.share / 2:
             s["stack"][0]["norm"] = self.one("stage.norm", o.NORM[:2])
         if '"opaque"' in json.dumps(s):
             s.pop("dtype", None)  # a wrapped module has dtypes of its own
             return s
-        return self.two(s) if self.streams.random() < 0.25 else s
+        return self.two(s) if self.streams.random() < self.share else s
 
     def two(self, s: Spec) -> Spec:
         """The spec as the second of two streams, which reads the first. `seq` is a number like any other there."""
