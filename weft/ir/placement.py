@@ -161,13 +161,16 @@ class _Walk:
             self.ranks.node(n, tuple(picks), at)
 
     def adds_up(self, n: Node, i: int) -> bool:
-        """Does a linear node work on partial sums along axis i? It does where all operands are such; and in a chain of
-        sums, such as a cotangent's, where the others are whole, which then count on one rank alone: the last sum is
-        reduced in place of each term."""
+        """Does a linear node work on partial sums along axis i?
+
+        It does where all operands are such, and no other reader wants them whole, as a product wants the cotangent
+        whose sum over rows is a bias's; and in a chain of sums, such as a cotangent's, where the others are whole,
+        which then count on one rank alone: the last sum is reduced in place of each term."""
         at = [{p[i] for p in self.have[v]} for v in n.ins]
         partial = [places == {SUM} for places in at]
         if all(partial):
-            return bool(at)
+            others = (r for v in n.ins for r in self.readers.get(v, []) if r is not n)
+            return bool(at) and all(r.op.linear() for r in others)
         if not any(partial) or not all(p or REPLICATED in places for p, places in zip(partial, at)):
             return False
         linked = [r for v in n.outs for r in self.readers.get(v, [])]
