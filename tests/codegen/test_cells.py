@@ -66,7 +66,7 @@ def test_a_cell_decodes(blocks, i):
     def run(a, b, state):
         """Positions a to b - 1; state: what came before, None for the method of a prompt."""
         signature = {"x": (torch.float64, ("batch", "seq"))}
-        fed, _ = feed({"x": x[:, a:b, 0]}, signature, {}, {}, (), None, state)
+        fed, _ = feed({"x": x[:, a:b, 0]}, "seq", signature, {}, {}, (), None, state)
         method, before = (blocks[i].step, (state.blocks[0],)) if state else (blocks[i].prefill, ())
         given = (x[:, a:b],) if next(iter(inspect.signature(method).parameters)) != "fed" else ()  # a constant cell
         y, left = method(*given, fed, *before)

@@ -19,7 +19,7 @@ from weft.frontends.schema import Model
 from weft.ir.indices import index_range
 
 DECODING = {
-    "gpt2_345m", "megatron_8b", "mistral_7b", "sparse_transformer_cifar10", "sparse_transformer_enwik8",
+    "bart_base", "gpt2_345m", "megatron_8b", "mistral_7b", "sparse_transformer_cifar10", "sparse_transformer_enwik8",
     "sparse_transformer_imagenet64", "sru_pp_enwik8", "switch_base",
 }  # fmt: skip
 

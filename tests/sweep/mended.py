@@ -218,7 +218,7 @@ FAULTS = (
     Planted(
         "peak_of_operators",
         "a peak leaves out what operators take inside themselves",
-        (Edit("codegen/profile.py", 'torch.get_num_threads() if target.kind == "cpu" else 0', "0"),),
+        (Edit("codegen/profile.py", "torch.get_num_threads() if on_torch else 0", "0"),),
         (r"kind=attention",),
     ),
     Planted(
