@@ -51,6 +51,7 @@ CASES = {
     ),
     "near the diagonal": spec([ENCODE], [DECODE, {**CROSS, "pattern": "valid and q - k < 3 and k - q < 3"}]),
     "experts and a cell": spec([ENCODE, MOE], [CELL, CROSS, MOE]),
+    "experts in the encoder": spec([MOE], [DECODE, CROSS]),
     "embedded alone": spec([], [CROSS, DECODE]),
     "a norm between": spec(
         [ENCODE], [DECODE, CROSS], sublayer={"norm": "rms_norm"}, norm="rms_norm",

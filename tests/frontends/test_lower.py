@@ -315,3 +315,27 @@ def test_depth_costs_nothing() -> None:
     assert many <= 1.1 * few
     assert sum(isinstance(p, Param) and p.stack == "layers" for p in program.params) == 16
     assert program.parameter_count() > 1000 * 16 * 32
+
+
+def test_a_stream_is_like_another_but_for_its_table() -> None:
+    """Were `tied` taken over too, the second would be tied to itself."""
+    dims = {"batch": 2, "a": 5, "b": 6, "width": 8, "heads": 2, "head": 4, "vocab": 11}
+    attention = {"kind": "attention", "pattern": "causal"}
+    model = {
+        "name": "two",
+        "dims": dims,
+        "streams": {
+            "b": {"length": "b", "embed": {"like": "a"}},
+            "a": {"length": "a", "embed": {"tied": "b", "scale": 2.0, "positions": [{"learned": 6}]}},
+        },
+        "stack": [
+            {"stream": "b", "layer": [{"block": attention}]},
+            {"stream": "a", "layer": [{"block": {**attention, "context": "b"}}]},
+        ],
+        "head": {"stream": "a"},
+    }
+    program = lower(Model.model_validate(model))
+
+    tables = [p.name for p in program.params if p.name.endswith("tokens")]
+    assert tables == ["b.embed.tokens"]
+    assert {"a.embed.positions.0", "b.embed.positions.0"} <= {p.name for p in program.params}

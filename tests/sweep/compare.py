@@ -197,9 +197,9 @@ class Case:
         for name in {
             "segments",
             "valid",
-        } & inputs.keys():  # of either kind, so that whatever a pattern asks, keys are left
+        } & inputs.keys():  # of either kind, so that whatever a pattern asks, two keys are left
             at = torch.arange(inputs[name].shape[1])
-            inputs[name] = (at // 2 if name == "segments" else at % 3 > 0).expand_as(inputs[name])
+            inputs[name] = (at // 4 if name == "segments" else at % 2 > 0).expand_as(inputs[name])
         params = {k: v + torch.linspace(0, 9, v.numel()).double().sin().view(v.shape) for k, v in params.items()}
         logits = reference(program, torch, params, inputs, sizes, torch.float64)["logits"]
         return logits[:, : blocks_of(spec)[0]["globals"]["tokens"]].flatten().tolist()

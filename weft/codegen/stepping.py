@@ -73,7 +73,7 @@ def stepping(
     lost = below(graph, missing)
     if bad := [v.name for v in after if v in lost]:
         raise DecodeError(bad[0], "", "is kept for later positions and reads what no step has")
-    kept = [(i, v) for i, v in zip(found.outputs, graph.outputs) if v not in lost]
+    kept = [(halves.outputs[i], v) for i, v in zip(found.outputs, graph.outputs) if v not in lost]
     every = replace(graph, outputs=(*(v for _, v in kept), *after))
     own = {v.name for v in block.graph.inputs} - {v.name for v in block.given}
     read = {v for n in dce(every).nodes for v in n.ins} | set(every.outputs)

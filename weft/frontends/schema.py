@@ -95,7 +95,9 @@ class Position(Part):
 class Embed(Part):
     """From token numbers to the residual stream: tables added up, then norm and dropout."""
 
-    like: Name | None = Field(default=None, description="another stream, whose keys hold where this one is silent")
+    like: Name | None = Field(
+        default=None, description="another stream, whose keys but `tied` hold where this one is silent"
+    )
     tokens: Size = Field(default="vocab", description="rows of the token table")
     tied: Name | None = Field(default=None, description="another stream, whose token table this one uses")
     positions: list[Position] = Field(default_factory=list, description="position tables, all added")

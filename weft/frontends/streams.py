@@ -22,14 +22,13 @@ def problems(model: Model) -> list[Problem]:
 
 
 def embed(model: Model, name: str) -> Embed:
-    """The embedding of a stream, with the keys of those it is like."""
-    keys: dict[str, object] = {}
-    while True:
-        own = model.sequences[name].embed
-        keys = own.model_dump(exclude_unset=True, exclude={"like"}) | keys
-        if own.like is None:
-            return type(own).model_validate(keys)
-        name = own.like
+    """The embedding of a stream, with the keys of those it is like, whose tables are their own affair."""
+    own = model.sequences[name].embed
+    keys, like = own.model_dump(exclude_unset=True, exclude={"like"}), own.like
+    while like is not None:
+        other = model.sequences[like].embed
+        keys, like = other.model_dump(exclude_unset=True, exclude={"like", "tied"}) | keys, other.like
+    return type(own).model_validate(keys)
 
 
 def of_stage(model: Model, index: int) -> str:

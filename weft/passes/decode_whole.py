@@ -80,10 +80,11 @@ class _Walk:
 @dataclass(frozen=True)
 class Cut:
     """A block in two. constant: its inputs to what it makes of whole ones alone, `kept`; rest: the block without that,
-    which it reads in its last inputs."""
+    which it reads in its last inputs, to those of the block's `outputs` that are not whole."""
 
     constant: Graph
     rest: Graph
+    outputs: tuple[int, ...]
 
     @property
     def kept(self) -> tuple[Val, ...]:
@@ -94,19 +95,21 @@ def cut(graph: Graph, whole: Collection[str], parameters: Collection[str]) -> Cu
     """Cut a block's graph at what it makes of its inputs of the names `whole` alone, parameters apart."""
     fixed = {v for v in graph.inputs if v.name in whole}
     grown = {v for v in graph.inputs if v.name not in {*whole, *parameters}}
-    rest, kept = list[Node](), dict.fromkeys(v for v in graph.outputs if v in fixed)
+    rest, kept = list[Node](), dict[Val, None]()
     for n in graph.nodes:
         if not grown.isdisjoint(n.ins):
             grown.update(n.outs)
             kept |= dict.fromkeys(v for v in n.ins if v in fixed)
         elif not fixed.isdisjoint(n.ins):
             fixed.update(n.outs)
-            kept |= dict.fromkeys(v for v in n.outs if v in graph.outputs)
             continue
         rest.append(n)
     constant = dce(replace(graph, outputs=tuple(kept)))
     inputs = (*(v for v in graph.inputs if v.name not in whole), *kept)
-    return Cut(_read(constant), verify(dce(replace(graph, inputs=inputs, nodes=tuple(rest)))))
+    outputs = tuple(i for i, v in enumerate(graph.outputs) if v not in fixed)
+    left = tuple(graph.outputs[i] for i in outputs)
+    without = verify(dce(replace(graph, inputs=inputs, nodes=tuple(rest), outputs=left)))
+    return Cut(_read(constant), without, outputs)
 
 
 def _read(graph: Graph) -> Graph:
