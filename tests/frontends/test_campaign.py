@@ -186,7 +186,7 @@ def hurt(package: Path, rng: random.Random) -> str:
         path.write_bytes(rng.choice(files).read_bytes())
     elif what == "value":
         path = rng.choice([p for p in files if p.suffix == ".json"] or files)
-        path.write_text(valued(path.read_text(), rng))
+        path.write_text(valued(path.read_text(errors="replace"), rng))
     else:
         path.unlink()
         if what == "folder":

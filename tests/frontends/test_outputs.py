@@ -253,3 +253,10 @@ def test_the_graphs_of_passes_are_refused_a_bad_folder(weft, home, monkeypatch):
 def test_json_tells_of_a_refused_path(home, capsys):
     assert cli.run(["plan", "s.yaml", "-o", "no/such/p", "--json"]) == 2
     assert "no/such" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_a_package_in_a_folder_whose_name_is_no_text_is_verified(home):
+    """A name of bytes that are not UTF-8, as a shell hands it over."""
+    (home / "s.yaml").write_text(SPEC)
+
+    assert cli.run(["compile", "s.yaml", "--out", "\udcff", "--verify"]) == 0

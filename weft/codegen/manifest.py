@@ -13,8 +13,8 @@ SCHEMA = "weft.manifest/1"
 
 
 def digest(text: str | bytes) -> str:
-    """SHA-256 of a file's contents, in hex."""
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    """SHA-256 of a file's contents, or of a path, which may be no text; in hex."""
+    return hashlib.sha256(text.encode(errors="surrogateescape") if isinstance(text, str) else text).hexdigest()
 
 
 def manifest(files: Mapping[str, str]) -> str:
