@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from weft.ir.op import body_of
 from weft.ir.program import Program
@@ -34,8 +33,8 @@ class OneDtype(TorchDispatchMode):
         self.dtype = dtype
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map_only(torch.dtype, self.one, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        return func(*map(self.one, args), **{k: self.one(x) for k, x in (kwargs or {}).items()})
 
-    def one(self, dtype: torch.dtype) -> torch.dtype:
-        return self.dtype if dtype.is_floating_point else dtype
+    def one(self, x: Any) -> Any:
+        """An operand; no operator takes a dtype inside another one."""
+        return self.dtype if isinstance(x, torch.dtype) and x.is_floating_point else x
