@@ -216,3 +216,12 @@ def test_graphs_between_passes_can_be_written_and_shown(tmp_path: Path, monkeypa
 def test_every_target_plans(target: str):
     plan = api.plan(SPECS / "switch_base.yaml", small=True, target=target)
     assert plan["target"]["name"] == target
+
+
+def test_a_layer_s_own_loss_has_a_gradient_until_the_layer_s_backward():
+    """The losses of routed layers are stacked behind the last layer, and so is what comes back to them."""
+    schedule = planned("switch_base").schedule
+    losses = [v for v in schedule.values if v.size == 4 and v.made < len(schedule.runs) - 2]
+
+    assert losses
+    assert all(v.made < v.born < len(schedule.runs) for v in losses)

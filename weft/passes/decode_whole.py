@@ -11,7 +11,7 @@ and values of a cross attention) is made then too, and kept:
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from weft.ir.builder import dce
+from weft.ir.graphs import dce
 from weft.ir.types import Graph, Node, Val
 from weft.ir.verify import verify
 from weft.passes.structure import Given, Site, Stack, Structure

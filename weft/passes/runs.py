@@ -103,6 +103,8 @@ class _Walk:
                 listed += [inner[v] for v in body.outputs[carries:] if v in inner]
                 inner |= {v: inner[o] for v, o in zip(body.inputs, body.outputs[:carries]) if o in inner}
         self.read(listed)
+        for i in listed:  # what stacks them gives each a gradient, behind the last of these runs
+            self.values[i] = replace(self.values[i], born=len(self.runs))
         for outer in stack.node.ins[:carries]:
             if self.uses[outer] == 1:
                 self.env.pop(outer, None)
