@@ -24,7 +24,10 @@ from weft.passes.opened import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p.stem for p in (ROOT / "examples/specs").glob("*.yaml"))
-RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
+RUNTIME = (
+    *("attention", "decode", "distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps"),
+    "tables",
+)
 
 
 def source_of(graph: Graph, sizes: dict[str, int], runtime: tuple[str, ...] = ()) -> str:

@@ -22,6 +22,8 @@ from .spelling import ATOM, COMPARE, SUM, Formulas, Src, literal
 
 PLACES = ("query_at", "key_at")
 """Metadata that says where queries and keys stand, where that is not their coordinate."""
+APART = (*PLACES, "near")
+"""Operands that are no metadata of predicates."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,20 @@ def axes(of: Attend, types: Sequence[Type]) -> Axes | None:
 def attends(of: Attend, types: Sequence[Type]) -> bool:
     """Has the runtime a form for it? One at given positions needs them of queries and keys, by sequence."""
     a, given = axes(of, types), dict(zip(of.meta, types[len(types) - len(of.meta) :]))
-    if a is None or not set(PLACES) & set(given):
-        return a is not None
+    if a is None or ("near" in given and _near_places(a, given["near"].dims) is None):
+        return False
+    if not set(PLACES) & set(given):
+        return True
     dims = [given[m].dims for m in PLACES if m in given]
     return dims == [(*a.batch, a.query), (*a.batch, a.over)]
+
+
+def _near_places(a: Axes, dims: Dims) -> tuple[Dims, ...] | None:
+    """A table by distance as [batch, heads, query, distance], dims that it lacks left out; None where it lacks some of
+    the batch or of the heads."""
+    parts = tuple(tuple(d for d in group if d in dims) for group in a.rows())
+    rest = tuple(d for d in dims if all(d not in group for group in a.rows()))
+    return (*parts, rest) if all(p in ((), group) for p, group in zip(parts, a.rows())) else None
 
 
 def _operand(body: Body, v: Val, groups: tuple[Dims, ...]) -> str:
@@ -110,17 +122,32 @@ def _results(body: Body, outs: Sequence[Val], places: Sequence[tuple[Dims, ...]]
             body.put(v, Src(view, ATOM, dims, v.dtype), inline=False)
 
 
+def _number(body: Body, formula: Any) -> Src:
+    """A formula over sizes as source."""
+    return body.sizes.spelled(formula, body, {s.name[2:]: body.size(s.name[2:]) for s in formula.free_symbols})
+
+
 def _scale(body: Body, of: Attend) -> str:
-    used: Any = of.scale.free_symbols
-    names = {s.name[2:]: body.size(s.name[2:]) for s in used}
-    src = body.sizes.spelled(of.scale, body, names)
+    src = _number(body, of.scale)
     return literal(float(src.value)).text if src.value is not None else src.text
 
 
 def _metadata(body: Body, of: Attend, a: Axes, meta: Sequence[Val]) -> str:
-    """The metadata as [B, L], after a comma."""
-    dims = [a.query if m in ("segments", "query_at") else a.over for m in of.meta]
-    return "".join(f", {_operand(body, v, (a.batch, (d,)))}" for v, d in zip(meta, dims))
+    """What follows the scale, after a comma: the table by distance and its first, then the metadata as [B, L]."""
+    given = dict(zip(of.meta, meta))
+    out: list[str] = []
+    if distant(of):
+        near = given.pop("near", None)
+        places = () if near is None else _near_places(a, near.dims) or ()
+        out = ["None" if near is None else _operand(body, near, places), _number(body, of.first).text]
+    dims = {m: a.query if m in ("segments", "query_at") else a.over for m in given}
+    out += [_operand(body, v, (a.batch, (dims[m],))) for m, v in given.items()]
+    return "".join(f", {text}" for text in out)
+
+
+def distant(of: Attend) -> bool:
+    """Do its scores depend on distances in a table, or its queries stand behind other keys?"""
+    return "near" in of.meta or of.tail
 
 
 def attend(body: Body, node: Node) -> None:
@@ -146,7 +173,8 @@ def attend_grad(body: Body, node: Node) -> None:
     order = ((do, a.outs()), (q, a.queries()), (k, a.keys()), (v, a.values()), (out, a.outs()), (lse, a.rows()))
     operands = ", ".join(_operand(body, x, g) for x, g in order)
     text = f"{name}.backward({operands}, {_scale(body, of)}{_metadata(body, of, a, meta)})"
-    _results(body, node.outs, (a.queries(), a.keys(), a.values()), text)
+    near = [_near_places(a, v.dims) or () for v in node.outs[3:]]
+    _results(body, node.outs, (a.queries(), a.keys(), a.values(), *near), text)
 
 
 def block_table(body: Body, node: Node) -> None:
@@ -172,6 +200,8 @@ def layout(body: Body, of: Attend, a: Axes) -> str:
     """The name of the file's layout object for this attend; printed when first needed."""
     file = body.file
     file.imports.add("attention")
+    if distant(of):
+        return file.object("attention", _distant(file, of))
     if normal(of.score) != S or of.meta:
         return file.object("attention", _tiles(file, of, of.pattern))
     chosen = of.layout if of.layout is not None else _choose(file, of, a)
@@ -183,7 +213,7 @@ def steps(file: File, of: Attend) -> str:
     """The name of the file's attention at positions that are given."""
     keep = _function(file, "keep", of, None, of.pattern)
     score = "" if normal(of.score) == S else f", {_function(file, 'score', of, of.score, of.pattern)}"
-    return file.object("steps", f"decode.Steps({keep}{score})")
+    return file.object("steps", f"{'distances' if distant(of) else 'decode'}.Steps({keep}{score})")
 
 
 def _choose(file: File, of: Attend, a: Axes) -> Layout:
@@ -280,16 +310,29 @@ def _tiles(file: File, of: Attend, pattern: Pattern) -> str:
     said = [_function(file, "keep", of, None, pattern), *_near(file, of, pattern)]
     if normal(of.score) == S:
         return f"attention.Tiles({', '.join(said)})"
+    return f"attention.Scored({', '.join([*said, *_scored(file, of, pattern)])})"
+
+
+def _scored(file: File, of: Attend, pattern: Pattern) -> list[str]:
+    """`score=..`, `slope=..`."""
     score = _function(file, "score", of, of.score, pattern)
     slope = _function(file, "slope", of, diff(normal(of.score), S), pattern)
-    return f"attention.Scored({', '.join([*said, f'score={score}', f'slope={slope}'])})"
+    return [f"score={score}", f"slope={slope}"]
+
+
+def _distant(file: File, of: Attend) -> str:
+    """The layout of what depends on distances, from the pattern's formula alone."""
+    said = [_function(file, "keep", of, None, of.pattern), *_near(file, of, of.pattern)]
+    said += _scored(file, of, of.pattern) if normal(of.score) != S else []
+    return f"distances.Tiles({', '.join([*said, *(['tail=True'] if of.tail else [])])})"
 
 
 def _near(file: File, of: Attend, pattern: Pattern) -> list[str]:
     """`ranges=...` where the keys of a query lie near it, or none lie behind it; of a pattern without tables."""
     if any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula)):
         return []
-    n, heads = (math.prod(file.sizes.limit(d) or 1 for d in dims) for dims in ((of.query,), of.heads))
+    along = of.over if of.tail else of.query
+    n, heads = (math.prod(file.sizes.limit(d) or 1 for d in dims) for dims in ((along,), of.heads))
     turned = Pattern.parse(written(swapped(pattern.formula)))
     back, ahead = (max_distance(p, n, heads) for p in (pattern, turned))
     return [f"ranges=attention.Near({back}, {ahead})"] if (back, ahead) != (None, None) else []
@@ -297,7 +340,7 @@ def _near(file: File, of: Attend, pattern: Pattern) -> list[str]:
 
 def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) -> str:
     """Print `keep(q, k, h, ...)` or a function of the score `s`, and return its name."""
-    meta = [m for m in of.meta if m not in PLACES]
+    meta = [m for m in of.meta if m not in APART]
     args = [*(["s"] if expr is not None else []), "q", "k", "h", *meta]
     lines = Lines()
     host = _Host(lines, "q")

@@ -18,7 +18,10 @@ from .lines import Lines, fit, tuple_of
 from .sizes import Sizes
 from .stepping import Stepping
 
-RUNTIME = ("attention", "decode", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
+RUNTIME = (
+    *("attention", "decode", "distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps"),
+    "tables",
+)
 
 
 def block_file(

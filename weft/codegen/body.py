@@ -16,7 +16,7 @@ from .sizes import Sizes
 from .spelling import ATOM, TORCH_DTYPE, Src, held, plain
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
-RUNTIME = ("drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
+RUNTIME = ("distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _OWN = ("ctx", "run", "saved", "readers", "fused", "wanted", "asked", "filled", "needed")  # of autograd functions
 RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", *_OWN, *RUNTIME}

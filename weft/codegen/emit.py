@@ -35,6 +35,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         "whole",
     ),
     "decode": ("decode", "attention_core"),
+    "distances": ("distances", "attention_core", "whole"),
     "drop": ("drop", "philox"),
     "module": ("module", "whole"),
     "steps": ("steps", "whole"),

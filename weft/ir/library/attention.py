@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from weft.ir.pattern import Layout
 
 S = symbol("s")
-META = ("segments", "key_segments", "valid", "query_at", "key_at")
+META = ("segments", "key_segments", "valid", "query_at", "key_at", "near")
 """What an operand after q, k, v can be. segments: i64 ids over the queries; keys have the same under their own dim, or
 key_segments. valid: bool over the keys. query_at, key_at: i64 positions, which then replace the coordinates in pattern
-and score; nobody sees a key at a negative one."""
+and score; nobody sees a key at a negative one. near: a table of scores by distance, the one of them that is a float."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Attend(Composite):
     dims in `heads`. A pattern with multiplicities weighs a key seen m times by m. A row that sees nothing has out = 0,
     lse = +inf and gradients 0, so exp(s - lse) is its weight as in any other row. scale is a formula in sizes; score
     one in `s` = scale * q·k, `i_q`, `i_k`, `i_h`. layout is the pattern pass's choice and does not change the result.
+
+    near [.. distance]: `s` = scale * q·k + near at the pair's distance q - k; its other dims are some of the rows', so
+    a table can differ by query (relative positions: Dai et al. 2019), by head (buckets: Raffel et al. 2020), or not at
+    all. Its first row is for the distance `first`, a formula in sizes; a distance that it lacks reads 0. tail: the
+    queries stand at the last of the keys' positions, query i at i + n_over - n_query, for pattern, score and near.
     """
 
     contract: str
@@ -52,11 +57,14 @@ class Attend(Composite):
     heads: Dims = ()
     meta: Dims = ()
     layout: "Layout | None" = None
+    first: sp.Expr = sp.S.Zero
+    tail: bool = False
 
     def __post_init__(self) -> None:
         heads: Any = self.heads or ()
         object.__setattr__(self, "heads", tuple(heads.split() if isinstance(heads, str) else heads))
         object.__setattr__(self, "scale", normal(self.scale))
+        object.__setattr__(self, "first", normal(self.first))
         object.__setattr__(self, "score", normal(self.score))
 
     @property
@@ -83,7 +91,7 @@ class Attend(Composite):
         moving = any(map(s.is_keyed, ins))
         if not moving and s.time not in (self.query, self.over):
             return s.same(n, ins)
-        if self.query != s.time or {"key_at", "query_at"} & set(self.meta):
+        if self.query != s.time or self.tail or {"key_at", "query_at"} & set(self.meta):
             raise s.refusal(n, f"attends from {self.query} to all positions along {s.time}")
         if any(f"n_{s.time}" == str(x) for e in (self.scale, self.score) for x in e.free_symbols):
             raise s.refusal(n, f"has scores that depend on the length along {s.time}")
@@ -106,7 +114,10 @@ class Attend(Composite):
     @property
     def placed(self) -> bool:
         """Does anything depend on where a query stands?"""
-        return self.pattern.reads_queries or symbol("i_q") in self.score.free_symbols
+        return self.pattern.reads_queries or "near" in self.meta or symbol("i_q") in self.score.free_symbols
+
+    def work(self, types: tuple[Type, ...]) -> str:
+        return "attention"
 
     def count(self, sizes: Mapping[str, int]) -> int:
         """How many heads it has."""
@@ -117,7 +128,8 @@ class Attend(Composite):
         if dy[1] is not None or dy[0] is None:
             return super().vjp(g, x, y, dy)
         q, k, v, *meta = x
-        return [*g.many(AttendGrad(self), q, k, v, *y, dy[0], *meta), *(None for _ in meta)]
+        dq, dk, dv, *near = g.many(AttendGrad(self), q, k, v, *y, dy[0], *meta)
+        return [dq, dk, dv, *(near[0] if m == "near" else None for m in self.meta)]
 
     def wide(self, results: int) -> tuple[bool, ...] | None:
         return False, *(True for _ in range(results - 1))
@@ -128,10 +140,14 @@ class AttendGrad(Composite):
     """d(q, k, v) of `of`, FlashAttention's backward (Dao et al. 2022, section 3.1 and appendix B.2).
 
     Operands: q, k, v, out, lse, d(out), then of's metadata. The weights are exp(score - lse) and rowsum(d(out) · out)
-    stands for rowsum(d(weights) · weights), so nothing of size query × over is read. Outputs have the types of q, k, v.
+    stands for rowsum(d(weights) · weights), so nothing of size query × over is read. Outputs have the types of q, k, v;
+    the gradient of `near` follows where there is one.
     """
 
     of: Attend
+
+    def work(self, types: tuple[Type, ...]) -> str:
+        return "attention"
 
     @property
     def attention(self) -> Attend:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -144,9 +160,11 @@ class AttendGrad(Composite):
         dv = g.einsum(p, do32, to=v.dims)
         dp = g.einsum(do32, v32, to=p.dims)
         delta = g.reduce(g.map("o * d", o=out, d=do, dtype=acc), to=x.rows)
-        ds = x.pull(g, g.map("p * (dp - delta)", p=p, dp=dp, delta=delta, to=p.dims, dtype=acc))
+        pulled = g.map("p * (dp - delta)", p=p, dp=dp, delta=delta, to=p.dims, dtype=acc)
+        ds = x.pull(g, pulled, "dots")
         dq, dk = g.einsum(ds, g.cast(k, acc), to=q.dims), g.einsum(ds, g.cast(q, acc), to=k.dims)
-        return g.cast(dq, q.type.dtype), g.cast(dk, k.type.dtype), g.cast(dv, v.type.dtype)
+        grads = g.cast(dq, q.type.dtype), g.cast(dk, k.type.dtype), g.cast(dv, v.type.dtype)
+        return grads if x.near is None else (*grads, x.near.pull(g, x.pull(g, pulled, "near")))
 
     def wide(self, results: int) -> tuple[bool, ...] | None:
         return (False,) * results
@@ -164,11 +182,13 @@ class Scores:
         self.given: dict[str, Any] = dict(zip(of.meta, meta))
         self.rows = tuple(d for d in q.dims if d != of.contract)
         self.dots = g.einsum(g.cast(q, acc), g.cast(k, acc), to=[*self.rows, of.over])
+        before = symbol(f"n_{of.over}") - symbol(f"n_{of.query}") if of.tail else sp.S.Zero
         self.place = {
-            symbol("i_q"): symbol("query_at" if "query_at" in of.meta else f"i_{of.query}"),
+            symbol("i_q"): symbol("query_at") if "query_at" in of.meta else symbol(f"i_{of.query}") + before,
             symbol("i_k"): symbol("key_at" if "key_at" in of.meta else f"i_{of.over}"),
             symbol("i_h"): row_major(of.heads),
         }
+        self.near = Near(self, g) if "near" in of.meta else None
         see, score = self.visible(g), self.score()
         if of.pattern.multiset:
             self.given["times"] = g.map(see, **self.given, to=self.dots.dims, dtype="i64")
@@ -177,8 +197,10 @@ class Scores:
         self.scores = g.map(where(see, score, -sp.oo), dots=self.dots, **self.given, to=self.dots.dims, dtype=acc)
 
     def score(self) -> Any:
-        """The score formula over the operand `dots`, the coordinates and the metadata."""
-        return self.of.score.xreplace(self.place).xreplace({S: self.of.scale.xreplace(self.place) * symbol("dots")})
+        """The score formula over the operands `dots` and `near`, the coordinates and the metadata."""
+        plain = self.of.scale.xreplace(self.place) * symbol("dots")
+        plain = plain if self.near is None else plain + symbol("near")
+        return self.of.score.xreplace(self.place).xreplace({S: plain})
 
     def visible(self, g: Builder) -> sp.Basic:
         """The pattern as a condition, or as a count; what it needs as operands joins `given`."""
@@ -191,8 +213,12 @@ class Scores:
                 same = sp.Eq(symbol("segments"), symbol("key_segments"))
                 known[atom] = same if atom.name == "same_segment" else sp.Ne(symbol("valid"), 0)
                 continue
-            table = BlockTable(atom.table.text(), of.query, of.over, of.heads, atom.table.swap, *self.at())
-            self.given[f"listed{i}"] = g.one(table, *(self.given[m] for m in ("query_at", "key_at") if m in of.meta))
+            at = {m: self.given[m] for m in ("query_at", "key_at") if m in of.meta}
+            if of.tail and "query_at" not in at:
+                at = {"query_at": g.map(self.place[symbol("i_q")], to=of.query, dtype="i64"), **at}
+            places = "query_at" in at, "key_at" in at
+            table = BlockTable(atom.table.text(), of.query, of.over, of.heads, atom.table.swap, *places)
+            self.given[f"listed{i}"] = g.one(table, *at.values())
             count = symbol(f"listed{i}")
             known[atom] = count if of.pattern.multiset else count > 0
         i_q, i_k, i_h = self.place.values()
@@ -201,16 +227,33 @@ class Scores:
             return see
         return where(i_k >= 0, see, 0) if of.pattern.multiset else sp.And(i_k >= 0, see)
 
-    def at(self) -> tuple[bool, bool]:
-        return "query_at" in self.of.meta, "key_at" in self.of.meta
-
-    def pull(self, g: Builder, d: Val) -> Val:
-        """d(scores) -> d(dots), through the score formula, whose slope may be anything where a key is not seen."""
-        rate = diff(normal(self.score()), symbol("dots"))
+    def pull(self, g: Builder, d: Val, name: str) -> Val:
+        """d(scores) -> d(dots) or d(near), through the score formula, whose slope may be anything where a key is not
+        seen."""
+        rate = diff(normal(self.score()), symbol(name))
         formula = symbol("d") * rate
         if any(s.name[:2] != "n_" for s in rate.free_symbols):
             formula = where(self.see, formula, 0)
         return g.map(formula, d=d, dots=self.dots, **self.given, to=d.dims, dtype=d.dtype)
+
+
+class Near:
+    """A table of scores by distance, read at every pair: it takes the table's place among what scores are given."""
+
+    def __init__(self, of: Scores, g: Builder):
+        self.table: Val = of.given["near"]
+        rest = [d for d in self.table.dims if d not in of.rows]
+        need(len(rest) == 1, f"attend's near {self.table.type} has besides rows {of.rows} one dim, distance")
+        (self.distance,) = rest
+        i_q, i_k, _ = of.place.values()
+        at = {m: of.given[m] for m in ("query_at", "key_at") if m in of.of.meta}
+        to = union(*(v.dims for v in at.values()), (of.of.query, of.of.over))
+        self.index = g.map(i_q - i_k - of.of.first, **at, to=to, dtype="i64")
+        of.given["near"] = g.gather(self.table, self.index, at=(self.distance,))
+
+    def pull(self, g: Builder, d: Val) -> Val:
+        """The gradient of the table from that of what was read, over all pairs."""
+        return g.cast(g.scatter(d, self.index, at=(self.distance,), to=self.table.dims), self.table.dtype)
 
 
 @dataclass(frozen=True)

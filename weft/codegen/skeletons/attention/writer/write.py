@@ -12,7 +12,7 @@ from typing import Any
 
 import sympy as sp
 
-from weft.codegen.attention import Axes, axes
+from weft.codegen.attention import Axes, axes, distant
 from weft.codegen.lines import call
 from weft.codegen.skeletons.attention.writer.plan import ELSEWHERE, geometry, static_block
 from weft.codegen.skeletons.attention.writer.space import WIDEST, configurations, pairs
@@ -64,6 +64,8 @@ class _Writer:
         found = axes(of, core.types)
         if found is None or {"query_at", "key_at"} & set(of.meta):
             raise Refused(Why.METADATA)
+        if distant(of):
+            raise Refused(Why.DISTANCE)
         self.axes: Axes = found
         self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         self.reads = Reads()

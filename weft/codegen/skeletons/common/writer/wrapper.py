@@ -35,6 +35,7 @@ class Why(StrEnum):
     INTEGERS = "it reduces integers"
     SMALL = "it is too small to gain"
     METADATA = "its pattern reads metadata"
+    DISTANCE = "its scores read a table by distance, or its keys begin before its queries"
     LAYOUT = "the skeleton does not walk this layout"
     WIDE = "its head is wider than the skeleton holds"
 
