@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,7 @@ def imported_ops(tree: ast.Module, ops: set[str]) -> set[str]:
     return {a.asname or a.name for n in froms for a in n.names if a.name in ops} | (classes & ops)
 
 
+@cache
 def product() -> dict[str, ast.Module]:
     return {str(p.relative_to(ROOT)): ast.parse(p.read_text()) for p in sources() if p.is_relative_to(ROOT / "weft")}
 

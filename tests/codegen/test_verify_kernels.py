@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.campaign import SOAK
+from tests.campaign import SOAK, some
 from tests.codegen.emission import SPECS, spec_path
 from weft import api
 from weft.cli import run
@@ -60,7 +60,7 @@ def test_a_wrong_kernel_is_named(tmp_path, capsys):
     assert 5e-5 < own["error"] < 2e-4
 
 
-@pytest.mark.parametrize("new", ["return (1e400 * ", "return (nothing + "])
+@pytest.mark.parametrize("new", some(["return (1e400 * ", "return (nothing + "], 1))
 def test_a_kernel_that_spoils_everything_behind_it_is_named_alone(new, tmp_path, capsys):
     """Infinite results, and none: all that runs behind it gets what the reference gives."""
     out = compiled(tmp_path)

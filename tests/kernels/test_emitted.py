@@ -220,7 +220,7 @@ def test_emission_is_deterministic_and_stands_alone(name):
         "print(json.dumps(api.package(sys.argv[1], small=True, target='sm_90')))\n"
     )
     run = [sys.executable, "-c", code, str(SPECS / f"{name}.yaml")]
-    for seed in ("1", "2"):  # of hashes
+    for seed in ("1", "2") if SOAK else ("1",):  # of hashes; this process has another
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(run, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr[-2000:]

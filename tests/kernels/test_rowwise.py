@@ -1,12 +1,11 @@
 """Norms and softmax with a residual prologue against torch, in fp64 under the checks, and in the other dtypes."""
 
-import random
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.campaign import count
+from tests.campaign import count, some
 from tests.kernels import rowwise_faults as suite
 from tests.kernels.mutate import missed
 from tests.kernels.rowwise_faults import Case, case
@@ -17,7 +16,7 @@ from weft.codegen.skeletons.rowwise import kernel as rowwise
 MODULES = SimpleNamespace(rowwise=rowwise, pointwise=pointwise)
 
 
-@pytest.mark.parametrize("seed", range(count(60, 1000)))
+@pytest.mark.parametrize("seed", range(count(24, 1000)))
 def test_rows_and_their_gradients(seed):
     assert case(MODULES, seed) == ""
 
@@ -33,6 +32,6 @@ def test_rounding(seed, dtype):
 
 
 def test_planted_faults_are_found():
-    faults = random.Random(0).sample(suite.FAULTS, count(4, len(suite.FAULTS)))
+    faults = some(suite.FAULTS, 2)
 
     assert missed(suite, faults, suite.CASES) == []

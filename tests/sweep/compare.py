@@ -26,6 +26,7 @@ from weft import api
 from weft.codegen import comparing, verify, verify_decode
 from weft.codegen import verify_kernels as kernels
 from weft.codegen.build import files_of, module_of
+from weft.codegen.kernel_package import NO_KERNELS
 from weft.codegen.one_dtype import OneDtype, uniform
 from weft.codegen.package import load, write
 from weft.codegen.planner import Planned
@@ -58,13 +59,17 @@ def opened(spec: Spec) -> Any:
 
 
 class Case:
-    """One spec compiled for training, and what is compared of it. folder: where its packages are written."""
+    """One spec compiled for training, and what is compared of it. folder: where its packages are written.
 
-    def __init__(self, spec: Spec, folder: Path) -> None:
+    kernels: does the package have any? They are most of what a compile takes."""
+
+    def __init__(self, spec: Spec, folder: Path, kernels: bool) -> None:
         self.spec, self.faults = spec, list[Fault]()
         self.loaded = at("check", opened, spec)
         at("check", api.program, self.loaded)
         self.planned: Planned = at("compile", api.planned, self.loaded, True, "cpu")
+        if not kernels:
+            vars(self.planned)["kernels"] = NO_KERNELS  # what it would be asked for first
         self.program: Program = self.planned.program
         self.wrapped: Mapping[str, nn.Module] = self.loaded.model.modules()
         self.folder = write(at("compile", files_of, self.planned), folder / "package")
@@ -213,11 +218,11 @@ def covered(spec: Spec) -> set[str]:
         return set()
 
 
-def faults_of(spec: Spec, with_kernels: bool = False, beside: bool = False) -> list[Fault]:
+def faults_of(spec: Spec, with_kernels: bool = False, beside: bool = False, emitted: bool = True) -> list[Fault]:
     """Every fault of one spec; one that stops it before anything runs is the only one told. beside: also that which
-    no comparison shows."""
+    no comparison shows. emitted: are kernels written that nothing runs?"""
     with tempfile.TemporaryDirectory(prefix="weft-sweep-") as folder:
         try:
-            return Case(spec, Path(folder)).run(with_kernels, beside)
+            return Case(spec, Path(folder), emitted or with_kernels or beside).run(with_kernels, beside)
         except Fault as fault:
             return [fault]

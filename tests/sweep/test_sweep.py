@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from tests.campaign import count
+from tests.campaign import SOAK, count
 from tests.sweep.campaign import drawn, looked_beside
 from tests.sweep.compare import covered, faults_of
 from tests.sweep.coverage import every_key, pairs
@@ -25,7 +25,8 @@ def specs() -> list[Spec]:
 
 @pytest.mark.parametrize("first", range(0, CASES, AT_ONCE))
 def test_drawn_specs(first):
-    found = {i: faults_of(specs()[i], i % KERNELS == 0, looked_beside(i)) for i in range(first, first + AT_ONCE)}
+    cases = range(first, first + AT_ONCE)
+    found = {i: faults_of(specs()[i], i % KERNELS == 0, looked_beside(i), emitted=SOAK) for i in cases}
     assert {i: list(map(str, faults)) for i, faults in found.items() if faults} == {}
 
 
