@@ -17,10 +17,10 @@ from typing import Any
 
 from benchmarks.environment import environment
 from weft import api
-from weft.autotune.compile_pool import Built, CompilePool
-from weft.autotune.host_worker import launches
-from weft.autotune.launches import Launch
-from weft.autotune.problems import Task, tasks
+from weft.autotune.space.problems import Task, tasks
+from weft.autotune.workers.compile_pool import Built, CompilePool
+from weft.autotune.workers.host import launches
+from weft.autotune.workers.launches import Launch
 from weft.codegen.build import files_of, temporary
 from weft.targets import LIMITS
 

@@ -22,11 +22,11 @@ from torch.utils._pytree import tree_leaves
 
 from weft import api
 from weft.codegen.build import files_of, temporary
-from weft.codegen.launched import Cost, Launches, size
-from weft.codegen.package import load
-from weft.codegen.plan import totals
-from weft.codegen.planner import Planned
-from weft.codegen.verify import case
+from weft.codegen.check.verify import case
+from weft.codegen.measure.launched import Cost, Launches, size
+from weft.codegen.package.disk import load
+from weft.codegen.plan.as_json import totals
+from weft.codegen.plan.planner import Planned
 
 SPECS = Path(__file__).parent.parent / "examples" / "specs"
 NAMES = tuple(sorted(p.stem for p in SPECS.glob("*.yaml")))

@@ -12,12 +12,12 @@ import optuna
 
 from benchmarks.environment import environment
 from weft.autotune.budget import Budget
-from weft.autotune.replay import Replay, Table, load
-from weft.autotune.replays import Replays, replays, table_text
-from weft.autotune.result import Options
-from weft.autotune.sampler import PoolSampler
-from weft.autotune.search import Search
-from weft.autotune.study import new_study
+from weft.autotune.search.kernel import Search
+from weft.autotune.search.replay import Replay, Table, load
+from weft.autotune.search.replays import Replays, replays, table_text
+from weft.autotune.search.result import Options
+from weft.autotune.search.sampler import PoolSampler
+from weft.autotune.search.study import new_study
 
 RESULT = Path(__file__).parent / "results" / "replay.json"
 VENDORS = {"NVIDIA": ("nvidia", "geforce", "rtx", "tesla", "quadro"), "AMD": ("amd", "radeon", "instinct")}

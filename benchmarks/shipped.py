@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks.environment import environment, version
 from weft import api
-from weft.autotune.compile_pool import CompilePool
 from weft.autotune.inspection import Inspected, Recorded, compiled, record
+from weft.autotune.workers.compile_pool import CompilePool
 from weft.codegen.build import files_of, temporary
-from weft.codegen.package import as_json
+from weft.codegen.package.disk import as_json
 
 RESULT = Path(__file__).parent / "results" / "shipped.json"
 SPECS = Path(__file__).parent.parent / "examples" / "specs"

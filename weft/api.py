@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from weft.autotune.inspection import Watch
-    from weft.codegen.planner import Planned
-    from weft.codegen.verify import Verified
+    from weft.codegen.check.verify import Verified
+    from weft.codegen.plan.planner import Planned
 
 
 @public
 def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: bool = True) -> dict[str, Any]:
     """Validate a spec down to its verified graph: form, sizes, formulas, patterns, types. Never imports torch."""
-    from weft.codegen.decoding import undecodable  # only when it is asked for: every verb imports this file
+    from weft.codegen.package.decoding import undecodable  # only when it is asked for: every verb imports this file
     from weft.frontends.warned import warnings  # only when it is asked for: every verb imports this file
 
     spec = open_spec(source, sets, small)
@@ -82,7 +82,7 @@ def compile(
     """
     # only when it is asked for: every verb imports this file
     from weft.codegen.build import files_of, module_of, temporary
-    from weft.codegen.package import tried, write
+    from weft.codegen.package.disk import tried, write
 
     if out is not None:
         tried(out, force)
@@ -128,7 +128,7 @@ def reference(
     source: Any, set: Mapping[str, int] | None = None, small: bool = False, train: bool = True, device: Any = None
 ) -> Any:
     """The reference interpreter of a spec as a torch.nn.Module: slow, plain, the truth a compiled one is held to."""
-    from weft.codegen.reference_module import Reference  # only when it is asked for: every verb imports this file
+    from weft.codegen.check.reference import Reference  # only when it is asked for: every verb imports this file
 
     spec = open_spec(source, _settings(set), small)
     return Reference(program(spec, train), device=device)
@@ -161,7 +161,7 @@ def verify(
     from weft.codegen.build import files_of, temporary, verified
 
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
-        from weft.codegen.saved import read  # only when it is asked for: every verb imports this file
+        from weft.codegen.package.saved import read  # only when it is asked for: every verb imports this file
 
         return verified(read(source), source, kernels=kernels)
     spec = open_spec(source, sets, small)
@@ -195,8 +195,8 @@ def explain(
         from weft.frontends.resolved import resolved as values
 
         return {"spec": spec.name, "values": [asdict(v) for v in values(spec)]}
-    from weft.codegen.explain import rows  # only when it is asked for: every verb imports this file
-    from weft.codegen.plan import document
+    from weft.codegen.plan.as_json import document  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan.explain import rows
 
     found = planned(spec, train, target)
     made = document(found)
@@ -205,7 +205,7 @@ def explain(
 
 def _explained(source: Any, saved: dict[str, Any], kernels: bool, watch: Watch | None) -> dict[str, Any]:
     """The saved plan of a package, and what the compiler says of the kernels that stand in its folder."""
-    from weft.codegen.explain import rows  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan.explain import rows  # only when it is asked for: every verb imports this file
 
     out = {"spec": saved["spec"], "rows": rows(saved), "plan": saved}
     if not kernels:

@@ -52,8 +52,8 @@ def export(
         return [str(p) for p in write(made, path, weights, external).values()]
     if weights is not None or external:
         raise UsageError("--weights and --external go with --format onnx")
-    from weft.codegen.dot import dot  # only when it is asked for: every verb imports this file
-    from weft.codegen.package import as_json
+    from weft.codegen.package.disk import as_json  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan.dot import dot
 
     made = saved_plan(source) or plan(source, sets, small, train, target, memory, optimizer)
     outputs.write(path, dot(made) if format == "dot" else as_json(made))
@@ -64,7 +64,7 @@ def _exported(source: Any, sets: Iterable[str], small: bool) -> Program:
     """The program of a spec without training, or of the package in a folder."""
     if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
         return program(open_spec(source, sets, small), False)
-    from weft.codegen.saved import read  # only when it is asked for: every verb imports this file
+    from weft.codegen.package.saved import read  # only when it is asked for: every verb imports this file
 
     if list(sets) or small:
         raise UsageError("a package has its sizes; --set and --small go with a spec")
@@ -87,9 +87,9 @@ def saved_plan(source: Any) -> dict[str, Any] | None:
     """The plan of a package on disk; None when `source` is no folder. Raises FileError where it is damaged."""
     if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
         return None
-    from weft.codegen import explain as views  # only when it is asked for: every verb imports this file
-    from weft.codegen import reading
-    from weft.codegen.dot import dot
+    from weft.codegen.package import reading  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan import explain as views
+    from weft.codegen.plan.dot import dot
 
     name, schema = reading.PLAN
     found = reading.data(Path(source) / name, schema)

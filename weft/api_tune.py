@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from weft.autotune.chosen import Chosen
     from weft.autotune.prepare import Prepared
-    from weft.autotune.replays import Replays
+    from weft.autotune.search.replays import Replays
     from weft.autotune.session import Found
     from weft.cache.answer import Answer
-    from weft.codegen.planner import Planned
+    from weft.codegen.plan.planner import Planned
 
 
 def tune(
@@ -53,11 +53,11 @@ def tune(
     """
     from weft.autotune import names  # only when kernels are tuned: every verb imports this file
     from weft.autotune.budget import Budget
-    from weft.autotune.result import Options
+    from weft.autotune.search.result import Options
     from weft.autotune.session import Session, Settings
     from weft.cache.sources import Pretuned
     from weft.cache.store import Store
-    from weft.codegen.machine import own_target
+    from weft.codegen.plan.machine import own_target
 
     budget, kind = Budget(seconds), names.dtype(dtype)
     if isinstance(sampler, str):
@@ -70,7 +70,7 @@ def tune(
         raise BackendError("there is no GPU to tune on; --prepare needs none, and --replay searches a recorded table")
     names.target(aim)
     if storage:
-        from weft.autotune.shared_study import tried  # only when kernels are tuned: every verb imports this file
+        from weft.autotune.search.shared_study import tried  # only when kernels are tuned: every verb imports this file
 
         tried(storage)
     made, folder, rewrite = tunable(source, sets, small, train, aim)
@@ -108,8 +108,8 @@ def prepare(
     from weft.autotune import names  # only when kernels are tuned: every verb imports this file
     from weft.autotune.budget import Budget
     from weft.autotune.prepare import prepare as run
-    from weft.autotune.problems import by_weight, tasks
     from weft.autotune.session import nothing
+    from weft.autotune.space.problems import by_weight, tasks
     from weft.cache.store import Store
 
     budget, kind, aim = Budget(seconds), names.dtype(dtype), _aim(target, "--prepare")
@@ -141,8 +141,8 @@ def replay(
     searches. resume: keep the trials in the store, and take those of an earlier run as they are."""
     from weft.autotune import names  # only when kernels are tuned: every verb imports this file
     from weft.autotune.budget import Budget
-    from weft.autotune.replay import load
-    from weft.autotune.replays import TRIALS, replays
+    from weft.autotune.search.replay import load
+    from weft.autotune.search.replays import TRIALS, replays
     from weft.cache.store import Store
 
     others, budget = [load(path) for path in warm], Budget(seconds)
@@ -200,7 +200,7 @@ def tuned(
 def _aim(target: str | None, option: str) -> str:
     """A target that kernels are tuned for, by default the machine's own."""
     from weft.autotune import names  # only when kernels are tuned: every verb imports this file
-    from weft.codegen.machine import own_target
+    from weft.codegen.plan.machine import own_target
 
     aim = own_target() if target is None else names.target(target)
     if aim == "cpu":
@@ -225,8 +225,10 @@ def tunable(source: Any, sets: Iterable[str], small: bool, train: bool, target: 
     from weft.codegen.build import files_of, temporary  # only when kernels are tuned: every verb imports this file
 
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
-        from weft.codegen.planner import plan as decide  # only when kernels are tuned: every verb imports this file
-        from weft.codegen.saved import read
+        from weft.codegen.package.saved import read  # only when kernels are tuned: every verb imports this file
+        from weft.codegen.plan.planner import (
+            plan as decide,
+        )
 
         if list(sets) or small:
             raise UsageError("a package has its sizes; --set and --small go with a spec")

@@ -33,7 +33,7 @@ STARVED = ("can't allocate memory", "out of memory")
 @verb(SPEC)
 def check(spec: str, sets: tuple[str, ...], small: bool, train: bool) -> Report:
     """Validate SPEC: its form, its sizes, and that it makes a graph. Imports no torch."""
-    from weft.codegen.explain import decodes  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan.explain import decodes  # only when it is asked for: every verb imports this file
 
     found = api.check(spec, sets=sets, small=small, train=train)
     sizes = ", ".join(f"{dim} {size}" for dim, size in found["dims"].items())
@@ -98,8 +98,8 @@ def doctor() -> Report:
 )
 def plan(out: str | None, verdicts: bool, **given: Any) -> Report:
     """Decide everything about SPEC and say why: layouts, regions, what the backward recomputes, peak memory."""
-    from weft.codegen import explain as views  # only when it is asked for: every verb imports this file
-    from weft.codegen.package import as_json
+    from weft.codegen.package.disk import as_json  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan import explain as views
 
     del given["force"]
     found = api.plan(given.pop("spec"), **given)
@@ -123,7 +123,7 @@ def explain(spec: str, **given: Any) -> Report:
     density, what is kept. For a GPU target also each kernel's registers, shared memory and occupancy; no GPU is needed,
     but seconds are."""
     from weft.autotune.inspection import beat  # only when it is asked for: every verb imports this file
-    from weft.codegen import explain as views
+    from weft.codegen.plan import explain as views
 
     found = api.explain(spec, watch=beat, **given)
     return Report(found, views.text(found), ok=not views.refused(found))
@@ -153,7 +153,7 @@ def export(out: str, **given: Any) -> Report:
 
 
 def _packaged(path: str, given: Mapping[str, Any]) -> None:
-    from weft.codegen.package import tried  # only when it is asked for: every verb imports this file
+    from weft.codegen.package.disk import tried  # only when it is asked for: every verb imports this file
 
     tried(path, given["force"])
 
@@ -169,7 +169,7 @@ def _packaged(path: str, given: Mapping[str, Any]) -> None:
 )
 def compile(out: str, check_it: bool, force: bool, **given: Any) -> Report:
     """Write SPEC as a package: plain PyTorch that needs nothing of weft."""
-    from weft.codegen.package import write  # only when it is asked for: every verb imports this file
+    from weft.codegen.package.disk import write  # only when it is asked for: every verb imports this file
 
     files = api.package(given.pop("spec"), **given)
     data = {"path": str(write(files, out, force)), "files": sorted(files)}

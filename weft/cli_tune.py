@@ -111,9 +111,9 @@ def _meant(mode: str, spec: str | None, given: Mapping[str, Any]) -> None:
 
 
 def _replay(given: dict[str, Any]) -> Found:
-    from weft.autotune import report  # only when kernels are tuned: `weft --help` imports this file
-    from weft.autotune.progress import Progress
-    from weft.autotune.replays import table_text
+    from weft.autotune.report import tables  # only when kernels are tuned: `weft --help` imports this file
+    from weft.autotune.report.progress import Progress
+    from weft.autotune.search.replays import table_text
 
     with Progress() as progress:
         found = api.replay(
@@ -121,11 +121,11 @@ def _replay(given: dict[str, Any]) -> Found:
             seconds=given["seconds"], sampler=given["sampler"], resume=given["resume"], watch=progress.watch,
         )  # fmt: skip
     last = found.results[-1]
-    results = [report.data(r) for r in found.results]
+    results = [tables.data(r) for r in found.results]
     studies = {f"weft seed {given['seed'] + i}": r.study for i, r in enumerate(found.results) if r.study is not None}
     paths = _written(given, results, f"{found.table.label}, replayed", studies)
     data = {"mode": "replay", **found.data(), "paths": paths, "kernels": results}
-    parts = [report.text(last)] if len(results) == 1 else []
+    parts = [tables.text(last)] if len(results) == 1 else []
     late = f"the budget is used up; {found.unbegun} of {given['seeds']} seeds were not begun; it takes a longer one"
     parts += [table_text([found]), *([late] if found.unbegun else []), *map(_wrote, paths)]
     return data, "\n\n".join(parts), INTERRUPTED if last.stopped == "interrupted" else int(bool(found.unbegun))
@@ -138,7 +138,7 @@ def _required(spec: str | None, given: dict[str, Any]) -> Found:
 
 
 def _prepare(spec: str | None, given: dict[str, Any]) -> Found:
-    from weft.autotune.report_html import prepared_page  # only when kernels are tuned: `weft --help` imports this file
+    from weft.autotune.report.html import prepared_page  # only when kernels are tuned: `weft --help` imports this file
 
     found = api.prepare(
         spec, given["sets"], given["small"], given["train"], given["target"], seconds=given["seconds"],
@@ -156,7 +156,7 @@ def _prepare(spec: str | None, given: dict[str, Any]) -> Found:
 
 
 def _package(spec: str | None, given: dict[str, Any]) -> Found:
-    from weft.autotune.progress import Progress  # only when kernels are tuned: `weft --help` imports this file
+    from weft.autotune.report.progress import Progress  # only when kernels are tuned: `weft --help` imports this file
 
     with Progress() as progress:
         found = api.tune(
@@ -194,12 +194,12 @@ def _written(given: dict[str, Any], results: list[dict[str, Any]], title: str, s
     """The HTML report and the studies, where they are asked for."""
     paths: list[str] = []
     if given["html"]:
-        from weft.autotune.report_html import page  # only when kernels are tuned: `weft --help` imports this file
+        from weft.autotune.report.html import page  # only when kernels are tuned: `weft --help` imports this file
 
         outputs.write(given["html"], page(results, os.path.basename(title)))
         paths.append(given["html"])
     if given["study"]:
-        from weft.autotune.study import export  # only when kernels are tuned: `weft --help` imports this file
+        from weft.autotune.search.study import export  # only when kernels are tuned: `weft --help` imports this file
 
         export(studies, given["study"])
         paths.append(given["study"])

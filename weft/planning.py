@@ -13,7 +13,7 @@ from weft.targets import find
 from weft.units import bytes_of
 
 if TYPE_CHECKING:
-    from weft.codegen.planner import Meter, Planned
+    from weft.codegen.plan.planner import Meter, Planned
     from weft.frontends.load import Loaded
     from weft.ir.program import Program
     from weft.passes.stage import Profiler
@@ -57,7 +57,7 @@ def _described(value: Any) -> str:
 def program(spec: Loaded, train: bool = True) -> Program:
     """The graph of a loaded spec, verified; problems found on the way have their places."""
     from weft.frontends import meaning  # only when it is asked for: every verb imports this file
-    from weft.frontends.lower import lower
+    from weft.frontends.lower.program import lower
     from weft.ir.verify import verify
 
     problems = meaning.problems(spec.model, spec.dims)
@@ -95,9 +95,9 @@ def planned(
     of one device, and its `memory` too. Raises InfeasibleError when no plan fits. Graphs between passes go to the
     folder in WEFT_DUMP, if it is set; those after the passes `print_after` to stderr.
     """
-    from weft.codegen.machine import own_target, watcher  # only when it is asked for: every verb imports this file
-    from weft.codegen.mesh import cut, runs_alone, share
-    from weft.codegen.planner import plan as decide
+    from weft.codegen.plan.machine import own_target, watcher  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan.mesh import cut, runs_alone, share
+    from weft.codegen.plan.planner import plan as decide
     from weft.passes.optimizer import find as optimizer_of
     from weft.passes.pipeline import PIPELINE
 
@@ -139,8 +139,8 @@ def plan(
 ) -> dict[str, Any]:
     """The plan document of a spec; see `planned`. mesh: axes and sizes like "dp=2,tp=4": the plan is that of one
     device, with its collectives."""
-    from weft.codegen.mesh import cut, parse, sharded  # only when it is asked for: every verb imports this file
-    from weft.codegen.plan import document
+    from weft.codegen.plan.as_json import document  # only when it is asked for: every verb imports this file
+    from weft.codegen.plan.mesh import cut, parse, sharded
 
     axes = parse(mesh) if mesh is not None else None
     spec = open_spec(source, sets, small)
@@ -160,7 +160,7 @@ def sizes_of(spec: Loaded, made: Program) -> dict[str, int]:
 def _profiler(target: Target) -> Profiler | None:
     """Measures blocks on torch's meta device. Without torch the plan's peaks are estimates, and it says so."""
     try:
-        from weft.codegen.profile import profiler  # only when it is asked for: every verb imports this file
+        from weft.codegen.measure.profile import profiler  # only when it is asked for: every verb imports this file
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -171,7 +171,7 @@ def _profiler(target: Target) -> Profiler | None:
 def _meter() -> Meter | None:
     """Measures what kernel paths run, on torch's meta device; without torch, regions cost what fusion took them for."""
     try:
-        from weft.codegen import metered  # only when it is asked for: every verb imports this file
+        from weft.codegen.measure import metered  # only when it is asked for: every verb imports this file
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

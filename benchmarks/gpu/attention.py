@@ -25,7 +25,7 @@ from weft.errors import FormulaError
 from weft.ir.library import Attend, AttendGrad
 from weft.ir.pattern import Pattern
 from weft.ir.types import Val
-from weft.passes import price
+from weft.passes.fusion import price
 
 CAUSAL = Pattern.parse("causal").formula
 LENGTHS = (16384, 65536, 4096)

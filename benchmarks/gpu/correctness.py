@@ -9,7 +9,7 @@ import torch
 from benchmarks.gpu.packages import Package, narrow, package
 from benchmarks.gpu.programs import names
 from benchmarks.gpu.stage import Stage
-from weft.autotune.host_worker import check, shown
+from weft.autotune.workers.host import check, shown
 from weft.codegen.skeletons.common.writer.regions import RegionFile
 
 DTYPES = ("bf16", "f16", "f32")

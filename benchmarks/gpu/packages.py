@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.programs import program
-from weft.autotune.cases import RegionCase
-from weft.autotune.launches import Kernels
-from weft.autotune.problems import checks, workload
+from weft.autotune.space.problems import checks, workload
+from weft.autotune.workers.cases import RegionCase
+from weft.autotune.workers.launches import Kernels
 from weft.codegen.build import files_of, temporary
-from weft.codegen.planner import Planned, plan
+from weft.codegen.plan.planner import Planned, plan
 from weft.codegen.skeletons.common.writer.regions import RegionFile
 from weft.ir.types import FLOATS
-from weft.passes.price import Prices
+from weft.passes.fusion.price import Prices
 from weft.targets import find
 
 TARGET = "sm_90"  # whose prices choose what is fused; configurations are those of the GPU that is there

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from weft.codegen.saved import from_data, to_data
+from weft.codegen.package.saved import from_data, to_data
 from weft.ir.program import Program, Runtime
 from weft.ir.text import show
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from weft.autotune import timing
+from weft.autotune.workers import timing
 
 ROUNDS = 25
 Run = Callable[[], Any]

@@ -18,8 +18,8 @@ from benchmarks.gpu.packages import Package, package
 from benchmarks.gpu.programs import names
 from benchmarks.gpu.stage import Stage
 from weft.autotune.budget import Budget
-from weft.autotune.problems import Task, tasks
-from weft.autotune.result import Options
+from weft.autotune.search.result import Options
+from weft.autotune.space.problems import Task, tasks
 from weft.cache import pack, t4
 from weft.cache.sources import export
 from weft.cache.store import Store

@@ -8,8 +8,8 @@ from benchmarks.gpu.packages import package
 from benchmarks.gpu.programs import names
 from benchmarks.gpu.stage import Stage
 from weft.codegen.build import module_of
-from weft.codegen.reference_module import Reference
-from weft.codegen.verify import index_range
+from weft.codegen.check.reference import Reference
+from weft.codegen.check.verify import index_range
 from weft.ir.program import Program
 from weft.ir.types import FLOATS
 

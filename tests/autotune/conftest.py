@@ -2,8 +2,8 @@
 
 import pytest
 
-from weft.autotune.bench import BenchRunner
-from weft.autotune.hazards import refusals
+from weft.autotune.gates.runner import BenchRunner
+from weft.autotune.space.hazards import refusals
 
 
 @pytest.fixture(autouse=True)

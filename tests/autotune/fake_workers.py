@@ -5,11 +5,13 @@ from functools import partial
 
 from tests.autotune import made_up_bench
 from tests.autotune.synthetic import FakeClock
-from weft.autotune import bench, budget, compile_pool, gates
+from weft.autotune import budget
 from weft.autotune.budget import FOREVER, Late
-from weft.autotune.launches import Launch
-from weft.autotune.process import Answer, Fault
+from weft.autotune.gates import gatekeeper, runner
 from weft.autotune.types import config_id
+from weft.autotune.workers import compile_pool
+from weft.autotune.workers.launches import Launch
+from weft.autotune.workers.process import Answer, Fault
 
 
 class Fakes:
@@ -21,7 +23,7 @@ class Fakes:
 
     def install(self, patch):
         """In the place of every worker, with this clock in every budget."""
-        for module in (compile_pool, gates, bench):
+        for module in (compile_pool, gatekeeper, runner):
             patch.setattr(module, "Worker", lambda *_, **__: Fake(self))
         patch.setattr(budget, "Budget", partial(budget.Budget, clock=self.clock))
         patch.setattr(compile_pool.os, "cpu_count", lambda: 2)  # one worker: a clock has no order among several

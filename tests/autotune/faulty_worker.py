@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 
-from weft.autotune import serve
-from weft.autotune.serve import LENGTH
+from weft.autotune.workers import serve
+from weft.autotune.workers.serve import LENGTH
 
 LINE: serve.Line | None = None
 

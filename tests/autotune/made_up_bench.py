@@ -4,7 +4,7 @@ import math
 import os
 import time
 
-from weft.autotune import serve
+from weft.autotune.workers import serve
 
 GPU = {"gpu": "NVIDIA H200", "sms": 132, "shared": 232448, "memory": 1 << 37, "arch": "sm_90", "torch": "2.13.0"}
 

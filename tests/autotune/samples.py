@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from weft.autotune.space import Space
-from weft.autotune.workload import Problem, Workload
+from weft.autotune.space.listed import Space
+from weft.autotune.space.workload import Problem, Workload
 from weft.ir.types import torch_dtype
 
 FOLDER = Path(__file__).parent / "kernels"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from weft.autotune import serve
+from weft.autotune.workers import serve
 
 
 def handle(job):

@@ -16,7 +16,7 @@ from itertools import product
 
 import numpy as np
 
-from weft.autotune.replay import key
+from weft.autotune.search.replay import key
 from weft.autotune.types import Config, Fidelity, Level, Outcome, Pool, Status, Subject
 
 FAULTS = ("hang", "segfault", "abort", "oom", "wrong", "nan", "slow")

@@ -12,15 +12,15 @@ from tests.autotune.test_compile_pool import SLOW, launch, running
 from tests.autotune.test_prepare import SPEC
 from weft import api, cli
 from weft.autotune.budget import FOREVER, Budget, Late
-from weft.autotune.compile_pool import CompilePool
 from weft.autotune.prepare import prepare
-from weft.autotune.problems import tasks
-from weft.autotune.report_html import prepared_page
-from weft.autotune.result import Options
-from weft.autotune.rows import MemoryJournal
-from weft.autotune.search import Search
+from weft.autotune.report.html import prepared_page
+from weft.autotune.search.kernel import Search
+from weft.autotune.search.result import Options
+from weft.autotune.search.rows import MemoryJournal
 from weft.autotune.session import Session, Settings
+from weft.autotune.space.problems import tasks
 from weft.autotune.types import Level, Source, Status
+from weft.autotune.workers.compile_pool import CompilePool
 from weft.cache import pack
 from weft.cache.row import Status as Kept
 from weft.cache.store import Store

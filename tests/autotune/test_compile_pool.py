@@ -13,12 +13,12 @@ import pytest
 
 from tests.autotune.samples import FOLDER
 from tests.autotune.test_staging import products
-from weft.autotune import compile_pool
-from weft.autotune.capture import gpu
-from weft.autotune.compile_pool import CompilePool, Spent, first_line
-from weft.autotune.kept import Kept, join, pack, place, unpack
-from weft.autotune.launches import Kernels, Launch, source
-from weft.autotune.serve import said
+from weft.autotune.workers import compile_pool
+from weft.autotune.workers.capture import gpu
+from weft.autotune.workers.compile_pool import CompilePool, Spent, first_line
+from weft.autotune.workers.kept import Kept, join, pack, place, unpack
+from weft.autotune.workers.launches import Kernels, Launch, source
+from weft.autotune.workers.serve import said
 from weft.cache.row import Status
 
 SLOW = "tests.autotune.slow_compiler"
@@ -112,7 +112,8 @@ def test_closing_ends_all_and_cancels_the_rest():
 
 def test_workers_have_no_torch():
     code = (
-        "import sys; from weft.autotune import compile_worker as w; w.versions(); assert 'torch' not in sys.modules;"
+        "import sys; from weft.autotune.workers import compile as w; w.versions();"
+        "assert 'torch' not in sys.modules;"
         f"k = w.kernels({str(FOLDER)!r}); k.module('.wrapper'); t = sys.modules['torch'];"
         "assert not hasattr(t, '__file__') and not t.cuda.is_available(); print('none')"
     )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.campaign import count
-from weft.autotune.finals import FINALISTS, ROUNDS, WITHIN, alone, decide, field, race
+from weft.autotune.search.finals import FINALISTS, ROUNDS, WITHIN, alone, decide, field, race
 from weft.autotune.types import Outcome, Status, Trial
 
 DRIFT, JITTER, SPIKES = 0.015, 0.02, 0.01

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.autotune.samples import CONFIG, FOLDER, TINY, problem, space
-from weft.autotune.bench import BenchRunner
-from weft.autotune.compile_pool import CompilePool
-from weft.autotune.features import estimate, occupancy
-from weft.autotune.funnel import GATES, table
-from weft.autotune.gates import Gatekeeper
+from weft.autotune.gates.features import estimate, occupancy
+from weft.autotune.gates.funnel import GATES, table
+from weft.autotune.gates.gatekeeper import Gatekeeper
+from weft.autotune.gates.runner import BenchRunner
 from weft.autotune.types import Fidelity, Level, Row, Source, Status
+from weft.autotune.workers.compile_pool import CompilePool
 from weft.errors import BackendError
 
 ONE = {"BM": (32,), "BN": (32,), "BK": (32,), "num_warps": (4,), "stages": (2,)}

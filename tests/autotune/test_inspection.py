@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from tests.autotune.samples import FOLDER
 from tests.autotune.test_staging import products
 from weft.autotune import inspection
-from weft.autotune.compile_pool import CompilePool
-from weft.autotune.features import occupancy
+from weft.autotune.gates.features import occupancy
 from weft.autotune.inspection import Recorded, compiled
+from weft.autotune.workers.compile_pool import CompilePool
 from weft.ir.builder import Builder
 from weft.ir.types import Type
 from weft.targets import LIMITS

@@ -11,9 +11,9 @@ import pytest
 from tests.autotune.synthetic import Synthetic, landscape
 from tests.campaign import count
 from weft.autotune.budget import Budget
-from weft.autotune.result import Options
-from weft.autotune.rows import StoreJournal
-from weft.autotune.search import Search
+from weft.autotune.search.kernel import Search
+from weft.autotune.search.result import Options
+from weft.autotune.search.rows import StoreJournal
 from weft.autotune.types import Level, Source, config_id
 from weft.cache.key import Device, Key
 from weft.cache.store import Store

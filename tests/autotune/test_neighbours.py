@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from tests.cache.examples import A100, CONFIGS, H100, KEY, SOFT, good
-from weft.autotune.neighbours import neighbours
-from weft.autotune.seeds import MOST_SEEDS
+from weft.autotune.space.neighbours import neighbours
+from weft.autotune.space.seeds import MOST_SEEDS
 from weft.cache.key import Soft
 from weft.cache.sources import export
 from weft.cache.store import Store

@@ -14,7 +14,8 @@ from tests.autotune.synthetic import FakeClock
 from tests.autotune.test_prepare import SPEC
 from tests.autotune.test_replay import TIMES, kernel_tuner
 from weft import api, cli
-from weft.autotune import budget, names, replay
+from weft.autotune import budget, names
+from weft.autotune.search import replay
 from weft.cli_tune import GPU, PREPARE, REPLAY, REQUIRED, TAKEN
 from weft.errors import UsageError, WeftError
 
@@ -142,7 +143,7 @@ def home(tmp_path, monkeypatch):
      (["--replay", "t.json", "--warm", "t.json", "--sampler", "random"], 2, "--warm")],
 )  # fmt: skip
 def test_a_name_that_is_none_is_answered_with_those_there_are(home, capsys, monkeypatch, words, code, said):
-    monkeypatch.setattr("weft.codegen.machine.own_target", lambda: "cpu")
+    monkeypatch.setattr("weft.codegen.plan.machine.own_target", lambda: "cpu")
     assert cli.run(["tune", *words]) == code
     err = capsys.readouterr().err
     assert said in err

@@ -11,13 +11,14 @@ import pytest
 from tests.autotune import made_up_bench
 from tests.campaign import SOAK
 from weft import api, cli
-from weft.autotune import problems, session
-from weft.autotune.bench import BenchRunner
-from weft.autotune.compile_pool import CompilePool
-from weft.autotune.gates import Gatekeeper
+from weft.autotune import session
+from weft.autotune.gates.gatekeeper import Gatekeeper
+from weft.autotune.gates.runner import BenchRunner
 from weft.autotune.prepare import prepared
-from weft.autotune.problems import key, tasks
+from weft.autotune.space import problems
+from weft.autotune.space.problems import key, tasks
 from weft.autotune.types import Source, Status
+from weft.autotune.workers.compile_pool import CompilePool
 from weft.cache import pack
 from weft.cache.key import Device
 from weft.cache.place import forget_said

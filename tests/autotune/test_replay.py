@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.campaign import SOAK, count
-from weft.autotune.replay import Replay, load
-from weft.autotune.replays import foreign, replays
+from weft.autotune.search.replay import Replay, load
+from weft.autotune.search.replays import foreign, replays
 from weft.autotune.types import Fidelity, Level, Status
 from weft.cache.store import Store
 from weft.errors import UsageError

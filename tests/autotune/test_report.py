@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from tests.autotune.synthetic import FakeClock, Noise, Synthetic, landscape
 from tests.autotune.test_replay import TIMES, kernel_tuner
 from weft import cli
-from weft.autotune import report
 from weft.autotune.budget import Budget, Part
-from weft.autotune.progress import Progress, line
-from weft.autotune.report_html import page
-from weft.autotune.result import Options
-from weft.autotune.search import Search
+from weft.autotune.report import tables
+from weft.autotune.report.html import page
+from weft.autotune.report.progress import Progress, line
+from weft.autotune.search.kernel import Search
+from weft.autotune.search.result import Options
 
 
 def tuned(**more):
@@ -30,7 +30,7 @@ def tuned(**more):
 
 def test_a_report_holds_everything_that_was_promised():
     _, result = tuned()
-    found = report.data(result)
+    found = tables.data(result)
     json.dumps(found, allow_nan=False)
     assert len(found["curve_us"]) == found["trials"] == len(result.trials)
     assert all(b is None or a is None or b <= a for a, b in zip(found["curve_us"], found["curve_us"][1:]))
@@ -47,7 +47,7 @@ def test_a_report_holds_everything_that_was_promised():
 
 def test_the_text_names_winner_faults_and_funnel():
     _, result = tuned()
-    text = report.text(result)
+    text = tables.text(result)
     for part in (
         "winner",
         "of roofline",
@@ -63,7 +63,7 @@ def test_the_text_names_winner_faults_and_funnel():
 
 def test_the_html_is_one_file_without_network_script_or_unescaped_text():
     _, result = tuned()
-    found = report.data(result)
+    found = tables.data(result)
     evil = "<script>alert(1)</script>\"'&"
     found |= {"kernel": evil, "why": evil}
     found["faults"][0]["reason"] = evil
@@ -82,9 +82,9 @@ def test_a_search_without_a_time_still_has_a_report():
     made = Synthetic(landscape(1), faults=1.0, seed=1)
     made.planted = dict.fromkeys(made.planted, "segfault")
     result = Search(made.subject(), [made], Budget(trials=5)).run()
-    found = report.data(result)
+    found = tables.data(result)
     assert found["winner"] is None
-    assert "none of them runs" in report.text(result)
+    assert "none of them runs" in tables.text(result)
     assert "Nothing was timed" in page([found], "none")
 
 
@@ -196,7 +196,7 @@ def test_usage_errors_exit_two(table, capsys, arguments):
 
 
 def test_without_a_device_and_without_prepare_it_exits_five(table, capsys, monkeypatch):
-    monkeypatch.setattr("weft.codegen.machine.own_target", lambda: "cpu")
+    monkeypatch.setattr("weft.codegen.plan.machine.own_target", lambda: "cpu")
     assert weft("tune", "spec.yaml", "--json") == 5
     assert "--prepare" in capsys.readouterr().err
 

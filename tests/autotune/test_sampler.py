@@ -9,9 +9,9 @@ import optuna
 import pytest
 
 from tests.campaign import count
-from weft.autotune.encoding import encode, knob
-from weft.autotune.sampler import Exhausted, InOrder, PoolSampler, Uniform, Within, make
-from weft.autotune.study import export, new_study, skip
+from weft.autotune.search.sampler import Exhausted, InOrder, PoolSampler, Uniform, Within, make
+from weft.autotune.search.study import export, new_study, skip
+from weft.autotune.space.encoding import encode, knob
 from weft.autotune.types import Pool
 from weft.errors import UsageError
 
@@ -166,7 +166,7 @@ def test_importing_the_tuner_takes_no_torch_and_its_types_nothing_heavy():
     code = (
         "import sys, weft.autotune, weft.autotune.types;"
         "heavy = {'torch', 'optuna', 'numpy', 'sympy'} & set(sys.modules);"
-        "import weft.autotune.search, weft.autotune.session, weft.autotune.replays;"
+        "import weft.autotune.search.kernel, weft.autotune.session, weft.autotune.search.replays;"
         "print(sorted(heavy), 'torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

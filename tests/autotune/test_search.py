@@ -11,12 +11,12 @@ from tests.autotune.spy import Given, Spy
 from tests.autotune.synthetic import FAULTS, Costs, FakeClock, Noise, Synthetic, landscape
 from tests.campaign import count
 from weft.autotune.budget import Budget, Deadlines, seconds_of
-from weft.autotune.measure import Stopwatch
-from weft.autotune.result import Options
-from weft.autotune.rows import MemoryJournal
-from weft.autotune.sampler import PoolSampler
-from weft.autotune.search import Search
-from weft.autotune.study import new_study
+from weft.autotune.search.kernel import Search
+from weft.autotune.search.measure import Stopwatch
+from weft.autotune.search.result import Options
+from weft.autotune.search.rows import MemoryJournal
+from weft.autotune.search.sampler import PoolSampler
+from weft.autotune.search.study import new_study
 from weft.autotune.types import FAULTS as FAILED
 from weft.autotune.types import Level, Outcome, Pool, Source, Status, Subject, config_id
 from weft.errors import UsageError

@@ -15,9 +15,9 @@ import pytest
 
 from tests.autotune.tuner import KEY, SOFT, land
 from tests.campaign import count
-from weft.autotune.claims import Claims
-from weft.autotune.rows import StoreJournal, recorded
-from weft.autotune.shared_study import SharedStudy
+from weft.autotune.search.claims import Claims
+from weft.autotune.search.rows import StoreJournal, recorded
+from weft.autotune.search.shared_study import SharedStudy
 from weft.autotune.types import Row, Status, config_id
 from weft.cache.lease import Leases
 from weft.cache.place import forget_said

@@ -8,9 +8,9 @@ import pytest
 from tests.autotune.samples import SHARED, space
 from tests.campaign import count
 from tests.effort import counted
-from weft.autotune.hazards import refusals
-from weft.autotune.problems import spaces
-from weft.autotune.space import Space
+from weft.autotune.space.hazards import refusals
+from weft.autotune.space.listed import Space
+from weft.autotune.space.problems import spaces
 from weft.codegen.skeletons import families
 from weft.errors import FormulaError, UsageError
 from weft.targets import LIMITS

@@ -8,12 +8,12 @@ import torch
 
 from tests.autotune.samples import BIG, FOLDER, problem, space
 from tests.campaign import count
-from weft.autotune import staging
-from weft.autotune.capture import recording
-from weft.autotune.compile_pool import CompilePool
-from weft.autotune.gates import Gatekeeper
-from weft.autotune.host_worker import launches
-from weft.autotune.launches import Kernels, Launch, source
+from weft.autotune.gates.gatekeeper import Gatekeeper
+from weft.autotune.workers import staging
+from weft.autotune.workers.capture import recording
+from weft.autotune.workers.compile_pool import CompilePool
+from weft.autotune.workers.host import launches
+from weft.autotune.workers.launches import Kernels, Launch, source
 from weft.cache.row import Status
 from weft.targets import LIMITS
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.campaign import count
-from weft.autotune.explorer import Explorer, spread, targets
-from weft.autotune.seeds import MOST_SEEDS, Opening
-from weft.autotune.surrogate import Kernel, Posterior, expected_improvement, normal_cdf
+from weft.autotune.search.explorer import Explorer, spread, targets
+from weft.autotune.search.surrogate import Kernel, Posterior, expected_improvement, normal_cdf
+from weft.autotune.space.seeds import MOST_SEEDS, Opening
 
 RNG = np.random.default_rng(0)
 X = RNG.random((40, 3))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.autotune.samples import problem
-from weft.autotune.bench import BenchRunner, outcome
-from weft.autotune.process import Answer, Fault, Worker, sweep
+from weft.autotune.gates.runner import BenchRunner, outcome
 from weft.autotune.types import Fidelity, Level, Outcome, Status
+from weft.autotune.workers.process import Answer, Fault, Worker, sweep
 
 FAULTY = "tests.autotune.faulty_worker"
 FAULTS = {
@@ -97,7 +97,7 @@ def test_a_slow_worker_that_beats_is_not_frozen():
 
 def test_a_killed_parent_takes_everything_with_it():
     code = (
-        "import sys; from weft.autotune.process import Worker; w = Worker('tests.autotune.faulty_worker');"
+        "import sys; from weft.autotune.workers.process import Worker; w = Worker('tests.autotune.faulty_worker');"
         "w.start(); print(w.pid, w.tmp, flush=True); w.ask({'fault': 'grandchild', 'sleep': '52525'}, 1e6)"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -11,10 +11,10 @@ import time
 
 from tests.autotune.synthetic import Synthetic, landscape
 from weft.autotune.budget import Budget
-from weft.autotune.claims import Claims
-from weft.autotune.result import Options
-from weft.autotune.rows import StoreJournal
-from weft.autotune.search import Search
+from weft.autotune.search.claims import Claims
+from weft.autotune.search.kernel import Search
+from weft.autotune.search.result import Options
+from weft.autotune.search.rows import StoreJournal
 from weft.autotune.types import Level, Source, config_id
 from weft.cache.key import Device, Key, Soft
 from weft.cache.lease import Leases
@@ -63,7 +63,7 @@ def main(root, seed, stages, seconds, url=""):
     with Store(root) as store:
         journal = Said(store, KEY, SOFT)
         if url:
-            from weft.autotune.shared_study import SharedStudy  # optuna, which tuners on a store do without
+            from weft.autotune.search.shared_study import SharedStudy  # optuna, which tuners on a store do without
 
             knobs = {name: sorted({c[name] for c in made.land.configs}) for name in made.land.configs[0]}
             journal = shared = SharedStudy(journal, url, knobs, seconds=5.0)

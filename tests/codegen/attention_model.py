@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tests.kernels.dual import interpreting
 from weft import api
 from weft.codegen.build import files_of, module_of, temporary
-from weft.codegen.planner import Planned
+from weft.codegen.plan.planner import Planned
 from weft.frontends.load import load_text
 from weft.ir.program import Program
 

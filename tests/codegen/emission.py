@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from weft import api
-from weft.codegen.body import File, floats
 from weft.codegen.build import files_of
-from weft.codegen.composites import known
-from weft.codegen.function import print_function
-from weft.codegen.sizes import Sizes
+from weft.codegen.torch.body import File, floats
+from weft.codegen.torch.composites import known
+from weft.codegen.torch.function import print_function
+from weft.codegen.torch.sizes import Sizes
 from weft.ir.program import Runtime
 from weft.ir.types import Graph
 from weft.passes.opened import prepare

@@ -11,10 +11,10 @@ from tests.codegen.attention_options import EVERY, SEQ, VOCAB, WIDTH, Options, S
 from tests.codegen.emission import callable_of
 from tests.frontends.lowering import nodes
 from weft.api import open_spec, program
-from weft.codegen.body import File
-from weft.codegen.composites import known
-from weft.codegen.function import print_function
-from weft.codegen.sizes import Sizes
+from weft.codegen.torch.body import File
+from weft.codegen.torch.composites import known
+from weft.codegen.torch.function import print_function
+from weft.codegen.torch.sizes import Sizes
 from weft.ir.composite import Call
 from weft.ir.derive import joint
 from weft.ir.reference import run

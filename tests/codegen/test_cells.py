@@ -10,7 +10,8 @@ import yaml
 from tests.campaign import count
 from tests.codegen.cells import BARE, SIZES, WRITTEN, draw, loop, spec
 from weft import Model, api
-from weft.codegen import onnx, verify
+from weft.codegen import onnx
+from weft.codegen.check import verify
 from weft.codegen.runtime.state import State, feed
 from weft.ir.reference_model import reference
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.frontends.test_outputs import SPEC
 from weft import api, cli
-from weft.codegen.reading import blaming
+from weft.codegen.package.reading import blaming
 from weft.errors import FileError, UsageError
 
 

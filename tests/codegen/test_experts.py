@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.campaign import count
 from weft import api
 from weft.codegen.build import module_of, temporary
-from weft.codegen.emit import emit
+from weft.codegen.package.emit import emit
 from weft.codegen.runtime import experts
 from weft.frontends.capacity import capacity, drops
 from weft.frontends.load import load_text

@@ -8,7 +8,7 @@ import pytest
 
 from weft import api, cli
 from weft.autotune import inspection
-from weft.codegen import explain
+from weft.codegen.plan import explain
 
 SPEC = str(Path(__file__).parents[2] / "examples" / "specs" / "mistral_7b.yaml")
 ROW = {

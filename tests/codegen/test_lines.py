@@ -9,8 +9,9 @@ import pytest
 
 from tests.campaign import count
 from tests.codegen.emission import package
-from weft.codegen import block_file, body, lines, model_file
-from weft.codegen.lines import call, fit, tuple_of
+from weft.codegen.package import block, model
+from weft.codegen.torch import body, lines
+from weft.codegen.torch.lines import call, fit, tuple_of
 
 
 def expression(rng: Random, depth: int) -> str:
@@ -115,7 +116,7 @@ def test_every_line_of_a_package_means_what_it_meant(name, monkeypatch):
             same(said, depth, got)
         return got
 
-    for module in (lines, body, block_file, model_file):
+    for module in (lines, body, block, model):
         monkeypatch.setattr(module, "fit", checked)
     package.__wrapped__(name)  # not the one that other tests share
     assert broken > 5

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from weft import api
-from weft.codegen.memory import bounds
-from weft.codegen.sizes import Sizes
+from weft.codegen.torch.memory import bounds
+from weft.codegen.torch.sizes import Sizes
 from weft.ir.formula import parse
 
 SIZES = {"a": 3, "b": 5}

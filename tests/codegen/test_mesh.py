@@ -9,12 +9,12 @@ import pytest
 
 from tests.campaign import some
 from weft import api
-from weft.codegen import explain
-from weft.codegen.mesh import cut
+from weft.codegen.plan import explain
+from weft.codegen.plan.mesh import cut
 from weft.errors import InfeasibleError, UsageError
 from weft.frontends.blocks import Block
 from weft.frontends.blocks.recurrence import CellAttention
-from weft.frontends.lower import lower
+from weft.frontends.lower.program import lower
 from weft.frontends.schema import Model
 from weft.frontends.schema_values import Size
 from weft.ir.placement import collectives

@@ -12,8 +12,8 @@ from tests import campaign
 from tests.codegen.attention_model import Case
 from weft.codegen import onnx
 from weft.codegen.build import module_of, temporary
-from weft.codegen.verify import verify
-from weft.codegen.verify_decode import decoded, leak
+from weft.codegen.check.decode import decoded, leak
+from weft.codegen.check.verify import verify
 from weft.ir.pattern.table import BigBird
 
 PER_HEAD = (((0,), (), (0, 0, 2)), ((0, 1, 2), (1, 1), (0,)))

@@ -11,7 +11,7 @@ from tests.campaign import some
 from tests.codegen.emission import SPECS, package, planned, spec_path
 from weft import api
 from weft.codegen.build import temporary
-from weft.codegen.package import load
+from weft.codegen.package.disk import load
 from weft.ir.reference_model import initial
 
 

@@ -16,7 +16,7 @@ from weft.errors import UsageError
 from weft.frontends.load import load_mapping
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
-from weft.ir.primitives import Opaque
+from weft.ir.ops.primitives import Opaque
 from weft.ir.program import Init, Param, Program, Runtime
 from weft.ir.reference import run
 from weft.ir.reference_model import initial, reference

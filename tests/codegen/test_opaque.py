@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import weft
 from weft import api
 from weft.codegen.build import temporary
-from weft.codegen.package import load
+from weft.codegen.package.disk import load
 
 
 def wrapping(module: nn.Module) -> weft.Model:

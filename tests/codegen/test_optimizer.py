@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from weft import api, cli
-from weft.codegen import explain
-from weft.codegen.profile import LiveBytes
+from weft.codegen.measure.profile import LiveBytes
+from weft.codegen.plan import explain
 from weft.errors import InfeasibleError, UsageError
 from weft.frontends.schema import Model
 

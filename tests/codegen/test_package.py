@@ -13,8 +13,8 @@ from tests.campaign import some
 from tests.codegen.emission import ROOT, SPECS, package, ruff
 from weft import api, outputs
 from weft.cli import run
-from weft.codegen.manifest import digest, manifest
-from weft.codegen.package import MANIFEST, edited, load, write
+from weft.codegen.package.disk import MANIFEST, edited, load, write
+from weft.codegen.package.manifest import digest, manifest
 from weft.errors import UsageError
 
 FILES = {"__init__.py": "X = 1\n", "blocks/a.py": "Y = 2\n", "configs.json": "{}\n"}

@@ -12,15 +12,15 @@ import pytest
 from tests.campaign import some
 from tests.effort import counted
 from weft import api, cli
-from weft.codegen import explain
-from weft.codegen.dot import dot
-from weft.codegen.package import as_json
-from weft.codegen.plan import WHY_TORCH, document
+from weft.codegen.package.disk import as_json
+from weft.codegen.plan import explain
+from weft.codegen.plan.as_json import WHY_TORCH, document
+from weft.codegen.plan.dot import dot
 from weft.errors import InfeasibleError
-from weft.passes.legality import Reason
+from weft.passes.fusion.legality import Reason
+from weft.passes.memory.solver import solve
 from weft.passes.pipeline import PIPELINE
 from weft.passes.schedule import evaluate
-from weft.passes.solver import solve
 from weft.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_decisions_are_labelled_and_every_rejection_has_a_reason():
 
 
 def test_the_same_plan_is_the_same_bytes_in_another_process():
-    command = "import sys; from weft import api; from weft.codegen.package import as_json\n"
+    command = "import sys; from weft import api; from weft.codegen.package.disk import as_json\n"
     command += f"print(as_json(api.plan({SPARSE!r}, target='sm_90', memory='6GB')), end='')"
     env = {"PYTHONHASHSEED": "1"}
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, env=env)
@@ -152,8 +152,8 @@ def test_many_layers_cost_nothing_more():
 
 def test_planning_itself_imports_no_torch():
     code = f"import sys; from weft import api; s = api.open_spec({SPARSE!r}); p = api.program(s)\n"
-    code += "from weft.codegen import planner, plan; from weft.targets import find\n"
-    code += "plan.document(planner.plan(p, p.resolve(seq=12288), find('cpu'))); sys.exit('torch' in sys.modules)"
+    code += "from weft.codegen.plan import as_json, planner; from weft.targets import find\n"
+    code += "as_json.document(planner.plan(p, p.resolve(seq=12288), find('cpu'))); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

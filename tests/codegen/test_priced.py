@@ -11,7 +11,7 @@ from benchmarks import priced
 from benchmarks.priced import NAMES, ROUTES, SPECS, Step, step
 from tests.campaign import some
 from weft import api
-from weft.codegen.launched import Cost, cost
+from weft.codegen.measure.launched import Cost, cost
 
 NEAR = 0.1
 

@@ -9,12 +9,12 @@ import torch
 from tests.campaign import count
 from tests.codegen.emission import callable_of, ruff, source_of
 from tests.ir.generate import random_args, random_graph
-from weft.codegen.einsum import align, spell
-from weft.codegen.lines import Lines, call, tuple_of
+from weft.codegen.torch.einsum import align, spell
+from weft.codegen.torch.lines import Lines, call, tuple_of
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import CrossEntropy, Dropout, LayerNorm, RMSNorm, Rotary, Route, Softmax
-from weft.ir.movement import Concat
+from weft.ir.ops.movement import Concat
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type
 from weft.passes.derivative import joint as joint_of

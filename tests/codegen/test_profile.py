@@ -10,7 +10,7 @@ from tests.campaign import count
 from tests.codegen.emission import planned
 from weft import api
 from weft.codegen.build import files_of, module_of, temporary
-from weft.codegen.profile import LiveBytes
+from weft.codegen.measure.profile import LiveBytes
 from weft.errors import InfeasibleError
 from weft.frontends.schema import Model
 

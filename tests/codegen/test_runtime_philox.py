@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weft.codegen.runtime import philox
-from weft.ir import philox as truth
+from weft.ir.formula import philox as truth
 
 ONES = 0xFFFFFFFF
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)

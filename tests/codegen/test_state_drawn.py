@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weft import api
 from weft.codegen.build import module_of, temporary
-from weft.codegen.emit import emit
+from weft.codegen.package.emit import emit
 
 VOCAB, SEQ = 11, 16
 SPEC = """

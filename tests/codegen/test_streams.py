@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from weft import api
-from weft.codegen import verify
 from weft.codegen.build import files_of, module_of
-from weft.codegen.package import write
-from weft.codegen.planner import Planned
+from weft.codegen.check import verify
+from weft.codegen.package.disk import write
+from weft.codegen.plan.planner import Planned
 from weft.frontends.load import load_mapping
 
 DIMS = {"batch": 3, "source": 7, "target": 5, "width": 8, "heads": 2, "head": 4, "inner": 6, "vocab": 11, "experts": 2}

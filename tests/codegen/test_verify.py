@@ -10,10 +10,10 @@ from tests.campaign import some
 from tests.codegen.emission import SPECS, package, spec_path
 from weft import api
 from weft.cli import run
-from weft.codegen import verify
-from weft.codegen.comparing import compare
-from weft.codegen.package import write
-from weft.codegen.verify import Truth, case
+from weft.codegen.check import verify
+from weft.codegen.check.comparing import compare
+from weft.codegen.check.verify import Truth, case
+from weft.codegen.package.disk import write
 from weft.errors import UsageError
 from weft.frontends.schema import Model
 from weft.ir.indices import index_range

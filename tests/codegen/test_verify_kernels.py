@@ -11,9 +11,9 @@ from tests.campaign import SOAK, some
 from tests.codegen.emission import SPECS, spec_path
 from weft import api
 from weft.cli import run
-from weft.codegen import verify_kernels
-from weft.codegen.package import write
-from weft.codegen.verify import compare
+from weft.codegen.check import kernels as verify_kernels
+from weft.codegen.check.verify import compare
+from weft.codegen.package.disk import write
 
 TINY = """weft: 1
 name: tiny

@@ -9,7 +9,7 @@ from tests.campaign import count
 from tests.codegen.emission import planned
 from tests.ir.generate import random_args, random_graph
 from weft.ir.builder import Builder
-from weft.ir.primitives import Map
+from weft.ir.ops.primitives import Map
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type
 from weft.passes.derivative import joint as joint_of

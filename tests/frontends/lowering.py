@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from weft.frontends.load import load_model, load_spec
-from weft.frontends.lower import lower
+from weft.frontends.lower.program import lower
 from weft.frontends.schema import Model
 from weft.ir.composite import Call
-from weft.ir.primitives import Loop
+from weft.ir.ops.primitives import Loop
 from weft.ir.program import Program
 from weft.ir.reference_model import initial, reference
 from weft.ir.types import Graph, Node

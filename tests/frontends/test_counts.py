@@ -8,7 +8,7 @@ import pytest
 
 from weft.frontends import expressions
 from weft.frontends.load import load_spec
-from weft.frontends.lower import lower
+from weft.frontends.lower.program import lower
 
 SPECS = Path("examples/specs")
 TEXT = (SPECS / "COUNTS.md").read_text()

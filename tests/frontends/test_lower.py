@@ -9,13 +9,13 @@ from tests.effort import counted
 from tests.frontends.lowering import BASE, CAUSAL, CELL, SPECS, arguments, nodes, ops, run, small, tiny, weights
 from weft.errors import SpecError
 from weft.frontends.load import load_spec, load_text
-from weft.frontends.lower import lower
+from weft.frontends.lower.program import lower
 from weft.frontends.schema import Model
 from weft.ir.composite import Call
 from weft.ir.library.attention import Attend
 from weft.ir.library.dropout import Dropout
+from weft.ir.ops.primitives import Loop
 from weft.ir.pattern.pattern import Pattern
-from weft.ir.primitives import Loop
 from weft.ir.program import Init, Param
 from weft.ir.reference_model import initial, reference
 from weft.ir.text import parse, show

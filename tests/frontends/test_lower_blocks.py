@@ -8,7 +8,7 @@ import torch
 from tests.frontends.lowering import BASE, CELL, arguments, tiny, weights
 from weft.errors import SpecError
 from weft.frontends.blocks import Opaque
-from weft.frontends.lower import lower
+from weft.frontends.lower.program import lower
 from weft.frontends.schema import Model
 from weft.ir.reference_model import initial, reference
 

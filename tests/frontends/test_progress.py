@@ -10,7 +10,7 @@ import pytest
 from tests.autotune.synthetic import FakeClock
 from tests.frontends.test_outputs import SPEC
 from weft import api, cli, progress
-from weft.autotune.progress import Progress
+from weft.autotune.report.progress import Progress
 from weft.progress import Beat, Working, doing
 
 

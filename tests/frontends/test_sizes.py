@@ -5,7 +5,7 @@ import json
 import pytest
 
 from weft import api
-from weft.codegen.saved import from_data, to_data
+from weft.codegen.package.saved import from_data, to_data
 from weft.frontends.load import load_text
 from weft.ir.program import Program
 from weft.ir.text import show

@@ -6,8 +6,8 @@ from typing import Any
 
 from weft.errors import CheckFailed
 from weft.ir.builder import flatten
+from weft.ir.ops.primitives import Loop
 from weft.ir.placement import MAX, SUM, Collective, Mesh, Place, natural, shard
-from weft.ir.primitives import Loop
 from weft.ir.reference import Site
 from weft.ir.types import Graph, Node, Val
 

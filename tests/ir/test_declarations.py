@@ -11,6 +11,7 @@ import torch
 
 from tests.ir.test_roles import MODELS, alone, distinct, nodes, one
 from tests.models import EPS, SIZES, f32, fill, i64
+from weft.ir.all_ops import OPS
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import (
@@ -27,11 +28,10 @@ from weft.ir.library import (
     SoftmaxGrad,
     WithStatistics,
 )
-from weft.ir.op import KINDS, body_of, kind, op_name
-from weft.ir.ops import OPS
-from weft.ir.primitives import Einsum, Loop, Opaque, OpaqueGrad, Scatter
+from weft.ir.ops.op import KINDS, body_of, kind, op_name
+from weft.ir.ops.primitives import Einsum, Loop, Opaque, OpaqueGrad, Scatter
+from weft.ir.ops.regions import Fused
 from weft.ir.reference import run
-from weft.ir.regions import Fused
 from weft.ir.types import Graph, Node
 from weft.passes.derivative import joint
 

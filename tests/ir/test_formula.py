@@ -10,11 +10,11 @@ from tests.campaign import count
 from tests.effort import counted
 from tests.ir.generate import random_formula
 from weft.errors import FormulaError
-from weft.ir.evaluate import KEYS, OPTIONAL, evaluate, op_count, scalar
 from weft.ir.formula import local, normal, operand, parse, show, symbol
-from weft.ir.functions import DERIVATIVES, FUNCTIONS, NAMES, diff
+from weft.ir.formula.evaluate import KEYS, OPTIONAL, evaluate, op_count, scalar
+from weft.ir.formula.functions import DERIVATIVES, FUNCTIONS, NAMES, diff
+from weft.ir.formula.scalars import SCALAR
 from weft.ir.reference import functions
-from weft.ir.scalars import SCALAR
 
 X, Y = symbol("x"), symbol("y")
 F64 = functions(torch, torch.float64, None)

@@ -11,7 +11,7 @@ from weft.ir.builder import Builder, flatten
 from weft.ir.composite import Call
 from weft.ir.library import Softmax
 from weft.ir.loops import keep, linear_in_state
-from weft.ir.primitives import Loop
+from weft.ir.ops.primitives import Loop
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type, Val
 from weft.ir.verify import verify

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weft.ir import philox
+from weft.ir.formula import philox
 
 ONES = 0xFFFFFFFF
 

@@ -12,8 +12,8 @@ from weft.errors import CheckFailed
 from weft.ir.builder import Builder, flatten
 from weft.ir.formula import symbol
 from weft.ir.loops import keep
+from weft.ir.ops.primitives import Loop
 from weft.ir.placement import MAX, REPLICATED, SUM, _Walk, collectives, counts, natural
-from weft.ir.primitives import Loop
 from weft.ir.reference import run
 from weft.ir.types import Type, Val
 from weft.passes.derivative import joint

@@ -11,8 +11,8 @@ from weft.ir.builder import Builder, flatten
 from weft.ir.composite import Call, Grad
 from weft.ir.derive import joint
 from weft.ir.library import Softmax
-from weft.ir.op import op_name
-from weft.ir.primitives import PRIMITIVES, Opaque
+from weft.ir.ops.op import op_name
+from weft.ir.ops.primitives import PRIMITIVES, Opaque
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type
 from weft.ir.verify import verify

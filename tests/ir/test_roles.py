@@ -12,10 +12,10 @@ from weft.ir.builder import Builder, flatten
 from weft.ir.composite import Composite
 from weft.ir.formula import parse
 from weft.ir.library import Attend, Rotary, Route, Softmax
-from weft.ir.op import op_name
+from weft.ir.ops.op import op_name
+from weft.ir.ops.primitives import Concat, Einsum, Loop, Map, Reduce
 from weft.ir.pattern import Pattern
 from weft.ir.placement import collectives
-from weft.ir.primitives import Concat, Einsum, Loop, Map, Reduce
 from weft.ir.reference import run
 from weft.ir.types import Graph, Node, Type
 from weft.passes.derivative import joint

@@ -11,6 +11,7 @@ from tests.campaign import count
 from tests.ir.generate import random_graph
 from weft.errors import TextError, WeftError
 from weft.ir import text
+from weft.ir.all_ops import OPS
 from weft.ir.builder import Builder, flatten
 from weft.ir.composite import Call, Grad
 from weft.ir.derive import joint
@@ -27,10 +28,9 @@ from weft.ir.library import (
     SoftmaxGrad,
     WithStatistics,
 )
-from weft.ir.op import Op, op_name
-from weft.ir.ops import OPS
+from weft.ir.ops.op import Op, op_name
+from weft.ir.ops.primitives import Opaque
 from weft.ir.pattern import Pattern
-from weft.ir.primitives import Opaque
 from weft.ir.types import Decision, Graph, Type
 from weft.ir.verify import verify
 from weft.passes.pairs import fast

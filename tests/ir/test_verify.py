@@ -11,7 +11,7 @@ from weft.ir.builder import Builder
 from weft.ir.composite import Call, Grad
 from weft.ir.formula import operand, parse
 from weft.ir.library import Softmax
-from weft.ir.primitives import Concat, Einsum, Loop, Map, Opaque, OpaqueGrad, Part, Reduce, Table
+from weft.ir.ops.primitives import Concat, Einsum, Loop, Map, Opaque, OpaqueGrad, Part, Reduce, Table
 from weft.ir.types import Graph, Type, Val
 from weft.ir.verify import verify
 

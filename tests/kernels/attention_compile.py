@@ -10,7 +10,7 @@ import weft.codegen.skeletons.attention.forward as forward
 import weft.codegen.skeletons.attention.pieces as pieces
 from tests.kernels.aot import Built, build, source
 from tests.kernels.attention_holes import keep_causal
-from weft.autotune.staging import shared
+from weft.autotune.workers.staging import shared
 from weft.codegen.skeletons.attention.tiles import tiles
 from weft.codegen.skeletons.attention.writer.plan import Walk, walk
 from weft.ir.pattern import Pattern

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from tests.kernels.dual import interpreting
-from weft.codegen.fused_file import Kernels, Row
-from weft.codegen.package import as_json, digest
+from weft.codegen.package.disk import as_json, digest
+from weft.codegen.package.fused import Kernels, Row
+from weft.codegen.package.wide import wide_of_joint
 from weft.codegen.skeletons import shipped
-from weft.codegen.wide import wide_of_joint
+from weft.ir.ops.regions import Fused
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
-from weft.ir.regions import Fused
 from weft.ir.types import Graph
 from weft.passes.derivative import joint as joint_of
 from weft.passes.dispatch import dispatched
+from weft.passes.fusion.price import Prices
 from weft.passes.pairs import fast
-from weft.passes.price import Prices
 from weft.passes.recompute import split
 from weft.passes.rewrite import merge, unlet
 from weft.targets import find

@@ -2,11 +2,11 @@
 tenth of a second a launch. The interpreter takes more than the compiler does."""
 
 from tests.kernels.emitted import Emitted
-from weft.autotune import staging
-from weft.autotune.capture import recording
-from weft.autotune.cases import RegionCase
-from weft.autotune.launches import Kernels, source
-from weft.autotune.problems import region_dims, workload
+from weft.autotune.space.problems import region_dims, workload
+from weft.autotune.workers import staging
+from weft.autotune.workers.capture import recording
+from weft.autotune.workers.cases import RegionCase
+from weft.autotune.workers.launches import Kernels, source
 
 
 def refusals(made: Emitted, dtype: str = "bf16", target: str = "sm_90") -> dict[str, str]:

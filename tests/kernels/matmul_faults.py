@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.kernels.mutate import Fault
 from tests.kernels.space import TYPES, fit, flags, guarded, launch, strides, wrong
 from weft.codegen.skeletons.common.elementwise import bits24, gelu_tanh
-from weft.ir import philox
+from weft.ir.formula import philox
 
 FILES, CASES = ("matmul",), 60
 DOTS = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}

@@ -11,7 +11,7 @@ import triton.language as tl
 from tests.kernels.mutate import Fault
 from tests.kernels.space import TYPES, fit, flags, guarded, launch, strides, wrong
 from weft.codegen.skeletons.common.elementwise import bits24, gelu_tanh, gelu_tanh_grad
-from weft.ir import philox
+from weft.ir.formula import philox
 
 RATE, OP, LAYER = 0.3, 5, 2
 LEAST, SCALE = tl.constexpr(5033165), tl.constexpr(1 / 0.7)  # ceil(0.3 * 2^24)

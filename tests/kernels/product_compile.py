@@ -13,8 +13,8 @@ import torch
 
 from tests.kernels.aot import Built, build
 from tests.kernels.emitted import Emitted
-from weft.autotune.capture import recording
-from weft.autotune.launches import Kernels, Launch, source
+from weft.autotune.workers.capture import recording
+from weft.autotune.workers.launches import Kernels, Launch, source
 from weft.ir.types import Val
 
 TORCH = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "i64": torch.int64, "bool": torch.bool}

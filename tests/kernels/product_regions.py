@@ -12,7 +12,7 @@ from tests.kernels.test_regions import draw
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import Dropout
-from weft.ir.primitives import Einsum, Scatter
+from weft.ir.ops.primitives import Einsum, Scatter
 from weft.ir.types import Graph, Type, Val
 
 

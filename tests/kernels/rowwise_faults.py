@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.kernels.mutate import Fault
 from tests.kernels.space import TYPES, flags, guarded, launch, strides, wrong
 from weft.codegen.skeletons.common.elementwise import bits24
-from weft.ir import philox
+from weft.ir.formula import philox
 
 FILES, CASES = ("rowwise", "pointwise"), 60
 KINDS = ("layer", "rms", "softmax", "plain")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.kernels.mutate import Fault
 from tests.kernels.scan_cells import CELLS
 from tests.kernels.space import TYPES, fit, flags, guarded, launch, strides, wrong
-from weft.ir import philox
+from weft.ir.formula import philox
 
 FILES, CASES = ("scan",), 60
 Operands = list[tuple[Tensor, str]]

@@ -12,8 +12,8 @@ from tests.campaign import SOAK, count
 from tests.kernels.aot import SHARED
 from tests.kernels.attention_compile import PATTERNS, compiled, staged
 from tests.kernels.emitted import Emitted, check
-from weft.autotune.hazards import refusals
-from weft.autotune.problems import given, spaces
+from weft.autotune.space.hazards import refusals
+from weft.autotune.space.problems import given, spaces
 from weft.codegen.skeletons.attention.writer.hazards import widths
 from weft.codegen.skeletons.attention.writer.space import SIDES, WIDEST, configurations, default, pairs
 from weft.codegen.skeletons.common.writer.wrapper import Why

@@ -13,7 +13,7 @@ from tests.kernels.mutate import missed
 from tests.kernels.product_compile import compiled
 from tests.kernels.space import too_rough
 from tests.kernels.test_regions import draw
-from weft.autotune.problems import spaces
+from weft.autotune.space.problems import spaces
 from weft.codegen.skeletons.cross_entropy import kernel as cross_entropy
 from weft.codegen.skeletons.cross_entropy.writer.space import DEFAULT, LONG
 from weft.ir.builder import Builder

@@ -9,10 +9,10 @@ import torch
 
 from tests.kernels.emitted import Emitted
 from weft import api
-from weft.autotune.capture import recording
-from weft.autotune.cases import RegionCase
-from weft.autotune.launches import Kernels
-from weft.autotune.problems import region_dims, workload
+from weft.autotune.space.problems import region_dims, workload
+from weft.autotune.workers.capture import recording
+from weft.autotune.workers.cases import RegionCase
+from weft.autotune.workers.launches import Kernels
 from weft.codegen.build import files_of, temporary
 from weft.ir.builder import Builder
 from weft.ir.formula import parse

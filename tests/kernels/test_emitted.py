@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.campaign import SOAK
 from tests.kernels.dual import interpreting
 from weft import api
-from weft.codegen import saved, verify
-from weft.codegen.package import load, write
-from weft.codegen.plan import WHY_TORCH
+from weft.codegen.check import verify
+from weft.codegen.package import saved
+from weft.codegen.package.disk import load, write
+from weft.codegen.plan.as_json import WHY_TORCH
 from weft.errors import UsageError
 from weft.ir.reference_model import reference
 

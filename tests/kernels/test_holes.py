@@ -19,9 +19,9 @@ from tests.kernels.aot import build, source
 from tests.kernels.dual import interp
 from weft.codegen.skeletons.common.writer.holes import Hole
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
-from weft.ir.evaluate import evaluate
 from weft.ir.formula import parse, symbol
-from weft.ir.functions import NAMES
+from weft.ir.formula.evaluate import evaluate
+from weft.ir.formula.functions import NAMES
 from weft.ir.reference import functions
 
 HEAD = """import triton

@@ -12,10 +12,10 @@ import torch
 
 from tests.kernels.dual import interpreting
 from weft import api
-from weft.codegen import verify
 from weft.codegen.build import files_of, temporary
-from weft.codegen.package import load
-from weft.codegen.planner import Planned
+from weft.codegen.check import verify
+from weft.codegen.package.disk import load
+from weft.codegen.plan.planner import Planned
 from weft.frontends.load import load_text
 from weft.ir.types import torch_dtype
 

@@ -1,4 +1,4 @@
-"""Random bits of the kernels are those of `weft.ir.philox`, bit for bit: by index, and in a region."""
+"""Random bits of the kernels are those of `weft.ir.formula.philox`, bit for bit: by index, and in a region."""
 
 import pytest
 import torch
@@ -9,9 +9,9 @@ from tests.campaign import count
 from tests.kernels.dual import interp
 from tests.kernels.emitted import Emitted
 from weft.codegen.skeletons.common import elementwise
-from weft.ir import philox as truth
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
+from weft.ir.formula import philox as truth
 from weft.ir.library import Dropout
 from weft.ir.reference import run
 from weft.ir.types import Type

@@ -11,7 +11,7 @@ from tests.kernels.aot import Built
 from tests.kernels.emitted import Emitted
 from tests.kernels.product_compile import compiled
 from tests.kernels.product_regions import Experts, Products
-from weft.autotune.problems import spaces
+from weft.autotune.space.problems import spaces
 from weft.codegen.skeletons.matmul.writer.space import ARCHS, FEW, SOME, default
 
 ALIGNED = {"batch": 8, "seq": 64, "heads": 4, "head": 64, "width": 128, "inner": 256, "experts": 8, "capacity": 16}

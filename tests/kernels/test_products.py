@@ -9,7 +9,7 @@ from tests.campaign import count
 from tests.kernels.emitted import Emitted, check
 from tests.kernels.product_regions import FAULTS, Experts, Products, faulty
 from tests.kernels.sanitize import checked
-from weft.passes.fusion import Region
+from weft.passes.fusion.grouping import Region
 
 OF = {"products": Products, "experts": Experts}
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from tests.campaign import SOAK
 from tests.kernels.aot import Built, build, source
 from tests.kernels.scan_cells import CELLS, Cell
-from weft.autotune.problems import spaces
+from weft.autotune.space.problems import spaces
 from weft.codegen.skeletons.scan import kernel as scan
 from weft.codegen.skeletons.scan.writer.space import DEFAULTS
 

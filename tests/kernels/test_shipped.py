@@ -15,8 +15,8 @@ import pytest
 
 from benchmarks import shipped
 from tests.campaign import SOAK
-from weft.autotune.compile_pool import CompilePool
 from weft.autotune.inspection import Inspected, compiled
+from weft.autotune.workers.compile_pool import CompilePool
 from weft.targets import LIMITS
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weft import api
 from weft.codegen.build import files_of, temporary
-from weft.codegen.package import load
+from weft.codegen.package.disk import load
 
 VOCAB = 11
 

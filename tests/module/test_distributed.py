@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.module.models import emitted, numbers
-from weft.codegen.package import load
+from weft.codegen.package.disk import load
 
 RANKS = 2
 

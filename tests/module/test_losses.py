@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tests.module.models import SPECS, VOCAB, emitted, grads, inputs, model, numbers, targets
 from weft import api
 from weft.codegen.build import temporary
-from weft.codegen.tolerance import TOLERANCE
+from weft.codegen.check.tolerance import TOLERANCE
 from weft.ir.indices import indices
 from weft.ir.reference_model import reference
 

@@ -10,7 +10,7 @@ import torch
 from tests.parity.mapping import Row, carry
 from weft.frontends.extends import read_document
 from weft.frontends.load import load_spec
-from weft.frontends.lower import lower
+from weft.frontends.lower.program import lower
 from weft.frontends.resolve import resolve
 from weft.frontends.schema import Model
 from weft.ir.program import Program

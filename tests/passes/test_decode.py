@@ -16,7 +16,7 @@ from weft.ir.pattern import Pattern
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type, Val
 from weft.passes.blocks import distinct
-from weft.passes.decode import StepGraph, decode
+from weft.passes.decode.step import StepGraph, decode
 from weft.passes.structure import structure
 
 N = 8

@@ -11,12 +11,12 @@ from tests.campaign import count
 from tests.ir.generate import KINDS, random_args, random_graph
 from tests.models import BLOCK, SIZES, fill, gpt_block, gpt_stack, language_model, sru, switch
 from weft.errors import UsageError
-from weft.ir import philox
 from weft.ir.builder import Builder, flatten
 from weft.ir.composite import Call, Grad
+from weft.ir.formula import philox
 from weft.ir.library import Attend, AttendGrad
 from weft.ir.loops import keep
-from weft.ir.primitives import Loop
+from weft.ir.ops.primitives import Loop
 from weft.ir.reference import run
 from weft.ir.text import parse, show
 from weft.ir.types import Graph, Type

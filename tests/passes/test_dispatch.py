@@ -4,13 +4,13 @@ import torch
 
 from weft.ir.builder import Builder
 from weft.ir.derive import joint
-from weft.ir.primitives import Einsum, Scatter
+from weft.ir.ops.primitives import Einsum, Scatter
 from weft.ir.reference import run
 from weft.ir.text import show
 from weft.ir.types import Graph, Type
 from weft.ir.verify import verify
 from weft.passes.dispatch import dispatched
-from weft.passes.price import Prices
+from weft.passes.fusion.price import Prices
 from weft.passes.recompute import modes
 from weft.targets import find
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.campaign import count
-from weft.passes.downsets import Dag, Mates, bits, partition
+from weft.passes.fusion.downsets import Dag, Mates, bits, partition
 
 
 def set_partitions(items: list[int]) -> Iterator[list[int]]:

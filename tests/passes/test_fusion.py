@@ -14,13 +14,13 @@ from weft.ir.builder import Builder
 from weft.ir.derive import joint
 from weft.ir.graphs import dce
 from weft.ir.library import LayerNorm
-from weft.ir.primitives import Einsum, Scatter
+from weft.ir.ops.primitives import Einsum, Scatter
 from weft.ir.types import Graph, Type
-from weft.passes import fusion as fusing
-from weft.passes.downsets import bits
-from weft.passes.fusion import Fusion, _Search
-from weft.passes.legality import Reason, Work
-from weft.passes.price import Prices
+from weft.passes.fusion import grouping as fusing
+from weft.passes.fusion.downsets import bits
+from weft.passes.fusion.grouping import Fusion, _Search
+from weft.passes.fusion.legality import Reason, Work
+from weft.passes.fusion.price import Prices
 from weft.passes.recompute import modes, split
 from weft.targets import find
 

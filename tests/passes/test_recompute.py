@@ -14,7 +14,7 @@ from weft.ir.derive import joint
 from weft.ir.reference import run
 from weft.ir.types import Graph, Val
 from weft.ir.verify import verify
-from weft.passes.price import Prices
+from weft.passes.fusion.price import Prices
 from weft.passes.recompute import Halves, Parts, lightest, modes, redone, split
 from weft.targets import find
 

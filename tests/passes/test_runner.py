@@ -12,12 +12,12 @@ import pytest
 from tests.campaign import some
 from weft import api
 from weft.codegen.build import files_of
-from weft.codegen.composites import known
-from weft.codegen.fused_file import Kernels
+from weft.codegen.package.fused import Kernels
+from weft.codegen.torch.composites import known
 from weft.errors import InfeasibleError, PassError
 from weft.ir.types import Graph
-from weft.passes import fusion
 from weft.passes.derivative import joint as joint_of
+from weft.passes.fusion import grouping
 from weft.passes.pipeline import PIPELINE, Pass, run
 from weft.passes.stage import Options, Stage
 from weft.passes.structure import structure
@@ -101,7 +101,7 @@ def test_a_compile_makes_everything_once(spec: Any, target: str):
         planned.append(api.planned(loaded, target=target))
         files_of(planned[0])
 
-    counts = called(compile_, structure, joint_of, fusion.fuse, Kernels.apart)
+    counts = called(compile_, structure, joint_of, grouping.fuse, Kernels.apart)
     structures, joints, fusions, apart = counts
     blocks = planned[0].blocks
     assert structures == 1

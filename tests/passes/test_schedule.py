@@ -13,11 +13,11 @@ from tests.passes.blocks import PARAMS, SIZES, floats, gpt
 from weft.errors import InfeasibleError
 from weft.ir.builder import Builder
 from weft.ir.derive import joint
-from weft.passes.liveness import estimate, peak
-from weft.passes.price import Prices
+from weft.passes.fusion.price import Prices
+from weft.passes.memory.liveness import estimate, peak
+from weft.passes.memory.solver import smallest_budget, solve
 from weft.passes.recompute import modes
 from weft.passes.schedule import BlockProfile, Mode, Run, Schedule, Value, evaluate, inference_peak
-from weft.passes.solver import smallest_budget, solve
 from weft.targets import find
 
 ENTERING = ("x", "y", "z")

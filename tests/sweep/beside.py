@@ -16,16 +16,16 @@ from torch.utils._pytree import tree_leaves
 from tests.sweep.draw import blocks_of
 from tests.sweep.fault import Fault, at
 from weft import api
-from weft.autotune import staging
-from weft.autotune.capture import recording
-from weft.autotune.cases import RegionCase
-from weft.autotune.launches import Kernels, Launch, source
-from weft.autotune.problems import region_dims, workload
-from weft.codegen import verify
+from weft.autotune.space.problems import region_dims, workload
+from weft.autotune.workers import staging
+from weft.autotune.workers.capture import recording
+from weft.autotune.workers.cases import RegionCase
+from weft.autotune.workers.launches import Kernels, Launch, source
 from weft.codegen.build import module_of
-from weft.codegen.one_dtype import uniform
-from weft.codegen.profile import LiveBytes
-from weft.codegen.verify_decode import start
+from weft.codegen.check import verify
+from weft.codegen.check.decode import start
+from weft.codegen.check.one_dtype import uniform
+from weft.codegen.measure.profile import LiveBytes
 from weft.ir.indices import indices, targets
 
 TARGET = "sm_90"

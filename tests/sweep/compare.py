@@ -23,14 +23,13 @@ from tests.sweep.draw import Spec, blocks_of
 from tests.sweep.fault import Fault, at
 from tests.sweep.rounding import TIMES, Rounded, is_rounding
 from weft import api
-from weft.codegen import comparing, verify, verify_decode
-from weft.codegen import verify_kernels as kernels
 from weft.codegen.build import files_of, module_of
-from weft.codegen.kernel_package import NO_KERNELS
-from weft.codegen.one_dtype import OneDtype, uniform
-from weft.codegen.package import load, write
-from weft.codegen.planner import Planned
-from weft.codegen.verify_decode import whole_run
+from weft.codegen.check import comparing, decode, kernels, verify
+from weft.codegen.check.decode import whole_run
+from weft.codegen.check.one_dtype import OneDtype, uniform
+from weft.codegen.package.disk import load, write
+from weft.codegen.package.kernels import NO_KERNELS
+from weft.codegen.plan.planner import Planned
 from weft.errors import SpecError
 from weft.frontends.load import load_model, load_text
 from weft.frontends.schema import Model
@@ -144,16 +143,16 @@ class Case:
         where: str,
     ) -> None:
         try:
-            verify_decode.start(module, inputs)
+            decode.start(module, inputs)
         except NotImplementedError:
             return
-        held(where, at(where, verify_decode.leak, self.program, module, inputs, whole))
-        n = inputs[verify_decode.grown(self.program, "tokens") or ""].shape[1]
+        held(where, at(where, decode.leak, self.program, module, inputs, whole))
+        n = inputs[decode.grown(self.program, "tokens") or ""].shape[1]
         sizes = self.program.resolve(batch=2, **self.run_of(n))
         whole = whole_run(self.program, module, params, inputs, sizes, self.wrapped)
         for first in sorted({0, n // 2, n}):
             from_ = f"{where} from {'0' if not first else 'n' if first == n else 'half'}"
-            held(from_, at(from_, verify_decode.decoded, self.program, module, inputs, whole, first))
+            held(from_, at(from_, decode.decoded, self.program, module, inputs, whole, first))
 
     def interpreted(self, n: int, where: str) -> None:
         truth, params = self.truth(n)

@@ -31,7 +31,7 @@ class Planted:
     kernels: bool = False
 
 
-TILES, ATTENTION, SCOPE = "codegen/runtime/attention_tiles.py", "codegen/attention.py", "frontends/lower_scope.py"
+TILES, ATTENTION, SCOPE = "codegen/runtime/attention_tiles.py", "codegen/torch/attention.py", "frontends/lower/scope.py"
 LOWERED = "frontends/blocks/attention.py"
 FAULTS = (
     Planted(
@@ -74,7 +74,7 @@ FAULTS = (
     Planted(
         "comma_in_parentheses",
         "a long line that is broken gets a comma in parentheses that only group",
-        (Edit("codegen/lines.py", "comma = _separates(outline, start, body)", "comma = True"),),
+        (Edit("codegen/torch/lines.py", "comma = _separates(outline, start, body)", "comma = True"),),
         (r"moe\.top_k=3",),
     ),
     Planted(
@@ -87,7 +87,7 @@ FAULTS = (
                 "return True or not _surely(normal(capacity",
             ),
             Edit(
-                "codegen/stepping.py",
+                "codegen/package/stepping.py",
                 "table[dim] = size.xreplace({time: sp.Integer(most)})",
                 "table[dim] = size if size == time else size.xreplace({time: sp.Integer(most)})",
             ),
@@ -119,11 +119,11 @@ FAULTS = (
         "symbols vanish from what bounds an index",
         (
             Edit(
-                "codegen/memory.py",
+                "codegen/torch/memory.py",
                 "for a in (e.args[1:] if isinstance(e, where) else e.args)]",
                 "for a in e.args if not isinstance(a, sp.logic.boolalg.Boolean)]",
             ),
-            Edit("codegen/memory.py", "if known and len(known)", "if len(known)"),
+            Edit("codegen/torch/memory.py", "if known and len(known)", "if len(known)"),
         ),
         (r"projection\.heads=2",),
     ),
@@ -156,13 +156,13 @@ FAULTS = (
     Planted(
         "experts_of_a_prompt",
         "a prompt's tokens each gather their expert's whole matrices",
-        (Edit("passes/decode_slots.py", 'n.op.core != "pointwise" and (product', "False and (product"),),
+        (Edit("passes/decode/slots.py", 'n.op.core != "pointwise" and (product', "False and (product"),),
         (r"moe\.(capacity|factor)=(2|0\.5|1\.0|1\.25|ceil.*|seq % 2 \+ 1)$",),
     ),
     Planted(
         "choice_in_a_formula",
         "a if c else b is documented and refused",
-        (Edit("ir/reader.py", "body=a, orelse=b):", "body=a, orelse=b) if d < 0:"),),
+        (Edit("ir/formula/reader.py", "body=a, orelse=b):", "body=a, orelse=b) if d < 0:"),),
         (r"activation=.* if ",),
     ),
     Planted(
@@ -218,13 +218,13 @@ FAULTS = (
     Planted(
         "peak_of_operators",
         "a peak leaves out what operators take inside themselves",
-        (Edit("codegen/profile.py", "torch.get_num_threads() if on_torch else 0", "0"),),
+        (Edit("codegen/measure/profile.py", "torch.get_num_threads() if on_torch else 0", "0"),),
         (r"kind=attention",),
     ),
     Planted(
         "peak_of_constants",
         "a peak leaves out tensors that are made of numbers, which no dispatch shows on meta",
-        (Edit("codegen/workspace.py", "if func in (torch.tensor, torch.as_tensor) and", "if False and"),),
+        (Edit("codegen/measure/workspace.py", "if func in (torch.tensor, torch.as_tensor) and", "if False and"),),
         (r"plan\.block=2", r"most=12", r"plan\.window=1"),
     ),
     Planted(

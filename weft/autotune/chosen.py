@@ -16,24 +16,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from weft.autotune.compile_pool import named
-from weft.autotune.compile_worker import versions
-from weft.autotune.device import here
-from weft.autotune.features import estimate
+from weft.autotune.gates.features import estimate
 from weft.autotune.prepare import prepared
-from weft.autotune.problems import Task, key, tasks
+from weft.autotune.space.problems import Task, key, tasks
 from weft.autotune.types import Config, Status
+from weft.autotune.workers.compile import versions
+from weft.autotune.workers.compile_pool import named
+from weft.autotune.workers.device import here
 from weft.cache.answer import Answer, Rung
 from weft.cache.key import Device, Key, Soft
 from weft.cache.ladder import Ladder
 from weft.cache.pack import Pack
 from weft.cache.sources import Pretuned
 from weft.cache.store import Store
-from weft.codegen.kernel_package import SCHEMA
-from weft.codegen.package import as_json
+from weft.codegen.package.disk import as_json
+from weft.codegen.package.kernels import SCHEMA
 
 if TYPE_CHECKING:
-    from weft.codegen.planner import Planned
+    from weft.codegen.plan.planner import Planned
 
 CONFIGS = "configs.json"
 DTYPE = "bf16"

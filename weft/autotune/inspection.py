@@ -16,22 +16,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.autotune.compile_pool import Built, CompilePool
-from weft.autotune.features import occupancy
-from weft.autotune.launches import Launch
-from weft.autotune.problems import region_dims
-from weft.autotune.process import Worker
+from weft.autotune.gates.features import occupancy
+from weft.autotune.space.problems import region_dims
+from weft.autotune.space.workload import Workload
 from weft.autotune.types import Status
-from weft.autotune.workload import Workload
+from weft.autotune.workers.compile_pool import Built, CompilePool
+from weft.autotune.workers.launches import Launch
+from weft.autotune.workers.process import Worker
 from weft.ir.text import show
 from weft.progress import doing
 from weft.targets import CHIPS, LIMITS
 
 if TYPE_CHECKING:
-    from weft.codegen.planner import Planned
+    from weft.codegen.plan.planner import Planned
     from weft.codegen.skeletons.common.writer.regions import RegionFile
 
-HOST = "weft.autotune.host_worker"
+HOST = "weft.autotune.workers.host"
 Watch = Callable[[int, int], object]
 """Told how many launches are compiled, of how many; about once a second."""
 _RECORD_SECONDS, _BEAT_SECONDS = 60.0, 1.0

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from weft.autotune.budget import Budget, Late
-from weft.autotune.candidate import STEPS, Verdict
-from weft.autotune.compile_pool import PROGRAM, CompilePool, summary
-from weft.autotune.funnel import Funnel, table
-from weft.autotune.gates import Gatekeeper
-from weft.autotune.kept import join
-from weft.autotune.kept import place as place_kept
-from weft.autotune.problems import POLICY, Task, key
+from weft.autotune.gates.candidate import STEPS, Verdict
+from weft.autotune.gates.funnel import Funnel, table
+from weft.autotune.gates.gatekeeper import Gatekeeper
+from weft.autotune.space.problems import POLICY, Task, key
 from weft.autotune.types import Row, Source, Status
+from weft.autotune.workers.compile_pool import PROGRAM, CompilePool, summary
+from weft.autotune.workers.kept import join
+from weft.autotune.workers.kept import place as place_kept
 from weft.cache.binaries import Binaries
 from weft.cache.key import Device, Key, Soft
 from weft.cache.pack import Entry, Pack

@@ -18,36 +18,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft import outputs
-from weft.autotune.bench import BenchRunner
 from weft.autotune.budget import Budget, Late, Part
-from weft.autotune.claims import Claims
-from weft.autotune.compile_pool import CompilePool
-from weft.autotune.device import INTERPRETER, device_of
-from weft.autotune.gates import Gatekeeper
-from weft.autotune.neighbours import neighbours
+from weft.autotune.gates.gatekeeper import Gatekeeper
+from weft.autotune.gates.runner import BenchRunner
 from weft.autotune.prepare import placer, prepared, unbegun
-from weft.autotune.problems import POLICY, Task, by_weight, key, tasks
-from weft.autotune.progress import micros
-from weft.autotune.report import data, spelled, text
-from weft.autotune.result import Options, Result
-from weft.autotune.rows import StoreJournal
-from weft.autotune.search import Search
-from weft.autotune.shared_study import SharedStudy
+from weft.autotune.report.progress import micros
+from weft.autotune.report.tables import data, spelled, text
+from weft.autotune.search.claims import Claims
+from weft.autotune.search.kernel import Search
+from weft.autotune.search.result import Options, Result
+from weft.autotune.search.rows import StoreJournal
+from weft.autotune.search.shared_study import SharedStudy
+from weft.autotune.space.neighbours import neighbours
+from weft.autotune.space.problems import POLICY, Task, by_weight, key, tasks
 from weft.autotune.types import Config, Journal, Subject, Value
+from weft.autotune.workers.compile_pool import CompilePool
+from weft.autotune.workers.device import INTERPRETER, device_of
 from weft.cache.key import Device, Key
 from weft.cache.lease import Leases
 from weft.cache.pack import Pack
 from weft.cache.search import Source
 from weft.cache.sources import export
 from weft.cache.store import Store
-from weft.codegen.package import as_json
-from weft.codegen.reading import CONFIGS, configurations
+from weft.codegen.package.disk import as_json
+from weft.codegen.package.reading import CONFIGS, configurations
 from weft.errors import BackendError, UsageError
 from weft.progress import doing
 from weft.targets import find
 
 if TYPE_CHECKING:
-    from weft.codegen.planner import Planned
+    from weft.codegen.plan.planner import Planned
 
 _LEAST_SECONDS = 5.0
 _STAGING_SECONDS = 0.2  # what the shared-memory gate takes a configuration

@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.codegen.package.disk import load, write
+from weft.codegen.package.emit import files
+from weft.codegen.package.manifest import changed
+from weft.codegen.package.reading import CONFIGS, blaming
+from weft.codegen.plan.as_json import document
+from weft.codegen.plan.planner import Planned
 from weft.errors import BackendError, UsageError
 from weft.ir.program import Program
 from weft.passes.blocks import key
 
-from .emit import files
-from .manifest import changed
-from .package import load, write
-from .plan import document
-from .planner import Planned
-from .reading import CONFIGS, blaming
-
 if TYPE_CHECKING:
     from torch import nn
 
-    from .verify import Verified
+    from weft.codegen.check.verify import Verified
 
 
 def files_of(planned: Planned) -> dict[str, str]:
@@ -84,7 +83,7 @@ def verified(
 def _compared(
     program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None, kernels: bool
 ) -> "Verified":
-    from .verify_kernels import Running  # torch is imported only where it is needed
+    from weft.codegen.check.kernels import Running  # torch is imported only where it is needed
 
     if not kernels:
         return _verified(program, folder, wrapped)
@@ -100,8 +99,8 @@ def _compared(
 
 def _verified(program: Program, folder: str | os.PathLike[str], wrapped: Mapping[str, Any] | None) -> "Verified":
     """The torch path."""
-    from .one_dtype import uniform  # torch is imported only where it is needed
-    from .verify import verify
+    from weft.codegen.check.one_dtype import uniform  # torch is imported only where it is needed
+    from weft.codegen.check.verify import verify
 
     with blaming(folder):
         return verify(program, lambda: module_of(folder, wrapped=wrapped), not uniform(program), wrapped=wrapped)

@@ -1,1 +1,1 @@
-
+"""Spec -> program. `load` reads a file, `schema` and `blocks/` are the language, `lower/` makes the graph."""

@@ -9,7 +9,7 @@ import sympy as sp
 
 from weft.frontends.resolve import Dims
 from weft.ir.formula import normal, parse, symbol
-from weft.ir.functions import FUNCTIONS, maximum, minimum
+from weft.ir.formula.functions import FUNCTIONS, maximum, minimum
 
 if TYPE_CHECKING:
     from weft.frontends.blocks.moe import Moe

@@ -204,7 +204,7 @@ def _inner(part: Any) -> Iterator[Any]:
 
 
 def _formulas() -> Iterator[str]:
-    from weft.ir.functions import FUNCTIONS  # SymPy, which the language alone does without
+    from weft.ir.formula.functions import FUNCTIONS  # SymPy, which the language alone does without
 
     hidden = {"Abs", "Max", "Min", "Mod", "Piecewise", "Eq", "Ne", "uniform"}
     names = [f"`{name}`" for name in FUNCTIONS if name not in hidden and not name.endswith("_grad")]

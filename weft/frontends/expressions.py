@@ -129,7 +129,7 @@ def _quotient(function: str) -> Callable[..., Any]:
 
 def _extreme(function: str) -> Callable[..., Any]:
     def build(*args: Any) -> Any:
-        from weft.ir.functions import FUNCTIONS  # SymPy, which the language alone does without
+        from weft.ir.formula.functions import FUNCTIONS  # SymPy, which the language alone does without
 
         return FUNCTIONS[function][0](*args)
 

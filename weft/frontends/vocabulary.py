@@ -11,8 +11,8 @@ from weft.ir.library import Attend as Attend
 from weft.ir.library import ExpertProduct as ExpertProduct
 from weft.ir.library import Rotary as Rotary
 from weft.ir.library import Route as Route
-from weft.ir.primitives import Opaque as Opaque
-from weft.ir.primitives import Scatter as Scatter
+from weft.ir.ops.primitives import Opaque as Opaque
+from weft.ir.ops.primitives import Scatter as Scatter
 from weft.ir.types import Type as Type
 
 

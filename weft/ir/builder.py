@@ -8,10 +8,10 @@ from typing import Any
 import sympy as sp
 from sympy.logic.boolalg import Boolean
 
-from weft.ir import primitives as P
 from weft.ir.formula import local, normal, operand, parse, symbol
 from weft.ir.graphs import dce
-from weft.ir.op import Op, body_of, op_name, tupled
+from weft.ir.ops import primitives as P
+from weft.ir.ops.op import Op, body_of, op_name, tupled
 from weft.ir.types import Decision, Dims, Graph, Node, Type, Val, checked, need, promote, union
 
 Formula = str | int | sp.Basic

@@ -9,7 +9,7 @@ import sympy as sp
 
 from weft.ir.backward import backward
 from weft.ir.builder import Builder, flatten
-from weft.ir.op import Cotangents, Grads, Op, Types, Vals, kind, listed, op_name
+from weft.ir.ops.op import Cotangents, Grads, Op, Types, Vals, kind, listed, op_name
 from weft.ir.placement import derived_role
 from weft.ir.types import Graph, Node, Type, Val, need
 

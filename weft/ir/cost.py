@@ -2,7 +2,7 @@
 
 import sympy as sp
 
-from weft.ir.op import kind as kind
+from weft.ir.ops.op import kind as kind
 from weft.ir.types import Graph
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from weft.ir.op import Lookup, body_of, kind
+from weft.ir.ops.op import Lookup, body_of, kind
 from weft.ir.program import Program
 from weft.ir.types import Graph, Val
 

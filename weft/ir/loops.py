@@ -4,8 +4,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from weft.ir.builder import Builder, flatten, rebuilt
-from weft.ir.degree import NONLINEAR
-from weft.ir.primitives import Loop
+from weft.ir.formula.degree import NONLINEAR
+from weft.ir.ops.primitives import Loop
 from weft.ir.types import Graph, Node, Val
 
 

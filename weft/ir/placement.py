@@ -14,8 +14,8 @@ import sympy as sp
 
 from weft.ir.builder import flatten
 from weft.ir.formula import symbol
-from weft.ir.op import size
-from weft.ir.regions import Loop
+from weft.ir.ops.op import size
+from weft.ir.ops.regions import Loop
 from weft.ir.types import Dims, Graph, Node, Val
 
 REPLICATED, SUM, MAX = "replicated", "partial sum", "partial max"

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from weft.ir import philox
-from weft.ir.evaluate import evaluate
-from weft.ir.formula import operand, symbol
+from weft.ir.formula import operand, philox, symbol
+from weft.ir.formula.evaluate import evaluate
 from weft.ir.types import Dims, Graph, Node, Type, promote, torch_dtype, union
 
 Watch = Callable[[Node, Sequence[Any]], object]

@@ -24,10 +24,10 @@ import sympy as sp
 
 from weft.errors import TextError
 from weft.ir import formula, pattern
-from weft.ir.functions import FUNCTIONS
-from weft.ir.op import Op, op_name
-from weft.ir.ops import OPS
-from weft.ir.primitives import Map
+from weft.ir.all_ops import OPS
+from weft.ir.formula.functions import FUNCTIONS
+from weft.ir.ops.op import Op, op_name
+from weft.ir.ops.primitives import Map
 from weft.ir.types import IDENTIFIER, Graph, Node, Type, Val
 
 _LIMIT, _DEPTH = 200_000, 60  # syntax nodes of one formula in a graph; nesting of bodies and ops

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weft.errors import VerifyError
 
 if TYPE_CHECKING:
-    from weft.ir.op import Op
+    from weft.ir.ops.op import Op
 
 Dims = tuple[str, ...]
 

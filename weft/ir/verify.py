@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from weft.errors import VerifyError
-from weft.ir.op import body_of, op_name, tupled
+from weft.ir.ops.op import body_of, op_name, tupled
 from weft.ir.types import Graph, Val, checked, need
 
 

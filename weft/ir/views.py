@@ -1,6 +1,6 @@
 """What shows other values anew: dims under other names."""
 
-from weft.ir.primitives import Rename
+from weft.ir.ops.primitives import Rename
 from weft.ir.types import Graph
 
 

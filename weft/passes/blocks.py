@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from weft.ir.graphs import dce
 from weft.ir.indices import targets
 from weft.ir.names import identifier
-from weft.ir.regions import Opaque
+from weft.ir.ops.regions import Opaque
 from weft.ir.types import Graph, Node, Type, Val
 from weft.passes.structure import Given, Own, Site, Structure
 

@@ -11,7 +11,7 @@ takes in is merged again with its equals when torch ops are printed.
 from dataclasses import replace
 from typing import Any
 
-from weft.ir.primitives import Einsum
+from weft.ir.ops.primitives import Einsum
 from weft.ir.types import Graph, Node, Val
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weft.ir.names import identifier
-from weft.ir.primitives import Map
+from weft.ir.ops.primitives import Map
 from weft.ir.types import Graph, Node, Val
 from weft.passes.blocks import Block, Mode, scalar
+from weft.passes.fusion.ran import Place
 from weft.passes.pairs import statistics
-from weft.passes.ran import Place
 from weft.passes.recompute import redone, split
 from weft.passes.without import without
 

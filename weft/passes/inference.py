@@ -11,7 +11,7 @@ row.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from weft.ir.op import body_of
+from weft.ir.ops.op import body_of
 from weft.ir.program import Program
 from weft.ir.types import Graph, Node, Val
 from weft.ir.verify import verify

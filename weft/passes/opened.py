@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from weft.ir.builder import Builder
 from weft.ir.graphs import dce
-from weft.ir.op import Op
-from weft.ir.primitives import Loop
+from weft.ir.ops.op import Op
+from weft.ir.ops.primitives import Loop
 from weft.ir.types import Graph, Type, Val
 from weft.passes.rewrite import merge
 from weft.passes.short_loops import short_loops

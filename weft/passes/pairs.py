@@ -13,7 +13,7 @@ from dataclasses import replace
 from weft.ir.builder import Builder, rebuilt
 from weft.ir.composite import Grad
 from weft.ir.graphs import dce
-from weft.ir.primitives import Loop
+from weft.ir.ops.primitives import Loop
 from weft.ir.types import Graph, Node, Val
 from weft.passes.rewrite import merge
 

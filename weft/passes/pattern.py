@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from weft.ir.library.attention import Attend
-from weft.ir.op import body_of
+from weft.ir.ops.op import body_of
 from weft.ir.pattern import Layout, Pattern, layout, rows_seeing_nothing, solve
 from weft.ir.types import Decision, Graph, Node
 

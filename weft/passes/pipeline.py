@@ -12,19 +12,20 @@ from weft.errors import PassError, WeftError
 from weft.ir.text import show
 from weft.ir.types import Graph
 from weft.ir.verify import verify
-from weft.passes import estimate, recompute
-from weft.passes.apart import apart
+from weft.passes import recompute
 from weft.passes.blocks import Mode, distinct
-from weft.passes.choose import choose
 from weft.passes.derivative import joint
 from weft.passes.dispatch import dispatched
-from weft.passes.estimate import held
-from weft.passes.fusion import fuse, grouped
+from weft.passes.fusion.apart import apart
+from weft.passes.fusion.grouping import fuse, grouped
+from weft.passes.fusion.ran import ALONE, Place, estimated
 from weft.passes.halves import Derived, Pair, halves
+from weft.passes.memory import estimate
+from weft.passes.memory.choose import choose
+from weft.passes.memory.estimate import held
 from weft.passes.opened import opened
 from weft.passes.pairs import fast
 from weft.passes.pattern import pattern
-from weft.passes.ran import ALONE, Place, estimated
 from weft.passes.rewrite import merge, unlet
 from weft.passes.schedule import BlockProfile
 from weft.passes.short_loops import short_loops

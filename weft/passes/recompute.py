@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from weft.errors import VerifyError
-from weft.ir.op import KINDS, kind
+from weft.ir.ops.op import KINDS, kind
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.dispatch import dispatches
+from weft.passes.fusion.price import Prices
 from weft.passes.mincut import Edge, minimum_cut
-from weft.passes.price import Prices
 
 Redo = Callable[[Node], float | None]  # seconds to compute a node again, None where that is not allowed
 LIGHT = ("view", "pointwise", "rowwise", "memory", "scatter")

@@ -8,8 +8,8 @@ from sympy.logic.boolalg import Boolean
 from weft.ir.builder import Builder, rebuilt
 from weft.ir.formula import local, operand, symbol
 from weft.ir.graphs import dce
-from weft.ir.op import Op
-from weft.ir.primitives import Map
+from weft.ir.ops.op import Op
+from weft.ir.ops.primitives import Map
 from weft.ir.types import FLOATS, Graph, Node, Val, promote
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
-from weft.passes.ran import Place, Ran
+from weft.passes.fusion.ran import Place, Ran
 
 Kept = frozenset[int]
 """Numbers of values."""

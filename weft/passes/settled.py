@@ -8,11 +8,11 @@ Fusion chose them by what they would cost; here the statements of the printed ke
 from collections.abc import Iterable
 from dataclasses import replace
 
-from weft.ir.op import kind
+from weft.ir.ops.op import kind
 from weft.ir.types import Graph
-from weft.passes.fusion import Region, grouped
-from weft.passes.price import Prices
-from weft.passes.ran import Ran
+from weft.passes.fusion.grouping import Region, grouped
+from weft.passes.fusion.price import Prices
+from weft.passes.fusion.ran import Ran
 from weft.passes.stage import Half
 
 

@@ -17,8 +17,8 @@ from weft.ir.builder import Builder, rebuilt
 from weft.ir.formula import operand, symbol
 from weft.ir.graphs import dce
 from weft.ir.loops import linear_in_state
-from weft.ir.op import body_of, kind
-from weft.ir.primitives import Loop
+from weft.ir.ops.op import body_of, kind
+from weft.ir.ops.primitives import Loop
 from weft.ir.types import Dims, Graph, Node, Type, Val
 from weft.passes.rewrite import merge, unlet
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from weft.ir.program import Program
 from weft.ir.types import Graph
-from weft.passes.fusion import Fusion
+from weft.passes.fusion.grouping import Fusion
+from weft.passes.fusion.price import Prices
+from weft.passes.fusion.skeleton import Skeleton
 from weft.passes.halves import Derived
 from weft.passes.opened import Known
 from weft.passes.optimizer import OPTIMIZERS, Optimizer
-from weft.passes.price import Prices
 from weft.passes.schedule import BlockProfile, Choice, Schedule
-from weft.passes.skeletons import Skeleton
 from weft.passes.structure import Structure
 from weft.targets import TARGETS, Target
 

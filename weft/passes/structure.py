@@ -10,8 +10,8 @@ from typing import Any
 
 from weft.errors import VerifyError
 from weft.ir.composite import Call
-from weft.ir.op import body_of
-from weft.ir.primitives import Loop
+from weft.ir.ops.op import body_of
+from weft.ir.ops.primitives import Loop
 from weft.ir.program import Param, Program
 from weft.ir.types import Graph, Node, Val
 

@@ -14,7 +14,7 @@ import sympy as sp
 from weft.ir.builder import Builder
 from weft.ir.formula import normal, operand, symbol
 from weft.ir.graphs import dce
-from weft.ir.primitives import Map
+from weft.ir.ops.primitives import Map
 from weft.ir.types import Graph, Node, Val
 
 

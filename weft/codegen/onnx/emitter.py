@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from weft.codegen.onnx.formulas import FLOAT, INT, Term, table
 from weft.errors import UsageError
 from weft.ir.composite import Call
-from weft.ir.evaluate import evaluate
 from weft.ir.formula import operand, symbol
+from weft.ir.formula.evaluate import evaluate
 from weft.ir.pattern import Pattern
 from weft.ir.pattern.formula import Listed
 from weft.ir.types import Dims, Graph, Node, Type, Val, union

@@ -19,8 +19,8 @@ from weft.codegen.onnx.weights import MOST_INSIDE, Weights, beside, inside
 from weft.errors import BackendError, UsageError
 from weft.ir.composite import Call, expansion
 from weft.ir.graphs import dce
-from weft.ir.op import body_of
-from weft.ir.primitives import Opaque
+from weft.ir.ops.op import body_of
+from weft.ir.ops.primitives import Opaque
 from weft.ir.program import Program
 from weft.ir.types import Graph, Node, Type
 from weft.passes.inference import inference

@@ -1,4 +1,4 @@
-"""How a formula is spelled in ONNX: one entry per key of `weft.ir.evaluate.KEYS`."""
+"""How a formula is spelled in ONNX: one entry per key of `weft.ir.formula.evaluate.KEYS`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weft.passes.skeletons import Skeleton
+from weft.passes.fusion.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from weft.codegen.skeletons.common.writer.family import Family

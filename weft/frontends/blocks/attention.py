@@ -19,7 +19,7 @@ from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.table import mix
 
 if TYPE_CHECKING:
-    from weft.frontends.lower_scope import Scope
+    from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
 
 

@@ -9,7 +9,7 @@ from weft.errors import Path, Problem
 from weft.frontends.schema_values import Part
 
 if TYPE_CHECKING:
-    from weft.frontends.lower_scope import Scope
+    from weft.frontends.lower.scope import Scope
     from weft.frontends.resolve import Dims
     from weft.ir.types import Val
 

@@ -14,7 +14,7 @@ from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Activation, Size
 
 if TYPE_CHECKING:
-    from weft.frontends.lower_scope import Scope
+    from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
 
 

@@ -12,7 +12,7 @@ from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.schema_values import Init, InitRule
 
 if TYPE_CHECKING:
-    from weft.frontends.lower_scope import Scope
+    from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
 
 

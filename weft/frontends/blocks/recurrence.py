@@ -14,7 +14,7 @@ from weft.frontends.schema_values import Formula, Init, InitRule, Name, Norm, Pa
 from weft.ir.pattern.pattern import Pattern
 
 if TYPE_CHECKING:
-    from weft.frontends.lower_scope import Forms, Scope
+    from weft.frontends.lower.scope import Forms, Scope
     from weft.ir.types import Val
 
 

@@ -10,10 +10,10 @@ import sympy as sp
 from weft.ir.builder import Builder
 from weft.ir.composite import Composite
 from weft.ir.formula import normal, symbol
-from weft.ir.functions import diff, where
+from weft.ir.formula.functions import diff, where
 from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
-from weft.ir.op import Cotangents, Op
+from weft.ir.ops.op import Cotangents, Op
 from weft.ir.pattern import METADATA, Pattern, holds, is_causal, opaque_atoms, to_sympy
 from weft.ir.pattern.formula import Leaf, Meta
 from weft.ir.types import Dims, Node, Type, Val, need, union

@@ -10,7 +10,7 @@ import sympy as sp
 from weft.ir.builder import Builder
 from weft.ir.composite import Composite
 from weft.ir.library.index import constants, row_major
-from weft.ir.op import Vals
+from weft.ir.ops.op import Vals
 from weft.ir.types import Dims, Node, Val
 
 

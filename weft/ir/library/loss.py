@@ -7,7 +7,7 @@ from typing import Any
 from weft.ir.builder import Builder
 from weft.ir.library.precision import accumulate
 from weft.ir.library.statistics import Rows
-from weft.ir.op import Lookup, Vals
+from weft.ir.ops.op import Lookup, Vals
 from weft.ir.types import Val
 
 

@@ -12,7 +12,7 @@ from weft.ir.formula import symbol
 from weft.ir.library.index import constants
 from weft.ir.library.precision import accumulate
 from weft.ir.library.statistics import Rows
-from weft.ir.op import Vals
+from weft.ir.ops.op import Vals
 from weft.ir.types import Val, need
 
 

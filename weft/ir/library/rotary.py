@@ -9,9 +9,9 @@ import sympy as sp
 from weft.ir.builder import Builder
 from weft.ir.composite import Composite
 from weft.ir.formula import symbol
-from weft.ir.functions import where
+from weft.ir.formula.functions import where
 from weft.ir.library.precision import accumulate
-from weft.ir.op import Op, Vals
+from weft.ir.ops.op import Op, Vals
 from weft.ir.types import Node, Type, Val, need
 
 TEN_THOUSAND = sp.Integer(10000)

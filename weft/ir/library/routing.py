@@ -9,7 +9,7 @@ import sympy as sp
 from weft.ir.builder import Builder
 from weft.ir.composite import Composite
 from weft.ir.library.norm import Softmax
-from weft.ir.op import Cotangents, Grads, Vals, points
+from weft.ir.ops.op import Cotangents, Grads, Vals, points
 from weft.ir.types import Dims, Node, Val, need, union
 
 ONE_HOT = "where(i_{over} == k, 1, 0)"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from weft.ir.backward import backward
 from weft.ir.builder import Builder
 from weft.ir.composite import Composite, expansion
-from weft.ir.op import Vals
+from weft.ir.ops.op import Vals
 from weft.ir.types import Type, Val
 
 

@@ -2,7 +2,7 @@
 
 BM, BN: queries and keys of a block. LOOPS: 2, full blocks without masks and partial ones with them; 1, all with masks,
 which takes fewer registers. SPLIT: dk and dv by a launch each. A head dim over WIDEST has no configuration. See
-`weft.autotune.space`; the sizes that formulas name are those of `weft.autotune.problems.given`.
+`weft.autotune.space.listed`; the sizes that formulas name are those of `weft.autotune.space.problems.given`.
 """
 
 from itertools import product

@@ -4,12 +4,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from weft.codegen.lines import fit
 from weft.codegen.skeletons.attention.writer.fold import END
 from weft.codegen.skeletons.attention.writer.plan import Walk, closed, gathered, planned
 from weft.codegen.skeletons.attention.writer.space import pairs
 from weft.codegen.skeletons.common.writer.source import nested
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
+from weft.codegen.torch.lines import fit
 from weft.ir.pattern import Pattern
 from weft.ir.pattern.formula import Listed, leaves
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import sympy as sp
 
-from weft.codegen.attention import Axes, axes, distant
-from weft.codegen.lines import call
 from weft.codegen.skeletons.attention.writer.plan import ELSEWHERE, geometry, static_block
 from weft.codegen.skeletons.attention.writer.space import WIDEST, configurations, pairs
 from weft.codegen.skeletons.attention.writer.walks import Walks
@@ -24,10 +22,12 @@ from weft.codegen.skeletons.common.writer.maps import POINTWISE, kind
 from weft.codegen.skeletons.common.writer.source import Reads, named, nested, pair
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
-from weft.codegen.spelling import TORCH_DTYPE
-from weft.ir.evaluate import scalar
+from weft.codegen.torch.attention import Axes, axes, distant
+from weft.codegen.torch.lines import call
+from weft.codegen.torch.spelling import TORCH_DTYPE
 from weft.ir.formula import normal, symbol
-from weft.ir.functions import diff
+from weft.ir.formula.evaluate import scalar
+from weft.ir.formula.functions import diff
 from weft.ir.library import Dropout
 from weft.ir.library.attention import Attend, AttendGrad, S
 from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy

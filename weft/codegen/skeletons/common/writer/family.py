@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.ir.types import Graph
-from weft.passes.skeletons import Skeleton
+from weft.passes.fusion.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from weft.codegen.skeletons.common.writer.hazards import Hazard
@@ -22,8 +22,8 @@ class Family:
 
     write: a region's holes and launch from its nodes; raises Refused. row: what fusion must know. of: the name of the
     row, where it is another family's. needs: families whose files its own import. spaces: what may be tuned of its
-    kernels, by name, as `weft.autotune.space` reads it. hazards: faults of compilers that its configurations keep
-    clear of; facts: numbers of a region that their rules and the spaces ask for, by name."""
+    kernels, by name, as `weft.autotune.space.listed` reads it. hazards: faults of compilers that its configurations
+    keep clear of; facts: numbers of a region that their rules and the spaces ask for, by name."""
 
     rank: int
     write: Callable[[Job], Written]

@@ -3,9 +3,9 @@
 A hazard with a `rule` is about configurations: the rule is a condition on a configuration's knobs and on what its
 family says of the region (`facts`), in the language of search-space constraints, that keeps clear of it; one that asks
 what nobody says holds. Defaults keep clear on every Triton that a package runs with; the tuner asks too
-(`weft.autotune.hazards`). A hazard without is about source: skeletons and the printer of holes avoid it, as `avoid`
-says, and a test holds them to it where text can show it (`pattern`, a regular expression that no emitted or skeleton
-file matches).
+(`weft.autotune.space.hazards`). A hazard without is about source: skeletons and the printer of holes avoid it, as
+`avoid` says, and a test holds them to it where text can show it (`pattern`, a regular expression that no emitted or
+skeleton file matches).
 """
 
 import re

@@ -12,15 +12,15 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from weft.codegen.lines import WIDTH, Lines
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Formulas, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
-from weft.ir.evaluate import evaluate
+from weft.codegen.torch.lines import WIDTH, Lines
 from weft.ir.formula import normal, operand, symbol
+from weft.ir.formula.evaluate import evaluate
 from weft.ir.library import Dropout
 from weft.ir.library.index import row_major
 from weft.ir.names import identifier
-from weft.ir.primitives import Detach, Einsum, Gather, Map, Rename
+from weft.ir.ops.primitives import Detach, Einsum, Gather, Map, Rename
 from weft.ir.text import show
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 

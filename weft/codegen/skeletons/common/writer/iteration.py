@@ -6,7 +6,7 @@ from typing import Any
 
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
-from weft.ir.op import kind
+from weft.ir.ops.op import kind
 from weft.ir.types import Dims, Node, Val
 from weft.ir.views import renamings as renamings
 

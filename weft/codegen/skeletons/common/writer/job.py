@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from weft.codegen.sizes import Sizes
 from weft.codegen.skeletons.common.writer.configs import Configs
 from weft.codegen.skeletons.common.writer.holes import Hole
 from weft.codegen.skeletons.common.writer.wrapper import Wrapper
+from weft.codegen.torch.sizes import Sizes
 from weft.ir import library
 from weft.ir.types import Decision, Dims, Graph, Val
-from weft.passes.fusion import Region
+from weft.passes.fusion.grouping import Region
 from weft.passes.opened import opened
 from weft.passes.rewrite import rewritten
 

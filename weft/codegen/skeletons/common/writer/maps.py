@@ -8,7 +8,7 @@ from weft.codegen.skeletons.common.writer.source import Reads, pair, strided
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.ir import library
-from weft.ir.primitives import Detach, Einsum, Gather, Map, Rename
+from weft.ir.ops.primitives import Detach, Einsum, Gather, Map, Rename
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 POINTWISE = (Map, library.Dropout, Einsum, Rename, Detach)

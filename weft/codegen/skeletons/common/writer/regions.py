@@ -13,17 +13,17 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from weft.codegen.lines import WIDTH, Lines
 from weft.codegen.skeletons import COMMON, families, write
 from weft.codegen.skeletons.common.writer.configs import Configs
 from weft.codegen.skeletons.common.writer.hazards import clear
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
+from weft.codegen.torch.lines import WIDTH, Lines
 from weft.ir.names import identifier, provenance
-from weft.ir.primitives import Detach, Einsum, Reduce, Rename
+from weft.ir.ops.primitives import Detach, Einsum, Reduce, Rename
 from weft.ir.text import show
 from weft.ir.types import Graph, Node, Val
-from weft.passes.fusion import Region
+from weft.passes.fusion.grouping import Region
 
 
 @dataclass(frozen=True)

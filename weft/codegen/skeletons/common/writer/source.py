@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from weft.codegen.lines import tuple_of
 from weft.codegen.skeletons.common.writer.iteration import Space
 from weft.codegen.skeletons.common.writer.wrapper import Wrapper
+from weft.codegen.torch.lines import tuple_of
 from weft.ir.types import Dims, Val
 
 

@@ -1,4 +1,4 @@
-"""Triton spellings of formulas: the `weft.ir.evaluate` table whose values are pieces of a Triton function's source.
+"""Triton spellings of formulas: the `weft.ir.formula.evaluate` table whose values are pieces of Triton source.
 
 Floats are in the accumulator's dtype, whose source is `acc`, so that one text computes in float32 and in float64;
 literals take the dtype of what they meet. Integer `//` and `%` round down, and say so with a call where the sign of an

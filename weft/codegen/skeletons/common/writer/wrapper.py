@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from weft.codegen.lines import tuple_of
-from weft.codegen.sizes import Sizes
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
-from weft.codegen.spelling import TORCH_DTYPE, Src
+from weft.codegen.torch.lines import tuple_of
+from weft.codegen.torch.sizes import Sizes
+from weft.codegen.torch.spelling import TORCH_DTYPE, Src
 from weft.ir.names import identifier
 from weft.ir.types import FLOATS, Dims, Graph, Val
 

@@ -7,7 +7,6 @@ logits: one pass in the pointwise kernel.
 
 from typing import Any
 
-from weft.codegen.lines import call
 from weft.codegen.skeletons.common.writer.configs import everywhere
 from weft.codegen.skeletons.common.writer.holes import Hole
 from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings
@@ -25,6 +24,7 @@ from weft.codegen.skeletons.common.writer.source import Reads, named, operand, o
 from weft.codegen.skeletons.common.writer.spelling import Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.cross_entropy.writer.space import DEFAULT, LONG
+from weft.codegen.torch.lines import call
 from weft.ir.library import Dropout, WithStatistics
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.types import Graph, Node

@@ -4,7 +4,7 @@ from weft.codegen.skeletons.common.writer.family import Family
 from weft.codegen.skeletons.grouped_matmul.writer.space import SPACES
 from weft.codegen.skeletons.grouped_matmul.writer.write import write_grouped_matmul
 from weft.codegen.skeletons.matmul.writer.space import VENDOR
-from weft.passes.skeletons import Skeleton
+from weft.passes.fusion.skeleton import Skeleton
 
 ROW = Skeleton(
     "grouped_matmul", "grouped", ("pointwise", "scatter"), ("pointwise",), cores=4, ratio=VENDOR, more=2, product=True

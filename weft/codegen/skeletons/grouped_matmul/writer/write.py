@@ -9,7 +9,6 @@ zeros there.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.codegen.lines import call
 from weft.codegen.skeletons.common.writer.holes import Hole
 from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged
 from weft.codegen.skeletons.common.writer.job import Job, Written
@@ -18,7 +17,8 @@ from weft.codegen.skeletons.common.writer.source import Reads, named, operands, 
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.matmul.writer.space import default
 from weft.codegen.skeletons.matmul.writer.write import Product, epilogue, products, tiles, write_products
-from weft.ir.primitives import Scatter
+from weft.codegen.torch.lines import call
+from weft.ir.ops.primitives import Scatter
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 

@@ -3,7 +3,7 @@
 from weft.codegen.skeletons.common.writer.family import Family
 from weft.codegen.skeletons.matmul.writer.space import SPACES, VENDOR
 from weft.codegen.skeletons.matmul.writer.write import write_matmul
-from weft.passes.skeletons import Skeleton
+from weft.passes.fusion.skeleton import Skeleton
 
 ROW = Skeleton(
     "matmul", "contraction", ("pointwise",), ("pointwise", "rowwise"), cores=4, ratio=VENDOR, product=True

@@ -2,7 +2,7 @@
 
 BM x BN: a program's tile; BK: what a step sums; GROUP: blocks of rows that share columns in L2. Shared memory holds a
 tile of each factor at least; with aligned operands one for each stage in flight, which the compiler is asked.
-See `weft.autotune.space`.
+See `weft.autotune.space.listed`.
 """
 
 from typing import Any

@@ -8,7 +8,6 @@ the cores is `before`, what stands after them `epilogue`.
 from collections.abc import Sequence
 from typing import Any
 
-from weft.codegen.lines import call
 from weft.codegen.skeletons.common.writer.holes import Hole, ir_line
 from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
@@ -16,8 +15,9 @@ from weft.codegen.skeletons.common.writer.maps import POINTWISE, above, maps_hol
 from weft.codegen.skeletons.common.writer.source import Reads, named, operands, pair, points
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.matmul.writer.space import default
+from weft.codegen.torch.lines import call
 from weft.ir import library
-from weft.ir.primitives import Einsum
+from weft.ir.ops.primitives import Einsum
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 

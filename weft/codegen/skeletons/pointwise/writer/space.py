@@ -1,4 +1,4 @@
-"""What may be tuned of the pointwise kernels: data, read by the autotuner. See `weft.autotune.space`.
+"""What may be tuned of the pointwise kernels: data, read by the autotuner. See `weft.autotune.space.listed`.
 
 BLOCK, or BM x BN: elements of a program's tile. SLABS: programs along the rows of a sum.
 """

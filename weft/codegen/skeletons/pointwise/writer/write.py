@@ -1,6 +1,5 @@
 """Regions of maps over one space, with or without sums over its rows, as the pointwise kernels' holes and operands."""
 
-from weft.codegen.lines import call
 from weft.codegen.skeletons.common.writer.configs import everywhere
 from weft.codegen.skeletons.common.writer.iteration import Space, renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
@@ -16,7 +15,8 @@ from weft.codegen.skeletons.common.writer.maps import (
 from weft.codegen.skeletons.common.writer.source import Reads, named, nested, operands, points
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.pointwise.writer.space import MAPS, SUMS
-from weft.ir.primitives import Gather, Reduce
+from weft.codegen.torch.lines import call
+from weft.ir.ops.primitives import Gather, Reduce
 from weft.ir.types import FLOATS, Graph
 
 

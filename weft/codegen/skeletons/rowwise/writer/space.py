@@ -1,4 +1,4 @@
-"""What may be tuned of the rowwise kernels: data, read by the autotuner. See `weft.autotune.space`.
+"""What may be tuned of the rowwise kernels: data, read by the autotuner. See `weft.autotune.space.listed`.
 
 A row of up to LONGEST columns is one tile of at least BLOCK elements; a longer one is walked in chunks of CHUNK.
 PROGRAMS: how many programs sum over rows; with them a row is always one tile.

@@ -8,7 +8,6 @@ element and what is summed over rows are `body`. Sums over rows alone are the po
 from collections.abc import Sequence
 from typing import Any
 
-from weft.codegen.lines import call
 from weft.codegen.skeletons.common.writer.configs import everywhere
 from weft.codegen.skeletons.common.writer.holes import Body, Hole, ir_line
 from weft.codegen.skeletons.common.writer.iteration import renamings
@@ -32,8 +31,9 @@ from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.pointwise.writer.write import write_maps, write_sums
 from weft.codegen.skeletons.rowwise.writer.space import default
+from weft.codegen.torch.lines import call
 from weft.ir.builder import Builder, rebuilt
-from weft.ir.primitives import Einsum, Reduce
+from weft.ir.ops.primitives import Einsum, Reduce
 from weft.ir.types import FLOATS, Graph, Node, Val, union
 
 

@@ -1,4 +1,4 @@
-"""What may be tuned of the scan kernels: data, read by the autotuner. See `weft.autotune.space`.
+"""What may be tuned of the scan kernels: data, read by the autotuner. See `weft.autotune.space.listed`.
 
 B: lanes of a program. U: steps to a chunk; AHEAD: whether a chunk is loaded while the one before it is worked on, for
 which the registers of two chunks are needed. EVERY: steps between kept states, of a forward and its backward alike: the

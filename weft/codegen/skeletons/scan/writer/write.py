@@ -7,7 +7,6 @@ from `start`. A derivative is such a loop too: it runs backward, and sums over t
 from collections.abc import Sequence
 from typing import Any
 
-from weft.codegen.lines import call
 from weft.codegen.skeletons.common.writer.configs import everywhere
 from weft.codegen.skeletons.common.writer.holes import Body, Hole, ir_line
 from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings, tell_apart
@@ -17,8 +16,9 @@ from weft.codegen.skeletons.common.writer.source import Reads, named, operands, 
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.scan.writer.space import DEFAULTS
+from weft.codegen.torch.lines import call
 from weft.ir.builder import flatten
-from weft.ir.primitives import Loop
+from weft.ir.ops.primitives import Loop
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 

@@ -1,0 +1,1 @@
+"""Which configurations of which kernels there are, as data, and what is known of them from elsewhere."""

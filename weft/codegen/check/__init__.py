@@ -1,0 +1,1 @@
+"""A package and its kernels against the reference interpreter."""

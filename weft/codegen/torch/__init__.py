@@ -1,0 +1,1 @@
+"""Torch source: graphs printed as functions, ops and formulas spelled in torch."""

@@ -1,0 +1,43 @@
+"""Static block sets as source: the table that the runtime walks block by block, or looks pairs up in."""
+
+import math
+from typing import Any
+
+from weft.codegen.torch.body import File
+from weft.ir.library.attention import Attend, BlockTable
+from weft.ir.pattern.table import AnyTable
+
+
+def walked(file: File, of: Attend, table: AnyTable) -> str:
+    """A layout that runs the listed blocks, whole."""
+    return f"attention.Blocks({table.block}, {_printed(file, of, table)})"
+
+
+def looked_up(file: File, of: Attend | BlockTable, table: AnyTable) -> str:
+    """The name of an object that says, called with q, k, h, how often their blocks are listed."""
+    return file.object("listed", f"attention.Listed({table.block}, {_printed(file, of, table)})")
+
+
+def _printed(file: File, of: Attend | BlockTable, table: Any) -> str:
+    """The name of a table written out row by row, for the longest sequence there can be."""
+    limits = [file.sizes.limit(d) for d in (of.query, of.over)]
+    most = max(n for n in limits if n is not None)  # nothing bounds a step's keys but that they are among the positions
+    table = table.at(most) if table.needs_length else table
+    heads = range(math.prod(file.sizes.frozen(d) for d in of.heads) if table.per_head else 1)
+    text = "\n\n".join("\n".join("    " + _row(r) for r in _rows(table, h)) for h in heads)
+    return file.object("table", f'tables.table("""\n{text}\n""")')
+
+
+def _rows(table: Any, head: int) -> list[tuple[int, ...] | None]:
+    """The key blocks of each query block, repeats kept; None is every block."""
+    if not table.swap:
+        return list(table.rows(head))
+    queries, keys = table.entries(head)
+    rows: list[list[int]] = [[] for _ in range(len(table.rows(head)))]
+    for q, k in zip(queries.tolist(), keys.tolist()):
+        rows[q].append(k)
+    return [tuple(sorted(r)) for r in rows]
+
+
+def _row(row: tuple[int, ...] | None) -> str:
+    return "all" if row is None else " ".join(map(str, row)) or "none"

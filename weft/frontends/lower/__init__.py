@@ -1,0 +1,1 @@
+"""Spec -> program: the ends, the layers, and what lowering keeps for the whole model."""

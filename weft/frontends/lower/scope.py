@@ -1,0 +1,378 @@
+"""What lowering keeps for the whole model: sizes, parameters, inputs, places; and the body of one block being built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+from math import isfinite, prod
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+from sympy.logic.boolalg import Boolean
+
+from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends import vocabulary
+from weft.frontends.resolve import Dims
+from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
+from weft.frontends.streams import of_heads
+from weft.frontends.vocabulary import exact
+from weft.ir import program as ir
+from weft.ir.builder import Builder, Formula
+from weft.ir.composite import Call
+from weft.ir.formula import parse, symbol
+from weft.ir.formula.evaluate import scalar
+from weft.ir.library import Dropout, LayerNorm, RMSNorm
+from weft.ir.ops.primitives import Einsum, Gather, Rename
+from weft.ir.types import Type, Val
+
+if TYPE_CHECKING:
+    from weft.frontends.schema import Model
+
+EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6}
+OF_STREAM = {"tokens": "i64", "types": "i64", "segments": "i64", "valid": "bool"}
+"""The public inputs [batch length] that a stream can have, and their dtypes, in the order of `forward`. Where there are
+several streams their names follow the stream's: source_tokens."""
+OF_HEADS = {"targets": "i64", "labels": "i64", "seed": "i64"}
+"""Those that a model has once, after them: of the heads, and the seed of dropout."""
+
+
+Forms = dict[str, dict[str, Any]]
+"""What `form(name)` stands for in a formula, by form and name."""
+
+
+def _finite(number: sp.Expr) -> bool:
+    try:
+        return isfinite(scalar(number))
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+@dataclass
+class Lowering:
+    """A model on its way to a graph: what does not belong to one block."""
+
+    model: Model
+    dims: Dims
+    train: bool
+    places: Callable[[Path], str]
+    top: Builder = field(default_factory=Builder)
+    sizes: dict[str, ir.Size] = field(default_factory=dict)
+    params: list[ir.Param] = field(default_factory=list)
+    values: dict[str, Val] = field(default_factory=dict)
+    """Graph inputs by logical name of the parameter or name of the public input."""
+    problems: list[Problem] = field(default_factory=list)
+    dropouts: Iterator[int] = field(default_factory=count)
+    roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What part of the language each dim is the size of: heads, inner, vocab; see `Program`."""
+    stages: set[str] = field(default_factory=set)
+    streams: dict[str, Val] = field(default_factory=dict)
+    """What each stream has come to."""
+    stage: int = 0
+    """The place in the stack of the stage at hand."""
+    contexts: set[str] = field(default_factory=set[str])
+    """The streams that blocks of another one read."""
+
+    @property
+    def several(self) -> bool:
+        """Are there several streams, so that names tell which?"""
+        return len(self.model.sequences) > 1
+
+    def length(self, stream: str) -> str:
+        """The length dim of a stream."""
+        return self.model.sequences[stream].length
+
+    def called(self, stream: str, name: str, between: str = "_") -> str:
+        """What something of a stream is called in the model: source_tokens, source.embed."""
+        return f"{stream}{between}{name}" if self.several else name
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Every public input that the model can have, with dtype and dims, in the order of `forward`."""
+        of_streams = {
+            self.called(stream, name): (dtype, ("batch", self.length(stream)))
+            for stream in self.model.sequences
+            for name, dtype in OF_STREAM.items()
+        }
+        dims = {"targets": ("batch", self.length(of_heads(self.model))), "labels": ("batch",), "seed": ()}
+        return of_streams | {name: (dtype, dims[name]) for name, dtype in OF_HEADS.items()}
+
+    @contextmanager
+    def reading(self, path: Path, code: str = "W0301") -> Generator[None]:
+        """A formula that is refused inside becomes a problem of the value at `path`."""
+        try:
+            yield
+        except FormulaError as error:
+            column = max(0, error.column - 1)
+            raise SpecError([Problem(code, error.message, path, error.hint, column)]) from None
+
+    @contextmanager
+    def collecting(self) -> Generator[None]:
+        """Problems found inside are kept for the end, so that all are told at once."""
+        try:
+            yield
+        except SpecError as error:
+            self.problems += [p for p in error.problems if p not in self.problems]
+
+    def axis(self, size: int | str, name: str, path: Path, avoid: Iterable[str] = (), frozen: bool = True) -> str:
+        """The dim that `size` stands for: the dim it names, else one called `name`.
+
+        `avoid`: dims it must not share a tensor with. `frozen`: it may not depend on a run-time size.
+        """
+        if isinstance(size, str) and size in self.dims.values and size not in avoid:
+            value = self.dims.sizes[size]
+            if isinstance(value, int) or not frozen:
+                self.sizes[size] = value
+                return self.plays(size, name)
+        with self.reading(path, "W0201"):
+            return self.mint(name, self.dims.size(size) if frozen else self.dims.symbolic(size), avoid)
+
+    def mint(self, name: str, size: ir.Size, avoid: Iterable[str] = ()) -> str:
+        """A dim of this size, called `name` if that is free."""
+        taken = {**self.dims.sizes, **self.sizes}
+        names = chain([name], (f"{name}_{i}" for i in count(2)))
+        found = next(n for n in names if n not in avoid and taken.get(n, size) == size)
+        self.sizes[found] = size
+        return self.plays(found, name)
+
+    def plays(self, dim: str, role: str) -> str:
+        """The dim, which from now on is known to be the size of that part of the language."""
+        self.roles[dim] = tuple(dict.fromkeys((*self.roles.get(dim, ()), role)))
+        return dim
+
+    def number(self, dim: str) -> int:
+        """The size of a frozen dim."""
+        return int(self.sizes[dim])
+
+    def formula(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
+        """A formula of the spec. Dims are numbers in it, `batch` and `seq` the largest: a prefix then computes what it
+        does in the whole, and a step what the forward does."""
+        if not isinstance(text, str):
+            return exact(text)
+        known = {d: sp.Integer(n) for d, n in self.dims.most.items()} | (names or {})
+        return self.read(text, path, known, names or {})
+
+    def read(
+        self, text: str, path: Path, known: dict[str, Any], used: dict[str, Any], forms: Forms | None = None
+    ) -> Any:
+        """A formula in the names `known` that gives a number. A refused one is kept as a problem, and the sum of `used`
+        stands for it, so that whatever else is wrong is found as well."""
+        try:
+            found = parse(text, known, forms=forms)
+            if found.is_Symbol or not isinstance(found, Boolean):
+                return found
+            error = FormulaError("expected a number, found a condition", text, 1, "write where(condition, 1, 0)")
+        except FormulaError as refused:
+            error = refused
+        self.tell(Problem("W0301", error.message, path, error.hint, max(0, error.column - 1)))
+        return sum(used.values(), sp.Integer(0))
+
+    def constant(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
+        """A formula of the spec that comes to a finite number when compiling; 1 stands for one that does not."""
+        found: Any = self.formula(text, path, names)
+        if not found.free_symbols and _finite(found):
+            return found
+        self.tell(Problem("W0301", f"'{text}' is not a finite number", path, "a number, or a formula over dims"))
+        return sp.S.One
+
+    def tell(self, problem: Problem) -> None:
+        """Keep a problem for the end, once."""
+        self.problems += [problem] if problem not in self.problems else []
+
+    def init(self, rule: Init, path: Path, dims: Sequence[str], fan_in: Sequence[str]) -> ir.Init:
+        """A rule of the spec for a parameter of these dims; its formulas are worked out to numbers."""
+        if not isinstance(rule, InitRule):
+            return ir.Init(rule)
+        sizes = {d: self.number(d) for d in dims}
+        into = prod(sizes[d] for d in fan_in)
+        fan = {"fan_in": sp.Integer(into), "fan_out": sp.Integer(prod(sizes.values()) // into)}
+        kind, value = next(iter(rule.model_dump(exclude_none=True).items()))
+        return ir.Init(kind, float(scalar(self.constant(value, (*path, kind), fan))), tuple(fan_in))  # type: ignore[arg-type]  # the keys of InitRule
+
+    def role(self, role: str) -> tuple[Init, Path]:
+        """The rule for a role, or the one it falls back to, and where that stands."""
+        inits = self.model.init
+        falls_back = {"position": "embedding", "embedding": "weight", "output": "weight", "expert_output": "experts"}
+        if role == "expert_output" and inits.experts is None:
+            role = "output"
+        rule = getattr(inits, role, None)
+        return (rule, ("init", role)) if rule is not None else self.role(falls_back.get(role, "weight"))
+
+    def public(self, name: str) -> Val:
+        """A public input of the model."""
+        if name not in self.values:
+            dtype, dims = self.inputs[name]
+            self.values[name] = self.top.input(name, Type(dtype, dims))
+        return self.values[name]
+
+    def own(self, param: ir.Param) -> Val:
+        """The graph input of a parameter, made at its first use; a second use of the name is the same parameter."""
+        if param.name not in self.values:
+            dims = (param.stack, *param.dims) if param.stack else param.dims
+            self.values[param.name] = self.top.input(param.value, Type(param.dtype, dims))
+            self.params.append(replace(param, value=self.values[param.name].name))
+        return self.values[param.name]
+
+
+@dataclass
+class Operand:
+    """What one input of a block's body is: the running value ("carry"), a parameter, another stream, or something
+    shared by all blocks."""
+
+    kind: str
+    key: str
+    param: ir.Param | None = None
+
+
+class Scope:
+    """The body of one block: a builder, and what each of its inputs is. `ir`: the words that graphs are written with.
+
+    `prefix` starts the logical names of its parameters ("layers.{}."). `stream` is the one that it is on, `length` that
+    one's dim and `space` the dims of its running value: [batch length width].
+    """
+
+    ir = vocabulary
+
+    def __init__(self, low: Lowering, prefix: str, stream: str):
+        self.low, self.prefix, self.stream = low, prefix, stream
+        self.length = low.length(stream)
+        self.space = ("batch", self.length, "width")
+        self.rows = f"batch {self.length}"
+        self.g = Builder()
+        self.operands: list[Operand] = []
+        self.found: dict[str, Val] = {}
+        self.compute, self.accumulate = low.model.dtype.compute, low.model.dtype.accumulate
+
+    def _input(self, operand: Operand, name: str, type_: Type) -> Val:
+        if operand.key not in self.found:
+            self.operands.append(operand)
+            self.found[operand.key] = self.g.input(name, type_)
+        return self.found[operand.key]
+
+    def carry(self, name: str, dims: Sequence[str], dtype: str = "") -> Val:
+        """The value that comes from the block before."""
+        return self._input(Operand("carry", name), name, Type(dtype or self.compute, tuple(dims)))
+
+    def running(self) -> Val:
+        """The running value of its stream: [batch length width]."""
+        return self.carry("x", self.space)
+
+    def other(self, stream: str) -> Val:
+        """What another stream has come to: [batch length width]."""
+        self.low.contexts.add(stream)
+        return self._input(Operand("stream", stream), stream, self.low.streams[stream].type)
+
+    def shared(self, name: str, stream: str = "") -> Val:
+        """A public input, of this stream or that one, or `layer`: the number of this layer in its stage."""
+        name = self.low.called(stream or self.stream, name) if name in OF_STREAM else name
+        dtype, dims = self.low.inputs.get(name, ("i64", ()))
+        return self._input(Operand("shared", name), name, Type(dtype, dims))
+
+    def param(
+        self,
+        name: str,
+        dims: str,
+        role: str = "weight",
+        fan_in: str = "",
+        rule: tuple[Init, Path] | None = None,
+        dtype: str = "",
+    ) -> Val:
+        """A parameter of this block, cast to the dtype it is used in. Initialised by `rule`, else by its role."""
+        axes = tuple(dims.split())
+        init = self.low.init(*(rule or self.low.role(role)), axes, tuple(fan_in.split()))
+        if self.prefix + name in self.found:
+            path = rule[1] if rule else ()
+            raise SpecError.at(path, "W0403", f"two parameters are called '{name}'", "rename a part of the block")
+        stored = self.low.model.dtype.params
+        local = name.replace(".", "_")
+        local = f"{local}_table" if local in {*self.low.inputs, *self.low.streams} else local
+        param = ir.Param(local, self.prefix + name, axes, init, stored)
+        return self.g.cast(
+            self._input(Operand("param", param.name, param), local, Type(stored, axes)), dtype or self.compute
+        )
+
+    def tied(self, logical: str) -> Val:
+        """A parameter of another block, under its logical name."""
+        value = self.low.values[logical]
+        known = next(p for p in self.low.params if p.name == logical)
+        return self.g.cast(self._input(Operand("param", logical, known), value.name, value.type), self.compute)
+
+    @contextmanager
+    def at(self, *path: str | int) -> Generator[None]:
+        """Nodes made inside come from the spec line of `path`."""
+        with self.g.at(self.low.places(path)):
+            yield
+
+    def einsum(self, name: str, *x: Val, to: str) -> Val:
+        return self.g.one(Einsum(tuple(to.split())), *x, names=[name])
+
+    def map(self, name: str, formula: Formula, to: str | None = None, **operands: Any) -> Val:
+        return self.g.map(formula, to=to, names=[name], **operands)
+
+    def linear(
+        self,
+        name: str,
+        x: Val,
+        dims: str,
+        to: str,
+        stem: str,
+        bias: str | None = None,
+        role: str = "weight",
+        fan_in: str = "width",
+        rule: tuple[Init, Path] | None = None,
+    ) -> Val:
+        """x times the matrix `stem`.weight [dims], plus `stem`.bias [bias] if it has one."""
+        y = self.einsum(name, x, self.param(f"{stem}.weight", dims, role, fan_in, rule), to=to)
+        if bias is None:
+            return y
+        return self.map(name, "y + b", y=y, b=self.param(f"{stem}.bias", bias, "bias"), to=to, dtype=self.compute)
+
+    def dropout(self, x: Val, rate: float) -> Val:
+        """x itself when the model is not for training or nothing is dropped."""
+        if not self.low.train or rate == 0:
+            return x
+        op = Dropout(exact(rate), next(self.low.dropouts))
+        return self.g.one(op, x, self.shared("seed"), self.shared("layer"), names=["dropped"])
+
+    def norm(self, x: Val, rule: Norm, stem: str, path: Path, over: str = "width") -> Val:
+        """x normalised over a dim, with the gain (and bias) `stem`.weight (`stem`.bias)."""
+        rule = NormRule(kind=rule) if isinstance(rule, str) and rule != "none" else rule
+        if isinstance(rule, str):
+            return x
+        with self.at(*path):
+            eps = exact(rule.eps or EPS[rule.kind])
+            affine = [self.param(f"{stem}.weight", over, "norm")]
+            if rule.kind == "layer_norm" and rule.bias:
+                affine.append(self.param(f"{stem}.bias", over, "bias"))
+            op = (LayerNorm if rule.kind == "layer_norm" else RMSNorm)(over, eps)
+            return self.g.one(op, x, *affine, names=[stem.rsplit(".", 1)[-1]])
+
+    def activation(self, text: str, path: Path) -> sp.Expr:
+        """The formula of an activation, in `x`."""
+        if text == "none":
+            return symbol("x")
+        return self.low.formula(f"{text}(x)" if text.isidentifier() and text != "x" else text, path, {"x": symbol("x")})
+
+    def hidden(self, up: Val, gate: Val | None, act: sp.Expr, to: str, **bias: Val) -> Val:
+        """activation(up), or activation(gate) * up; the biases `up_bias`, `gate_bias` are added first if given."""
+
+        def shifted(name: str) -> str:
+            return f"{name} + {name}_bias" if f"{name}_bias" in bias else name
+
+        if gate is None:
+            lets, value = {"x": shifted("up")}, act
+        else:
+            lets, value = {"x": shifted("gate"), "u": shifted("up")}, act * symbol("u")
+        operands = {"up": up} | ({"gate": gate} if gate is not None else {}) | bias
+        return self.map("hidden", value, to=to, let=lets, dtype=self.compute, **operands)
+
+    def gather(self, name: str, table: Val, *index: Val, at: str) -> Val:
+        return self.g.one(Gather(tuple(at.split())), table, *index, names=[name])
+
+    def rename(self, name: str, x: Val, old: str, new: str) -> Val:
+        return self.g.one(Rename(old, new), x, names=[name])
+
+    def call(self, name: str, *outputs: Val) -> Call:
+        """The finished block."""
+        return Call(name, self.g.graph(*outputs))

@@ -1,0 +1,1 @@
+"""What an op declares, and the ops that are not made of others."""

@@ -1,0 +1,1 @@
+"""Which nodes of a function are one kernel: what can be, what is cheapest, and the regions that come of it."""
