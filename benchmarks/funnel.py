@@ -20,7 +20,7 @@ from weft import api
 from weft.autotune.space.problems import Task, tasks
 from weft.autotune.workers.compile_pool import Built, CompilePool
 from weft.autotune.workers.host import launches
-from weft.autotune.workers.launches import Launch
+from weft.autotune.workers.launches import KernelLaunch
 from weft.codegen.build import files_of, temporary
 from weft.targets import LIMITS
 
@@ -68,12 +68,12 @@ def cell(task: Task, target: str, compilers: CompilePool, count: int) -> Cell:
     began = time.process_time()
     found = launches(job | {"kernels": list(p.space.kernels), "configs": configs})["found"]
     made.cpu_s["wrapper"] = time.process_time() - began
-    distinct: dict[Any, tuple[Any, list[Launch]]] = {}
+    distinct: dict[Any, tuple[Any, list[KernelLaunch]]] = {}
     for config, one in zip(configs, found, strict=True):
         if "raised" in one:
             made.wrapper["the wrapper refuses it"] += 1
             continue
-        parsed = [Launch.parse(data) for data in one["launches"]]
+        parsed = [KernelLaunch.parse(data) for data in one["launches"]]
         known = tuple((f.key(), f.grid) for f in parsed)
         if known in distinct:
             made.wrapper["launches the same as another configuration"] += 1

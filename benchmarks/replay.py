@@ -13,7 +13,7 @@ import optuna
 from benchmarks.environment import environment
 from weft.autotune.budget import Budget
 from weft.autotune.search.kernel import Search
-from weft.autotune.search.replay import Replay, Table, load
+from weft.autotune.search.replay import RecordedTable, Replay, load
 from weft.autotune.search.replays import Replays, replays, table_text
 from weft.autotune.search.result import Options
 from weft.autotune.search.sampler import PoolSampler
@@ -23,13 +23,13 @@ RESULT = Path(__file__).parent / "results" / "replay.json"
 VENDORS = {"NVIDIA": ("nvidia", "geforce", "rtx", "tesla", "quadro"), "AMD": ("amd", "radeon", "instinct")}
 
 
-def vendor(table: Table) -> str:
+def vendor(table: RecordedTable) -> str:
     """Of a table's GPU; "" where its name does not tell."""
     name = table.device.lower()
     return next((v for v, words in VENDORS.items() if any(w in name for w in words)), "")
 
 
-def stock_tpe(table: Table, seed: int, trials: int) -> float:
+def stock_tpe(table: RecordedTable, seed: int, trials: int) -> float:
     """Fraction of the optimum that Optuna's TPE reaches by itself: it knows the knobs, not the pool, so what it
     proposes may be infeasible or known, and counts as a trial all the same."""
     sampler = PoolSampler(table.configs)  # for the values of the knobs, and to find a configuration's row
@@ -43,7 +43,7 @@ def stock_tpe(table: Table, seed: int, trials: int) -> float:
     return list(accumulate(best, max))[-1]
 
 
-def hostile(table: Table, seed: int, trials: int) -> float:
+def hostile(table: RecordedTable, seed: int, trials: int) -> float:
     """Fraction of the optimum that is reached when the ten slowest configurations are said to have won elsewhere."""
     timed = sorted((o.us, place) for place, o in enumerate(table.outcomes) if o.us is not None)
     worst = [table.configs[place] for _, place in timed[:-11:-1]]
@@ -52,7 +52,7 @@ def hostile(table: Table, seed: int, trials: int) -> float:
     return table.best_us / (found.curve()[-1] or float("inf"))
 
 
-def measured(table: Table, others: list[Table], seeds: int, trials: int) -> dict[str, object]:
+def measured(table: RecordedTable, others: list[RecordedTable], seeds: int, trials: int) -> dict[str, object]:
     """One table: every way of searching it."""
     same = [o for o in others if vendor(o) == vendor(table)]
     found: dict[str, Replays] = {

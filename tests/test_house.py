@@ -86,6 +86,28 @@ def test_nothing_evaluates_text(path):
     assert found == []
 
 
+SHIPPED = re.compile(r"weft/codegen/(runtime|skeletons/[a-z_]+)/[a-z_]+\.py")
+"""What packages are made of: named for who reads one of them, where a folder has its own `Holes` or `Steps`."""
+
+
+def repeated(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
+    """The class names that stand for several things, with the files that declare each."""
+    homes = dict[str, list[str]]()
+    for name, tree in trees.items():
+        for n in ast.walk(tree):
+            if isinstance(n, ast.ClassDef):
+                homes.setdefault(n.name, []).append(name)
+    return {name: files for name, files in homes.items() if len(files) > 1}
+
+
+def test_a_class_name_has_one_meaning():
+    trees = {name: tree for name, tree in product().items() if not SHIPPED.fullmatch(name)}
+    planted = ast.parse("def f():\n    class Graph: pass")
+
+    assert repeated(trees) == {}
+    assert list(repeated({**trees, "weft/planted.py": planted})) == ["Graph"]
+
+
 OP_TESTS = 39
 DECLARATIONS = (
     "weft/ir/ops/op.py",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from weft.frontends.blocks import Attention as Attention
     from weft.frontends.blocks import Mlp as MLP
     from weft.frontends.blocks import Moe as MoE
-    from weft.frontends.blocks import Opaque as Opaque
+    from weft.frontends.blocks import OpaqueBlock as Opaque
     from weft.frontends.blocks import Recurrence as Recurrence
     from weft.frontends.schema import Model as Model
 
@@ -34,7 +34,7 @@ _HOME = {
     "MLP": "weft.frontends.blocks:Mlp",
     "Recurrence": "weft.frontends.blocks:Recurrence",
     "MoE": "weft.frontends.blocks:Moe",
-    "Opaque": "weft.frontends.blocks:Opaque",
+    "Opaque": "weft.frontends.blocks:OpaqueBlock",
     "WeftError": "weft.errors:WeftError",
 }
 

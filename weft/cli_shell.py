@@ -63,7 +63,7 @@ Try = Callable[[str, Mapping[str, Any]], object]
 """UsageError where a path cannot be written to, told what else was given."""
 
 
-class Output(click.Option):
+class OutputOption(click.Option):
     """A path that a verb writes to. Every one is tried before the verb begins: `tried` says how."""
 
     def __init__(self, names: Sequence[str], tried: Try, **options: Any) -> None:
@@ -83,8 +83,8 @@ class Passes(click.Option):
 
 
 def output(*names: str, tried: Try | None = None, **options: Any) -> Any:
-    """An `Output` as a parameter; by default a file, which is overwritten where that is allowed."""
-    return click.option(*names, cls=Output, tried=tried or _file, **options)
+    """An `OutputOption` as a parameter; by default a file, which is overwritten where that is allowed."""
+    return click.option(*names, cls=OutputOption, tried=tried or _file, **options)
 
 
 def _file(path: str, given: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ def _tried(given: Mapping[str, Any]) -> None:
     found: dict[str, str] = {}
     for param in click.get_current_context().command.params:
         path = given.get(param.name or "")
-        if isinstance(param, Output) and path is not None:
+        if isinstance(param, OutputOption) and path is not None:
             param.tried(path, given)
             other = found.setdefault(os.path.realpath(path), param.opts[-1])
             if other != param.opts[-1]:

@@ -28,7 +28,7 @@ _RUNTIME_OPSET = 26
 
 
 @dataclass(frozen=True)
-class Row:
+class Examined:
     """One thing looked at: `state` is ok, warn or fail; `fix` says what to do about it."""
 
     state: Literal["ok", "warn", "fail"]
@@ -41,7 +41,7 @@ class Row:
         return asdict(self)
 
 
-def rows() -> list[Row]:
+def rows() -> list[Examined]:
     """Look at everything, in the order a person would."""
     return [
         _python(),
@@ -54,7 +54,7 @@ def rows() -> list[Row]:
     ]
 
 
-def table(found: list[Row]) -> str:
+def table(found: list[Examined]) -> str:
     """One line per row, and one more with the fix where there is one."""
     width = max(len(row.what) for row in found)
     lines: list[str] = []
@@ -79,48 +79,50 @@ def _at_least(found: str, least: str) -> bool:
     return numbers(found) >= numbers(least)
 
 
-def _python() -> Row:
-    return Row("ok", "python", f"{'.'.join(str(n) for n in sys.version_info[:3])} on {sys.platform}")
+def _python() -> Examined:
+    return Examined("ok", "python", f"{'.'.join(str(n) for n in sys.version_info[:3])} on {sys.platform}")
 
 
-def _torch() -> Iterator[Row]:
+def _torch() -> Iterator[Examined]:
     found = version("torch")
     if found is None:
-        yield Row("fail", "torch", "missing", "pip install torch")
+        yield Examined("fail", "torch", "missing", "pip install torch")
         return
     if not _at_least(found, "2.11"):
-        yield Row("fail", "torch", found, "weft needs torch 2.11 or newer")
+        yield Examined("fail", "torch", found, "weft needs torch 2.11 or newer")
         return
     try:
         import torch  # torch is imported only where it is needed
     except (ImportError, OSError) as error:
-        yield Row("fail", "torch", f"{found} does not import: {error}", "reinstall torch")
+        yield Examined("fail", "torch", f"{found} does not import: {error}", "reinstall torch")
         return
-    yield Row("ok", "torch", found)
-    yield Row("ok", "cpu threads", f"{torch.get_num_threads()} of {os.cpu_count()}")
+    yield Examined("ok", "torch", found)
+    yield Examined("ok", "cpu threads", f"{torch.get_num_threads()} of {os.cpu_count()}")
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
-        yield Row("ok", "gpu", f"{torch.cuda.get_device_name()} (sm_{major}{minor})")
+        yield Examined("ok", "gpu", f"{torch.cuda.get_device_name()} (sm_{major}{minor})")
     else:
-        yield Row("ok", "gpu", "none: packages run on the CPU; plans for a GPU take --target sm_90")
+        yield Examined("ok", "gpu", "none: packages run on the CPU; plans for a GPU take --target sm_90")
 
 
-def _triton() -> Iterator[Row]:
+def _triton() -> Iterator[Examined]:
     torch, triton = version("torch"), version("triton")
     if triton is None:
         if sys.platform == "linux":
-            yield Row("ok", "triton", "missing: needed only where kernels run on a GPU")
+            yield Examined("ok", "triton", "missing: needed only where kernels run on a GPU")
         else:
-            yield Row("ok", "triton", f"not available on {sys.platform}: planning, CPU and reference only")
+            yield Examined("ok", "triton", f"not available on {sys.platform}: planning, CPU and reference only")
         return
     pair = _PAIRS.get(".".join((torch or "").split(".")[:2]))
     if pair is not None and not triton.startswith(f"{pair}."):
-        yield Row("warn", "triton", f"{triton} with torch {torch}", f"torch {torch} was released with triton {pair}")
+        yield Examined(
+            "warn", "triton", f"{triton} with torch {torch}", f"torch {torch} was released with triton {pair}"
+        )
     else:
-        yield Row("ok", "triton", triton)
+        yield Examined("ok", "triton", triton)
 
 
-def _packages() -> Iterator[Row]:
+def _packages() -> Iterator[Examined]:
     for package, least in (
         ("numpy", "1.26"),
         ("sympy", "1.12"),
@@ -130,50 +132,50 @@ def _packages() -> Iterator[Row]:
     ):
         found = version(package)
         if found is None:
-            yield Row("fail", package.lower(), "missing", f"pip install {package}")
+            yield Examined("fail", package.lower(), "missing", f"pip install {package}")
         elif not _at_least(found, least):
-            yield Row("fail", package.lower(), found, f"pip install '{package}>={least}'")
+            yield Examined("fail", package.lower(), found, f"pip install '{package}>={least}'")
         else:
-            yield Row("ok", package.lower(), found)
+            yield Examined("ok", package.lower(), found)
 
 
-def _onnx() -> Iterator[Row]:
+def _onnx() -> Iterator[Examined]:
     onnx, runtime = version("onnx"), version("onnxruntime")
     if onnx is None:
-        yield Row("fail", "onnx", "missing: no `weft export --format onnx`", "pip install onnx")
+        yield Examined("fail", "onnx", "missing: no `weft export --format onnx`", "pip install onnx")
     elif not _at_least(onnx, "1.21"):
-        yield Row("fail", "onnx", onnx, "pip install 'onnx>=1.21': older ones read files outside a model's folder")
+        yield Examined("fail", "onnx", onnx, "pip install 'onnx>=1.21': older ones read files outside a model's folder")
     else:
-        yield Row("ok", "onnx", f"{onnx}; weft writes opset 23")
+        yield Examined("ok", "onnx", f"{onnx}; weft writes opset 23")
     if runtime is None:
-        yield Row("warn", "onnxruntime", "missing: ONNX files are written but not run", "pip install onnxruntime")
+        yield Examined("warn", "onnxruntime", "missing: ONNX files are written but not run", "pip install onnxruntime")
     else:
-        yield Row("ok", "onnxruntime", f"{runtime}; runs opsets up to {_RUNTIME_OPSET}")
+        yield Examined("ok", "onnxruntime", f"{runtime}; runs opsets up to {_RUNTIME_OPSET}")
 
 
-def _cache() -> Row:
+def _cache() -> Examined:
     path = cache_dir()
     fix = "set WEFT_CACHE_DIR to a folder of your own"
     if path.exists():
         if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
-            return Row("warn", "cache", f"{path} cannot be written", fix)
+            return Examined("warn", "cache", f"{path} cannot be written", fix)
         status = path.stat()
         if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-            return Row("warn", "cache", f"{path} can be written by others", f"chmod 700 {path}")
-        return Row("ok", "cache", str(path))
+            return Examined("warn", "cache", f"{path} can be written by others", f"chmod 700 {path}")
+        return Examined("ok", "cache", str(path))
     above = next((parent for parent in path.parents if parent.exists()), None)
     if above is None or not os.access(above, os.W_OK | os.X_OK):
-        return Row("warn", "cache", f"{path} cannot be made", fix)
-    return Row("ok", "cache", f"{path} (made when needed)")
+        return Examined("warn", "cache", f"{path} cannot be made", fix)
+    return Examined("ok", "cache", f"{path} (made when needed)")
 
 
-def _environment() -> Iterator[Row]:
+def _environment() -> Iterator[Examined]:
     for name in sorted(os.environ):
         value = os.environ[name][:80]
         if name in ENVIRONMENT:
-            yield Row("ok", name, value)
+            yield Examined("ok", name, value)
         elif name.startswith("WEFT_"):
             near = nearest(name, ENVIRONMENT)
-            yield Row("warn", name, "weft reads no such variable", f"did you mean {near}?" if near else "unset it")
+            yield Examined("warn", name, "weft reads no such variable", f"did you mean {near}?" if near else "unset it")
         elif name in _TRITON:
-            yield Row("warn", name, value, "changes what Triton compiles; unset it unless you mean it")
+            yield Examined("warn", name, value, "changes what Triton compiles; unset it unless you mean it")

@@ -44,11 +44,11 @@ def open_spec(source: Any, sets: Iterable[str] = (), small: bool = False) -> Loa
 
 def _described(value: Any) -> str:
     """A value that is no spec, with the way to one."""
-    from weft.frontends.schema import Part  # only when it is asked for: every verb imports this file
+    from weft.frontends.schema import SpecPart  # only when it is asked for: every verb imports this file
 
     if isinstance(value, type):
         return f"the class {value.__name__}; make one of it: {value.__name__}(...)"
-    if isinstance(value, Part):
+    if isinstance(value, SpecPart):
         name = type(value).called or type(value).__name__
         return f"{name}; a block goes into a model: weft.Model(blocks={{'name': {name}(...)}}, ...)"
     return type(value).__name__

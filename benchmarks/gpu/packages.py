@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gpu.programs import program
 from weft.autotune.space.problems import checks, workload
 from weft.autotune.workers.cases import RegionCase
-from weft.autotune.workers.launches import Kernels
+from weft.autotune.workers.launches import KernelFolder
 from weft.codegen.build import files_of, temporary
 from weft.codegen.plan.planner import Planned, plan
 from weft.codegen.skeletons.common.writer.regions import RegionFile
@@ -32,8 +32,8 @@ class Package:
         return self.planned.kernels.regions
 
     @cached_property
-    def kernels(self) -> Kernels:
-        return Kernels(self.folder / "kernels")
+    def kernels(self) -> KernelFolder:
+        return KernelFolder(self.folder / "kernels")
 
     def case(self, region: RegionFile) -> RegionCase:
         """The wrapper of a region's kernels, with operands and truth."""

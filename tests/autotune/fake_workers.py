@@ -10,8 +10,8 @@ from weft.autotune.budget import FOREVER, Late
 from weft.autotune.gates import gatekeeper, runner
 from weft.autotune.types import config_id
 from weft.autotune.workers import compile_pool
-from weft.autotune.workers.launches import Launch
-from weft.autotune.workers.process import Answer, Fault
+from weft.autotune.workers.launches import KernelLaunch
+from weft.autotune.workers.process import Fault, JobAnswer
 
 
 class Fakes:
@@ -44,10 +44,10 @@ class Fake:
         clock.pass_(took)
         if cost > took:
             if left > seconds:
-                return Answer(None, took, Fault.TIMEOUT, "no answer")
+                return JobAnswer(None, took, Fault.TIMEOUT, "no answer")
             self.all.ended[op] += 1
             raise Late
-        return Answer(answer(op, job), took)
+        return JobAnswer(answer(op, job), took)
 
     def kill(self):
         pass
@@ -59,7 +59,7 @@ def answer(op, job):
     if op == "version":
         return {"triton": "3.6.0", "ptxas": {}}
     if op == "launches":
-        found = [Launch(".k", config_id(c), {}, options={"num_warps": 4}, grid=(99,)) for c in job["configs"]]
+        found = [KernelLaunch(".k", config_id(c), {}, options={"num_warps": 4}, grid=(99,)) for c in job["configs"]]
         return {"found": [{"launches": [f.data()]} for f in found], "cpu_s": 0.1}
     if op in ("shared", "compile"):
         return {"shared": 1024, "cpu_s": 0.1, **({"regs": 32, "stack": 0, "warps": 4} if op == "compile" else {})}

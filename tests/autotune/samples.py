@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from weft.autotune.space.listed import Space
-from weft.autotune.space.workload import Problem, Workload
+from weft.autotune.space.workload import TuningProblem, Workload
 from weft.ir.types import torch_dtype
 
 FOLDER = Path(__file__).parent / "kernels"
@@ -74,4 +74,4 @@ def space(flaws=("",), stages=(1, 2, 3, 4), **more):
 def problem(of=None, target="sm_90", sizes=BIG, dtype="bf16", default=CONFIG):
     workload = Workload(str(FOLDER), "tests.autotune.samples:MatmulCase")
     given = {"bytes": 2 if dtype in ("bf16", "f16") else 4}
-    return Problem("matmul", of or space(), workload, target, sizes, ODD, given, dtype, dict(default))
+    return TuningProblem("matmul", of or space(), workload, target, sizes, ODD, given, dtype, dict(default))

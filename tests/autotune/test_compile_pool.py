@@ -17,7 +17,7 @@ from weft.autotune.workers import compile_pool
 from weft.autotune.workers.capture import gpu
 from weft.autotune.workers.compile_pool import CompilePool, Spent, first_line
 from weft.autotune.workers.kept import Kept, join, pack, place, unpack
-from weft.autotune.workers.launches import Kernels, Launch, source
+from weft.autotune.workers.launches import KernelFolder, KernelLaunch, source
 from weft.autotune.workers.serve import said
 from weft.cache.row import Status
 
@@ -25,7 +25,7 @@ SLOW = "tests.autotune.slow_compiler"
 
 
 def launch(**options):
-    return Launch(".gemm", "matmul", {}, options=options)
+    return KernelLaunch(".gemm", "matmul", {}, options=options)
 
 
 def running(pattern):
@@ -138,7 +138,7 @@ def test_kept_kernels_are_found_by_triton_from_any_folder(tmp_path):
 
     with triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(cache)
-        found = triton.compile(source(one, Kernels(moved)), target=gpu("sm_90"), options=one.options)
+        found = triton.compile(source(one, KernelFolder(moved)), target=gpu("sm_90"), options=one.options)
 
     assert set(found.asm) == {"cubin"}, "it was compiled again"
     assert found.metadata.shared == built.shared

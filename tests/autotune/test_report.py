@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tests.autotune.synthetic import FakeClock, Noise, Synthetic, landscape
 from tests.autotune.test_replay import TIMES, kernel_tuner
 from weft import cli
-from weft.autotune.budget import Budget, Part
+from weft.autotune.budget import Budget, BudgetShare
 from weft.autotune.report import tables
 from weft.autotune.report.html import page
 from weft.autotune.report.progress import Progress, line
@@ -105,11 +105,11 @@ def test_what_is_left_counts_the_searches_that_follow():
     whole = Budget(clock=clock)
     clock.pass_(20.0)
 
-    assert Part(2, 4, whole).left(10.0) == 10.0 + 2 * (30.0 / 2)
-    assert Part(4, 4, whole).left(10.0) == 10.0
-    assert Part(2, 4, Budget(15.0, clock=clock)).left(10.0) == 15.0
+    assert BudgetShare(2, 4, whole).left(10.0) == 10.0 + 2 * (30.0 / 2)
+    assert BudgetShare(4, 4, whole).left(10.0) == 10.0
+    assert BudgetShare(2, 4, Budget(15.0, clock=clock)).left(10.0) == 15.0
     lines = []
-    tuned(watch=lambda s: lines.append(line(s)), part=Part(2, 4, whole))
+    tuned(watch=lambda s: lines.append(line(s)), part=BudgetShare(2, 4, whole))
     assert all(", 2 of 4  " in text for text in lines)
 
 

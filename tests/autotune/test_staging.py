@@ -13,7 +13,7 @@ from weft.autotune.workers import staging
 from weft.autotune.workers.capture import recording
 from weft.autotune.workers.compile_pool import CompilePool
 from weft.autotune.workers.host import launches
-from weft.autotune.workers.launches import Kernels, Launch, source
+from weft.autotune.workers.launches import KernelFolder, KernelLaunch, source
 from weft.cache.row import Status
 from weft.targets import LIMITS
 
@@ -30,12 +30,12 @@ def products(target, n, seed=0):
     p = problem(of, target)
     job = {"workload": p.workload.data(), "target": target, "sizes": BIG, "dtype": "bf16", "kernels": ["matmul"]}
     found = launches(job | {"configs": chosen})["found"]
-    return [(c, Launch.parse(f["launches"][0])) for c, f in zip(chosen, found, strict=True)]
+    return [(c, KernelLaunch.parse(f["launches"][0])) for c, f in zip(chosen, found, strict=True)]
 
 
 def attentions(target, n, seed=0):
     """Launches of the attention kernels on causal pieces."""
-    kernels = Kernels(KERNELS)
+    kernels = KernelFolder(KERNELS)
     module, pieces = kernels.module(".attention.launch"), kernels.module(".attention.pieces")
     walk = module.Walk(pieces.causal_pieces, None, (True, False))
     part = module.Part(walk, module.Walk(pieces.causal_back, None, (False, True)), walk)
@@ -83,7 +83,7 @@ def test_an_unknown_triton_leaves_it_to_the_compiler(monkeypatch):
     monkeypatch.setattr(staging, "KNOWN", ())
     [(_, launch)] = products("sm_90", 1)
 
-    assert staging.shared(source(launch, Kernels(FOLDER)), "sm_90", launch.options) is None
+    assert staging.shared(source(launch, KernelFolder(FOLDER)), "sm_90", launch.options) is None
 
 
 def test_without_the_cheap_stage_the_full_compilation_refuses(monkeypatch):

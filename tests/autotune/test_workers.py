@@ -14,7 +14,7 @@ import pytest
 from tests.autotune.samples import problem
 from weft.autotune.gates.runner import BenchRunner, outcome
 from weft.autotune.types import Fidelity, Level, Outcome, Status
-from weft.autotune.workers.process import Answer, Fault, Worker, sweep
+from weft.autotune.workers.process import Fault, JobAnswer, Worker, sweep
 
 FAULTY = "tests.autotune.faulty_worker"
 FAULTS = {
@@ -149,4 +149,4 @@ def test_the_environment_is_a_list(monkeypatch):
     ],
 )
 def test_an_answer_is_not_believed_further_than_it_can_be_checked(data, status):
-    assert outcome(Answer(data, 0.1), timed=True).status is status
+    assert outcome(JobAnswer(data, 0.1), timed=True).status is status

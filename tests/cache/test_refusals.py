@@ -161,7 +161,7 @@ def test_a_file_over_the_limit_is_not_read(tmp_path):
     path.chmod(0o600)
 
     assert files.read(str(path), 100)[0] == b"x" * 100
-    with pytest.raises(files.Refused, match="at most 99"):
+    with pytest.raises(files.UntrustedFile, match="at most 99"):
         files.read(str(path), 99)
 
 

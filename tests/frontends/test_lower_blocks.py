@@ -7,7 +7,7 @@ import torch
 
 from tests.frontends.lowering import BASE, CELL, arguments, tiny, weights
 from weft.errors import SpecError
-from weft.frontends.blocks import Opaque
+from weft.frontends.blocks import OpaqueBlock
 from weft.frontends.lower.program import lower
 from weft.frontends.schema import Model
 from weft.ir.reference_model import initial, reference
@@ -17,7 +17,7 @@ def test_an_opaque_block_runs_its_module() -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Tanh())
     spec = Model.model_validate(
-        BASE | {"blocks": {"mine": Opaque(module)}, "stack": [{"repeat": "layers", "layer": ["mine"]}]}
+        BASE | {"blocks": {"mine": OpaqueBlock(module)}, "stack": [{"repeat": "layers", "layer": ["mine"]}]}
     )
     program = lower(spec)
     assert {"layers.0.mine.0.weight", "layers.1.mine.0.bias"} <= set(program.logical_names())

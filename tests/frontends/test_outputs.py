@@ -14,7 +14,7 @@ import pytest
 from tests.cache.faulty import Faulty
 from weft import api, cli, outputs
 from weft.cache.pack import Pack
-from weft.cli_shell import Output
+from weft.cli_shell import OutputOption
 from weft.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -132,10 +132,10 @@ def options(command: click.Command, name: str = "") -> Iterator[tuple[str, click
 
 
 def test_no_path_is_written_untried():
-    """A path is an `Output`, or one of these, which are read."""
+    """A path is an `OutputOption`, or one of these, which are read."""
     read = {"spec", "packs", "replay", "warm", "shared", "weights"}
     paths = {(verb, p.name) for verb, p in options(cli.cli) if isinstance(p.type, click.Path) and p.name not in read}
-    known = {(verb, p.name) for verb, p in options(cli.cli) if isinstance(p, Output)}
+    known = {(verb, p.name) for verb, p in options(cli.cli) if isinstance(p, OutputOption)}
 
     assert paths == known
     assert {p for _, p in known} == {"out", "html", "study"}

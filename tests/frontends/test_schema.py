@@ -25,7 +25,7 @@ CELL = {"kind": "recurrence", "inputs": ["u"], "state": {"c": 0.0}, "update": {"
 
 
 def parts() -> list[type[BaseModel]]:
-    found = [schema.Part]
+    found = [schema.SpecPart]
     for part in found:
         found += part.__subclasses__()
     return sorted((p for p in found if p.model_fields), key=lambda p: p.__name__)

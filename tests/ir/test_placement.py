@@ -13,7 +13,7 @@ from weft.ir.builder import Builder, flatten
 from weft.ir.formula import symbol
 from weft.ir.loops import keep
 from weft.ir.ops.primitives import Loop
-from weft.ir.placement import MAX, REPLICATED, SUM, _Walk, collectives, counts, natural
+from weft.ir.placement import MAX, REPLICATED, SUM, _PlacementWalk, collectives, counts, natural
 from weft.ir.reference import run
 from weft.ir.types import Type, Val
 from weft.passes.derivative import joint
@@ -168,7 +168,7 @@ class Recorder:
 )
 def test_moves_along_two_axes(have, want, steps):
     v, ranks = Val("v", Type("f32", ("a", "b"))), Recorder()
-    walk = _Walk({"x": ("a", "b"), "y": ("b", "a")}, sp.S.One, ranks)
+    walk = _PlacementWalk({"x": ("a", "b"), "y": ("b", "a")}, sp.S.One, ranks)
     walk.have[v] = {have: None}
     walk.get(v, want, "")
     assert want in walk.have[v]

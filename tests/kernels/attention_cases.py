@@ -15,7 +15,7 @@ from tests.kernels.sanitize import checked, strided
 from weft.codegen.skeletons.attention.writer import plan
 from weft.codegen.skeletons.attention.writer.walks import Walks
 from weft.codegen.skeletons.common import host
-from weft.ir.pattern import Part, Pattern, holds, layout
+from weft.ir.pattern import LayoutPart, Pattern, holds, layout
 
 FILES = ("attention/launch", "attention/pieces", "attention/walks")
 
@@ -127,7 +127,7 @@ def counts(c: Case, pattern: Pattern, segments: Tensor | None) -> Tensor:
     return torch.from_numpy(np.array(out))
 
 
-def parts_of(c: Case) -> list[tuple[Any, list[Part]]]:
+def parts_of(c: Case) -> list[tuple[Any, list[LayoutPart]]]:
     """[(heads, parts)]: by the pattern's layout, or each head's pattern as one part."""
     pattern, heads = Pattern.parse(c.text).at(max(c.nq, c.nk)), c.kv * c.group
     if c.mode == "layout" and not pattern.multiset:
@@ -139,7 +139,7 @@ def parts_of(c: Case) -> list[tuple[Any, list[Part]]]:
         for h, parts in by_head.items():
             chosen.setdefault(tuple(map(id, parts)), []).append(h)
         return [((h, 1, 1), by_head[h]) for hs in chosen.values() for h in hs]
-    return [(None, [Part("tiles", term=pattern)])]
+    return [(None, [LayoutPart("tiles", term=pattern)])]
 
 
 def walk_of(modules: Any, c: Case, p: Any, kernel: str, pattern: Pattern, nq: int, nk: int) -> Any:

@@ -12,7 +12,7 @@ from tests.kernels.aot import Built, build, source
 from tests.kernels.attention_holes import keep_causal
 from weft.autotune.workers.staging import shared
 from weft.codegen.skeletons.attention.tiles import tiles
-from weft.codegen.skeletons.attention.writer.plan import Walk, walk
+from weft.codegen.skeletons.attention.writer.plan import PartWalk, walk
 from weft.ir.pattern import Pattern
 
 KERNELS = {"forward": forward.forward, "delta": backward.delta, "dkdv": backward.dkdv, "dq": backward.dq}
@@ -59,7 +59,7 @@ def types(kernel: Any, dtype: str) -> dict[str, Any]:
 def walking(name: str, pattern: str, config: dict[str, Any]) -> dict[str, Any]:
     """Constants of a kernel's walk of a named pattern of 65,536 tokens."""
     text, keep = PATTERNS[pattern]
-    w: Walk = walk(
+    w: PartWalk = walk(
         Pattern.parse(text), 1 << 16, 1 << 16, config["BM"], config["BN"], name == "dkdv", loops=config.get("LOOPS", 2)
     )
     block = None if w.block is None else getattr(pieces, w.block)

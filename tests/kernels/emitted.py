@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests.kernels.dual import interpreting
 from weft.codegen.package.disk import as_json, digest
-from weft.codegen.package.fused import Kernels, Row
+from weft.codegen.package.fused import Kernels, RegionOutcome
 from weft.codegen.package.wide import wide_of_joint
 from weft.codegen.skeletons import shipped
 from weft.ir.ops.regions import Fused
@@ -94,7 +94,7 @@ class Emitted:
         return forward, backward, found
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RegionOutcome]:
         return self.kernels[2].rows
 
     @cached_property

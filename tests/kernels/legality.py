@@ -6,12 +6,12 @@ from weft.autotune.space.problems import region_dims, workload
 from weft.autotune.workers import staging
 from weft.autotune.workers.capture import recording
 from weft.autotune.workers.cases import RegionCase
-from weft.autotune.workers.launches import Kernels, source
+from weft.autotune.workers.launches import KernelFolder, source
 
 
 def refusals(made: Emitted, dtype: str = "bf16", target: str = "sm_90") -> dict[str, str]:
     """Launch -> what Triton says against it; {} where every launch of every kernel is taken."""
-    kernels, out = Kernels(made.ops.FOLDER), dict[str, str]()
+    kernels, out = KernelFolder(made.ops.FOLDER), dict[str, str]()
     for region in made.kernels[2].files.values():
         case = RegionCase(kernels, workload(region, kernels.folder).params)
         args = case.inputs({d: made.sizes[d] for d in region_dims(region.graph)}, "meta", dtype, 0)

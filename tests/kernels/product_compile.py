@@ -14,7 +14,7 @@ import torch
 from tests.kernels.aot import Built, build
 from tests.kernels.emitted import Emitted
 from weft.autotune.workers.capture import recording
-from weft.autotune.workers.launches import Kernels, Launch, source
+from weft.autotune.workers.launches import KernelFolder, KernelLaunch, source
 from weft.ir.types import Val
 
 TORCH = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "i64": torch.int64, "bool": torch.bool}
@@ -22,7 +22,7 @@ TORCH = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "i6
 OWN = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
-def launches(made: Emitted, arch: str, dtype: str, skeleton: str, config: Any = None) -> Iterator[Launch]:
+def launches(made: Emitted, arch: str, dtype: str, skeleton: str, config: Any = None) -> Iterator[KernelLaunch]:
     """What the wrappers of a block's kernels of a skeleton launch, its floats of this dtype; nothing runs.
 
     config: instead of the kernels' own."""
@@ -56,7 +56,7 @@ def compiled(
     made: Emitted, arch: str, dtype: str = "bf16", skeleton: str = "matmul", config: Any = None
 ) -> list[Built]:
     """Each product among them, compiled."""
-    kernels = Kernels(made.ops.FOLDER)
+    kernels = KernelFolder(made.ops.FOLDER)
     out: list[Built] = []
     for launch in launches(made, arch, dtype, skeleton, config):
         if launch.function != "slots":

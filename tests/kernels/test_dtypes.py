@@ -12,7 +12,7 @@ from weft import api
 from weft.autotune.space.problems import region_dims, workload
 from weft.autotune.workers.capture import recording
 from weft.autotune.workers.cases import RegionCase
-from weft.autotune.workers.launches import Kernels
+from weft.autotune.workers.launches import KernelFolder
 from weft.codegen.build import files_of, temporary
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
@@ -46,7 +46,7 @@ def laid(x):
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])
 def test_fakes_are_runs_and_statistics_are_wide(package, dtype):
     planned, folder = package
-    kernels, least = Kernels(folder / "kernels"), torch.float64 if dtype == "f64" else torch.float32
+    kernels, least = KernelFolder(folder / "kernels"), torch.float64 if dtype == "f64" else torch.float32
     for region in planned.kernels.regions:
         case = RegionCase(kernels, workload(region, folder / "kernels").params)
         sizes = {d: planned.sizes[d] for d in region_dims(region.graph)}

@@ -10,7 +10,7 @@ from weft import api
 from weft.autotune.space.problems import region_dims, workload
 from weft.autotune.workers.capture import recording
 from weft.autotune.workers.cases import RegionCase
-from weft.autotune.workers.launches import Kernels
+from weft.autotune.workers.launches import KernelFolder
 from weft.codegen.build import files_of, temporary
 from weft.codegen.skeletons.attention.launch import grid
 from weft.ir.builder import Builder
@@ -48,7 +48,7 @@ def test_every_operand_counts_for_the_index(name):
     for region in planned.kernels.regions:
         if region.skeleton == "attention":  # its bases are int64 in the kernels; within a block see Launch.index
             continue
-        case = RegionCase(Kernels(folder), workload(region, folder).params)
+        case = RegionCase(KernelFolder(folder), workload(region, folder).params)
         args = case.inputs({d: planned.sizes[d] for d in region_dims(region.graph)}, "meta", "bf16", 0)
         assert not any(map(wide_index, launches(case, args)))
         for i, v in enumerate(region.graph.inputs):
@@ -67,7 +67,7 @@ def test_attention_of_many_sequences_lies_along_one_axis():
     )
     sizes = {"batch": 20_000, "seq": 16, "key": 16, "heads": 2, "head": 16}
     made = Emitted(g.graph(*g.many(op, q, k, v)[:1]), sizes, runtime=("batch",))
-    kernels = Kernels(made.ops.FOLDER)
+    kernels = KernelFolder(made.ops.FOLDER)
     seen = set()
     for region in made.kernels[2].files.values():
         case = RegionCase(kernels, workload(region, kernels.folder).params)

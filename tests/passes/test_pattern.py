@@ -7,7 +7,7 @@ from tests.models import SIZES, f32, fill, gpt_block, gpt_stack, i64
 from weft.ir.builder import Builder
 from weft.ir.formula import parse, symbol
 from weft.ir.library import Attend, AttendGrad
-from weft.ir.pattern import Layout, Pattern
+from weft.ir.pattern import Pattern, PatternLayout
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
 from weft.ir.text import parse as read
@@ -63,7 +63,7 @@ def test_the_text_form_keeps_the_layout():
 
     assert again == after
     text = "heads 0:4:2: window(width=16) | heads 1:4:2: residues(modulus=16, inner=causal)"
-    assert attends(again)[0].layout == Layout.parse(text)
+    assert attends(again)[0].layout == PatternLayout.parse(text)
 
 
 def test_every_attend_of_a_stack_and_its_derivative_is_laid_out():

@@ -19,7 +19,7 @@ from weft.ir.types import Graph
 from weft.passes.derivative import joint as joint_of
 from weft.passes.fusion import grouping
 from weft.passes.pipeline import PIPELINE, Pass, run
-from weft.passes.stage import Options, Stage
+from weft.passes.stage import PassOptions, StagedProgram
 from weft.passes.structure import structure
 
 SPECS = Path(__file__).parents[2] / "examples" / "specs"
@@ -28,9 +28,9 @@ NAMES = ["pattern", "blocks", "derivative", "unlet", "pairs", "recompute", "spli
 NAMES += ["choose", "dispatch", "fusion"]
 
 
-def start(train: bool = True) -> tuple[Stage, Options]:
+def start(train: bool = True) -> tuple[StagedProgram, PassOptions]:
     program = api.program(api.open_spec(SPEC, small=True), train)
-    return Stage(program), Options(program.resolve(), known=known)
+    return StagedProgram(program), PassOptions(program.resolve(), known=known)
 
 
 def test_the_pipeline_is_an_explicit_order():
@@ -109,7 +109,7 @@ def test_a_compile_makes_everything_once(spec: Any, target: str):
     assert fusions - apart == sum(len(b.halves) for b in blocks)
 
 
-def broken(stage: Stage, options: Options) -> Stage:
+def broken(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     graph = stage.program.graph
     return replace(stage, program=replace(stage.program, graph=replace(graph, nodes=graph.nodes[1:])))
 
@@ -125,7 +125,7 @@ def test_a_pass_that_breaks_a_graph_is_named_with_the_graphs_before_it():
 
 
 def test_a_pass_that_raises_is_named_too():
-    def raising(stage: Stage, options: Options) -> Stage:
+    def raising(stage: StagedProgram, options: PassOptions) -> StagedProgram:
         raise KeyError("lost")
 
     with pytest.raises(PassError, match=r"pass oops failed: KeyError: 'lost'"):
@@ -133,7 +133,7 @@ def test_a_pass_that_raises_is_named_too():
 
 
 def test_what_is_refused_on_purpose_goes_through():
-    def refusing(stage: Stage, options: Options) -> Stage:
+    def refusing(stage: StagedProgram, options: PassOptions) -> StagedProgram:
         raise InfeasibleError("no plan fits", 7)
 
     with pytest.raises(InfeasibleError):

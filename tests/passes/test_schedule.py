@@ -17,7 +17,7 @@ from weft.passes.fusion.price import Prices
 from weft.passes.memory.liveness import estimate, peak
 from weft.passes.memory.solver import smallest_budget, solve
 from weft.passes.recompute import modes
-from weft.passes.schedule import BlockProfile, Mode, Run, Schedule, Value, evaluate, inference_peak
+from weft.passes.schedule import BlockProfile, Run, RunMode, Schedule, Value, evaluate, inference_peak
 from weft.targets import find
 
 ENTERING = ("x", "y", "z")
@@ -34,9 +34,9 @@ def block(rng: random.Random, name: str = "b", reads: int = 1, unit: int = 1) ->
         return frozenset(x for x, chance in chances if rng.random() < chance)
 
     found = [
-        Mode("save", b * 10, b * 11, b * 13, 0.0, kept(0.7, 0.4)),
-        Mode("pointwise", b * rng.randint(3, 6), b * 10, b * 14, b / 64, kept(0.7, 0.4)),
-        Mode("block", rng.randint(0, 2), b * 8, b * 15, b / 16, kept(1, 0)),
+        RunMode("save", b * 10, b * 11, b * 13, 0.0, kept(0.7, 0.4)),
+        RunMode("pointwise", b * rng.randint(3, 6), b * 10, b * 14, b / 64, kept(0.7, 0.4)),
+        RunMode("block", rng.randint(0, 2), b * 8, b * 15, b / 16, kept(1, 0)),
     ]
     return BlockProfile(name, tuple(found[: rng.randint(1, 3)]), enters, leaves, rng.randint(0, 3) * unit)
 
@@ -46,7 +46,7 @@ def program(rng: random.Random, unit: int = 1, runs: int = 0, chain: bool = Fals
     kinds = [block(rng, f"b{reads}{k}", reads, unit) for reads in (1, 2, 3) for k in range(2)]
     values: list[Value] = [Value(rng.randint(0, 5) * unit, 0, 0)]
     made: list[Run] = []
-    first = BlockProfile("embed", (Mode("save", 0, 3 * unit, 2 * unit),), (), (("out", values[0].size),), unit)
+    first = BlockProfile("embed", (RunMode("save", 0, 3 * unit, 2 * unit),), (), (("out", values[0].size),), unit)
     made.append(Run(first, (("out", 0),), unit))
     for i in range(1, runs or rng.randint(2, 6)):
         profile = rng.choice([k for k in kinds if len(k.enters) <= (1 if chain else len(values))])
@@ -122,18 +122,18 @@ def test_what_is_alive_adds_up():
         assert got.peak == s.base + got.alive.kept + got.alive.gradients + got.alive.own
 
 
-def layers(count: int, enters: int, grads: int, *found: Mode) -> Schedule:
+def layers(count: int, enters: int, grads: int, *found: RunMode) -> Schedule:
     """A chain of one block."""
     profile = BlockProfile("layer", found, (("x", enters),), (("out", enters),), grads)
     values = tuple(Value(enters, i, min(i + 1, count), i + 1 if i < count else -1) for i in range(count + 1))
-    first = BlockProfile("embed", (Mode("save", 0, enters, 0),), (), (("out", enters),))
+    first = BlockProfile("embed", (RunMode("save", 0, enters, 0),), (), (("out", enters),))
     runs = [Run(first, (("out", 0),)), *(Run(profile, (("x", i), ("out", i + 1)), grads) for i in range(count))]
     return Schedule(tuple(runs), values)
 
 
 def test_infeasible_names_the_smallest_budget():
     keeps = frozenset({"x"})
-    s = layers(3, 1, 1, Mode("save", 10, 11, 13, 0.0, keeps), Mode("block", 0, 11, 15, 0.0, keeps))
+    s = layers(3, 1, 1, RunMode("save", 10, 11, 13, 0.0, keeps), RunMode("block", 0, 11, 15, 0.0, keeps))
     low = smallest_budget(s)
     with pytest.raises(InfeasibleError) as e:
         solve(s, low - 1)
@@ -157,9 +157,9 @@ def test_never_over_budget_never_non_monotone(chain: bool):
 def test_identical_layers_are_byte_exact_at_a_cost_linear_in_their_number():
     x = frozenset({"x"})
     found = (
-        Mode("save", 1003, 1100, 300, 0.0, x),
-        Mode("some", 401, 1000, 999, 1.0, x),
-        Mode("block", 7, 800, 1400, 3.0, x),
+        RunMode("save", 1003, 1100, 300, 0.0, x),
+        RunMode("some", 401, 1000, 999, 1.0, x),
+        RunMode("block", 7, 800, 1400, 3.0, x),
     )
     calls = {}
     for n in (16, 128):
@@ -173,21 +173,21 @@ def test_identical_layers_are_byte_exact_at_a_cost_linear_in_their_number():
 def test_later_blocks_save_first():
     """Their kept bytes go first, so at equal time the plan with least peak recomputes early blocks."""
     x = frozenset({"x"})
-    s = layers(4, 1, 0, Mode("save", 100, 10, 10, 0.0, x), Mode("block", 0, 10, 120, 1.0, x))
+    s = layers(4, 1, 0, RunMode("save", 100, 10, 10, 0.0, x), RunMode("block", 0, 10, 120, 1.0, x))
     got = solve(s, solve(s).peak - 1)
     assert got.names(s) == ("save", "block", "save", "save", "save")
 
 
 def test_inference_keeps_nothing():
-    s = layers(9, 2, 0, Mode("save", 10, 11, 13))
+    s = layers(9, 2, 0, RunMode("save", 10, 11, 13))
     assert inference_peak(replace(s, base=100)) == 113
 
 
 def test_a_value_that_every_later_layer_reads_and_keeps_is_alive_to_the_last_of_them():
     """An encoder's result, as cross attentions read it: once in the forward, its gradient once in the backward."""
-    encoder = BlockProfile("encoder", (Mode("save", 5, 100, 7),), (), (("out", 100),))
+    encoder = BlockProfile("encoder", (RunMode("save", 5, 100, 7),), (), (("out", 100),))
     both = frozenset({"x", "y"})
-    decoder = BlockProfile("decoder", (Mode("save", 10, 20, 30, 0.0, both),), (("x", 1), ("y", 100)), (("out", 1),))
+    decoder = BlockProfile("decoder", (RunMode("save", 10, 20, 30, 0.0, both),), (("x", 1), ("y", 100)), (("out", 1),))
     values = (Value(100, 0, 4, 4), Value(1, 0, 1, 1), *(Value(1, i, i + 1, i + 1) for i in (1, 2, 3)))
     runs = [Run(encoder, (("out", 0),))]
     runs += [Run(decoder, (("x", i), ("y", 0), ("out", i + 1))) for i in (1, 2, 3)]

@@ -20,7 +20,7 @@ from weft.autotune.space.problems import region_dims, workload
 from weft.autotune.workers import staging
 from weft.autotune.workers.capture import recording
 from weft.autotune.workers.cases import RegionCase
-from weft.autotune.workers.launches import Kernels, Launch, source
+from weft.autotune.workers.launches import KernelFolder, KernelLaunch, source
 from weft.codegen.build import module_of
 from weft.codegen.check import verify
 from weft.codegen.check.decode import start
@@ -196,7 +196,7 @@ def launched(case: Any) -> None:
     folder = case.folder / "kernels"
     if case.wrapped or not any(folder.glob("k[0-9]*.py")):
         return
-    kernels = Kernels(folder)
+    kernels = KernelFolder(folder)
     for region in case.planned.kernels.regions:
         one = RegionCase(kernels, workload(region, folder).params)
         args = one.inputs({d: case.planned.sizes[d] for d in region_dims(region.graph)}, "meta", "bf16", 0)
@@ -214,7 +214,7 @@ def launched(case: Any) -> None:
             indexed(one, region, args)
 
 
-def recorded(one: RegionCase, args: Any) -> tuple[tuple[Tensor, ...], list[Launch]]:
+def recorded(one: RegionCase, args: Any) -> tuple[tuple[Tensor, ...], list[KernelLaunch]]:
     with recording(TARGET, one.kernels.root) as launches, one.configured({}, TARGET):
         return one.run(args), launches
 
@@ -233,7 +233,7 @@ def indexed(one: RegionCase, region: Any, args: Any) -> None:
                 raise Fault("launched", f"an operand of {region.skeleton} past 2^31 is indexed in int32")
 
 
-def wide_index(launch: Launch) -> bool:
+def wide_index(launch: KernelLaunch) -> bool:
     place = list(launch.signature).index("IDX")
     return dict(launch.constants)[place,] == {"dtype": "int64"}
 

@@ -40,7 +40,7 @@ TOLERANCE = 1e-8
 """Rounding alone crosses 1e-10 once in some hundred cases (logsumexp cells); a real fault is 1e-3 and more."""
 
 
-def held(where: str, row: comparing.Row) -> None:
+def held(where: str, row: comparing.Comparison) -> None:
     if not row.error <= TOLERANCE:
         raise Fault(f"{where}: {row.check.split(' of ')[0]}", f"{row.worst} off by {row.error:.1e}")
 
@@ -161,7 +161,7 @@ class Case:
             namespace, runs = at(where, kernels.imported, package.__name__, self.folder)
             sizes, alone = self.program.resolve(batch=2, **self.run_of(n)), kernels.regions(self.folder)
             own = runs if self.mixed else None
-            mode = kernels.Kernels(namespace, self.folder, alone, sizes, "f64", own)
+            mode = kernels.KernelCheck(namespace, self.folder, alone, sizes, "f64", own)
             module = verify.loaded(package.Model(), params, torch.float64)
             rows = at(where, kernels.whole, truth, module, "f64", mode, "cpu")
         for row in mode.rows.values():
@@ -170,8 +170,8 @@ class Case:
             held(where, row)
 
     def told_apart(
-        self, rows: Sequence[comparing.Row], truth: verify.Truth, params: Mapping[str, Tensor]
-    ) -> list[comparing.Row]:
+        self, rows: Sequence[comparing.Comparison], truth: verify.Truth, params: Mapping[str, Tensor]
+    ) -> list[comparing.Comparison]:
         """Those rows of a comparison, in the order that the torch path has them, that are not rounding."""
         off = [i for i, row in enumerate(rows) if not row.error <= TOLERANCE]
         module = verify.loaded(self.module, params, torch.float64)

@@ -68,7 +68,7 @@ FOREVER = Budget()
 
 
 @dataclass(frozen=True)
-class Part:
+class BudgetShare:
     """A search as one of several that share a budget: the `place`th, from 1 on, of `of`."""
 
     place: int
@@ -81,7 +81,7 @@ class Part:
         return min(seconds + used / self.place * (self.of - self.place), self.budget.left())
 
 
-ALONE = Part(1, 1, FOREVER)
+ALONE = BudgetShare(1, 1, FOREVER)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from weft.autotune.space.problems import region_dims
 from weft.autotune.space.workload import Workload
 from weft.autotune.types import Status
 from weft.autotune.workers.compile_pool import Built, CompilePool
-from weft.autotune.workers.launches import Launch
+from weft.autotune.workers.launches import KernelLaunch
 from weft.autotune.workers.process import Worker
 from weft.ir.text import show
 from weft.progress import doing
@@ -43,7 +43,7 @@ class Recorded:
 
     kernel: str
     skeleton: str
-    launch: Launch | None
+    launch: KernelLaunch | None
     reason: str = ""
 
 
@@ -125,7 +125,7 @@ def _region(
     if "launches" not in found:
         reason = answer.reason or f"{found.get('raised')}: {found.get('message', '')}"
         return [Recorded(region.kernel, region.skeleton, None, f"the wrapper cannot be run: {reason}")]
-    launches = {launch.key(): launch for launch in map(Launch.parse, found["launches"])}
+    launches = {launch.key(): launch for launch in map(KernelLaunch.parse, found["launches"])}
     return [Recorded(region.kernel, region.skeleton, launch) for launch in launches.values()]
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.autotune.budget import Budget, Late
-from weft.autotune.gates.candidate import STEPS, Verdict
+from weft.autotune.gates.candidate import STEPS, GateVerdict
 from weft.autotune.gates.funnel import Funnel, table
 from weft.autotune.gates.gatekeeper import Gatekeeper
 from weft.autotune.space.problems import POLICY, Task, key
@@ -125,12 +125,14 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix="weft-prepare-") as scratch:
         keep, limit = _Scratch(Path(scratch)) if cubins else None, budget or Budget()
         with CompilePool(tasks[0].problem.workload.folder, workers, keep, program=program, budget=limit) as compilers:
-            run = _Run(store, target, "interpreter" if interpret else "compile", most, compilers, keep, Eta(len(tasks)))
+            run = _Preparation(
+                store, target, "interpreter" if interpret else "compile", most, compilers, keep, Eta(len(tasks))
+            )
             return run.all(tasks)
 
 
 @dataclass
-class _Run:
+class _Preparation:
     """One call of `prepare`, and what it came to so far."""
 
     store: Store
@@ -200,21 +202,21 @@ def reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in ranked)
 
 
-def _broken(verdicts: Sequence[Verdict]) -> str:
+def _broken(verdicts: Sequence[GateVerdict]) -> str:
     """Why the last configuration that came to a compiler was refused, or could not be brought to one; "" where none
     was."""
     gates = ("shared", "compile", "interpreter")
     return next((v.line for v in reversed(verdicts) if v.gate in gates or v.reason == _NOT_ITS_OWN[1]), "")
 
 
-def _worth(verdict: Verdict) -> bool:
+def _worth(verdict: GateVerdict) -> bool:
     """Whether a verdict is worth a row: not what arithmetic says again at once, nor what was never compiled."""
     if verdict.gate:
         return verdict.gate != "arithmetic" and verdict.reason not in _NOT_ITS_OWN
     return verdict.compile_s is not None
 
 
-def _row(verdict: Verdict, store: Store, triton: str, scratch: _Scratch | None) -> Row:
+def _row(verdict: GateVerdict, store: Store, triton: str, scratch: _Scratch | None) -> Row:
     facts = verdict.facts
     known: dict[str, Any] = {k: int(facts[k]) for k in ("shared", "regs", "stack") if k in facts}
     if verdict.compile_s is not None:
@@ -260,11 +262,11 @@ def prepared(source: Store | Pack, own: Key) -> list[Row]:
     return [row for row in source.rows(wanted) if row.src is Source.PREPARE]
 
 
-def placer(store: Store, triton: str, cache: str | Path) -> Callable[[Verdict], int]:
+def placer(store: Store, triton: str, cache: str | Path) -> Callable[[GateVerdict], int]:
     """Puts the kept kernels of a configuration where the bench worker's Triton looks first; how many there were."""
     binaries = Binaries(store.top)
 
-    def place(verdict: Verdict) -> int:
+    def place(verdict: GateVerdict) -> int:
         found = (binaries.get(name, triton) for name in verdict.cubins)
         return sum(len(place_kept(data, cache)) for data in found if data is not None)
 

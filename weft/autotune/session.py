@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft import outputs
-from weft.autotune.budget import Budget, Late, Part
+from weft.autotune.budget import Budget, BudgetShare, Late
 from weft.autotune.gates.gatekeeper import Gatekeeper
 from weft.autotune.gates.runner import BenchRunner
 from weft.autotune.prepare import placer, prepared, unbegun
@@ -37,7 +37,7 @@ from weft.autotune.workers.device import INTERPRETER, device_of
 from weft.cache.key import Device, Key
 from weft.cache.lease import Leases
 from weft.cache.pack import Pack
-from weft.cache.search import Source
+from weft.cache.search import ResultSource
 from weft.cache.sources import export
 from weft.cache.store import Store
 from weft.codegen.package.disk import as_json
@@ -143,11 +143,11 @@ class Session:
 
     def __init__(
         self, planned: Planned, folder: str | os.PathLike[str], settings: Settings, store: Store,
-        sources: Sequence[Source] = (), *, private: Store | None = None, rewrite: bool = True,
+        sources: Sequence[ResultSource] = (), *, private: Store | None = None, rewrite: bool = True,
         watch: Watch = lambda search: None,
     ) -> None:  # fmt: skip
         self.folder, self.settings, self.store, self.private = Path(folder), settings, store, private or store
-        self.sources: tuple[Source, ...] = (store, *sources)
+        self.sources: tuple[ResultSource, ...] = (store, *sources)
         self.rewrite, self.watch = rewrite, watch
         found = tasks(planned, self.folder, settings.target, settings.dtype)
         self.tasks = by_weight(found, settings.only) if settings.only else found
@@ -223,7 +223,7 @@ class Session:
                 (compilers.pause if search.phase == "finals" else compilers.resume)()
                 self.watch(search)
 
-            part = Part(1 + self.tasks.index(task), len(self.tasks), settings.budget)
+            part = BudgetShare(1 + self.tasks.index(task), len(self.tasks), settings.budget)
             search = Search(subject, runners, budget, journal, options, watch=watch, ahead=keeper.ahead, part=part)
             try:
                 result = search.run()

@@ -60,7 +60,7 @@ class Ops:
 SYSTEM = Ops()
 
 
-class Refused(OSError):
+class UntrustedFile(OSError):
     """A file or folder that is not to be trusted; says which and why."""
 
 
@@ -80,13 +80,13 @@ def again(call: Callable[..., Any], *args: Any) -> Any:
 
 def _trusted(status: os.stat_result, path: str, foreign: bool) -> None:
     if not foreign and user() is not None and status.st_uid not in (user(), 0):
-        raise Refused(f"{path} belongs to another user")
+        raise UntrustedFile(f"{path} belongs to another user")
     if status.st_mode & _OTHERS_WRITE:
-        raise Refused(f"{path} can be written by other users; run chmod go-w {path}")
+        raise UntrustedFile(f"{path} can be written by other users; run chmod go-w {path}")
 
 
 def folder(path: str, ops: Ops = SYSTEM, *, make: bool = False, foreign: bool = False) -> bool:
-    """Whether the folder is there (or was made, readable by its owner only); Refused for a link, or for one that
+    """Whether the folder is there (or was made, readable by its owner only); UntrustedFile for a link, or for one that
     other users own or may write. foreign: another owner is all right, for reading only."""
     try:
         status = again(ops.lstat, path)
@@ -97,9 +97,9 @@ def folder(path: str, ops: Ops = SYSTEM, *, make: bool = False, foreign: bool = 
             again(ops.mkdir, path)
         status = again(ops.lstat, path)
     except NotADirectoryError:
-        raise Refused(f"{path} lies under what is no folder") from None
+        raise UntrustedFile(f"{path} lies under what is no folder") from None
     if stat.S_ISLNK(status.st_mode) or not stat.S_ISDIR(status.st_mode):
-        raise Refused(f"{path} is {'a link' if stat.S_ISLNK(status.st_mode) else 'no folder'}")
+        raise UntrustedFile(f"{path} is {'a link' if stat.S_ISLNK(status.st_mode) else 'no folder'}")
     _trusted(status, path, foreign)
     return True
 
@@ -113,21 +113,21 @@ def root_folder(path: str, ops: Ops = SYSTEM, *, make: bool = False, foreign: bo
     if found:
         mode = os.stat(above).st_mode
         if mode & _OTHERS_WRITE and not mode & stat.S_ISVTX and user() is not None:
-            raise Refused(f"{above} lets other users replace {os.path.basename(path)}")
+            raise UntrustedFile(f"{above} lets other users replace {os.path.basename(path)}")
     return found
 
 
 def read(path: str, most: int, ops: Ops = SYSTEM, *, foreign: bool = False, start: int = 0) -> tuple[bytes, Signature]:
-    """The bytes from `start` on and the state they were read in; OSError where there is no file, Refused for a link,
-    a device, a file that other users own or may write, or one of more than `most` bytes."""
+    """The bytes from `start` on and the state they were read in; OSError where there is no file, UntrustedFile for a
+    link, a device, a file that other users own or may write, or one of more than `most` bytes."""
     fd = again(ops.open, path, _READ)
     try:
         status = again(ops.fstat, fd)
         if not stat.S_ISREG(status.st_mode):
-            raise Refused(f"{path} is no file")
+            raise UntrustedFile(f"{path} is no file")
         _trusted(status, path, foreign)
         if status.st_size > most:
-            raise Refused(f"{path} has {status.st_size} bytes; at most {most} are read")
+            raise UntrustedFile(f"{path} has {status.st_size} bytes; at most {most} are read")
         if start:
             os.lseek(fd, start, os.SEEK_SET)
         parts: list[bytes] = []
@@ -170,9 +170,9 @@ def read_given(path: str, most: int) -> bytes:
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise Refused(f"{path} is no file")
+            raise UntrustedFile(f"{path} is no file")
         if status.st_size > most:
-            raise Refused(f"{path} has {status.st_size} bytes; at most {most} are read")
+            raise UntrustedFile(f"{path} has {status.st_size} bytes; at most {most} are read")
         return file.read(most)
 
 

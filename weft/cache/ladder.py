@@ -15,7 +15,7 @@ from typing import Any
 from weft.cache import files
 from weft.cache.answer import Answer, Rung
 from weft.cache.key import Difference, Key, Soft
-from weft.cache.search import Search, Source
+from weft.cache.search import LadderWalk, ResultSource
 from weft.cache.space import Space, judge
 
 Analytic = Callable[[], Mapping[str, Any] | None] | Mapping[str, Any] | None
@@ -40,14 +40,14 @@ class _Kept:
         return answer.us is not None and not answer.refused and judge(space)(answer.config)
 
 
-def _state(sources: Iterable[Source], key: Key, asked: Key | None) -> _State:
+def _state(sources: Iterable[ResultSource], key: Key, asked: Key | None) -> _State:
     return tuple((path, files.signature(path)) for source in sources for path in source.watched(key, asked))
 
 
 class Ladder:
     """Lookups over sources, in their order. An answer is kept while the files it came from stay as they are."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[ResultSource]) -> None:
         self.sources = tuple(sources)
         self._kept: dict[tuple[str, str], _Kept] = {}
 
@@ -68,7 +68,7 @@ class Ladder:
         kept = self._kept.get((key.id, soft.id))
         if kept is not None and kept.suits(space, default) and self._fresh(kept):
             return kept.answer
-        search = Search(self.sources, key, soft, space)
+        search = LadderWalk(self.sources, key, soft, space)
         versions = tuple(source.version for source in self.sources)
         state, missing = _state(self.sources, key, key), _state(self.sources, key, None)
         option, best = search.run()
@@ -91,7 +91,7 @@ class Ladder:
         """Different configurations to begin a search with, the most related first; the space accepts all of them.
 
         They come from this key, other shapes, other Tritons, sibling GPUs and other kernels of the skeleton."""
-        return [best.config for _, best in Search(self.sources, key, soft, space).seeds(most)]
+        return [best.config for _, best in LadderWalk(self.sources, key, soft, space).seeds(most)]
 
     def _fresh(self, kept: _Kept) -> bool:
         # Loops, since this is the hot path: some microseconds, most of them in two calls to the system.
@@ -104,7 +104,7 @@ class Ladder:
         return True
 
     def _unmeasured(
-        self, search: Search, key: Key, analytic: Analytic, default: Mapping[str, Any], command: str
+        self, search: LadderWalk, key: Key, analytic: Analytic, default: Mapping[str, Any], command: str
     ) -> Answer:
         found = analytic() if callable(analytic) else analytic
         nearest = search.nearest()

@@ -146,7 +146,7 @@ def _both(a: Entry | None, b: Entry | None) -> Entry:
     return found
 
 
-class _Reader:
+class _PackReader:
     """Takes the lines of a pack in, one after another, and notes what is wrong with them."""
 
     def __init__(self) -> None:
@@ -191,7 +191,7 @@ def parse(data: bytes, name: str = "pack") -> tuple[Pack, list[tuple[int, str]]]
     """The pack of these bytes, and all that is wrong with them as (line, message). Never raises.
 
     Nothing of a pack is used whose hash does not match; lines that are no rows of today are left out."""
-    reader = _Reader()
+    reader = _PackReader()
     first, _, body = data.partition(b"\n")
     head = _json(first)
     if not isinstance(head, dict) or head.get("schema") != PACK_SCHEMA:

@@ -29,7 +29,7 @@ _LOOKED_AT = 8
 """So many candidates of a rung are read before the next rung is tried."""
 
 
-class Source(Protocol):
+class ResultSource(Protocol):
     """Where results come from: the store, a pack."""
 
     @property
@@ -66,22 +66,22 @@ class Option:
 
     rung: Rung
     rank: tuple[Any, ...]
-    source: Source
+    source: ResultSource
     key: Key
     soft: Soft | None
     tops: tuple[Best, ...]
 
 
-class Search:
+class LadderWalk:
     """One walk down the measured rungs."""
 
-    def __init__(self, sources: Sequence[Source], key: Key, soft: Soft, space: Space) -> None:
+    def __init__(self, sources: Sequence[ResultSource], key: Key, soft: Soft, space: Space) -> None:
         self.sources, self.key, self.soft = sources, key, soft
         self.accept = judge(space)
         self.refused = 0
         self.hit = False
         self._bucket = dict(key.bucket)
-        self._indexes: list[tuple[Source, Index, dict[frozenset[str], list[str]]]] | None = None
+        self._indexes: list[tuple[ResultSource, Index, dict[frozenset[str], list[str]]]] | None = None
 
     def run(self) -> tuple[Option | None, Best | None]:
         """The first option on the ladder with a configuration that the space accepts."""
@@ -145,7 +145,7 @@ class Search:
         self.refused = max(self.refused, len(option.tops))
         return None
 
-    def _options(self, source: Source, key: Key, hard: Rung, rank: tuple[Any, ...]) -> list[Option]:
+    def _options(self, source: ResultSource, key: Key, hard: Rung, rank: tuple[Any, ...]) -> list[Option]:
         found = source.summary(key)
         out: list[Option] = []
         for turn, (name, tops) in enumerate(found.near(self.soft)):
@@ -159,7 +159,7 @@ class Search:
 
     def _levels(self, rung: Rung) -> Iterator[list[Option]]:
         """The same, and no more of it than is asked for: first what comes before all else whatever its values are."""
-        levels: dict[tuple[Any, ...], list[tuple[int, Source, Index, frozenset[str], list[str]]]] = {}
+        levels: dict[tuple[Any, ...], list[tuple[int, ResultSource, Index, frozenset[str], list[str]]]] = {}
         allowed, needed = _FIELDS[rung]
         for place, (source, index, groups) in enumerate(self._all()):
             for fields, names in groups.items():
@@ -194,7 +194,7 @@ class Search:
         except (TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError):
             return None  # an index that was tampered with
 
-    def _all(self) -> list[tuple[Source, Index, dict[frozenset[str], list[str]]]]:
+    def _all(self) -> list[tuple[ResultSource, Index, dict[frozenset[str], list[str]]]]:
         if self._indexes is None:
             indexes = [(source, source.index()) for source in self.sources]
             self._indexes = [(source, index, index.groups(self.key)) for source, index in indexes]
@@ -223,7 +223,7 @@ def _level(rung: Rung, fields: frozenset[str]) -> tuple[Any, ...]:
     return own if rung is Rung.OLDER else (*own, "triton" in fields, len(fields & _DEVICE))
 
 
-def _first_two(ranked: tuple[Any, str, Source]) -> tuple[Any, str]:
+def _first_two(ranked: tuple[Any, str, ResultSource]) -> tuple[Any, str]:
     return ranked[:2]
 
 

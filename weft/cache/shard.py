@@ -11,7 +11,7 @@ from typing import Any
 
 from weft.cache import files, lines
 from weft.cache.canonical import canonical
-from weft.cache.files import SYSTEM, Ops, Refused
+from weft.cache.files import SYSTEM, Ops, UntrustedFile
 from weft.cache.key import KeyInvalid, Soft
 from weft.cache.lines import Health
 from weft.cache.row import Row, RowInvalid
@@ -105,7 +105,7 @@ class _Gone(Exception):
     """A shard that was read is no longer what it was."""
 
 
-class Fold:
+class ShardFold:
     """What all shards of a key hold, read on from where the last look ended."""
 
     def __init__(
@@ -161,7 +161,9 @@ class Fold:
         except FileNotFoundError:
             raise
         except OSError as error:
-            self.refused[name] = str(error) if isinstance(error, Refused) else (error.strerror or "cannot be read")
+            self.refused[name] = (
+                str(error) if isinstance(error, UntrustedFile) else (error.strerror or "cannot be read")
+            )
             return
         self.refused.pop(name, None)
         complete, length = lines.whole(data)

@@ -14,7 +14,7 @@ from weft.cache.key import Key
 from weft.cache.ladder import Ladder
 from weft.cache.pack import Entry, Pack
 from weft.cache.place import say_once
-from weft.cache.search import Source
+from weft.cache.search import ResultSource
 from weft.cache.store import Store
 from weft.cache.summary import Summary
 from weft.errors import PackError
@@ -73,7 +73,9 @@ class Pretuned:
 _frozen: list[Ladder] = []
 
 
-def ladder(store: Store | None = None, packs: Sequence[Source] = (), pretuned: Source | None = None) -> Ladder:
+def ladder(
+    store: Store | None = None, packs: Sequence[ResultSource] = (), pretuned: ResultSource | None = None
+) -> Ladder:
     """The ladder over the store (default: the user's), then packs, then what ships with weft.
 
     Within `frozen` it is the snapshot's, whatever is asked for."""

@@ -23,12 +23,12 @@ from typing import Any
 
 from weft.cache import files, lines
 from weft.cache.canonical import canonical
-from weft.cache.files import Ops, Refused
+from weft.cache.files import Ops, UntrustedFile
 from weft.cache.index import Index
 from weft.cache.key import Key, KeyInvalid, Soft
 from weft.cache.place import cache_dir, say_once
 from weft.cache.row import Row, RowInvalid
-from weft.cache.shard import Fold, Writer, writer_of
+from weft.cache.shard import ShardFold, Writer, writer_of
 from weft.cache.summary import Summary, summarise
 
 VERSION = "v1"
@@ -45,7 +45,7 @@ class _State:
     pid: int = field(default_factory=os.getpid)
     writing: dict[tuple[str, str], Writer] = field(default_factory=dict[tuple[str, str], Writer])
     dirty: dict[str, Key] = field(default_factory=dict[str, Key])
-    folds: dict[str, Fold] = field(default_factory=dict[str, Fold])
+    folds: dict[str, ShardFold] = field(default_factory=dict[str, ShardFold])
     index: Index | None = None
     homes: dict[str, str] = field(default_factory=dict[str, str])
     flushed: float = field(default_factory=time.monotonic)
@@ -146,7 +146,7 @@ class Store:
             files.replace(os.path.join(path, "manifest.json"), text.encode(), self.ops)
 
     def _trouble(self, error: OSError) -> None:
-        why = str(error) if isinstance(error, Refused) else f"{self.root}: {error.strerror or error}"
+        why = str(error) if isinstance(error, UntrustedFile) else f"{self.root}: {error.strerror or error}"
         say_once(
             f"store {self.root}", f"results are kept in memory only, the cache cannot be written: {why}", self.notify
         )
@@ -239,11 +239,13 @@ class Store:
             return (device, f"{path}/best.json") if os.path.isdir(path) else (device,)
         return (f"{path}/best.json", f"{path}/shards") if asked.id == key.id else (f"{path}/best.json",)
 
-    def _fold(self, key: Key) -> Fold:
+    def _fold(self, key: Key) -> ShardFold:
         state = self._here()
         fold = state.folds.get(key.id)
         if fold is None:
-            fold = state.folds[key.id] = Fold(os.path.join(self.path(key), "shards"), key.id, self.ops, self.readonly)
+            fold = state.folds[key.id] = ShardFold(
+                os.path.join(self.path(key), "shards"), key.id, self.ops, self.readonly
+            )
         try:
             if self._readable(key):
                 fold.refresh()
@@ -252,7 +254,7 @@ class Store:
         return fold
 
     def _readable(self, key: Key) -> bool:
-        """Whether the folders down to a key's shards are there and to be trusted; Refused when they are not."""
+        """Whether the folders down to a key's shards are there and to be trusted; UntrustedFile when they are not."""
         if not files.root_folder(self.root, self.ops, foreign=self.readonly):
             return False
         path = self.path(key)
@@ -273,7 +275,7 @@ class Store:
         except (OSError, RowInvalid, KeyInvalid):
             return None
 
-    def _derive(self, key: Key, made: Summary, fold: Fold) -> None:
+    def _derive(self, key: Key, made: Summary, fold: ShardFold) -> None:
         data = {"shards": fold.sizes(), "summary": made.data()}
         line = lines.encode(canonical(data), lines.seed(key.id))
         with suppress(OSError):

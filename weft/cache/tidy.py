@@ -13,7 +13,7 @@ from weft.cache.binaries import Binaries
 from weft.cache.canonical import canonical
 from weft.cache.key import Key
 from weft.cache.lease import Leases
-from weft.cache.shard import Fold, host, shard_name, writer_of
+from weft.cache.shard import ShardFold, host, shard_name, writer_of
 from weft.cache.store import Store
 
 DAY = 86_400.0
@@ -54,7 +54,7 @@ def verify(store: Store) -> list[Finding]:
 
 def _of_key(store: Store, key: Key) -> Iterable[Finding]:
     folder = os.path.join(store.path(key), "shards")
-    fold = Fold(folder, key.id, store.ops, store.readonly)
+    fold = ShardFold(folder, key.id, store.ops, store.readonly)
     try:
         files.folder(folder, store.ops, foreign=store.readonly)
         fold.refresh()
@@ -113,7 +113,7 @@ def compact(store: Store, key: Key, *, age: float = DAY, dry: bool = False, now:
     folder = os.path.join(store.path(key), "shards")
     now = _now(store) if now is None else now
     old = [name for name in files.names(folder, store.ops) if _abandoned(os.path.join(folder, name), now, age)]
-    fold = Fold(folder, key.id, store.ops, only=frozenset(old))
+    fold = ShardFold(folder, key.id, store.ops, only=frozenset(old))
     if old:
         fold.refresh()
     if len(old) < 2 and not fold.health.damaged:

@@ -109,13 +109,18 @@ def _parts() -> Iterator[str]:
     todo: list[Any] = [schema.Model]
     for part in todo:
         rows = list(_rows(part))
-        yield f"### {part.__name__}\n"
+        yield f"### {_name(part)}\n"
         yield " ".join((part.__doc__ or "").split()) + "\n"
         if rows:
             yield "| key | value | default | meaning |\n|---|---|---|---|"
             yield from rows
         yield ""
         todo += dict.fromkeys(inner for inner in _inner(part) if inner not in todo)
+
+
+def _name(part: Any) -> str:
+    """What a part is called in Python, where it can be made as well."""
+    return part.called or part.__name__
 
 
 def _rows(part: Any) -> Iterator[str]:
@@ -174,7 +179,7 @@ def _one(kind: Any, constraints: tuple[Any, ...]) -> str:
         key, value = get_args(kind)
         return f"map: {_type(key)} -> {_type(value)}"
     if hasattr(kind, "model_fields"):
-        return f"[{kind.__name__}](#{kind.__name__.lower()})"
+        return f"[{_name(kind)}](#{_name(kind).lower()})"
     limit = next((c.max_length for c in _flat(constraints) if getattr(c, "max_length", None)), None)
     texts = {40: "name", 200: "size", 2000: "formula", None: "text"}
     return {bool: "`true`, `false`", int: "whole number", float: "number", str: texts.get(limit, "text")}.get(

@@ -35,7 +35,7 @@ def parse(text: str) -> Expr:
     """Text -> tree; FormulaError says at which column and why."""
     if len(text) > MAX_CHARS:
         raise FormulaError(f"an expression of more than {MAX_CHARS} characters", text)
-    return _Parser(text).whole()
+    return _ExpressionParser(text).whole()
 
 
 def names(tree: Expr) -> Iterator[Expr]:
@@ -151,7 +151,7 @@ _SYMBOLIC: dict[str, Callable[..., Any]] = _WHOLE | {
 _FUNCTIONS = {"ceil_div": (2, 2), "min": (2, 16), "max": (2, 16)}
 
 
-class _Parser:
+class _ExpressionParser:
     def __init__(self, text: str):
         self.text = text
         self.tokens = list(self.scan())

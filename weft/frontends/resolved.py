@@ -12,7 +12,7 @@ from weft.frontends.problems import dotted
 
 
 @dataclass(frozen=True)
-class Value:
+class ResolvedValue:
     """One value: its path as people write it, its text, and its origin: "spec.yaml:14", "--set" or "default"."""
 
     path: str
@@ -20,9 +20,9 @@ class Value:
     origin: str
 
 
-def resolved(spec: Loaded) -> list[Value]:
+def resolved(spec: Loaded) -> list[ResolvedValue]:
     """Every value of the model in the order of the language; dims as the numbers they come to."""
-    rows: list[Value] = []
+    rows: list[ResolvedValue] = []
     _walk(spec, spec.model.model_dump(exclude={"dims", "small"}), (), rows)
     runtime = spec.model.runtime_dims
     dims = [_dim(spec, name, spec.dims.values[name] if name in runtime else n) for name, n in spec.dims.most.items()]
@@ -30,13 +30,13 @@ def resolved(spec: Loaded) -> list[Value]:
     return [*rows[:at], *dims, *rows[at:]]
 
 
-def _dim(spec: Loaded, name: str, size: int) -> Value:
+def _dim(spec: Loaded, name: str, size: int) -> ResolvedValue:
     written = spec.model.dims[name]
     shown = str(size) if isinstance(written, int) else f"{size} = {written}"
-    return Value(f"dims.{name}", shown, _origin(spec, ("dims", name)))
+    return ResolvedValue(f"dims.{name}", shown, _origin(spec, ("dims", name)))
 
 
-def _walk(spec: Loaded, value: Any, path: Path, rows: list[Value]) -> None:
+def _walk(spec: Loaded, value: Any, path: Path, rows: list[ResolvedValue]) -> None:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             _walk(spec, inner, (*path, key), rows)
@@ -44,7 +44,7 @@ def _walk(spec: Loaded, value: Any, path: Path, rows: list[Value]) -> None:
         for i, inner in enumerate(value):
             _walk(spec, inner, (*path, i), rows)
     elif value is not None and value not in ({}, []):
-        rows.append(Value(dotted(path), _text(value), _origin(spec, path)))
+        rows.append(ResolvedValue(dotted(path), _text(value), _origin(spec, path)))
 
 
 def _origin(spec: Loaded, path: Path) -> str:

@@ -20,15 +20,15 @@ from weft.frontends.schema_values import (
     Norm,
     NormRule,
     Number,
-    Part,
     Rate,
     RuntimeDim,
     Size,
+    SpecPart,
     one_of,
 )
 
 
-class SubLayerDefaults(Part):
+class SubLayerDefaults(SpecPart):
     """What every sub-layer does unless it says otherwise."""
 
     norm: Norm = Field(default="layer_norm", description="the sub-layer's normalisation")
@@ -38,7 +38,7 @@ class SubLayerDefaults(Part):
     dropout: Rate = Field(default=0.0, description="on f's output, before it is added")
 
 
-class SubLayer(Part):
+class SubLayer(SpecPart):
     """One step of a layer: a block, its norm and how it joins the residual stream."""
 
     block: Annotated[
@@ -56,7 +56,7 @@ Step = Annotated[
 Layer = Annotated[list[Step], Field(min_length=1)]
 
 
-class Stage(Part):
+class Stage(SpecPart):
     """Layers in a row on one stream: one layer repeated, or a cycle of different layers repeated."""
 
     stream: Name | None = Field(default=None, description="the stream it is on, where there are several")
@@ -85,14 +85,14 @@ class Stage(Part):
         return [step for layer in self.layers for step in layer]
 
 
-class Position(Part):
+class Position(SpecPart):
     """A learned table of positions, added to the embedding."""
 
     learned: Size = Field(description="rows of the table")
     index: Formula = Field(default="i", description="row for position `i`, e.g. `i // stride` or `i % stride`")
 
 
-class Embed(Part):
+class Embed(SpecPart):
     """From token numbers to the residual stream: tables added up, then norm and dropout."""
 
     like: Name | None = Field(
@@ -109,7 +109,7 @@ class Embed(Part):
     dropout: Rate = Field(default=0.0, description="on the result")
 
 
-class Stream(Part):
+class Stream(SpecPart):
     """A sequence of its own length, with inputs of its own, such as an encoder's or a decoder's."""
 
     length: Name = Field(description="its length: a dim that is chosen at run time, of no other stream")
@@ -117,14 +117,14 @@ class Stream(Part):
     embed: Embed = Field(default=Embed(), description="its embedding")
 
 
-class Transform(Part):
+class Transform(SpecPart):
     """A dense layer before the output matrix (BERT's masked language model)."""
 
     activation: Activation = "gelu"
     norm: Norm = Field(default="layer_norm", description="normalisation after the activation")
 
 
-class LanguageHead(Part):
+class LanguageHead(SpecPart):
     """Logits over the vocabulary at every position, and their cross-entropy with the input `targets`."""
 
     kind: Literal["language"] = "language"
@@ -138,7 +138,7 @@ class LanguageHead(Part):
     ignore: int = Field(default=-100, description="the target that does not count; with none that counts the loss is 0")
 
 
-class ClassifyHead(Part):
+class ClassifyHead(SpecPart):
     """A pooled first position and logits over a few classes; cross-entropy with the input `labels`."""
 
     kind: Literal["classify"]
@@ -151,7 +151,7 @@ class ClassifyHead(Part):
 Head = Annotated[LanguageHead | ClassifyHead, Field(discriminator="kind")]
 
 
-class Model(Part):
+class Model(SpecPart):
     """A sequence model. `weft.Model(...)` is the builder; `to_yaml()` gives the spec file of the same model."""
 
     weft: Literal[1] = Field(default=1, description="version of the spec language")
@@ -240,6 +240,6 @@ class Model(Part):
 
 __all__ = [
     "ClassifyHead", "DtypePolicy", "Embed", "Head", "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Model",
-    "Norm", "NormRule", "Part", "Position", "RuntimeDim", "Stage", "Step", "Stream", "SubLayer", "SubLayerDefaults",
+    "Norm", "NormRule", "Position", "RuntimeDim", "SpecPart", "Stage", "Step", "Stream", "SubLayer", "SubLayerDefaults",
     "Transform",
 ]  # fmt: skip

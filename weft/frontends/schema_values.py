@@ -41,7 +41,7 @@ class _Called(type(BaseModel)):
             raise SpecError(problems_of(error, given, cls, (name,))) from None
 
 
-class Part(BaseModel, metaclass=_Called):
+class SpecPart(BaseModel, metaclass=_Called):
     """Base of every part of a spec: unknown keys are errors, values are not converted, nothing changes once checked."""
 
     called: ClassVar[str] = ""
@@ -95,7 +95,7 @@ Activation = Annotated[
 ]
 
 
-class NormRule(Part):
+class NormRule(SpecPart):
     """A normalisation over `width`, when its name alone does not say enough."""
 
     kind: Literal["layer_norm", "rms_norm"] = Field(description="`layer_norm` or `rms_norm`")
@@ -111,7 +111,7 @@ Norm = Annotated[
 ]
 
 
-class InitRule(Part):
+class InitRule(SpecPart):
     """One rule for initial values; exactly one key. A formula may use dims, `fan_in` and `fan_out`."""
 
     normal: Number | None = Field(default=None, description="normal, mean 0, with this standard deviation")
@@ -132,7 +132,7 @@ Init = Annotated[
 ]
 
 
-class Inits(Part):
+class Inits(SpecPart):
     """Initial values by the role of a parameter. `output` is a projection back into the residual stream."""
 
     weight: Init = Field(default=InitRule(normal=0.02), description="matrices without a rule of their own")
@@ -150,7 +150,7 @@ class Inits(Part):
     norm: Init = Field(default="ones", description="gains of normalisations")
 
 
-class DtypePolicy(Part):
+class DtypePolicy(SpecPart):
     """Which dtype where. Statistics, softmax, router and cell state are cast to `accumulate` in the graph."""
 
     params: Literal["f16", "bf16", "f32", "f64"] = Field(default="f32", description="stored parameters")
@@ -160,7 +160,7 @@ class DtypePolicy(Part):
     )
 
 
-class RuntimeDim(Part):
+class RuntimeDim(SpecPart):
     """A dim whose size is chosen at run time; only `batch` and `seq` may be."""
 
     max: Size | None = Field(default=None, description="largest size accepted; default: its value in `dims`")

@@ -49,7 +49,7 @@ class Document:
 
 def load(text: str, name: str) -> Document:
     """Read one document; raises SpecError with every problem up to the first that stops the parser."""
-    return _Reader(text, name).document()
+    return _YamlReader(text, name).document()
 
 
 def decode(raw: bytes, name: str) -> str:
@@ -85,7 +85,7 @@ class _Events:
         self.waiting += reversed(events)
 
 
-class _Reader:
+class _YamlReader:
     def __init__(self, text: str, name: str):
         import yaml  # `weft --help` reads none
 

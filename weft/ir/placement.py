@@ -59,7 +59,7 @@ def natural(dims: Iterable[str], mesh: Mesh) -> Place:
 
 def shard(graph: Graph, mesh: Mesh, times: sp.Expr = sp.S.One, ranks: Ranks | None = None) -> list[Collective]:
     """The collectives of a flat graph, in order. With `ranks`, the same walk also runs them on numbers."""
-    return _Walk(mesh, times, ranks).run(graph)
+    return _PlacementWalk(mesh, times, ranks).run(graph)
 
 
 def collectives(graph: Graph, mesh: Mesh) -> list[Collective]:
@@ -78,7 +78,7 @@ def derived_role(flat: Graph, dim: str) -> str:
     No collective inside: "parallel" when every result keeps the dim, else "sum" or "max" by what the others are
     partial in. Anything else: "whole".
     """
-    walk = _Walk({"rank": (dim,)}, sp.S.One, None)
+    walk = _PlacementWalk({"rank": (dim,)}, sp.S.One, None)
     walk.nodes(flat)
     rest = {p for v in flat.outputs if dim not in v.dims for (p,) in walk.have[v]}
     if walk.out or any((dim,) not in walk.have[v] for v in flat.outputs if dim in v.dims):
@@ -88,7 +88,7 @@ def derived_role(flat: Graph, dim: str) -> str:
     return "sum" if rest == {SUM} else "max" if rest == {MAX} else "whole"
 
 
-class _Walk:
+class _PlacementWalk:
     def __init__(self, mesh: Mesh, times: sp.Expr, ranks: Ranks | None):
         self.mesh, self.times, self.ranks = mesh, times, ranks
         self.out: list[Collective] = []

@@ -66,7 +66,7 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class ProgramStream:
     """A sequence: `length` is the dim that it is as long as, which no other has. once: it is read whole before decoding
     starts, as an encoder's input is; any other grows with each step."""
 
@@ -107,7 +107,7 @@ class Program:
     policy: Policy = field(default_factory=Policy)
     notes: tuple[str, ...] = ()
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    streams: tuple[Stream, ...] = (Stream("seq", "seq"),)
+    streams: tuple[ProgramStream, ...] = (ProgramStream("seq", "seq"),)
 
     @property
     def growing(self) -> tuple[str, ...]:

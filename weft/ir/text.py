@@ -105,7 +105,7 @@ def _value(x: Any, names: Mapping[Any, str], indent: str) -> str:
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     """The declared types of an op's fields; an op that names a pattern's types has not imported them."""
-    return get_type_hints(cls, localns={n: getattr(pattern, n, str) for n in ("Pattern", "Layout")})
+    return get_type_hints(cls, localns={n: getattr(pattern, n, str) for n in ("Pattern", "PatternLayout")})
 
 
 _TOKEN = re.compile(r'[ \t\r]*(\n|"(?:[^"\\\n]|\\.)*"|@"(?:[^"\\\n]|\\.)*"|@[^\s"{}@]+|-?[\w.]+(?:/\d+)?|\S|$)')
@@ -113,14 +113,14 @@ _TOKEN = re.compile(r'[ \t\r]*(\n|"(?:[^"\\\n]|\\.)*"|@"(?:[^"\\\n]|\\.)*"|@[^\s
 
 def parse(text: str) -> Graph:
     """The graph of a text; raises TextError with the line, VerifyError, FormulaError. Not verified."""
-    p = _Parser(text)
+    p = _GraphParser(text)
     graph = p.graph(0)
     if p.peek():
         raise p.error(f"expected the end, found {p.peek()!r}")
     return graph
 
 
-class _Parser:
+class _GraphParser:
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, int]] = []
         line = 1

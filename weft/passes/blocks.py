@@ -8,7 +8,7 @@ from weft.ir.indices import targets
 from weft.ir.names import identifier
 from weft.ir.ops.regions import Opaque
 from weft.ir.types import Graph, Node, Type, Val
-from weft.passes.structure import Given, Own, Site, Structure
+from weft.passes.structure import CallSite, Given, OwnParameter, Structure
 
 _CLASSES = {"Block", "Model", "NamedTuple", "Output", "Past", "Path", "State", "Step", "Tensor", "Wrapped"}
 """Classes that emitted files have already."""
@@ -28,7 +28,7 @@ class Block:
     """One distinct block, known by its first call. `graph` is its body with the arguments in the functions' order."""
 
     name: str
-    site: Site
+    site: CallSite
     graph: Graph
     modes: tuple[Mode, ...]
     alone: bool  # its results after the first are only shown to the caller: their cotangents are often missing
@@ -44,7 +44,7 @@ class Block:
     @property
     def given(self) -> list[Val]:
         """What the module's forward takes: every argument that is no own parameter, nor the wrapped modules."""
-        own = {v.name for v, s in zip(self.site.body.inputs, self.site.sources) if isinstance(s, Own)}
+        own = {v.name for v, s in zip(self.site.body.inputs, self.site.sources) if isinstance(s, OwnParameter)}
         return [v for v in self.graph.inputs if v.name not in own and v != self.wrapped]
 
     def named(self, function: str, mode: Mode) -> str:
@@ -78,10 +78,10 @@ class Block:
         return handle_of(self.graph)
 
 
-def order(site: Site) -> list[int]:
+def order(site: CallSite) -> list[int]:
     """Places in the body's inputs: floats (values, borrowed, own parameters), then integers and conditions."""
     inputs = site.body.inputs
-    own = [i for i, s in enumerate(site.sources) if isinstance(s, Own)]
+    own = [i for i, s in enumerate(site.sources) if isinstance(s, OwnParameter)]
     given = [i for i in range(len(inputs)) if i not in own]
     floats = [i for i in given if inputs[i].type.floating]
     return [*floats, *own, *(i for i in given if not inputs[i].type.floating)]
@@ -105,10 +105,10 @@ def distinct(model: Structure) -> dict[object, Block]:
     return found
 
 
-def key(site: Site) -> object:
+def key(site: CallSite) -> object:
     """Calls with equal keys are the same block."""
     own = tuple((o.name, o.param.init, o.param.dims, o.param.dtype) for o in site.own)
-    return site.call.name, site.body, own, tuple(isinstance(s, Own) for s in site.sources)
+    return site.call.name, site.body, own, tuple(isinstance(s, OwnParameter) for s in site.sources)
 
 
 def trusted(model: Structure, block: Block) -> frozenset[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from weft.ir.library.attention import Attend
 from weft.ir.ops.op import body_of
-from weft.ir.pattern import Layout, Pattern, layout, rows_seeing_nothing, solve
+from weft.ir.pattern import Pattern, PatternLayout, layout, rows_seeing_nothing, solve
 from weft.ir.types import Decision, Graph, Node
 
 BLOCK = 128
@@ -76,7 +76,7 @@ def attend_layout(op: Attend, node: Node, sizes: Mapping[str, int], block: int) 
 
 
 def numbers(
-    fixed: Pattern, chosen: Layout, n: int, nk: int, heads: int, block: int
+    fixed: Pattern, chosen: PatternLayout, n: int, nk: int, heads: int, block: int
 ) -> tuple[tuple[str, float | int | str], ...]:
     """What the plan says about a pattern: its size over all heads, in pairs and in blocks, and what it costs to run."""
     side, side_k = min(block, n), min(block, nk)

@@ -29,7 +29,7 @@ from weft.passes.pattern import pattern
 from weft.passes.rewrite import merge, unlet
 from weft.passes.schedule import BlockProfile
 from weft.passes.short_loops import short_loops
-from weft.passes.stage import Half, Options, Stage
+from weft.passes.stage import Half, PassOptions, StagedProgram
 from weft.passes.structure import structure
 from weft.progress import doing
 
@@ -44,18 +44,18 @@ class Pass:
     decides: does it choose between functions that are all right, so that a program can be printed without it?"""
 
     name: str
-    run: Callable[[Stage, Options], Stage] = field(repr=False)
+    run: Callable[[StagedProgram, PassOptions], StagedProgram] = field(repr=False)
     doing: str = ""
     decides: bool = False
 
 
-def _pattern(stage: Stage, options: Options) -> Stage:
+def _pattern(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     """Layouts hold for every length; which is cheapest is asked at the longest."""
     graph = pattern(stage.program.graph, options.longest or options.sizes)
     return replace(stage, program=replace(stage.program, graph=graph))
 
 
-def _blocks(stage: Stage, options: Options) -> Stage:
+def _blocks(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     """Every distinct block, and what it is without the loss where it can do without."""
     model = structure(stage.program)
     found = [Derived(b, alone=None if stage.program.train else b.graph) for b in distinct(model).values()]
@@ -63,13 +63,13 @@ def _blocks(stage: Stage, options: Options) -> Stage:
     return replace(stage, model=model, blocks=tuple(replace(b, bare=x) for b, x in zip(found, bare)))
 
 
-def _derivative(stage: Stage, options: Options) -> Stage:
+def _derivative(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     if not stage.program.train:
         return stage
     return _each(stage, lambda made: replace(made, plain=joint(made.block.graph)))
 
 
-def _joints(make: Callable[[Graph], Graph]) -> Callable[[Stage, Options], Stage]:
+def _joints(make: Callable[[Graph], Graph]) -> Callable[[StagedProgram, PassOptions], StagedProgram]:
     """A pass over each joint graph."""
 
     def one(made: Derived) -> Derived:
@@ -79,12 +79,12 @@ def _joints(make: Callable[[Graph], Graph]) -> Callable[[Stage, Options], Stage]
     return lambda stage, options: _each(stage, one)
 
 
-def _recompute(stage: Stage, options: Options) -> Stage:
+def _recompute(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     """The modes that each block could have."""
     return replace(stage, blocks=tuple(_with_modes(made, options) for made in stage.blocks))
 
 
-def _with_modes(made: Derived, options: Options) -> Derived:
+def _with_modes(made: Derived, options: PassOptions) -> Derived:
     if made.joint is None:
         return replace(made, candidates=made.block.modes)
     block = made.block
@@ -93,7 +93,7 @@ def _with_modes(made: Derived, options: Options) -> Derived:
     return made.each(lambda one: replace(one, block=replace(one.block, modes=modes), candidates=modes))
 
 
-def _split(stage: Stage, options: Options) -> Stage:
+def _split(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     return _each(stage, lambda made: replace(made, own=tuple(_halves(made))))
 
 
@@ -101,11 +101,11 @@ def _halves(made: Derived) -> list[Pair]:
     return [] if made.joint is None else [halves(made.block, m, made.joint) for m in made.block.modes]
 
 
-def _dispatch(stage: Stage, options: Options) -> Stage:
+def _dispatch(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     return _each(stage, lambda made: replace(made, own=tuple(p.priced(dispatched) for p in made.own)))
 
 
-def _measure(stage: Stage, options: Options) -> Stage:
+def _measure(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     """What each block holds in each of its modes: measured on its printed halves, or estimated from its graphs."""
     if options.profiler is not None:
         assert stage.model is not None
@@ -113,7 +113,7 @@ def _measure(stage: Stage, options: Options) -> Stage:
     return replace(stage, profiles=tuple(estimate.estimated(made, options.prices) for made in stage.blocks))
 
 
-def _fusion(stage: Stage, options: Options) -> Stage:
+def _fusion(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     """The regions of each half by itself: they group what will run. On a target that runs torch's operators, those are
     the statements of the graphs in print; on any other, kernels of the graphs before they were opened."""
     both = zip(stage.blocks, stage.profiles, strict=True)
@@ -122,7 +122,7 @@ def _fusion(stage: Stage, options: Options) -> Stage:
     return replace(stage, halves=tuple(tuple(_fused(made, options)) for made in stage.blocks))
 
 
-def _in_torch(made: Derived, profile: BlockProfile, options: Options) -> list[Half]:
+def _in_torch(made: Derived, profile: BlockProfile, options: PassOptions) -> list[Half]:
     def half(name: str, place: Place, graph: Graph, further: bool = False) -> Half:
         ran = profile.ran.get(place) or estimated(graph, options.prices)
         found = apart(graph, ran, options.prices)
@@ -137,7 +137,7 @@ def _in_torch(made: Derived, profile: BlockProfile, options: Options) -> list[Ha
     ]
 
 
-def _fused(made: Derived, options: Options) -> list[Half]:
+def _fused(made: Derived, options: PassOptions) -> list[Half]:
     def half(name: str, side: str, mode: str, graph: Graph, further: bool = False) -> Half:
         found = fuse(graph, options.prices, options.skeletons)
         return Half(name, side, mode, grouped(graph, found), found, further)
@@ -163,7 +163,7 @@ def _parts(made: Derived, of: Callable[[Pair], Iterator[Part]]) -> Iterator[tupl
             yield pair, part, further
 
 
-def _each(stage: Stage, make: Callable[[Derived], Derived]) -> Stage:
+def _each(stage: StagedProgram, make: Callable[[Derived], Derived]) -> StagedProgram:
     return replace(stage, blocks=tuple(made.each(make) for made in stage.blocks))
 
 
@@ -185,7 +185,9 @@ PIPELINE: tuple[Pass, ...] = (
 """The order. What a pass needs stands before it: modes before halves, halves in print before they are measured."""
 
 
-def run(stage: Stage, options: Options, passes: Sequence[Pass] = PIPELINE, watch: Watch | None = None) -> Stage:
+def run(
+    stage: StagedProgram, options: PassOptions, passes: Sequence[Pass] = PIPELINE, watch: Watch | None = None
+) -> StagedProgram:
     """Run the passes in order, verifying after each.
 
     Raises PassError with the pass, those already run and the graphs before it, when a pass breaks or breaks a graph;

@@ -28,7 +28,7 @@ PICO = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Mode:
+class RunMode:
     """One way to run a block. Bytes; `time` is the extra time of its backward, in seconds."""
 
     name: str
@@ -46,7 +46,7 @@ class BlockProfile:
     torch's operators; for a target that runs them, where it was measured."""
 
     name: str
-    modes: tuple[Mode, ...]
+    modes: tuple[RunMode, ...]
     enters: tuple[tuple[str, int], ...] = ()
     leaves: tuple[tuple[str, int], ...] = ()
     grads: int = 0
@@ -59,7 +59,7 @@ class BlockProfile:
         """Bytes that enter."""
         return sum(size for _, size in self.enters)
 
-    def backward_held(self, mode: Mode) -> int:
+    def backward_held(self, mode: RunMode) -> int:
         """Most bytes alive in the backward, what it keeps and what it is given included."""
         ends = sum(size for name, size in (*self.enters, *self.leaves) if name in mode.keeps)
         return mode.saved + ends + sum(size for _, size in self.leaves) + mode.backward_peak
@@ -74,7 +74,7 @@ class Run:
     values: tuple[tuple[str, int], ...] = ()
     grads: int = 0
 
-    def kept(self, mode: Mode) -> Kept:
+    def kept(self, mode: RunMode) -> Kept:
         """The values that a mode keeps."""
         return frozenset(v for name, v in self.values if name in mode.keeps)
 
@@ -195,6 +195,6 @@ def rounded(n: int, quantum: int) -> int:
     return -(-n // quantum) * quantum
 
 
-def picoseconds(mode: Mode) -> int:
+def picoseconds(mode: RunMode) -> int:
     """The extra time of a mode, so that sums in any order agree."""
     return round(mode.time * PICO)

@@ -20,7 +20,7 @@ Profiler = Callable[[Structure, Mapping[str, int], Sequence[Derived]], Sequence[
 
 
 @dataclass(frozen=True)
-class Options:
+class PassOptions:
     """What the passes may know besides the program. sizes: of every dim. longest: with run-time dims at their largest,
     when those are others. known: composites that the printer has a form for. profiler: None estimates. budget: most
     bytes alive at once, the optimizer's state and step included; None for no limit."""
@@ -62,7 +62,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenModes:
     """The mode of every layer. peak: most bytes alive at once; smallest: the least budget that some choice fits in."""
 
     layers: tuple[Layer, ...]
@@ -73,14 +73,14 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StagedProgram:
     """A program as far as the passes have come. Everything after `program` is filled in by the pass of its name."""
 
     program: Program
     model: Structure | None = None
     blocks: tuple[Derived, ...] = ()
     profiles: tuple[BlockProfile, ...] = ()
-    chosen: Chosen | None = None
+    chosen: ChosenModes | None = None
     halves: tuple[tuple[Half, ...], ...] = ()
 
     def graphs(self) -> dict[str, Graph]:

@@ -17,7 +17,7 @@ from weft.ir.types import Graph, Node, Val
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnParameter:
     """A block input that is the block's own parameter; `name` is relative to the mount."""
 
     name: str
@@ -39,11 +39,11 @@ class Given:
     value: Val
 
 
-Source = Own | Borrowed | Given
+Source = OwnParameter | Borrowed | Given
 
 
 @dataclass(frozen=True)
-class Site:
+class CallSite:
     """One call: where it stands, its inputs, and where its module is mounted ("" when it owns nothing by itself).
 
     In a loop `mount` has a "{}" for start + step * i, and `rows` names the loop's dim.
@@ -66,8 +66,8 @@ class Site:
         return self.call.body
 
     @property
-    def own(self) -> tuple[Own, ...]:
-        return tuple(s for s in self.sources if isinstance(s, Own))
+    def own(self) -> tuple[OwnParameter, ...]:
+        return tuple(s for s in self.sources if isinstance(s, OwnParameter))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Stack:
     """A loop over layers: its node, the calls of its body in order."""
 
     node: Node
-    sites: tuple[Site, ...]
+    sites: tuple[CallSite, ...]
 
     @property
     def loop(self) -> Loop:
@@ -88,13 +88,13 @@ class Structure:
     """The model graph's nodes as steps, in order; `root` are parameters that no block owns."""
 
     program: Program
-    steps: list[Node | Site | Stack] = field(default_factory=list)
+    steps: list[Node | CallSite | Stack] = field(default_factory=list)
     root: list[Param] = field(default_factory=list)
 
     @property
-    def sites(self) -> Iterable[Site]:
+    def sites(self) -> Iterable[CallSite]:
         for step in self.steps:
-            if isinstance(step, Site):
+            if isinstance(step, CallSite):
                 yield step
             elif isinstance(step, Stack):
                 yield from step.sites
@@ -102,7 +102,7 @@ class Structure:
 
 def structure(program: Program) -> Structure:
     """Read the structure off the model graph."""
-    return _Reader(program).read()
+    return _StructureReader(program).read()
 
 
 def is_stack(node: Node) -> bool:
@@ -117,7 +117,7 @@ def _inside(stack: Node) -> tuple[dict[Val, Val], tuple[Node, ...]]:
     return dict(zip(op.body.inputs, stack.ins)), op.body.nodes
 
 
-class _Reader:
+class _StructureReader:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.params = {p.value: p for p in program.params}
@@ -142,7 +142,7 @@ class _Reader:
         owned: set[str] = set()
         for node in self.program.graph.nodes:
             if node.op.block:
-                step: Node | Site | Stack = self.site(node, {}, (node.outs[0].name, 0))
+                step: Node | CallSite | Stack = self.site(node, {}, (node.outs[0].name, 0))
             elif is_stack(node):
                 op: Any = node.op
                 fed, calls = _inside(node)
@@ -156,7 +156,7 @@ class _Reader:
         out.root = [p for p in self.program.params if p.value not in owned]
         return out
 
-    def site(self, node: Node, fed: dict[Val, Val], key: tuple[str, int], rows: str | None = None) -> Site:
+    def site(self, node: Node, fed: dict[Val, Val], key: tuple[str, int], rows: str | None = None) -> CallSite:
         """One call; `fed`: what each input of the surrounding loop's body is outside."""
         params = [self.params.get(fed.get(v, v).name) for v in node.ins]
         mine = [
@@ -171,12 +171,12 @@ class _Reader:
             if p is None:
                 sources.append(Given(v))
             elif mount and p in mine:
-                sources.append(Own(p.name[len(mount) + 1 :], p))
+                sources.append(OwnParameter(p.name[len(mount) + 1 :], p))
             else:
                 if p.stack is not None and p.stack != rows:
                     raise VerifyError(f"parameter {p.name} is stacked along {p.stack} but read whole by a block")
                 sources.append(Borrowed(p.name, p))
-        return Site(node, tuple(sources), mount, first.start if first else 0, first.step if first else 1, rows)
+        return CallSite(node, tuple(sources), mount, first.start if first else 0, first.step if first else 1, rows)
 
     def mount(self, mine: list[Param], rows: str | None, name: str) -> str:
         """The dotted prefix of all names: of a stack up to its "{}", else the call's own name; "" if neither is."""

@@ -9,7 +9,7 @@ from tests.campaign import count
 from tests.ir.pattern.oracle import predicate
 from tests.ir.pattern.parts import part_holds
 from weft.errors import FormulaError
-from weft.ir.pattern import Layout, Pattern, holds, layout, solve
+from weft.ir.pattern import Pattern, PatternLayout, holds, layout, solve
 from weft.ir.pattern.formula import any_of
 from weft.ir.pattern.layout import ARGUMENTS, NESTING, SHIFTING, part
 from weft.ir.pattern.meaning import holds_formula
@@ -63,10 +63,10 @@ def test_known_patterns_get_their_shapes(text):
     chosen = layout(pattern, 60 if "blocks" in text else 600, heads=4)
 
     assert str(chosen) == EXPECTED[text]
-    assert Layout.parse(str(chosen)) == chosen
+    assert PatternLayout.parse(str(chosen)) == chosen
 
 
-def covers(pattern: Pattern, chosen: Layout, n: int, heads: int = 1) -> None:
+def covers(pattern: Pattern, chosen: PatternLayout, n: int, heads: int = 1) -> None:
     """Every visible pair is in exactly one part, with its multiplicity; no other pair is in any."""
     q, k, h = np.arange(n)[:, None], np.arange(n)[None], np.arange(heads)[:, None, None]
     expected = np.broadcast_to(holds(pattern, q, k, head=h, n=n) * 1, (heads, n, n))
@@ -101,7 +101,7 @@ def test_generated_patterns_are_covered():
         chosen = layout(pattern, r.choice([64, 500, 4096]), r.choice([16, 128]))
         for n in (40, 61):
             covers(pattern, chosen, n)
-        assert Layout.parse(str(chosen)) == chosen
+        assert PatternLayout.parse(str(chosen)) == chosen
 
 
 def test_terms_are_a_union_and_disjoint_ones_a_partition():
@@ -169,7 +169,7 @@ def test_more_keys_than_queries():
 @pytest.mark.parametrize("text", ["windo(width=3)", "window()", "window(width=x)", "rows(count=3, inner=foo)", "| |"])
 def test_a_text_that_is_no_layout_is_refused(text):
     with pytest.raises(FormulaError):
-        Layout.parse(text)
+        PatternLayout.parse(text)
 
 
 def test_a_summary_is_short():

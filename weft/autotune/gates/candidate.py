@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from weft.autotune.gates.features import Facts
 from weft.autotune.types import Config, Status
 from weft.autotune.workers.compile_pool import Built
-from weft.autotune.workers.launches import Launch
+from weft.autotune.workers.launches import KernelLaunch
 
 STEPS = ("wrapper", "shared", "compile", "interpreter")
 """The gates that look at one configuration after another; `upto` names the last one that is asked."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """What the gates say of a configuration. gate: that refused it, "" where none did. reason: of a closed list, by
     which refusals are counted; detail: for people. error: largest relative error that the interpreter saw. cubins:
     names in the private store, where kernels are kept."""
@@ -45,16 +45,16 @@ class Candidate:
     out on another machine."""
 
     config: Config
-    launches: tuple[Launch, ...] = ()
+    launches: tuple[KernelLaunch, ...] = ()
     builts: tuple[Built, ...] = ()
     seen: str = ""
     error: float | None = None
-    refused: Verdict | None = None
+    refused: GateVerdict | None = None
     recalled: Facts = field(default_factory=dict[str, float])
     cubins: tuple[str, ...] = ()
 
     def refuse(self, gate: str, reason: str, detail: str = "", status: Status = Status.STATIC) -> None:
-        self.refused = Verdict(self.config, gate, reason, detail, status, error=self.error)
+        self.refused = GateVerdict(self.config, gate, reason, detail, status, error=self.error)
 
     def past(self, gate: str) -> bool:
         """Whether it was asked at a gate of `STEPS`."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from weft.autotune.workers.compile_pool import Built
-from weft.autotune.workers.launches import Launch
+from weft.autotune.workers.launches import KernelLaunch
 from weft.targets import CHIPS, RESERVED, find
 
 _SHARED_AT_ONCE = 128  # bytes
@@ -31,7 +31,7 @@ def occupancy(regs: int, shared: int, warps: int, target: str) -> int:
     return min(by_registers, by_shared, part.warps // warps, part.blocks)
 
 
-def facts(launches: Sequence[Launch], builts: Sequence[Built], target: str, sms: int = 0) -> Facts:
+def facts(launches: Sequence[KernelLaunch], builts: Sequence[Built], target: str, sms: int = 0) -> Facts:
     """Of all launches of a configuration: the largest use of each resource, programs in all, waves of the slowest.
 
     What no gate has found out is left out. sms: of the GPU at hand, default the part's."""

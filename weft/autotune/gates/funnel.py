@@ -14,7 +14,7 @@ poisoned and fenced. race: timed."""
 
 
 @dataclass
-class Stage:
+class GateCount:
     """One gate: how many came to it, how many it refused by reason, CPU-seconds of all processes."""
 
     entered: int = 0
@@ -39,9 +39,9 @@ class Stage:
 class Funnel:
     """All gates of one kernel on one target."""
 
-    stages: dict[str, Stage] = field(default_factory=lambda: {name: Stage() for name in GATES})
+    stages: dict[str, GateCount] = field(default_factory=lambda: {name: GateCount() for name in GATES})
 
-    def __getitem__(self, gate: str) -> Stage:
+    def __getitem__(self, gate: str) -> GateCount:
         return self.stages[gate]
 
     @property

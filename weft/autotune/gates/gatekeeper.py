@@ -18,14 +18,14 @@ from dataclasses import replace
 from typing import Any
 
 from weft.autotune.budget import Budget, Late
-from weft.autotune.gates.candidate import STEPS, Candidate, Verdict
+from weft.autotune.gates.candidate import STEPS, Candidate, GateVerdict
 from weft.autotune.gates.features import Facts, estimate, facts
 from weft.autotune.gates.funnel import Funnel
 from weft.autotune.space import hazards
-from weft.autotune.space.workload import Problem
+from weft.autotune.space.workload import TuningProblem
 from weft.autotune.types import Config, Pool, Row, Source, Status, config_id
 from weft.autotune.workers.compile_pool import Built, CompilePool
-from weft.autotune.workers.launches import Launch
+from weft.autotune.workers.launches import KernelLaunch
 from weft.autotune.workers.process import Worker
 from weft.targets import LIMITS
 
@@ -52,7 +52,7 @@ class Gatekeeper:
     """
 
     def __init__(
-        self, problem: Problem, compilers: CompilePool, *, triton: str = "", nice: int = 10,
+        self, problem: TuningProblem, compilers: CompilePool, *, triton: str = "", nice: int = 10,
         watch: Watch = lambda gate, done, total: None,
     ) -> None:  # fmt: skip
         self.problem, self.compilers, self.funnel = problem, compilers, Funnel()
@@ -136,7 +136,7 @@ class Gatekeeper:
                 self.funnel["compile"].refuse("refused when prepared")
         return count
 
-    def judge(self, config: Config, upto: str = "compile") -> Verdict:
+    def judge(self, config: Config, upto: str = "compile") -> GateVerdict:
         """One configuration through the gates up to `upto`; what was found out before is not asked again. Late where
         the budget leaves no time for it."""
         candidate = self._candidate(config)
@@ -148,7 +148,7 @@ class Gatekeeper:
             self._admitted.add(config_id(config))
         return verdict
 
-    def verdicts(self) -> list[Verdict]:
+    def verdicts(self) -> list[GateVerdict]:
         """Of every configuration that came past arithmetic, in the order they were first seen."""
         return [self._verdict(c) for c in self._known.values()]
 
@@ -264,7 +264,7 @@ class Gatekeeper:
         if "raised" in found:
             candidate.refuse("wrapper", "the wrapper refuses it", f"{found['raised']}: {found['message']}")
             return
-        candidate.launches = tuple(Launch.parse(data) for data in found["launches"])
+        candidate.launches = tuple(KernelLaunch.parse(data) for data in found["launches"])
         if not candidate.launches:
             candidate.refuse("wrapper", "nothing is launched")
             return
@@ -351,12 +351,12 @@ class Gatekeeper:
             return candidate.recalled
         return facts(candidate.launches, candidate.builts, self.problem.target)
 
-    def _verdict(self, candidate: Candidate) -> Verdict:
+    def _verdict(self, candidate: Candidate) -> GateVerdict:
         known = self._facts(candidate) if candidate.launches or candidate.recalled else {}
         compiled = [b for b in candidate.builts if b.regs is not None]
         seconds = sum(b.seconds for b in compiled) if compiled else None
         cubins = candidate.cubins or tuple(b.cubin for b in compiled if b.cubin)
-        found = candidate.refused or Verdict(candidate.config)
+        found = candidate.refused or GateVerdict(candidate.config)
         return replace(found, facts=known, error=candidate.error, cubins=cubins, compile_s=seconds)
 
     def _columns(self, candidates: Sequence[Candidate]) -> dict[str, list[float]]:
@@ -366,5 +366,5 @@ class Gatekeeper:
         return {n: [f[n] for f in every] for n in names}
 
 
-def _identity(launches: Sequence[Launch]) -> tuple[Any, ...]:
+def _identity(launches: Sequence[KernelLaunch]) -> tuple[Any, ...]:
     return tuple((f.key(), f.grid) for f in launches)

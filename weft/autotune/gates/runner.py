@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from weft.autotune.budget import FOREVER, Budget
-from weft.autotune.gates.candidate import Verdict
+from weft.autotune.gates.candidate import GateVerdict
 from weft.autotune.gates.gatekeeper import Gatekeeper
-from weft.autotune.space.workload import Problem
+from weft.autotune.space.workload import TuningProblem
 from weft.autotune.types import Config, Fidelity, Outcome, Status, config_id
-from weft.autotune.workers.process import Answer, Fault, Worker
+from weft.autotune.workers.process import Fault, JobAnswer, Worker
 from weft.errors import BackendError
 
 PROGRAM = "weft.autotune.workers.bench"
@@ -48,8 +48,8 @@ class BenchRunner:
     """
 
     def __init__(
-        self, problem: Problem, keeper: Gatekeeper | None, *, device: str = "", cache: str = "", seed: int = 0,
-        program: str = PROGRAM, place: Callable[[Verdict], object] | None = None, budget: Budget = FOREVER,
+        self, problem: TuningProblem, keeper: Gatekeeper | None, *, device: str = "", cache: str = "", seed: int = 0,
+        program: str = PROGRAM, place: Callable[[GateVerdict], object] | None = None, budget: Budget = FOREVER,
     ) -> None:  # fmt: skip
         self.problem, self.keeper, self.place, self.budget = problem, keeper, place, budget
         self.worker = Worker(program, env=environment(device, cache))
@@ -105,7 +105,7 @@ class BenchRunner:
             self._checked[name] = found
         return self._checked[name]
 
-    def _ask(self, job: Mapping[str, Any], config: Config, seconds: float) -> Answer:
+    def _ask(self, job: Mapping[str, Any], config: Config, seconds: float) -> JobAnswer:
         assert self.keeper is None or self.keeper.admitted(config), f"{config} did not pass the gates"
         self.sent.append(dict(config))
         return self.worker.ask({**self._job, **job, "config": dict(config)}, seconds, self.budget)
@@ -116,7 +116,7 @@ class BenchRunner:
             self.worker.kill()
 
 
-def outcome(answer: Answer, timed: bool) -> Outcome:
+def outcome(answer: JobAnswer, timed: bool) -> Outcome:
     """What an answer of a bench worker comes to; never believes it further than it can be checked."""
     if answer.data is None:
         late = answer.fault in (Fault.TIMEOUT, Fault.SILENT)
@@ -147,7 +147,7 @@ def _number(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and math.isfinite(value) and value >= 0 else None
 
 
-def extra(verdict: Verdict) -> dict[str, Any]:
+def extra(verdict: GateVerdict) -> dict[str, Any]:
     """What the gates found out, as fields of a row of the store."""
     known: dict[str, Any] = {k: int(verdict.facts[k]) for k in ("shared", "regs", "stack") if k in verdict.facts}
     return known | ({"compile_s": verdict.compile_s} if verdict.compile_s is not None else {})

@@ -29,7 +29,7 @@ Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FinalVerdict:
     """winner: place among the finalists. confidence: share of resampled races in which it is the fastest, or ties for
     that. behind: by how much each is slower than the fastest, as a fraction. why: for people."""
 
@@ -80,7 +80,7 @@ def race(
 
 def decide(
     times: Times, incumbent: int | None, resources: Sequence[tuple[float, ...]], rng: np.random.Generator
-) -> Verdict | None:
+) -> FinalVerdict | None:
     """The winner; None when no finalist ran to the end. resources: of each, smaller is better."""
     alive = [place for place in range(times.shape[1]) if np.isfinite(times[:, place]).all()]
     if not alive or not len(times):
@@ -105,7 +105,7 @@ def decide(
     behind = [float("nan")] * times.shape[1]
     for i, place in enumerate(alive):
         behind[place] = float(np.expm1(middle[i] - middle[top]))
-    return Verdict(alive[chosen], float(lead.all(axis=1).mean()), tuple(behind), why)
+    return FinalVerdict(alive[chosen], float(lead.all(axis=1).mean()), tuple(behind), why)
 
 
 def _middle(logs: Times) -> Times:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weft.autotune.budget import ALONE, Budget, Deadlines, Late, Part
+from weft.autotune.budget import ALONE, Budget, BudgetShare, Deadlines, Late
 from weft.autotune.search import finals
 from weft.autotune.search import study as studies
 from weft.autotune.search.measure import Stopwatch
@@ -66,7 +66,7 @@ class Search:
     study: Study | None = None
     watch: Callable[[Search], None] = lambda search: None
     ahead: Callable[[Sequence[Config]], None] | None = None
-    part: Part = ALONE
+    part: BudgetShare = ALONE
 
     def __post_init__(self) -> None:
         rows = self.journal.rows()

@@ -33,7 +33,7 @@ _FAILED = {
 
 
 @dataclass(frozen=True)
-class Table:
+class RecordedTable:
     """label: for people; device, kernel: as the file names them. outcomes: of every configuration, in the file's order;
     refused: rows of the file that could not be used, by reason."""
 
@@ -78,7 +78,7 @@ def key(config: Config) -> tuple[tuple[str, Value], ...]:
 class Replay:
     """A runner that looks everything up. A configuration that the table lacks fails to compile: a hole."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: RecordedTable) -> None:
         self.table, self.holes = table, 0
 
     def time(self, config: Config, fidelity: Fidelity) -> Outcome:
@@ -94,7 +94,7 @@ class Replay:
         """There is nothing to let go of."""
 
 
-def load(path: str | os.PathLike[str]) -> Table:
+def load(path: str | os.PathLike[str]) -> RecordedTable:
     """The table in a file; UsageError where it is none."""
     name = Path(path).name
     data = _json(path, name)
@@ -128,7 +128,7 @@ def _json(path: str | os.PathLike[str], name: str) -> Any:
     raise UsageError(f"{name}: not JSON")
 
 
-def _of_kernel_tuner(data: dict[str, Any], name: str) -> Table:
+def _of_kernel_tuner(data: dict[str, Any], name: str) -> RecordedTable:
     names = data["tune_params_keys"]
     if not names or not all(is_text(n, 64) for n in names):
         raise UsageError(f"{name}: tune_params_keys are not names")
@@ -139,7 +139,7 @@ def _of_kernel_tuner(data: dict[str, Any], name: str) -> Table:
     return _table(found, name, data)
 
 
-def _of_t4(data: dict[str, Any], name: str) -> Table:
+def _of_t4(data: dict[str, Any], name: str) -> RecordedTable:
     rows, wrong = t4.rows(data["results"])
     found = [(row.config, _of_row(row)) for row in rows if row.times_us or row.status is not Status.OK]
     return _table(found, name, data, {"rows that are no T4 result": len(wrong)} if wrong else {})
@@ -151,7 +151,7 @@ def _of_row(row: Row) -> Outcome:
 
 def _table(
     found: Sequence[tuple[Any, Outcome]], name: str, data: Mapping[str, Any], refused: Mapping[str, int] | None = None
-) -> Table:
+) -> RecordedTable:
     kept: dict[tuple[tuple[str, Value], ...], tuple[Config, Outcome]] = {}
     lost = 0
     for config, outcome in found:
@@ -166,7 +166,7 @@ def _table(
     device, kernel = (plain(str(data.get(k) or ""), 100) for k in ("device_name", "kernel_name"))
     more = {"rows without usable values": lost} if lost else {}
     configs, outcomes = zip(*kept.values())
-    return Table(plain(label, 100), device, kernel, configs, outcomes, {**(refused or {}), **more})
+    return RecordedTable(plain(label, 100), device, kernel, configs, outcomes, {**(refused or {}), **more})
 
 
 def _is_value(value: Any) -> bool:

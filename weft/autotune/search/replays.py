@@ -15,9 +15,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from weft.autotune.budget import Budget, Part
+from weft.autotune.budget import Budget, BudgetShare
 from weft.autotune.search.kernel import Search
-from weft.autotune.search.replay import Replay, Table, key
+from weft.autotune.search.replay import RecordedTable, Replay, key
 from weft.autotune.search.result import Options, Result
 from weft.autotune.search.rows import MemoryJournal, StoreJournal
 from weft.autotune.space.seeds import MOST_SEEDS
@@ -36,7 +36,7 @@ class Replays:
     """Searches of one table that differ in their seed. curves: fraction of the optimum after each trial. unbegun: how
     many seeds the budget left no time for."""
 
-    table: Table
+    table: RecordedTable
     sampler: str
     warm: int
     results: tuple[Result, ...]
@@ -75,14 +75,14 @@ def _at(curve: Sequence[float], trials: int) -> float:
 
 
 def replays(
-    table: Table,
+    table: RecordedTable,
     *,
     seeds: int = 1,
     seed: int = 0,
     trials: int | None = TRIALS,
     budget: Budget | None = None,
     sampler: Any = "pool",
-    warm: Sequence[Table] = (),
+    warm: Sequence[RecordedTable] = (),
     store: Store | None = None,
     watch: Callable[[Search], None] = lambda search: None,
 ) -> Replays:
@@ -101,7 +101,7 @@ def replays(
         journal: Journal = StoreJournal(store, key_of(table, about)) if store is not None else MemoryJournal()
         options = Options(seed=one, sampler=sampler, resume=store is not None)
         share = budget.part(budget.left() / (seed + seeds - one), trials)
-        part = Part(one - seed + 1, seeds, budget)
+        part = BudgetShare(one - seed + 1, seeds, budget)
         search = Search(table.subject(first), [Replay(table)], share, journal, options, watch=watch, part=part)
         found.append(search.run())
         if store is not None:
@@ -114,14 +114,14 @@ def replays(
     return Replays(table, name, len(first), tuple(found), curves, time.process_time() - began, late)
 
 
-def foreign(table: Table, warm: Sequence[Table]) -> tuple[Config, ...]:
+def foreign(table: RecordedTable, warm: Sequence[RecordedTable]) -> tuple[Config, ...]:
     """The fastest of other tables that this one has, taken in turn, at most ten."""
     ranked = (other.top(5 * MOST_SEEDS) for other in warm)
     inside = (config for config in chain.from_iterable(zip_longest(*ranked)) if config and key(config) in table.places)
     return tuple({key(config): config for config in inside}.values())[:MOST_SEEDS]
 
 
-def key_of(table: Table, about: Any) -> Key:
+def key_of(table: RecordedTable, about: Any) -> Key:
     """The key that a replay's trials are kept under: of the table's content and how it is searched."""
     rows = [[list(key(c)), o.status.value, o.us] for c, o in zip(table.configs, table.outcomes)]
     return Key("replay", digest([table.label, rows, about]), Device("replay", table.device))

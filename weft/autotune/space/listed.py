@@ -41,7 +41,7 @@ def limits(target: str) -> Mapping[str, int]:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSpace:
     """Configurations that arithmetic lets pass, in the order of the knobs' values.
 
     rejected: reason -> how many. size: how many there were in all. sampled: whether configs are a sample of those
@@ -124,7 +124,7 @@ class Space:
                 return reason
         return ""
 
-    def enumerate(self, target: str, sizes: Mapping[str, int], cap: int = CAP, seed: int = 0) -> Listed:
+    def enumerate(self, target: str, sizes: Mapping[str, int], cap: int = CAP, seed: int = 0) -> ListedSpace:
         """All configurations that pass, or of more than `cap` a seeded sample. Raises UsageError for a missing size."""
         state = _Product(self, self._known(target, sizes), self.formulas(target), np.random.default_rng(seed))
         state.refuse()
@@ -197,13 +197,13 @@ class _Product:
                 self.rows = {k: rows[keep] for k, rows in self.rows.items()}
                 self.count -= gone
 
-    def listed(self, cap: int) -> Listed:
+    def listed(self, cap: int) -> ListedSpace:
         rejected = {reason: round(n) for reason, n in self.rejected.items()}
         self.sample(cap)
         columns = {k: self.numbers[k][i] for k, i in self.rows.items()}
         chosen = [[self.space.knobs[k][z] for z in i.tolist()] for k, i in self.rows.items()]
         configs = tuple(dict(zip(self.rows, row)) for row in zip(*chosen))
-        return Listed(configs, rejected, self.space.size, self.sampled, columns)
+        return ListedSpace(configs, rejected, self.space.size, self.sampled, columns)
 
 
 def _names(formula: Any) -> set[str]:

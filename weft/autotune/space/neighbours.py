@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from weft.autotune.space.seeds import MOST_SEEDS
 from weft.autotune.types import Config
 from weft.cache.key import Key, Soft
-from weft.cache.search import Source
+from weft.cache.search import ResultSource
 
 _GPU = frozenset({"gpu", "sms", "shared", "partition"})
 _TOOLS = frozenset({"triton", "ptxas", "codegen"})
@@ -25,7 +25,7 @@ Triton; another architecture; another kernel of the same skeleton."""
 _EACH = 4  # winners of a key are taken in turn with those of the others of its rung, so many at most
 
 
-def neighbours(sources: Iterable[Source], key: Key, soft: Soft) -> list[Config]:
+def neighbours(sources: Iterable[ResultSource], key: Key, soft: Soft) -> list[Config]:
     """Winners of the nearest keys, at most as many as a search tries; a configuration may not fit the space."""
     ranked: list[list[tuple[tuple[int, str], Sequence[Config]]]] = [[] for _ in _RUNGS]
     for source in sources:

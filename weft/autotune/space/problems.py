@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft import __version__
 from weft.autotune.space.listed import Space
-from weft.autotune.space.workload import Problem, Workload
+from weft.autotune.space.workload import TuningProblem, Workload
 from weft.autotune.types import Config
 from weft.cache.kernel import kernel_hash
 from weft.cache.key import Device, Key
@@ -39,7 +39,7 @@ class Task:
     in one step of the model; bytes, flops: of one call. runtime: dims that are open when the package is compiled.
     """
 
-    problem: Problem
+    problem: TuningProblem
     kernel: str
     part: str
     skeleton: str
@@ -98,7 +98,7 @@ def _of_region(planned: Planned, region: RegionFile, folder: Path, target: str, 
     one = rows[0].region if rows else None
     for space in fitting((region.skeleton, region.family), config):
         own: Config = {k: (config[space.part] if space.part else config)[k] for k in space.knobs}
-        problem = Problem(
+        problem = TuningProblem(
             f"{region.kernel}.{space.part}" if space.part else region.kernel, space,
             workload(region, folder, space.part), target, sizes, checks(planned.program, region.graph, planned.sizes),
             given(region.graph, sizes, dtype), dtype, own,

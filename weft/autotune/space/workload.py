@@ -31,7 +31,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Problem:
+class TuningProblem:
     """One kernel on one target.
 
     name: for people. sizes: every dim, at which it is timed. checks: other sizes, at which results are compared with

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from weft.autotune.workers.launches import Launch, encode, relative
+from weft.autotune.workers.launches import KernelLaunch, encode, relative
 
 
 def gpu(target: str) -> Any:
@@ -22,12 +22,12 @@ def gpu(target: str) -> Any:
 
 
 @contextmanager
-def recording(target: str, root: str) -> Generator[list[Launch]]:
+def recording(target: str, root: str) -> Generator[list[KernelLaunch]]:
     """Launches inside are recorded, not run. root: the package of kernels, see `weft.autotune.workers.launches`."""
     from triton.compiler.compiler import make_backend  # a GPU's compiler, which not every machine has
     from triton.runtime.jit import JITFunction
 
-    backend, launches, run = make_backend(gpu(target)), list[Launch](), JITFunction.run
+    backend, launches, run = make_backend(gpu(target)), list[KernelLaunch](), JITFunction.run
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         launches.append(launch(self, backend, root, args, kwargs, grid))
@@ -39,7 +39,9 @@ def recording(target: str, root: str) -> Generator[list[Launch]]:
         JITFunction.run = run
 
 
-def launch(kernel: Any, backend: Any, root: str, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any) -> Launch:
+def launch(
+    kernel: Any, backend: Any, root: str, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any
+) -> KernelLaunch:
     """One launch, specialised by Triton's own rules: an integer 1 is a constant, what 16 divides is said to be so."""
     from triton.runtime.jit import create_function_from_signature  # a GPU's compiler, which not every machine has
 
@@ -52,7 +54,7 @@ def launch(kernel: Any, backend: Any, root: str, args: tuple[Any, ...], kwargs: 
     if "enable_fp_fusion" in options:
         given["enable_fp_fusion"] = bool(options["enable_fp_fusion"])
     sizes = {n: v for n, v in bound.items() if type(v) is int and signature[n] in ("i32", "i64")}
-    return Launch(
+    return KernelLaunch(
         relative(kernel.fn.__module__, root), kernel.fn.__qualname__, signature,
         tuple((place, encode(value, root)) for place, value in constants.items()),
         tuple(attributes.items()), given,

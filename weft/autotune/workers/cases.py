@@ -20,7 +20,7 @@ import triton
 from torch import Tensor
 
 from weft.autotune.space.workload import Workload
-from weft.autotune.workers.launches import Kernels
+from weft.autotune.workers.launches import KernelFolder
 from weft.ir.indices import index_range
 from weft.ir.reference import run
 from weft.ir.text import parse
@@ -32,7 +32,7 @@ Args = tuple[Any, ...]
 class Case(Protocol):
     """A wrapper with operands and a truth."""
 
-    kernels: Kernels
+    kernels: KernelFolder
 
     def inputs(self, sizes: Mapping[str, int], device: str, dtype: str, seed: int) -> Args:
         """Random operands; the same for the same seed on any device but "meta", where they have no values."""
@@ -54,7 +54,7 @@ class Case(Protocol):
 def open_case(workload: Workload) -> Case:
     """The case of a workload; its provider is a function of weft, or of the caller's own code."""
     module, _, name = workload.provider.partition(":")
-    return getattr(importlib.import_module(module), name)(Kernels(workload.folder), workload.params)
+    return getattr(importlib.import_module(module), name)(KernelFolder(workload.folder), workload.params)
 
 
 class RegionCase:
@@ -64,7 +64,7 @@ class RegionCase:
     "wide": names of inputs that are float32 at least, "statistics": see `weft.autotune.space.problems`}.
     """
 
-    def __init__(self, kernels: Kernels, params: Mapping[str, Any]) -> None:
+    def __init__(self, kernels: KernelFolder, params: Mapping[str, Any]) -> None:
         self.kernels = kernels
         self.graph: Graph = parse(params["graph"])
         self.part, self.wide = params.get("part", ""), frozenset(params.get("wide", ()))

@@ -20,7 +20,7 @@ from typing import Any
 from weft.autotune.workers import serve
 from weft.autotune.workers.capture import gpu
 from weft.autotune.workers.kept import Kept, pack
-from weft.autotune.workers.launches import Kernels, Launch, source
+from weft.autotune.workers.launches import KernelFolder, KernelLaunch, source
 from weft.autotune.workers.serve import Job
 from weft.autotune.workers.staging import shared
 from weft.targets import ARCHS
@@ -30,15 +30,15 @@ MEMORY = 16 << 30  # bytes of addresses; ptxas alone has been seen at 1.2 GB
 
 
 @cache
-def kernels(folder: str) -> Kernels:
-    return Kernels(folder, without_torch=True)
+def kernels(folder: str) -> KernelFolder:
+    return KernelFolder(folder, without_torch=True)
 
 
 def handle(job: Job) -> dict[str, Any]:
     """The answer to a job: what Triton says of the launch, and the CPU-seconds it took to say so."""
     if job["op"] == "version":
         return versions()
-    launch = Launch.parse(job["launch"])
+    launch = KernelLaunch.parse(job["launch"])
     began, wall = serve.cpu_seconds(), time.monotonic()
     found = OPS[job["op"]](source(launch, kernels(job["folder"])), launch, job)
     return {**found, "cpu_s": serve.cpu_seconds() - began, "seconds": time.monotonic() - wall}
@@ -60,11 +60,11 @@ def _ptxas(target: str) -> str:
         return ""
 
 
-def staged(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
+def staged(made: Any, launch: KernelLaunch, job: Job) -> dict[str, Any]:
     return {"shared": shared(made, job["target"], launch.options)}
 
 
-def compiled(made: Any, launch: Launch, job: Job) -> dict[str, Any]:
+def compiled(made: Any, launch: KernelLaunch, job: Job) -> dict[str, Any]:
     """Shared memory, registers, stack (bytes a thread; spills), matrix products, tensor-core instructions, warps,
     whether they are specialised."""
     import triton  # a GPU's compiler, which not every machine has

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from weft.autotune.budget import FOREVER, Budget, Late
-from weft.autotune.workers.launches import Launch
-from weft.autotune.workers.process import Answer, Fault, Worker
+from weft.autotune.workers.launches import KernelLaunch
+from weft.autotune.workers.process import Fault, JobAnswer, Worker
 from weft.cache.row import Status
 
 LEAST_SECONDS, MOST_TIMES = 30.0, 3.0
@@ -101,11 +101,11 @@ class CompilePool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def shared(self, launch: Launch, target: str, budget: Budget | None = None) -> Future[Built]:
+    def shared(self, launch: KernelLaunch, target: str, budget: Budget | None = None) -> Future[Built]:
         """Only the bytes of shared memory; None where this Triton's stages are not known."""
         return self._submit("shared", launch, target, budget or self.budget)
 
-    def compile(self, launch: Launch, target: str, budget: Budget | None = None) -> Future[Built]:
+    def compile(self, launch: KernelLaunch, target: str, budget: Budget | None = None) -> Future[Built]:
         """All of it, down to the machine code."""
         return self._submit("compile", launch, target, budget or self.budget)
 
@@ -147,7 +147,7 @@ class CompilePool:
         for worker in self._workers:
             worker.kill()
 
-    def _submit(self, op: str, launch: Launch, target: str, budget: Budget) -> Future[Built]:
+    def _submit(self, op: str, launch: KernelLaunch, target: str, budget: Budget) -> Future[Built]:
         key = op, target, launch.key()
         with self._lock:
             found = self._done.get(key)
@@ -155,7 +155,7 @@ class CompilePool:
                 found = self._done[key] = self._threads.submit(self._run, op, launch, target, budget)
             return found
 
-    def _run(self, op: str, launch: Launch, target: str, budget: Budget) -> Built:
+    def _run(self, op: str, launch: KernelLaunch, target: str, budget: Budget) -> Built:
         self._running.wait()
         worker = self._idle.get()
         try:
@@ -176,7 +176,7 @@ class CompilePool:
         with self._lock:
             return self.spent[op].deadline()
 
-    def _count(self, op: str, answer: Answer) -> None:
+    def _count(self, op: str, answer: JobAnswer) -> None:
         with self._lock:
             spent = self.spent[op]
             spent.jobs += 1
@@ -187,7 +187,7 @@ class CompilePool:
             else:
                 spent.waits.append(answer.seconds)
 
-    def _built(self, answer: Answer) -> Built:
+    def _built(self, answer: JobAnswer) -> Built:
         data = answer.data
         if data is None:
             timeout = answer.fault in (Fault.TIMEOUT, Fault.SILENT)

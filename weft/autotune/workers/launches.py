@@ -23,7 +23,7 @@ Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Launch:
+class KernelLaunch:
     """A kernel with its specialised arguments.
 
     module, function: the kernel. signature: argument -> "*bf16", "i32", "constexpr", or a list of such. constants:
@@ -50,7 +50,7 @@ class Launch:
         return asdict(self)
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> Launch:
+    def parse(cls, data: Mapping[str, Any]) -> KernelLaunch:
         """Of what `data` gave, come through JSON."""
         return cls(
             data["module"], data["function"], dict(data["signature"]), _pairs(data["constants"]),
@@ -96,7 +96,7 @@ def relative(module: str, root: str) -> str:
     return "." + module.removeprefix(f"{root}.") if module.startswith(f"{root}.") else module
 
 
-def decode(value: Any, kernels: Kernels) -> Any:
+def decode(value: Any, kernels: KernelFolder) -> Any:
     """What `encode` was given."""
     if isinstance(value, dict):
         [(kind, inner)] = value.items()
@@ -122,7 +122,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-class Kernels:
+class KernelFolder:
     """A folder of kernels as an importable package, named by its contents: equal folders have equal names, and so the
     kernels equal hashes, wherever they lie. without_torch: `torch` is replaced by a module that does nothing."""
 
@@ -180,7 +180,7 @@ class _Anything:
         return False
 
 
-def source(launch: Launch, kernels: Kernels) -> Any:
+def source(launch: KernelLaunch, kernels: KernelFolder) -> Any:
     """The launch as a source that `triton.compile` takes."""
     from triton.compiler import ASTSource  # a GPU's compiler, which not every machine has
 

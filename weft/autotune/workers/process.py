@@ -48,7 +48,7 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answer:
+class JobAnswer:
     """What came of a job. data: the answer, or None with the fault and, for people, the reason. seconds: of waiting."""
 
     data: dict[str, Any] | None
@@ -148,7 +148,7 @@ class Worker:
         if self._process is not None:
             _end(self._process)
 
-    def ask(self, job: Mapping[str, Any], seconds: float, budget: Budget = FOREVER) -> Answer:
+    def ask(self, job: Mapping[str, Any], seconds: float, budget: Budget = FOREVER) -> JobAnswer:
         """The answer to a job within so many seconds, a start not counted; the process is gone after any fault.
 
         Late where the budget, which a start does count to, ends before that."""
@@ -160,7 +160,7 @@ class Worker:
             self.start(left)
             began = time.monotonic()
             data = self._exchange(json.dumps(job).encode(), min(began + seconds, ends))
-            return Answer(data, time.monotonic() - began)
+            return JobAnswer(data, time.monotonic() - began)
         except TimeoutError as error:
             fault = Fault.SILENT if error.args else Fault.TIMEOUT
             reason = str(error) or f"no answer within {seconds:.3g} s"
@@ -171,7 +171,7 @@ class Worker:
         self.kill()
         if fault is Fault.TIMEOUT and budget.left() <= 0:
             raise Late
-        return Answer(None, time.monotonic() - began, fault, reason)
+        return JobAnswer(None, time.monotonic() - began, fault, reason)
 
     def _exchange(self, job: bytes, deadline: float) -> dict[str, Any]:
         assert self._socket is not None

@@ -16,7 +16,7 @@ ROUNDING = 1e-14  # of the truth itself, relative to the largest
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One comparison: what was compared, in which dtype, the worst tensor, its error relative to its scale."""
 
     check: str
@@ -39,7 +39,7 @@ def compare(
     beside: Iterable[Tensor] = (),
     floor: float = 1e-3,
     terms: float = 0.0,
-) -> Row:
+) -> Comparison:
     """The worst tensor by ||a - b|| / max(||b||, floor * median RMS * sqrt(numel)); integers and infinities must be
     equal. A difference that is rounding, as a gradient that cancels to zero has, is told against the largest RMS.
     beside: tensors that count for the RMS too. terms: an RMS of what may have cancelled in all of them."""
@@ -63,7 +63,7 @@ def compare(
         error = error if error == error else float("inf")
         if error > most:
             worst, most = name, error
-    return Row(check, dtype, worst, most, TOLERANCE[dtype].model, len(want))
+    return Comparison(check, dtype, worst, most, TOLERANCE[dtype].model, len(want))
 
 
 def rms_of(tensors: Iterable[Tensor]) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from weft.codegen.check.comparing import Row, compare
+from weft.codegen.check.comparing import Comparison, compare
 from weft.codegen.torch.sizes import Sizes
 from weft.ir.indices import index_range
 from weft.ir.program import Program
@@ -16,7 +16,7 @@ from weft.ir.reference_model import reference
 from weft.passes.inference import inference
 
 
-class Ran(Protocol):
+class RunInputs(Protocol):
     """A program, the inputs of a run of it, and the modules that it wraps."""
 
     program: Program
@@ -25,8 +25,8 @@ class Ran(Protocol):
 
 
 def decoding(
-    ran: Ran, module: nn.Module, params: Mapping[str, Tensor], sizes: Mapping[str, int], notes: list[str]
-) -> list[Row]:
+    ran: RunInputs, module: nn.Module, params: Mapping[str, Tensor], sizes: Mapping[str, int], notes: list[str]
+) -> list[Comparison]:
     """prefill and step against the whole sequence at once, and whether later positions leak into earlier results."""
     program, inputs, module = ran.program, ran.inputs, module.eval()
     tokens = grown(program, "tokens")
@@ -73,7 +73,7 @@ def _given(method: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def decoded(
     program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int
-) -> Row:
+) -> Comparison:
     """The first positions by `prefill` (none: from an empty state), the others by `step`, against the whole run."""
     given, once = _given(module.step, inputs), _given(module.state, inputs)
     n = next(iter(given.values())).shape[1]
@@ -90,7 +90,9 @@ def decoded(
     return compare("decode = parallel", "f64", got, {k: whole[k] for k in got})
 
 
-def apart(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int) -> Row:
+def apart(
+    program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor], first: int
+) -> Comparison:
     """Rows of different lengths, none longer than `first`, and then the rest of each in one call."""
     given, once = _given(module.step, inputs), _given(module.state, inputs)
     batch, n = next(iter(given.values())).shape[:2]
@@ -107,7 +109,7 @@ def apart(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Ma
     return compare("rows apart = parallel", "f64", got, {k: whole[k] for k in got})
 
 
-def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Row:
+def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Comparison:
     """Tokens and metadata from the middle on are changed: results before it must not move."""
     names = {part: grown(program, part) for part in ("tokens", "segments", "valid")}
     changed = {k: inputs[k].clone() for k in names.values() if k is not None}

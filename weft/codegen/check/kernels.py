@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import weft
 from weft.codegen.check.one_dtype import OneDtype, uniform
-from weft.codegen.check.verify import FREE, Row, Truth, Verified, case, compare, loaded
+from weft.codegen.check.verify import FREE, Comparison, Truth, Verified, case, compare, loaded
 from weft.codegen.package.disk import load
 from weft.codegen.package.reading import place
 from weft.codegen.package.saved import read
@@ -124,10 +124,10 @@ class Running:
         if self.process.returncode:
             self.errors.seek(0)
             said = self.errors.read().strip().splitlines() or [f"exit {self.process.returncode}"]
-            found.rows.append(Row("kernels", "", "", float("inf"), 0.0, 0))
+            found.rows.append(Comparison("kernels", "", "", float("inf"), 0.0, 0))
             found.notes.append(f"kernels could not be run: {said[-1][:300]}")
             return
-        found.rows += [Row(**row) for row in self.told["rows"]]
+        found.rows += [Comparison(**row) for row in self.told["rows"]]
         found.notes += self.told["notes"]
 
 
@@ -141,32 +141,32 @@ class Broken(Exception):
         path, line = place(error, folder) or (folder / f"kernels/{kernel}.py", 0)
         where = f"{path.relative_to(folder)}:{line}" if line else str(path.relative_to(folder))
         super().__init__(f"{kernel}: {where}: {type(error).__name__}: {error}"[:300].replace("\n", " "))
-        self.row = Row(kernel, "", "it does not run", float("inf"), 0.0, 0)
+        self.row = Comparison(kernel, "", "it does not run", float("inf"), 0.0, 0)
 
 
 @dataclass(frozen=True)
-class Region:
+class KernelRegion:
     """What a kernel computes, and the names of its results."""
 
     graph: Graph
     results: tuple[str, ...]
 
 
-class Kernels(TorchDispatchMode):
+class KernelCheck(TorchDispatchMode):
     """Compares each kernel that runs inside with its region's graph in float64. rows: the worst call of each.
 
     runs: what the ops run, by kernel, where all is in float64 whatever the package says. alone: what runs next gets the
     graph's results and not the kernel's; one that does not run is a row too. watch: told how many kernels were seen."""
 
     def __init__(
-        self, namespace: str, folder: Path, regions: Mapping[str, Region], sizes: Mapping[str, int], dtype: str,
+        self, namespace: str, folder: Path, regions: Mapping[str, KernelRegion], sizes: Mapping[str, int], dtype: str,
         runs: Mapping[str, Callable[..., Any]] | None = None, alone: bool = False,
         watch: Callable[[int], object] = lambda count: None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.namespace, self.folder, self.regions, self.sizes, self.dtype = namespace, folder, regions, sizes, dtype
         self.runs, self.alone, self.watch = runs, alone, watch
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, Comparison] = {}
         self.notes: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -199,7 +199,9 @@ class Kernels(TorchDispatchMode):
         except Exception as error:
             raise Broken(kernel, error, self.folder) from error
 
-    def compared(self, kernel: str, given: Sequence[Tensor], out: Sequence[Tensor], want: Mapping[str, Tensor]) -> Row:
+    def compared(
+        self, kernel: str, given: Sequence[Tensor], out: Sequence[Tensor], want: Mapping[str, Tensor]
+    ) -> Comparison:
         got = {n: y.cpu() for n, y in zip(want, out, strict=True)}
         return compare(kernel, self.dtype, got, want, beside=given, floor=1.0)  # a sum of large terms may be small
 
@@ -230,7 +232,7 @@ def check(folder: Path, device: str, seed: int, watch: Watch = lambda done, of: 
             module = loaded(package.Model(), params, held).to(device)
             seen = partial(_seen, watch, i * len(alone), len(dtypes) * len(alone))
             own = None if one or device == "cuda" else runs
-            make = partial(Kernels, namespace, folder, alone, sizes, dtype, own, watch=seen)
+            make = partial(KernelCheck, namespace, folder, alone, sizes, dtype, own, watch=seen)
             rows, notes = judged(truth, module, dtype, make, device)
             told = dtype == dtypes[0]  # in another dtype only what is wrong
             found.rows += [r for r in rows if told or r.check not in alone or not r.ok]
@@ -247,10 +249,10 @@ def _seen(watch: Watch, before: int, of: int, count: int) -> None:
 
 
 def judged(
-    truth: Truth, module: nn.Module, dtype: str, make: Callable[..., Kernels], device: str
-) -> tuple[list[Row], list[str]]:
+    truth: Truth, module: nn.Module, dtype: str, make: Callable[..., KernelCheck], device: str
+) -> tuple[list[Comparison], list[str]]:
     """The rows of the model that runs its kernels, and those of its kernels; alone, where one of them is wrong."""
-    mode, rows = make(), list[Row]()
+    mode, rows = make(), list[Comparison]()
     try:
         rows = whole(truth, module, dtype, mode, device)
     except Broken as error:
@@ -264,12 +266,12 @@ def judged(
     return [*rows, *(mode.rows[k] for k in sorted(mode.rows))], [*mode.notes, *wrong]
 
 
-def whole(truth: Truth, module: nn.Module, dtype: str, mode: Kernels, device: str) -> list[Row]:
+def whole(truth: Truth, module: nn.Module, dtype: str, mode: KernelCheck, device: str) -> list[Comparison]:
     """Outputs, and gradients of all of them, of a model that runs its kernels; of some alone, and without targets,
     while a kernel has not been reached."""
     floating = torch_dtype(torch, dtype) if device == "cpu" else next(module.parameters()).dtype
     inputs = {n: x.to(device, floating if x.is_floating_point() else x.dtype) for n, x in truth.inputs.items()}
-    rows: list[Row] = []
+    rows: list[Comparison] = []
     for what, names in truth.objectives().items():
         if rows and (not truth.program.train or mode.regions.keys() <= mode.rows.keys()):
             break
@@ -304,16 +306,16 @@ def imported(package: str, folder: Path) -> tuple[str, dict[str, Callable[..., A
     return importlib.import_module(f"{package}.kernels.common.ops").NAMESPACE, runs
 
 
-def regions(folder: Path) -> dict[str, Region]:
+def regions(folder: Path) -> dict[str, KernelRegion]:
     """Kernel -> what it computes, as regions.json says; {} where there is no such file."""
     try:
         known = json.loads((folder / "regions.json").read_text())["regions"]
     except FileNotFoundError:
         return {}
-    return {k: Region(parse(r["graph"]), tuple(r["results"])) for k, r in known.items()}
+    return {k: KernelRegion(parse(r["graph"]), tuple(r["results"])) for k, r in known.items()}
 
 
-def remarks(folder: Path, alone: Mapping[str, Region], found: Verified, device: str) -> list[str]:
+def remarks(folder: Path, alone: Mapping[str, KernelRegion], found: Verified, device: str) -> list[str]:
     """How many kernels were compared, where, and what of the others."""
     every = sorted(p.stem for p in (folder / "kernels").glob("k[0-9]*.py"))
     seen = {r.check for r in found.rows if r.tensors} & set(every)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.codegen.check.comparing import Row, compare, rms_of
+from weft.codegen.check.comparing import Comparison, compare, rms_of
 from weft.codegen.check.decode import decoding
 from weft.codegen.check.one_dtype import OneDtype
 from weft.codegen.check.stages import COMPARED, DECODED, OWN, REFERENCE, stages
@@ -35,7 +35,7 @@ NOISE = 0.01  # added to initial parameters, so that those that start at 0 or 1 
 class Verified:
     """All comparisons of one verification, and what is to be said about them."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Comparison] = field(default_factory=list)
     near_ties: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -243,14 +243,14 @@ def _run(truth: Truth, module: nn.Module, dtype: torch.dtype | None, left: Seque
     return dict(zip(truth.program.outputs, out))
 
 
-def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
+def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Comparison]:
     with torch.no_grad():
         got = _run(truth, module, None)
     return [compare("outputs", dtype, got, truth.outputs)]
 
 
-def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Row]:
-    rows: list[Row] = []
+def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Comparison]:
+    rows: list[Comparison] = []
     for i, (what, names) in enumerate(truth.objectives().items()):
         out = _run(truth, module, torch_dtype(torch, dtype), targets(truth.program) if what == FREE else ())
         if i == 0:

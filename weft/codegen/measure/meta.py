@@ -16,7 +16,7 @@ Place = tuple[torch.Size, tuple[int, ...], torch.dtype, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class MetaTensor:
     """One tensor that an operator makes. shown: the operand, by number, whose storage it has; -1 for one of its own."""
 
     place: Place
@@ -34,7 +34,9 @@ class Meta:
     """Calls operators on meta tensors, and says what each launches and moves. One that makes one tensor, and changes
     none, is asked once for each kind of operands; any other is called as it is."""
 
-    known: dict[object, tuple[Result | None, Cost]] = field(default_factory=dict[object, tuple[Result | None, Cost]])
+    known: dict[object, tuple[MetaTensor | None, Cost]] = field(
+        default_factory=dict[object, tuple[MetaTensor | None, Cost]]
+    )
 
     def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Cost]:
         operands, lengths = _operands((*args, *kwargs.values()))
@@ -70,7 +72,7 @@ def _place(x: Tensor) -> Place:
     return x.shape, x.stride(), x.dtype, int(x.storage_offset())
 
 
-def _result(out: Any, operands: Sequence[Any]) -> Result | None:
+def _result(out: Any, operands: Sequence[Any]) -> MetaTensor | None:
     """None where the result is more than one meta tensor, is an operand, or is not known by its place alone."""
     if not isinstance(out, Tensor) or out.device.type != "meta" or any(out is x for x in operands):
         return None
@@ -80,7 +82,7 @@ def _result(out: Any, operands: Sequence[Any]) -> Result | None:
     whole = torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device="meta")
     if not owners and whole.untyped_storage().nbytes() != out.untyped_storage().nbytes():
         return None
-    return Result(_place(out), owners[0] if owners else -1)
+    return MetaTensor(_place(out), owners[0] if owners else -1)
 
 
 def same_storage(a: Tensor, b: Tensor) -> bool:

@@ -34,7 +34,7 @@ from weft.passes.halves import Derived, Pair
 from weft.passes.memory.estimate import estimated
 from weft.passes.memory.liveness import leaving
 from weft.passes.schedule import BlockProfile
-from weft.passes.schedule import Mode as Cost
+from weft.passes.schedule import RunMode as Cost
 from weft.passes.structure import Given, Structure
 from weft.progress import doing
 from weft.targets import Target
@@ -150,7 +150,7 @@ def profile(model: Structure, sizes: Mapping[str, int], made: Derived, target: T
     """One block in each of its modes."""
     on_torch = target.kind == "cpu"
     threads = torch.get_num_threads() if on_torch else 0
-    run, prices = _Run(model, sizes, made, threads, meta), Prices(sizes, target)
+    run, prices = _EmittedBlock(model, sizes, made, threads, meta), Prices(sizes, target)
     if made.joint is None:
         modes = (Cost("forward", 0, run.forward_peak(), 0),)
         return BlockProfile(made.block.name, modes, *run.ends, 0, run.ran)
@@ -171,7 +171,7 @@ def imported(name: str, source: str) -> ModuleType:
     return module
 
 
-class _Run:
+class _EmittedBlock:
     """The emitted functions of one block, and meta tensors to call them with."""
 
     def __init__(self, model: Structure, sizes: Mapping[str, int], made: Derived, threads: int, meta: Meta) -> None:

@@ -16,7 +16,7 @@ from weft.ir.composite import Call
 from weft.ir.formula import operand, symbol
 from weft.ir.formula.evaluate import evaluate
 from weft.ir.pattern import Pattern
-from weft.ir.pattern.formula import Listed
+from weft.ir.pattern.formula import InTable
 from weft.ir.types import Dims, Graph, Node, Type, Val, union
 
 ELEMENT = {"f32": TensorProto.FLOAT, "i64": TensorProto.INT64, "bool": TensorProto.BOOL}
@@ -215,7 +215,7 @@ class Emitter:
         A table whose plan depends on the length is the one for the longest sequence that the spec declares."""
         space, given = self.current.outs[0].dims, iter(zip(x, self.types))
         formula = Pattern.parse(op.table).at(self.longest[op.over]).formula
-        assert isinstance(formula, Listed)
+        assert isinstance(formula, InTable)
         listed = formula.table
         heads = prod(self.sizes[d] for d in op.heads) if listed.per_head else 1
         rows = [listed.entries(h) for h in range(heads)]

@@ -34,12 +34,12 @@ def block_file(
 
     trusted: index inputs of the block that come straight from the model's caller. stepping: its decode functions.
     fused: is there a kernel path beside it?"""
-    return _Writer(program, made, frozenset(trusted), stepping, fused).source()
+    return _BlockWriter(program, made, frozenset(trusted), stepping, fused).source()
 
 
 def printed_file(program: Program, made: Derived, trusted: Iterable[str] = ()) -> tuple[str, dict[str, Function]]:
     """The file's source without decoding and kernels, and its functions by name."""
-    writer = _Writer(program, made, frozenset(trusted), None, False)
+    writer = _BlockWriter(program, made, frozenset(trusted), None, False)
     return writer.source(), writer.printed
 
 
@@ -79,7 +79,7 @@ def _outside(text: str) -> str:
     return "\n".join(line for line in text.split("\n") if line[:1].isupper() or "attention.at(" in line)
 
 
-class _Writer:
+class _BlockWriter:
     def __init__(
         self, program: Program, made: Derived, trusted: frozenset[str], stepping: Stepping | None, fused: bool
     ) -> None:

@@ -12,7 +12,7 @@ from weft.codegen.torch.spelling import TORCH_DTYPE
 from weft.ir.names import identifier
 from weft.ir.types import Graph
 from weft.passes.blocks import Block
-from weft.passes.decode.step import ROWS, State
+from weft.passes.decode.step import ROWS, StepState
 from weft.passes.opened import prepare
 
 
@@ -120,7 +120,7 @@ def _arguments(block: Block, s: Stepping, graph: Graph, weights: bool, more: lis
     return [*out, *more]
 
 
-def _empty(s: Stepping, state: State) -> str:
+def _empty(s: Stepping, state: StepState) -> str:
     """A state of no rows."""
     dims = state.value.dims
     shape = ", ".join("0" if d == state.past else "batch" if d == ROWS else str(s.sizes.number(d)) for d in dims)

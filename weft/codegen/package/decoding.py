@@ -9,8 +9,8 @@ from weft.ir.names import provenance
 from weft.ir.program import Program
 from weft.ir.types import Val
 from weft.passes.blocks import Block, distinct, key
-from weft.passes.decode.whole import Whole, whole
-from weft.passes.structure import Given, Site, Stack, Structure, structure
+from weft.passes.decode.whole import WholeValues, whole
+from weft.passes.structure import CallSite, Given, Stack, Structure, structure
 
 
 @dataclass
@@ -55,7 +55,7 @@ def decoding(model: Structure, blocks: Mapping[object, Block]) -> Decoding:
     return found
 
 
-def _everywhere(model: Structure, block: object, found: Whole) -> frozenset[str]:
+def _everywhere(model: Structure, block: object, found: WholeValues) -> frozenset[str]:
     """The inputs of a block that are whole wherever it is called."""
     here = [names for s, names in zip(model.sites, found.given, strict=True) if key(s) == block]
     return here[0].intersection(*here)
@@ -66,7 +66,7 @@ def _walk(model: Structure, found: Decoding, time: str) -> dict[object, set[str]
     have = set(model.program.inputs) | {v.name for v in found.whole}
     lacks: dict[object, set[str]] = {k: set() for k in found.steps}
 
-    def site(s: Site, known: set[str]) -> None:
+    def site(s: CallSite, known: set[str]) -> None:
         if key(s) not in found.steps:
             return
         for v, source in zip(s.body.inputs, s.sources):
@@ -76,7 +76,7 @@ def _walk(model: Structure, found: Decoding, time: str) -> dict[object, set[str]
             known.add(s.node.outs[i].name)
 
     for step in model.steps:
-        if isinstance(step, Site):
+        if isinstance(step, CallSite):
             site(step, have)
         elif isinstance(step, Stack):
             body = step.loop.body

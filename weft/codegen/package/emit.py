@@ -16,7 +16,7 @@ from weft.ir.text import show
 from weft.passes.blocks import key, trusted
 from weft.passes.halves import Derived
 from weft.passes.pipeline import PIPELINE, run
-from weft.passes.stage import Options, Stage
+from weft.passes.stage import PassOptions, StagedProgram
 from weft.passes.structure import Structure
 from weft.progress import doing
 
@@ -47,7 +47,7 @@ def emit(program: Program) -> dict[str, str]:
     """The files of a program that nothing is decided about: nothing kept but statistics, no kernels."""
     plain = [p for p in PIPELINE if not p.decides]
     sizes = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-    stage = run(Stage(program), Options(sizes, known=known), plain)
+    stage = run(StagedProgram(program), PassOptions(sizes, known=known), plain)
     assert stage.model is not None
     made = {key(m.block.site): m for m in stage.blocks}
     return files(stage.model, made, decoding(stage.model, {k: m.block for k, m in made.items()}))

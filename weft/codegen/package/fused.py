@@ -29,7 +29,7 @@ from weft.passes.opened import prepare
 
 
 @dataclass(frozen=True)
-class Row:
+class RegionOutcome:
     """What became of one region: its kernel, or why it is torch ops."""
 
     block: str
@@ -64,7 +64,7 @@ class Kernels:
     prices: Prices
     fused: Mapping[tuple[str, str], Fusion]
     files: dict[object, RegionFile] = field(default_factory=dict[object, RegionFile])
-    rows: list[Row] = field(default_factory=list[Row])
+    rows: list[RegionOutcome] = field(default_factory=list[RegionOutcome])
 
     def collapsed(self, graph: Graph, block: str, half: str, mixed: bool, given: Collection[str] = ()) -> Graph:
         """A half with every region that a kernel can hold as one node. given: names of its inputs that are wide."""
@@ -82,10 +82,10 @@ class Kernels:
                 named = dict.fromkeys(kernels[p.id][0] if not no else "torch" for p, no in zip(parts, whys))
                 if set(named) == {"torch"}:
                     pieces[len(pieces) - len(parts) :] = [r]
-                self.rows.append(Row(block, half, r, " + ".join(named), why))
+                self.rows.append(RegionOutcome(block, half, r, " + ".join(named), why))
                 continue
             pieces.append(r)
-            self.rows.append(Row(block, half, r, "torch" if mine else kernels[r.id][0], mine))
+            self.rows.append(RegionOutcome(block, half, r, "torch" if mine else kernels[r.id][0], mine))
         return collapse(graph, pieces, kernels)
 
     def attempt(self, region: Region, body: Graph, cut: Cut, kernels: dict[str, tuple[str, Graph]]) -> str:

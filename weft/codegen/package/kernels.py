@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from weft.codegen.package.disk import as_json
-from weft.codegen.package.fused import KernelPath, Kernels, Row, kernel_path
+from weft.codegen.package.fused import KernelPath, Kernels, RegionOutcome, kernel_path
 from weft.codegen.skeletons import shipped
 from weft.codegen.skeletons.common.writer.regions import RegionFile
 from weft.ir.text import show
@@ -25,11 +25,11 @@ class Emitted:
 
     files: Mapping[str, str]
     fused: frozenset[str] = frozenset()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[RegionOutcome, ...] = ()
     regions: tuple[RegionFile, ...] = ()
     paths: Mapping[str, KernelPath] = field(default_factory=dict[str, KernelPath])
 
-    def row(self, block: str, half: str, region: Region) -> Row | None:
+    def row(self, block: str, half: str, region: Region) -> RegionOutcome | None:
         """What became of a region."""
         return next((r for r in self.rows if (r.block, r.half, r.region.nodes) == (block, half, region.nodes)), None)
 

@@ -16,7 +16,7 @@ from weft.ir.indices import indices
 from weft.ir.names import identifier, label
 from weft.ir.program import Program
 from weft.passes.blocks import Block, key, scalar
-from weft.passes.structure import Site, Stack, Structure
+from weft.passes.structure import CallSite, Stack, Structure
 
 
 def model_file(
@@ -26,7 +26,7 @@ def model_file(
     layers: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The source. found: how the model decodes. layers: by block, the recompute mode of each of its runs, in order."""
-    return _Writer(model, blocks, found, layers or {}).source()
+    return _ModelWriter(model, blocks, found, layers or {}).source()
 
 
 def ranges(program: Program, sizes: Sizes) -> list[tuple[str, str, int, int | None]]:
@@ -35,7 +35,7 @@ def ranges(program: Program, sizes: Sizes) -> list[tuple[str, str, int, int | No
     return [(identifier(i.input), sizes.names[i.dim], n, i.ignore) for i, n in every if n is not None]
 
 
-class _Writer:
+class _ModelWriter:
     def __init__(
         self, model: Structure, blocks: Mapping[object, Block], found: Decoding, layers: Mapping[str, Sequence[str]]
     ) -> None:
@@ -159,7 +159,7 @@ class _Writer:
         for name in self.mounts.groups:
             code.add(f"self.{name} = Group()")
         for step in self.model.steps:
-            if isinstance(step, Site):
+            if isinstance(step, CallSite):
                 made = f"{self.mounts.title(step)}({self.mode(step)}device=device)"
                 if not step.mount or simple(step.mount):
                     code.add(f"{self.place(step)} = {made}")
@@ -188,14 +188,14 @@ class _Writer:
                     row = self.place(site, "i").split(".format(")[1].removesuffix("))")
                     code.add(f'place(self, "{site.mount}".format({row}), {made})')
 
-    def mode(self, site: Site) -> str:
+    def mode(self, site: CallSite) -> str:
         """The recompute mode that a run of a block is made with, as an argument."""
         block = self.blocks[key(site)]
         if len(block.modes) < 2 or not self.program.train:
             return ""
         first = 0
         for step in self.model.steps:
-            sites = step.sites if isinstance(step, Stack) else [step] if isinstance(step, Site) else []
+            sites = step.sites if isinstance(step, Stack) else [step] if isinstance(step, CallSite) else []
             mine = [s for s in sites if self.blocks[key(s)] is block]
             if any(s is site for s in mine):
                 j = first + next(j for j, s in enumerate(mine) if s is site)

@@ -10,7 +10,7 @@ from weft.codegen.torch.lines import Lines, tuple_of
 from weft.ir.names import identifier
 from weft.ir.types import Graph, Val
 from weft.passes.blocks import key
-from weft.passes.structure import Borrowed, Given, Site, Stack
+from weft.passes.structure import Borrowed, CallSite, Given, Stack
 
 
 class DecodeWriter:
@@ -68,7 +68,7 @@ class DecodeWriter:
 
     def each(self, code: Lines, step: object, env: Mapping[str, str]) -> None:
         """One line for the first state of every block of a step that grows, in a loop for a stack."""
-        if isinstance(step, Site):
+        if isinstance(step, CallSite):
             self.first(code, step, env, "")
         elif isinstance(step, Stack) and any(key(s) in self.found.steps for s in step.sites):
             inner = {v.name: env[o.name] for v, o in zip(step.loop.body.inputs, step.node.ins) if o.name in env}
@@ -76,7 +76,7 @@ class DecodeWriter:
                 for site in step.sites:
                     self.first(code, site, inner, "i")
 
-    def first(self, code: Lines, site: Site, env: Mapping[str, str], i: str) -> None:
+    def first(self, code: Lines, site: CallSite, env: Mapping[str, str], i: str) -> None:
         if key(site) in self.found.steps:
             given = self.given(site, env, i, self.found.steps[key(site)].constant)
             code.add(f"blocks.append({self.mounts.place(site, i)}.state({', '.join(['batch', 'like', *given])}))")
@@ -177,7 +177,7 @@ class DecodeWriter:
                     return bool(public.dims)
         return False
 
-    def outer(self, site: Site, v: Val) -> Val:
+    def outer(self, site: CallSite, v: Val) -> Val:
         """The value at the top that a call reads."""
         for step in self.model.steps:
             if isinstance(step, Stack) and any(s is site for s in step.sites) and v in step.loop.body.inputs:
@@ -186,7 +186,7 @@ class DecodeWriter:
 
     def walk(self, code: Lines, step: object, env: dict[str, str], method: str) -> None:
         """One step of the model, if it runs in this method: a block, or a stack of them."""
-        if isinstance(step, Site) and self.runs(step, method):
+        if isinstance(step, CallSite) and self.runs(step, method):
             self.call(code, step, env, "", method)
         elif isinstance(step, Stack) and any(self.runs(s, method) for s in step.sites):
             body, node = step.loop.body, step.node
@@ -202,11 +202,11 @@ class DecodeWriter:
             for v, o in zip(body.outputs[: step.loop.carries], node.outs):
                 env[o.name] = inner[v.name]
 
-    def runs(self, site: Site, method: str) -> bool:
+    def runs(self, site: CallSite, method: str) -> bool:
         """Blocks that grow run in `prefill` and `step`, the others in `encode`."""
         return (key(site) in self.found.steps) == (method != "forward")
 
-    def call(self, code: Lines, site: Site, env: dict[str, str], i: str, method: str) -> None:
+    def call(self, code: Lines, site: CallSite, env: dict[str, str], i: str, method: str) -> None:
         where, s = self.mounts.place(site, i), self.found.steps.get(key(site))
         graphs = [site.body] if s is None else [s.step] if method == "step" else [s.prefill, s.constant]
         args = self.given(site, env, i, *graphs)
@@ -225,7 +225,7 @@ class DecodeWriter:
         code.add(f"{', '.join([*outs, 'new'])} = {where}.{method}({', '.join([*args, *rest])})")
         code.add("left.append(new)")
 
-    def given(self, site: Site, env: Mapping[str, str], i: str, *graphs: Graph) -> list[str]:
+    def given(self, site: CallSite, env: Mapping[str, str], i: str, *graphs: Graph) -> list[str]:
         """The arguments of a block's module, of those values that the graphs read. There is no seed in decoding."""
         used = {v.name for graph in graphs for v in graph.inputs}
         by_input, args = dict(zip(site.body.inputs, site.sources)), list[str]()
@@ -242,7 +242,7 @@ class DecodeWriter:
                 args.append("None" if public else i or "0")
         return args
 
-    def carry_name(self, site: Site) -> str:
+    def carry_name(self, site: CallSite) -> str:
         """The variable that a stack's running value goes by."""
         stack = next(x for x in self.model.steps if isinstance(x, Stack) and site in x.sites)
         return identifier(stack.loop.body.inputs[0].name)

@@ -7,7 +7,7 @@ from weft.codegen.torch.body import Body, File
 from weft.codegen.torch.function import TABLE
 from weft.codegen.torch.lines import Lines, tuple_of
 from weft.codegen.torch.printer import Speller, print_nodes
-from weft.codegen.torch.spelling import ATOM, Formulas, Src
+from weft.codegen.torch.spelling import ATOM, Src, TorchFormulas
 from weft.ir.composite import Call
 from weft.ir.formula import symbol
 from weft.ir.formula.evaluate import evaluate
@@ -16,7 +16,7 @@ from weft.ir.names import identifier
 from weft.ir.ops.primitives import Loop, Map
 from weft.ir.types import Node, Val
 from weft.passes.blocks import Block, key, scalar
-from weft.passes.structure import Borrowed, Given, Site, Stack, Structure
+from weft.passes.structure import Borrowed, CallSite, Given, Stack, Structure
 
 
 def carried(model: Structure) -> dict[str, str]:
@@ -71,7 +71,7 @@ class Forward:
 
     def call(self, body: Body, site: object, node: Node) -> None:
         """A block that runs once."""
-        assert isinstance(site, Site)
+        assert isinstance(site, CallSite)
         given = self.given(body, site, self.blocks[key(site)], "")
         names: list[str] = []
         for v in node.outs:
@@ -79,7 +79,7 @@ class Forward:
             body.env[v.name] = Src(names[-1], ATOM, v.dims, v.dtype)
         body.lines.add(f"{', '.join(names)} = {self.mounts.place(site)}({', '.join(given)})")
 
-    def given(self, body: Body, site: Site, block: Block, i: str) -> list[str]:
+    def given(self, body: Body, site: CallSite, block: Block, i: str) -> list[str]:
         """The arguments of a block's module at this site."""
         by_input = dict(zip(site.body.inputs, site.sources))
         out: list[str] = []
@@ -148,7 +148,7 @@ class Forward:
         layers = self.mounts.place(stack.sites[0], "i").split("[")[0]
         return f"for i, layer in enumerate({layers}):" if indexed else f"for layer in {layers}:"
 
-    def layer(self, body: Body, stack: Stack, site: Site) -> None:
+    def layer(self, body: Body, stack: Stack, site: CallSite) -> None:
         """One call inside the loop."""
         where = "layer" if self.mounts.covers(stack) else self.mounts.place(site, "i")
         given = self.given(body, site, self.blocks[key(site)], "i")
@@ -167,13 +167,13 @@ class Forward:
             env = {symbol(f"i_{dim}"): Src("i", ATOM, None, "int")}
             used: Any = op.exprs[0].free_symbols
             env |= {s: body.size(s.name[2:]) for s in used if s.name.startswith("n_")}
-            return evaluate([op.exprs[0]], env, Formulas(body, (), "f32", "row").table)[0]
+            return evaluate([op.exprs[0]], env, TorchFormulas(body, (), "f32", "row").table)[0]
         axis = v.dims.index(dim)
         dims = tuple(d for d in v.dims if d != dim)
         return Src(f"{body.full(v)}.select({axis}, i)", ATOM, dims, v.dtype)
 
 
-def overwrites(stack: Stack, site: Site, v: Val) -> Val | None:
+def overwrites(stack: Stack, site: CallSite, v: Val) -> Val | None:
     """The carry whose variable a result may take: nobody reads its old value any more, nor this one for long."""
     loop, place = stack.loop, next(i for i, s in enumerate(stack.sites) if s is site)
     later = stack.sites[place + 1 :]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from weft.codegen.torch.sizes import Sizes
 from weft.ir.names import identifier, label
 from weft.passes.blocks import Block, key
-from weft.passes.structure import Borrowed, Site, Stack, Structure
+from weft.passes.structure import Borrowed, CallSite, Stack, Structure
 
 _SIMPLE = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = frozenset(
@@ -72,7 +72,7 @@ class Mounts:
                         rows.setdefault(site.mount, []).append(site.start + site.step * i)
         return {m: simple(m) and found == list(range(len(found))) for m, found in rows.items()}
 
-    def place(self, site: Site, i: str = "") -> str:
+    def place(self, site: CallSite, i: str = "") -> str:
         """The source of a site's module; `i` is the row's variable."""
         if not site.mount:
             return f"self.{self.homes[self._index(site)]}" + (f"[{i}]" if site.rows else "")
@@ -84,7 +84,7 @@ class Mounts:
             return f"self.{site.mount.removesuffix('.{}')}[{row}]"
         return f'found(self, "{site.mount}".format({row}))'
 
-    def _index(self, site: Site) -> int:
+    def _index(self, site: CallSite) -> int:
         return next(i for i, s in enumerate(self.model.sites) if s is site)
 
     def weight(self, p: Borrowed, i: str) -> str:
@@ -107,6 +107,6 @@ class Mounts:
         others = [s for s in self.model.sites if s.mount == site.mount and s is not site]
         return self.lists[site.mount] and not others
 
-    def title(self, site: Site) -> str:
+    def title(self, site: CallSite) -> str:
         """The class of a site's block."""
         return self.blocks[key(site)].title

@@ -9,7 +9,7 @@ from weft.codegen.package.reading import SHAPES, data, first_line, text, unchang
 from weft.errors import FileError, TextError, UsageError, WeftError
 from weft.ir.formula import parse as formula
 from weft.ir.formula import show as formula_text
-from weft.ir.program import Init, Param, Policy, Program, Runtime, Stream
+from weft.ir.program import Init, Param, Policy, Program, ProgramStream, Runtime
 from weft.ir.text import parse
 from weft.ir.types import FLOATS, Graph, Type
 from weft.ir.verify import verify
@@ -85,8 +85,8 @@ def _fits(program: Program) -> None:
         raise ValueError(f"the length {missing[0]!r:.40} has no size")
 
 
-def _read_stream(name: str, length: str, once: bool) -> Stream:
-    return Stream(str(name), str(length), bool(once))
+def _read_stream(name: str, length: str, once: bool) -> ProgramStream:
+    return ProgramStream(str(name), str(length), bool(once))
 
 
 def _read_param(data: Mapping[str, Any]) -> Param:

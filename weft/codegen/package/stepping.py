@@ -14,7 +14,7 @@ from weft.ir.ops.primitives import Concat
 from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Graph, Node, Val
 from weft.passes.blocks import Block, below
-from weft.passes.decode.step import ROWS, Fed, State, StepGraph, decode
+from weft.passes.decode.step import ROWS, StepGraph, StepInputs, StepState, decode
 from weft.passes.decode.time import refitted
 from weft.passes.decode.whole import cut
 from weft.passes.structure import Given
@@ -33,9 +33,9 @@ class Stepping:
     prefill: Graph
     start: Graph
     constant: Graph
-    fed: Fed
+    fed: StepInputs
     outputs: tuple[int, ...]
-    states: tuple[State, ...]
+    states: tuple[StepState, ...]
     sizes: Sizes
     time: str
 
@@ -45,7 +45,7 @@ class Stepping:
         return self.constant.outputs
 
     @property
-    def rows(self) -> tuple[State, ...]:
+    def rows(self) -> tuple[StepState, ...]:
         """The states that hold one row for each position; carries follow them."""
         return tuple(s for s in self.states if s.kind != "carry")
 
@@ -144,7 +144,7 @@ def _prefill(step: Graph, found: StepGraph, time: str) -> Graph:
     return g.graph(*(g.expand(env[v], to=v.dims) for v in step.outputs))
 
 
-def _first(g: Builder, n: Node, env: dict[Val, Val], fed: Fed, pasts: set[str], time: str) -> tuple[Val, ...]:
+def _first(g: Builder, n: Node, env: dict[Val, Val], fed: StepInputs, pasts: set[str], time: str) -> tuple[Val, ...]:
     """One node of the step, at the start; () for what lies along past rows or says where keys stand."""
     op, ins = n.op, list(n.ins)
     if isinstance(op, Concat) and op.dims[0] in pasts:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from typing import Any
 
-from weft.codegen.plan.planner import BlockPlan, Planned, recompute_decisions
+from weft.codegen.plan.planner import Planned, PlannedBlock, recompute_decisions
 from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.ir.library import Attend
 from weft.ir.pattern import solve
@@ -22,7 +22,7 @@ from weft.passes.memory.choose import parameters
 from weft.passes.optimizer import OPTIMIZERS
 from weft.passes.schedule import Choice
 from weft.passes.stage import Half
-from weft.passes.structure import Given, Site, Stack
+from weft.passes.structure import CallSite, Given, Stack
 from weft.targets import Target
 
 SCHEMA = "weft.plan/1"
@@ -65,13 +65,13 @@ def _edges(planned: Planned) -> list[list[str]]:
     made: dict[Val, str] = {}
     found: dict[tuple[str, str], None] = {}
 
-    def call(site: Site, known: dict[Val, str]) -> None:
+    def call(site: CallSite, known: dict[Val, str]) -> None:
         given = (s.value for s in site.sources if isinstance(s, Given))
         found.update(dict.fromkeys((known[v], names[key(site)]) for v in given if v in known))
         known |= dict.fromkeys(site.node.outs, names[key(site)])
 
     for step in planned.model.steps:
-        if isinstance(step, Site):
+        if isinstance(step, CallSite):
             call(step, made)
         elif isinstance(step, Stack):
             body = step.loop.body
@@ -171,7 +171,7 @@ def _owned(planned: Planned) -> list[int]:
     return out
 
 
-def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
+def _block(planned: Planned, b: PlannedBlock, parameters: int) -> Document:
     sizes, prices = planned.sizes, planned.prices
     modes = {m.name: m for m in b.profile.modes}
     made = {v.name: v for n in (b.made.joint.nodes if b.made.joint else ()) for v in n.outs}
@@ -209,7 +209,7 @@ def _block(planned: Planned, b: BlockPlan, parameters: int) -> Document:
     )
 
 
-def _half(half: Half, planned: Planned, b: BlockPlan) -> Document:
+def _half(half: Half, planned: Planned, b: PlannedBlock) -> Document:
     found, read = half.fusion, _reads(half.graph, b, planned)
     where = b.name, half.name
     return {
@@ -232,7 +232,7 @@ def _half(half: Half, planned: Planned, b: BlockPlan) -> Document:
     }
 
 
-def _reads(graph: Graph, b: BlockPlan, planned: Planned) -> dict[str, dict[str, int]]:
+def _reads(graph: Graph, b: PlannedBlock, planned: Planned) -> dict[str, dict[str, int]]:
     """Node, by its first result -> the parameters it reads and how many numbers each has."""
     shapes = {
         v.name: s.param.dims for v, s in zip(b.block.site.body.inputs, b.block.site.sources) if not isinstance(s, Given)
@@ -331,7 +331,7 @@ def _rows(param: Any, sizes: Mapping[str, int]) -> int:
     return sizes[param.stack] if param.stack else 1
 
 
-def _halves(b: BlockPlan) -> Iterable[tuple[str, Half]]:
+def _halves(b: PlannedBlock) -> Iterable[tuple[str, Half]]:
     yield f"{b.name}.forward", b.forward
     for mode, half in b.backward.items():
         yield f"{b.name}.backward.{mode}", half

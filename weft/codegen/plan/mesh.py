@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from weft.codegen.plan.planner import BlockPlan, Planned
+from weft.codegen.plan.planner import Planned, PlannedBlock
 from weft.errors import UsageError
 from weft.ir.ops.op import body_of
 from weft.ir.placement import Collective, collectives
@@ -30,7 +30,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Cut:
+class MeshCut:
     """A mesh on a model. sizes: of the whole model. dims: axis -> the dims it splits, most preferred first; whole: axis
     -> dims of its roles that its size does not divide."""
 
@@ -65,7 +65,7 @@ def parse(text: str) -> dict[str, int]:
     return out
 
 
-def cut(program: Program, axes: Mapping[str, int], sizes: Mapping[str, int]) -> Cut:
+def cut(program: Program, axes: Mapping[str, int], sizes: Mapping[str, int]) -> MeshCut:
     """What each axis splits: dims that values of the model have, by what they are the size of. One that the axis does
     not divide stays whole. Raises UsageError when that leaves an axis nothing to split."""
     present = dims_of(program.graph)
@@ -78,7 +78,7 @@ def cut(program: Program, axes: Mapping[str, int], sizes: Mapping[str, int]) -> 
         if not dims[axis]:
             have = ", ".join(f"{d} {sizes[d]}" for d in own) or f"no dim of {', '.join(AXES[axis])}"
             raise UsageError(f"{axis}={size} divides nothing that it could split: the model has {have}")
-    return Cut(dict(axes), dict(sizes), dims, whole)
+    return MeshCut(dict(axes), dict(sizes), dims, whole)
 
 
 def dims_of(graph: Graph) -> set[str]:
@@ -88,7 +88,7 @@ def dims_of(graph: Graph) -> set[str]:
     return found.union(*map(dims_of, bodies))
 
 
-def runs_alone(graph: Graph, parts: Cut) -> bool:
+def runs_alone(graph: Graph, parts: MeshCut) -> bool:
     """Does what is emitted for the whole run at one device's sizes? Not where a split dim becomes one that is whole,
     such as queries of a split sequence that see all keys."""
     for n in graph.nodes:
@@ -100,7 +100,7 @@ def runs_alone(graph: Graph, parts: Cut) -> bool:
     return True
 
 
-def share(program: Program, parts: Cut) -> Program:
+def share(program: Program, parts: MeshCut) -> Program:
     """The program of one device: dims that are split have its share for a size, all others stay as they are."""
     mine = parts.split
 
@@ -112,7 +112,7 @@ def share(program: Program, parts: Cut) -> Program:
     return replace(program, sizes={d: size(d, n) for d, n in program.sizes.items()})
 
 
-def sharded(parts: Cut, planned: Planned, parameters: int) -> dict[str, Any]:
+def sharded(parts: MeshCut, planned: Planned, parameters: int) -> dict[str, Any]:
     """The mesh and its collectives for one step (forward, and backward when training), as data.
 
     planned: the plan of one device. parameters: of the whole model."""
@@ -134,7 +134,7 @@ def sharded(parts: Cut, planned: Planned, parameters: int) -> dict[str, Any]:
     }
 
 
-def _rows(parts: Cut, planned: Planned) -> Iterator[dict[str, Any]]:
+def _rows(parts: MeshCut, planned: Planned) -> Iterator[dict[str, Any]]:
     """A row for each change of placement in a half of a block: what it moves in all runs of that half in a step."""
     prices = Prices(parts.sizes, planned.target)
     for i, b in enumerate(planned.blocks):
@@ -155,7 +155,7 @@ def _row(c: Collective, prices: Prices, runs: int) -> dict[str, Any]:
     }
 
 
-def _halves(planned: Planned, index: int, b: BlockPlan) -> Iterator[tuple[str, Graph, int]]:
+def _halves(planned: Planned, index: int, b: PlannedBlock) -> Iterator[tuple[str, Graph, int]]:
     """Each half of a block with how often it runs in a step; forwards of different modes are one function of the same
     collectives, for what they keep lies where it was made."""
     joint = b.made.plain

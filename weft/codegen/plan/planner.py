@@ -23,7 +23,7 @@ from weft.passes.optimizer import OPTIMIZERS, Optimizer
 from weft.passes.pipeline import Watch, run
 from weft.passes.schedule import BlockProfile, Choice, Schedule
 from weft.passes.settled import settled
-from weft.passes.stage import Half, Layer, Options, Profiler, Stage
+from weft.passes.stage import Half, Layer, PassOptions, Profiler, StagedProgram
 from weft.passes.structure import Structure
 from weft.targets import Target
 
@@ -43,7 +43,7 @@ class Meter(Protocol):
 
 
 @dataclass(frozen=True)
-class BlockPlan:
+class PlannedBlock:
     """One distinct block. calls: how often it runs in a forward. made: it and its halves in the modes that some layer
     uses, which are printed. halves: every function of its file."""
 
@@ -86,7 +86,7 @@ class Planned:
     sizes: Mapping[str, int]
     target: Target
     budget: int | None
-    blocks: tuple[BlockPlan, ...]
+    blocks: tuple[PlannedBlock, ...]
     layers: tuple[Layer, ...]
     schedule: Schedule
     choice: Choice | None
@@ -97,7 +97,7 @@ class Planned:
     meter: Meter | None = None
 
     @cached_property
-    def settled(self) -> tuple[BlockPlan, ...]:
+    def settled(self) -> tuple[PlannedBlock, ...]:
         """The blocks, their regions priced as what became of them. Without torch: as fusion priced them."""
         if self.meter is None or self.target.kind == "cpu":
             return self.blocks
@@ -168,16 +168,16 @@ def plan(
     sizes: of every dim. budget: most bytes alive at once, the optimizer's state and step included. meter: of what
     became of regions. Raises InfeasibleError with the smallest budget that a plan fits in."""
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
-    options = Options(sizes, target, rows(), longest, known, profiler, budget, optimizer)
-    return _planned(run(Stage(program), options, watch=watch), options, meter)
+    options = PassOptions(sizes, target, rows(), longest, known, profiler, budget, optimizer)
+    return _planned(run(StagedProgram(program), options, watch=watch), options, meter)
 
 
-def _planned(stage: Stage, options: Options, meter: Meter | None) -> Planned:
+def _planned(stage: StagedProgram, options: PassOptions, meter: Meter | None) -> Planned:
     chosen, model = stage.chosen, stage.model
     assert chosen is not None
     assert model is not None
     blocks = tuple(
-        BlockPlan(sum(x.block == i for x in chosen.layers), made, profile, halves)
+        PlannedBlock(sum(x.block == i for x in chosen.layers), made, profile, halves)
         for i, (made, profile, halves) in enumerate(zip(stage.blocks, stage.profiles, stage.halves, strict=True))
     )
     o, choice, measured = options, chosen.choice, options.profiler is not None

@@ -8,14 +8,14 @@ from typing import Any
 from weft.codegen.torch.attention_tables import looked_up, walked
 from weft.codegen.torch.body import Body, File
 from weft.codegen.torch.lines import Lines, tuple_of
-from weft.codegen.torch.spelling import ATOM, COMPARE, SUM, Formulas, Src, literal
+from weft.codegen.torch.spelling import ATOM, COMPARE, SUM, Src, TorchFormulas, literal
 from weft.ir.formula import normal, symbol
 from weft.ir.formula.evaluate import evaluate
 from weft.ir.formula.functions import diff
 from weft.ir.library.attention import Attend, BlockTable, S
-from weft.ir.pattern import Layout, Part, Pattern, max_distance, opaque_atoms, to_sympy
+from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, max_distance, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
-from weft.ir.pattern.formula import Leaf, Listed, Meta, leaves, swapped
+from weft.ir.pattern.formula import BatchCondition, InTable, Leaf, leaves, swapped
 from weft.ir.pattern.writing import written
 from weft.ir.types import Dims, Node, Type, Val
 
@@ -26,7 +26,7 @@ APART = (*PLACES, "near")
 
 
 @dataclass(frozen=True)
-class Axes:
+class AttendAxes:
     """The dims of an attend in the order the runtime wants them: [batch, heads, query, contract]."""
 
     batch: Dims
@@ -53,7 +53,7 @@ class Axes:
         return self.batch, self.heads, (self.query,)
 
 
-def axes(of: Attend, types: Sequence[Type]) -> Axes | None:
+def axes(of: Attend, types: Sequence[Type]) -> AttendAxes | None:
     """How the operands q, k, v fit the runtime, or None when they do not."""
     q, k, v = (t.dims for t in types[:3])
     rows = tuple(d for d in q if d != of.contract)
@@ -67,7 +67,7 @@ def axes(of: Attend, types: Sequence[Type]) -> Axes | None:
         and len(own) >= 1
         and of.query in q
     )
-    return Axes(batch, of.heads, of.query, of.over, of.contract, own, shared) if fits else None
+    return AttendAxes(batch, of.heads, of.query, of.over, of.contract, own, shared) if fits else None
 
 
 def attends(of: Attend, types: Sequence[Type]) -> bool:
@@ -81,7 +81,7 @@ def attends(of: Attend, types: Sequence[Type]) -> bool:
     return dims == [(*a.batch, a.query), (*a.batch, a.over)]
 
 
-def _near_places(a: Axes, dims: Dims) -> tuple[Dims, ...] | None:
+def _near_places(a: AttendAxes, dims: Dims) -> tuple[Dims, ...] | None:
     """A table by distance as [batch, heads, query, distance], dims that it lacks left out; None where it lacks some of
     the batch or of the heads."""
     parts = tuple(tuple(d for d in group if d in dims) for group in a.rows())
@@ -131,7 +131,7 @@ def _scale(body: Body, of: Attend) -> str:
     return literal(float(src.value)).text if src.value is not None else src.text
 
 
-def _metadata(body: Body, of: Attend, a: Axes, meta: Sequence[Val]) -> str:
+def _metadata(body: Body, of: Attend, a: AttendAxes, meta: Sequence[Val]) -> str:
     """What follows the scale, after a comma: the table by distance and its first, then the metadata as [B, L]."""
     given = dict(zip(of.meta, meta))
     out: list[str] = []
@@ -181,7 +181,7 @@ def block_table(body: Body, node: Node) -> None:
     of, given, out = node.op, iter(node.ins), node.outs[0]
     assert isinstance(of, BlockTable)
     (leaf,) = leaves(Pattern.parse(of.table).formula)
-    assert isinstance(leaf, Listed)
+    assert isinstance(leaf, InTable)
     q, k = (body.loose(next(given)) if named else body.coordinate(d) for d, named in of.places())
     heads = of.heads if leaf.table.per_head else ()
     dims = tuple(d for d in out.dims if d in (*(q.dims or ()), *(k.dims or ()), *heads))
@@ -195,7 +195,7 @@ def block_table(body: Body, node: Node) -> None:
     body.put(out, Src(f"{looked_up(body.file, of, leaf.table)}({places})", ATOM, dims, "i64"), node)
 
 
-def layout(body: Body, of: Attend, a: Axes) -> str:
+def layout(body: Body, of: Attend, a: AttendAxes) -> str:
     """The name of the file's layout object for this attend; printed when first needed."""
     file = body.file
     file.imports.add("attention")
@@ -215,7 +215,7 @@ def steps(file: File, of: Attend) -> str:
     return file.object("steps", f"{'distances' if distant(of) else 'decode'}.Steps({keep}{score})")
 
 
-def _choose(file: File, of: Attend, a: Axes) -> Layout:
+def _choose(file: File, of: Attend, a: AttendAxes) -> PatternLayout:
     """The layout for the largest sizes, where the pattern pass has not chosen one."""
     limit = {d: file.sizes.most(d) for d in (*a.heads, a.query, a.over)}
     heads = math.prod(limit[d] for d in a.heads)
@@ -247,7 +247,7 @@ def _union(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"attention.Merge({tuple_of(texts)})"
 
 
-def _part(file: File, of: Attend, p: Part) -> str:
+def _part(file: File, of: Attend, p: LayoutPart) -> str:
     """One part of a layout as the runtime's class; what that has no class for runs in tiles."""
     if p.layout == "blocks":
         return _blocks(file, of, p)
@@ -273,7 +273,7 @@ def _part(file: File, of: Attend, p: Part) -> str:
     return f"attention.Tail({start}, {said})" if start else said
 
 
-def _cols(p: Part) -> str:
+def _cols(p: LayoutPart) -> str:
     """k < count, q >= start and inner; "" where the runtime has no class for it."""
     count, start = p.arg("count"), p.arg("start")
     if p.inner == "dense" or (p.inner == "causal" and start >= count - 1):
@@ -296,10 +296,10 @@ def _inner(text: str) -> str:
     return _core(name, [int(n) for n in rest.rstrip(")").split(",") if n.strip()])
 
 
-def _blocks(file: File, of: Attend, p: Part) -> str:
+def _blocks(file: File, of: Attend, p: LayoutPart) -> str:
     """A static table by itself, its blocks whole."""
     formula = p.term.formula
-    if not isinstance(formula, Listed) or formula.negated:
+    if not isinstance(formula, InTable) or formula.negated:
         return _tiles(file, of, p.term)
     return walked(file, of, formula.table)
 
@@ -328,7 +328,7 @@ def _distant(file: File, of: Attend) -> str:
 
 def _near(file: File, of: Attend, pattern: Pattern) -> list[str]:
     """`ranges=...` where the keys of a query lie near it, or none lie behind it; of a pattern without tables."""
-    if any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula)):
+    if any(isinstance(leaf, InTable) for leaf in leaves(pattern.formula)):
         return []
     along = of.over if of.tail else of.query
     n, heads = (math.prod(file.sizes.limit(d) or 1 for d in dims) for dims in ((along,), of.heads))
@@ -349,19 +349,19 @@ def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) ->
         given = {leaf: symbol(f"seen{n}") for n, leaf in enumerate(opaque_atoms(pattern))}
         env |= {x: _opaque(file, of, leaf, dims) for leaf, x in given.items()}
         counted = pattern.multiset
-        known: dict[Leaf, Any] = {f: x > 0 if isinstance(f, Listed) and not counted else x for f, x in given.items()}
+        known: dict[Leaf, Any] = {f: x > 0 if isinstance(f, InTable) and not counted else x for f, x in given.items()}
         expr = to_sympy(pattern, symbol("i_q"), symbol("i_k"), symbol("i_h"), known)
     sizes = {s: literal(file.sizes.frozen(s.name[2:])) for s in expr.free_symbols if s.name.startswith("n_")}
     with lines.indent(f"def {{}}({', '.join(args)}):"):
-        formulas = Formulas(host, dims, "f32" if name != "keep" else "i64", "t")
+        formulas = TorchFormulas(host, dims, "f32" if name != "keep" else "i64", "t")
         (src,) = evaluate([normal(expr)], env | sizes, formulas.table)
         lines.add(f"return {src.text}")  # may be a number: the runtime spreads it
     return file.function(name, lines.lines)
 
 
-def _opaque(file: File, of: Attend, leaf: Meta | Listed, dims: Dims) -> Src:
+def _opaque(file: File, of: Attend, leaf: BatchCondition | InTable, dims: Dims) -> Src:
     """What index arithmetic cannot say: a condition on metadata, or how often a table lists the pair's blocks."""
-    if isinstance(leaf, Listed):
+    if isinstance(leaf, InTable):
         return Src(f"{looked_up(file, of, leaf.table)}(q, k, h)", ATOM, dims, "i64")
     keys = "key_segments" if "key_segments" in of.meta else "segments"
     if "key_at" in of.meta:  # q and k are positions, and metadata is that of what is given

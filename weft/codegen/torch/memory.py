@@ -11,7 +11,7 @@ from weft.codegen.torch.body import Body
 from weft.codegen.torch.lines import tuple_of
 from weft.codegen.torch.printer import Speller
 from weft.codegen.torch.sizes import Sizes
-from weft.codegen.torch.spelling import ATOM, Formulas, Src
+from weft.codegen.torch.spelling import ATOM, Src, TorchFormulas
 from weft.ir.formula import symbol
 from weft.ir.formula.functions import maximum, minimum, where
 from weft.ir.ops.op import Op
@@ -69,7 +69,7 @@ def _scatter(body: Body, node: Node) -> None:
         )
         at = op.to.index(op.at[0])
         src = Src(text, ATOM, tuple(d for d in x.dims if d in left)).aligned(left)
-        after = Formulas(body, (), "f32", "n").table["sub"](body.size(op.at[0]), _number(fixed + 1))
+        after = TorchFormulas(body, (), "f32", "n").table["sub"](body.size(op.at[0]), _number(fixed + 1))
         text = _pad(body, f"{src.at(ATOM)}.unsqueeze({at})", len(op.to), at, _number(fixed), after)
         body.put(out, Src(text, ATOM, op.to, out.dtype), node)
         return
@@ -121,7 +121,7 @@ def _index(
     body: Body, table: Val, idx: Sequence[Val], at: Dims, shared: Dims, space: Dims, expand: bool = False
 ) -> tuple[str, str]:
     """(row number over `space`, ", condition" under which it is in range); "" for a condition known to hold."""
-    spell = Formulas(body, space, "f32", "index")
+    spell = TorchFormulas(body, space, "f32", "index")
     add, mul, both = spell.table["add"], spell.table["mul"], spell.table["and"]
     row, inside = None, None
     for d in shared + at:
@@ -264,7 +264,7 @@ def _slice(body: Body, table: Val, at: str, dim: str, start: Src) -> Src:
                 else f"{body.full(table)}[{':, ' * axis}:{body.size(dim).text}]"
             )
         return Src(text, ATOM, dims, table.dtype)
-    spell = Formulas(body, (), "f32", "n").table
+    spell = TorchFormulas(body, (), "f32", "n").table
     before = spell["neg"](start)
     after = spell["sub"](spell["add"](body.size(dim), start), body.size(at))
     return Src(_pad(body, body.full(table), len(table.dims), axis, before, after), ATOM, dims, table.dtype)
@@ -272,7 +272,7 @@ def _slice(body: Body, table: Val, at: str, dim: str, start: Src) -> Src:
 
 def _padded(body: Body, x: Val, dim: str, start: Src, size: Src) -> str:
     """x laid at `start` into zeros of `size` along dim."""
-    spell = Formulas(body, (), "f32", "n").table
+    spell = TorchFormulas(body, (), "f32", "n").table
     after = spell["sub"](spell["sub"](size, start), body.size(dim))
     return _pad(body, body.full(x), len(x.dims), x.dims.index(dim), start, after)
 

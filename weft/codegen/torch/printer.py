@@ -9,7 +9,7 @@ import sympy as sp
 from weft.codegen.torch.body import Body
 from weft.codegen.torch.einsum import align, matmul, spell
 from weft.codegen.torch.lines import tuple_of
-from weft.codegen.torch.spelling import ATOM, PRODUCT, Formulas, Src, literal, plain
+from weft.codegen.torch.spelling import ATOM, PRODUCT, Src, TorchFormulas, literal, plain
 from weft.ir.formula import operand, symbol
 from weft.ir.formula.evaluate import evaluate
 from weft.ir.formula.functions import where
@@ -68,7 +68,7 @@ def _map(body: Body, node: Node) -> None:
     varies = union(*(s.dims for s in env.values() if s.dims is not None))
     space = tuple(d for d in op.to if d in varies)  # the map is constant along the rest, which broadcasting adds later
     env = {k: s.aligned(space) for k, s in env.items()}
-    formulas = Formulas(body, space, acc, node.outs[0].name)
+    formulas = TorchFormulas(body, space, acc, node.outs[0].name)
     for (v, _), src in zip(read, evaluate([e for _, e in read], env, formulas.table, op.lets)):
         body.put(v, _whole(body, _result(body, src, op.dtype), space), node)
 

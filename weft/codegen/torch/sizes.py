@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy as sp
 
-from weft.codegen.torch.spelling import Formulas, Src, literal
+from weft.codegen.torch.spelling import Src, TorchFormulas, literal
 from weft.ir.formula import normal, symbol
 from weft.ir.formula.evaluate import evaluate
 from weft.ir.names import identifier
@@ -109,7 +109,7 @@ class Sizes:
 
     def spelled(self, expr: Any, host: object, names: Mapping[str, Src]) -> Src:
         """A formula over sizes as source of a Python integer; `names`: what each n_dim is called."""
-        formulas = Formulas(host, (), "f32", "n")  # type: ignore[arg-type]
+        formulas = TorchFormulas(host, (), "f32", "n")  # type: ignore[arg-type]
         table = {k: v for k, v in formulas.table.items() if k != "share"}
         env = {symbol(f"n_{d}"): s for d, s in names.items()}
         env |= {s: literal(n) for s in expr.free_symbols if (n := self.number(s.name[2:])) is not None and s not in env}

@@ -51,7 +51,7 @@ class Src:
         return self.aligned(tuple(d for d in to if d in (self.dims or ())))
 
 
-class Host(Protocol):
+class TorchHost(Protocol):
     """What a spelling may ask of the function it is printed into."""
 
     def bind(self, hint: str, src: Src) -> Src: ...
@@ -80,10 +80,10 @@ def held(number: Src, dtype: str) -> str:
     return f"{'min' if value > 0 else 'max'}({number.text}, torch.finfo({dtype}).{'max' if value > 0 else 'min'})"
 
 
-class Formulas:
+class TorchFormulas:
     """The table for one map: operands are Src aligned to `to`, `acc` is the dtype it is computed in."""
 
-    def __init__(self, host: Host, to: Dims, acc: str, hint: str) -> None:
+    def __init__(self, host: TorchHost, to: Dims, acc: str, hint: str) -> None:
         self.host, self.to, self.acc, self.hint = host, to, acc, hint
         infix: dict[str, tuple[str, int, Callable[[Any, Any], Any]]] = {
             "add": ("+", SUM, lambda a, b: a + b),

@@ -11,10 +11,10 @@ from pydantic import Field, Tag, field_validator, model_validator
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.resolve import Dims
-from weft.frontends.schema_values import Formula, Name, Number, Part, Size, one_of
+from weft.frontends.schema_values import Formula, Name, Number, Size, SpecPart, one_of
 from weft.frontends.suggest import did_you_mean
 from weft.ir.pattern import is_causal, rows_seeing_nothing
-from weft.ir.pattern.formula import Junction, Meta
+from weft.ir.pattern.formula import BatchCondition, Junction
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.table import mix
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from weft.ir.types import Val
 
 
-class Rotary(Part):
+class RotaryPositions(SpecPart):
     """Rotary positions on queries and keys (Su et al. 2021)."""
 
     base: float = Field(default=10000.0, gt=1, description="wavelength base")
     interleaved: bool = Field(default=False, description="rotate pairs (2i, 2i+1) instead of (i, i + half)")
 
 
-class Globals(Part):
+class Globals(SpecPart):
     """Longformer's global tokens: they see all and are seen by all; their rows have projections of their own.
 
     `rotary`, `scale` and `score` hold for these rows as for the others, and so do `valid` and `same_segment` where the
@@ -39,7 +39,7 @@ class Globals(Part):
     tokens: Size = Field(description="how many leading positions are global")
 
 
-class BlockPlan(Part):
+class BlockPlan(SpecPart):
     """A static set of key blocks for each query block, per head, counted with multiplicity (BigBird).
 
     It is made for the largest `seq`: a shorter run lacks the last blocks."""
@@ -83,7 +83,8 @@ class Attention(BlockKind):
     plan: BlockPlan | None = Field(default=None, description="a block plan with multiplicity, instead of `pattern`")
     globals: Globals | None = Field(default=None, description="global tokens with their own projections (Longformer)")
     rotary: Annotated[
-        Annotated[bool, Tag("flag")] | Annotated[Rotary, Tag("map")], one_of("`true`, `false`, or a map with `base`")
+        Annotated[bool, Tag("flag")] | Annotated[RotaryPositions, Tag("map")],
+        one_of("`true`, `false`, or a map with `base`"),
     ] = Field(default=False, description="rotary positions on queries and keys")
     scale: Number = Field(
         default="1/sqrt(head)", description="factor on q·k: a number, of any sign, or a formula over dims"
@@ -227,7 +228,7 @@ def _turned(s: Scope, x: Val, seq: str, a: Axes, block: Attention, path: Path, n
     """x with rotary positions along `seq`, where the block has them."""
     if not block.rotary:
         return x
-    rule = block.rotary if isinstance(block.rotary, Rotary) else Rotary()
+    rule = block.rotary if isinstance(block.rotary, RotaryPositions) else RotaryPositions()
     turn = s.ir.Rotary(seq, a.head, s.ir.exact(rule.base), "interleaved" if rule.interleaved else "half")
     with s.at(*path, "rotary"):
         return s.g.one(turn, x, names=[name])
@@ -295,7 +296,7 @@ def _metadata(pattern: Pattern) -> list[str]:
     """What a pattern demands of the metadata of every pair, and global tokens keep to: what it joins by `and`."""
     f = pattern.formula
     parts = f.parts if isinstance(f, Junction) and f.op == "and" else (f,)
-    return [f"{'not ' * p.negated}{p.name}" for p in parts if isinstance(p, Meta)]
+    return [f"{'not ' * p.negated}{p.name}" for p in parts if isinstance(p, BatchCondition)]
 
 
 def _planned(s: Scope, plan: BlockPlan, heads: int | str, path: Path) -> Pattern:

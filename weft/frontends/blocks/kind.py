@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from weft.errors import Path, Problem
-from weft.frontends.schema_values import Part
+from weft.frontends.schema_values import SpecPart
 
 if TYPE_CHECKING:
     from weft.frontends.lower.scope import Scope
@@ -17,7 +17,7 @@ Aux = list[tuple["Val", float]]
 """Auxiliary losses f32[] and their weights."""
 
 
-class BlockKind(Part):
+class BlockKind(SpecPart):
     """What one sub-layer computes between its norm and its residual. Its fields are its keys in a spec."""
 
     either: ClassVar[tuple[tuple[str, str], ...]] = ()

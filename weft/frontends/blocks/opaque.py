@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from weft.ir.types import Val
 
 
-class Opaque(BlockKind):
+class OpaqueBlock(BlockKind):
     """Any `torch.nn.Module` as a block, planned around and never looked into. Python builder only."""
 
+    called = "Opaque"
     model_config = ConfigDict(arbitrary_types_allowed=True)
     positional = ("module", "signature")
 

@@ -10,7 +10,7 @@ from pydantic import Field, Tag, model_validator
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.resolve import Dims
-from weft.frontends.schema_values import Formula, Init, InitRule, Name, Norm, Part, Rate, Size, one_of
+from weft.frontends.schema_values import Formula, Init, InitRule, Name, Norm, Rate, Size, SpecPart, one_of
 from weft.ir.pattern.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weft.ir.types import Val
 
 
-class CellAttention(Part):
+class CellAttention(SpecPart):
     """Attention inside the projection of a recurrence, at low rank (SRU++, Lei 2021)."""
 
     rank: Size = Field(description="size of the shared low-rank projection")

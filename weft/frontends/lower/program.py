@@ -95,7 +95,7 @@ def _program(low: Lowering, outputs: dict[str, Val], source: str) -> ir.Program:
         source=source,
         policy=ir.Policy(dtype.params, dtype.compute, dtype.accumulate),
         roles={d: low.roles[d] for d in sorted(low.roles)},
-        streams=tuple(ir.Stream(name, s.length, s.once) for name, s in low.model.sequences.items()),
+        streams=tuple(ir.ProgramStream(name, s.length, s.once) for name, s in low.model.sequences.items()),
     )
 
 

@@ -50,7 +50,7 @@ OPTIONAL: dict[str, str] = {
     "mul_silu_grad": "mul_silu_grad(dy, a): dy * silu_grad(a) as one operation; likewise the other two",
     "mul_gelu_grad": "see mul_silu_grad",
     "mul_gelu_tanh_grad": "see mul_silu_grad",
-    "gate": "gate(condition, v): v, which takes no gradient where the condition does not hold; see `_Walker.choice`",
+    "gate": "gate(condition, v): v, which takes no gradient where the condition does not hold; see `choice` below",
 }
 
 _RELATION = {sp.Lt: "lt", sp.Le: "le", sp.Gt: "gt", sp.Ge: "ge", sp.Eq: "eq", sp.Ne: "ne", sp.And: "and", sp.Or: "or"}
@@ -72,11 +72,11 @@ def evaluate(exprs: Sequence[Any], env: Mapping[Any, Any], F: Table, lets: Seque
     F: a table with every key of KEYS that the formulas use. The order of the calls depends on the formulas alone."""
     pairs, bound, rest = shared(tuple(exprs), tuple(lets))
     todo = dict(pairs) | {local(i): e for i, e in enumerate(bound)}
-    walk = _Walker(dict(env), todo, F)
+    walk = _FormulaWalker(dict(env), todo, F)
     return [walk(e) for e in rest]
 
 
-class _Walker:
+class _FormulaWalker:
     def __init__(self, env: dict[Any, Any], todo: dict[Any, Any], F: Table) -> None:
         self.env, self.todo, self.F = env, todo, F
         self.given = dict(env)
@@ -131,7 +131,7 @@ class _Walker:
         gated = {s: self.F["gate"](c, self.given[s]) for s in reads & self.given.keys()}
         if all(v is self.given[s] for s, v in gated.items()):
             return self(e)
-        return _Walker(self.given | gated, self.todo, self.F)(e)
+        return _FormulaWalker(self.given | gated, self.todo, self.F)(e)
 
     def fold(self, key: str, args: Sequence[Any]) -> Any:
         out = self(args[0])
@@ -182,7 +182,7 @@ class _Walker:
 @lru_cache(maxsize=1 << 12)
 def scalar(e: Any) -> Any:
     """The Python number of a formula without symbols."""
-    return _Walker({}, {}, SCALAR)(e)
+    return _FormulaWalker({}, {}, SCALAR)(e)
 
 
 @lru_cache(maxsize=1 << 12)

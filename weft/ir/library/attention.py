@@ -15,11 +15,11 @@ from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
 from weft.ir.ops.op import Cotangents, Op
 from weft.ir.pattern import METADATA, Pattern, holds, is_causal, opaque_atoms, to_sympy
-from weft.ir.pattern.formula import Leaf, Meta
+from weft.ir.pattern.formula import BatchCondition, Leaf
 from weft.ir.types import Dims, Node, Type, Val, need, union
 
 if TYPE_CHECKING:
-    from weft.ir.pattern import Layout
+    from weft.ir.pattern import PatternLayout
 
 S = symbol("s")
 META = ("segments", "key_segments", "valid", "query_at", "key_at", "near")
@@ -56,7 +56,7 @@ class Attend(Composite):
     score: sp.Expr = S
     heads: Dims = ()
     meta: Dims = ()
-    layout: "Layout | None" = None
+    layout: "PatternLayout | None" = None
     first: sp.Expr = sp.S.Zero
     tail: bool = False
 
@@ -208,7 +208,7 @@ class Scores:
         if "segments" in of.meta and "key_segments" not in of.meta:
             self.given["key_segments"] = g.rename(self.given["segments"], old=of.query, new=of.over)
         for i, atom in enumerate(opaque_atoms(of.pattern)):
-            if isinstance(atom, Meta):
+            if isinstance(atom, BatchCondition):
                 need(METADATA[atom.name] in of.meta, f"the pattern reads {METADATA[atom.name]}, not in {of.meta}")
                 same = sp.Eq(symbol("segments"), symbol("key_segments"))
                 known[atom] = same if atom.name == "same_segment" else sp.Ne(symbol("valid"), 0)

@@ -2,7 +2,7 @@
 
 from weft.ir.pattern.bounds import Growth, growth, is_causal, max_distance, rows_seeing_nothing
 from weft.ir.pattern.choose import layout
-from weft.ir.pattern.layout import Layout, Part
+from weft.ir.pattern.layout import LayoutPart, PatternLayout
 from weft.ir.pattern.leak import Leak, leaks
 from weft.ir.pattern.meaning import holds, opaque_atoms
 from weft.ir.pattern.named import METADATA, NAMED
@@ -17,11 +17,11 @@ __all__ = [
     "METADATA",
     "NAMED",
     "Growth",
-    "Layout",
+    "LayoutPart",
     "Leak",
-    "Part",
     "Path",
     "Pattern",
+    "PatternLayout",
     "Plan",
     "Reach",
     "State",

@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from weft.ir.pattern.expression import K, Q, const, sub
-from weft.ir.pattern.formula import Formula, Listed, all_of, compare, negate, opaque, relax
+from weft.ir.pattern.formula import Formula, InTable, all_of, compare, negate, opaque, relax
 from weft.ir.pattern.meaning import holds_formula
 from weft.ir.pattern.pattern import Pattern
-from weft.ir.pattern.plan import Group, Piece, Shape
+from weft.ir.pattern.plan import KeyBlocks, QueryBlocks, Shape
 from weft.ir.pattern.shapes import numbers_in
 from weft.ir.pattern.solver import solve_formula
 
@@ -29,8 +29,8 @@ def _formulas(pattern: Pattern, n: int, heads: int) -> tuple[tuple[Formula, ...]
     """The formulas of all heads with unknown metadata taken to hold, and the length to show things for."""
     pattern = pattern.at(n)
     found = {f: None for _, _, f in pattern.groups(heads)}
-    tables = any(isinstance(leaf, Listed) for f in found for leaf in opaque(f))
-    metadata = frozenset(leaf for f in found for leaf in opaque(f) if not isinstance(leaf, Listed))
+    tables = any(isinstance(leaf, InTable) for f in found for leaf in opaque(f))
+    metadata = frozenset(leaf for f in found for leaf in opaque(f) if not isinstance(leaf, InTable))
     return tuple(relax(f, True, metadata) for f in found), n if tables else max(n, PROVED)
 
 
@@ -85,7 +85,7 @@ def _empty(f: Formula, n: int) -> bool:
 
 def _side(f: Formula, n: int) -> int:
     """Of blocks to solve in: a static table is exact in its own."""
-    return min([BLOCK, n, *(leaf.table.block for leaf in opaque(f) if isinstance(leaf, Listed))])
+    return min([BLOCK, n, *(leaf.table.block for leaf in opaque(f) if isinstance(leaf, InTable))])
 
 
 @lru_cache(maxsize=256)
@@ -134,7 +134,7 @@ def _seeing(f: Formula, n: int, keys: int) -> "Bools":
     return counts > 0
 
 
-def _mark(seeing: "Ints", group: Group, p: Piece) -> None:
+def _mark(seeing: "Ints", group: QueryBlocks, p: KeyBlocks) -> None:
     """Add to every block of rows of the group how many key blocks of a piece it has."""
     import numpy as np  # the IR itself does without NumPy
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from weft.ir.pattern.formula import Formula, Listed, any_of, opaque
-from weft.ir.pattern.layout import Layout, Part, core_text, general
+from weft.ir.pattern.formula import Formula, InTable, any_of, opaque
+from weft.ir.pattern.layout import LayoutPart, PatternLayout, core_text, general
 from weft.ir.pattern.meaning import holds_formula
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.plan import Shape
@@ -37,7 +37,7 @@ ORDERS, LONGEST = 24, 1000
 
 
 @lru_cache(maxsize=512)
-def layout(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int | None = None) -> Layout:
+def layout(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int | None = None) -> PatternLayout:
     """The cheapest layout for n queries and nk keys (default n), in blocks of at most `block`.
 
     Its parts are disjoint and their union is the pattern, for every length up to a million or max(n, nk); n and block
@@ -46,8 +46,8 @@ def layout(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int |
     nk = nk or n
     pattern = pattern.at(max(n, nk))
     groups = pattern.groups(heads)
-    listed = all(isinstance(f, Listed) and not f.negated for _, _, f in groups)
-    best = list[tuple[int, int, Layout]]()
+    listed = all(isinstance(f, InTable) and not f.negated for _, _, f in groups)
+    best = list[tuple[int, int, PatternLayout]]()
     if not listed and not pattern.multiset:
         text = pattern.text if len(groups) == 1 else ""
         best = [(first, end, _best(f, text, n, nk, block)) for first, end, f in groups]
@@ -55,8 +55,8 @@ def layout(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int |
         one, rejected = general("blocks" if listed else "tiles", pattern), best[0][2].rejected if len(best) == 1 else ()
         pairs = sum((end - first) * _touched_by(f, n, nk, block) for first, end, f in groups)
         cost, parts = _priced((replace(one, touched=pairs // heads),), n)
-        return Layout(parts, heads * cost, rejected)
-    served, rejected = dict[Part, list[int]](), dict[tuple[str, str], int]()
+        return PatternLayout(parts, heads * cost, rejected)
+    served, rejected = dict[LayoutPart, list[int]](), dict[tuple[str, str], int]()
     for first, end, choice in best:
         for p in choice.parts:
             served.setdefault(p, []).extend(range(first, end))
@@ -64,7 +64,7 @@ def layout(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int |
             rejected[text, why] = rejected.get((text, why), 0) + (end - first) * price
     parts = tuple(replace(p, heads=span) for p, some in served.items() for span in _spans(some, heads))
     cost = sum((end - first) * choice.cost for first, end, choice in best)
-    return Layout(parts, cost, tuple((*key, price) for key, price in rejected.items()))
+    return PatternLayout(parts, cost, tuple((*key, price) for key, price in rejected.items()))
 
 
 def _spans(some: list[int], heads: int) -> list[tuple[int, int, int] | None]:
@@ -82,13 +82,13 @@ def _spans(some: list[int], heads: int) -> list[tuple[int, int, int] | None]:
 
 
 @lru_cache(maxsize=1024)
-def _best(f: Formula, text: str, n: int, nk: int, block: int) -> Layout:
+def _best(f: Formula, text: str, n: int, nk: int, block: int) -> PatternLayout:
     """The cheapest split for one head, and the others."""
     (cost, parts), *others = sorted(_options(f, text, n, nk, block), key=lambda x: x[0])
-    return Layout(parts, cost, tuple((Layout(p).summary(), "dearer", price) for price, p in others))
+    return PatternLayout(parts, cost, tuple((PatternLayout(p).summary(), "dearer", price) for price, p in others))
 
 
-def _options(f: Formula, text: str, n: int, nk: int, block: int) -> Iterator[tuple[int, tuple[Part, ...]]]:
+def _options(f: Formula, text: str, n: int, nk: int, block: int) -> Iterator[tuple[int, tuple[LayoutPart, ...]]]:
     """(cost, parts) of every split considered for one head."""
     if f is False:
         yield 0, ()
@@ -101,7 +101,7 @@ def _options(f: Formula, text: str, n: int, nk: int, block: int) -> Iterator[tup
     if whole is not None:
         yield _cost(whole, n, nk, block)
         return
-    some, tried = terms(f), set[tuple[Part, ...]]()
+    some, tried = terms(f), set[tuple[LayoutPart, ...]]()
     for order in itertools.islice(itertools.permutations(some), ORDERS if len(some) > 1 else 0):
         split = _shaped(disjoint(order), proved)
         if split and split not in tried:
@@ -109,9 +109,9 @@ def _options(f: Formula, text: str, n: int, nk: int, block: int) -> Iterator[tup
             yield _cost(split, n, nk, block)
 
 
-def _shaped(some: tuple[Formula, ...], proved: int) -> tuple[Part, ...]:
+def _shaped(some: tuple[Formula, ...], proved: int) -> tuple[LayoutPart, ...]:
     """Terms as parts in a fixed order: those without a shape in tiles together. () if none has one."""
-    shaped, rest = list[Part](), list[Formula]()
+    shaped, rest = list[LayoutPart](), list[Formula]()
     for term in some:
         known = shape_of(term, proved)
         shaped += known or ()
@@ -122,19 +122,19 @@ def _shaped(some: tuple[Formula, ...], proved: int) -> tuple[Part, ...]:
     return tuple(sorted([*shaped, *([general("tiles", Pattern.parse(text))] if rest else [])], key=str))
 
 
-def _cost(parts: tuple[Part, ...], n: int, nk: int, block: int) -> tuple[int, tuple[Part, ...]]:
+def _cost(parts: tuple[LayoutPart, ...], n: int, nk: int, block: int) -> tuple[int, tuple[LayoutPart, ...]]:
     """The cost of one head, and the parts with the pairs they touch."""
     return _priced(tuple(replace(p, touched=touched(p, n, nk, block)) for p in parts), n)
 
 
-def _priced(parts: tuple[Part, ...], n: int) -> tuple[int, tuple[Part, ...]]:
+def _priced(parts: tuple[LayoutPart, ...], n: int) -> tuple[int, tuple[LayoutPart, ...]]:
     pairs = sum(p.touched * TILES + n * TILE_ROWS if p.layout == "tiles" else p.touched for p in parts)
     pairs += MERGE * n * (len(parts) - 1)
     return pairs + pairs // UNSHAPED * any(p.layout == "tiles" for p in parts), parts
 
 
 @lru_cache(maxsize=4096)
-def shape_of(f: Formula, proved: int = PROVED) -> tuple[Part, ...] | None:
+def shape_of(f: Formula, proved: int = PROVED) -> tuple[LayoutPart, ...] | None:
     """Parts of known shape whose union is f on every sequence up to `proved`, or None."""
     import numpy as np  # the IR itself does without NumPy
 
@@ -164,7 +164,7 @@ def _samples(f: Formula):
     return q[keep], k[keep]
 
 
-def touched(p: Part, n: int, nk: int, block: int) -> int:
+def touched(p: LayoutPart, n: int, nk: int, block: int) -> int:
     """Pairs that a part computes for one head."""
     f = p.term.formula
     if p.layout in ("tiles", "blocks"):
@@ -184,7 +184,7 @@ def touched(p: Part, n: int, nk: int, block: int) -> int:
     return _touched_by(f, n, nk, block)
 
 
-def _inner(p: Part) -> Formula:
+def _inner(p: LayoutPart) -> Formula:
     return Pattern.parse(core_text(p.inner, 1) or "all").formula
 
 
@@ -200,6 +200,6 @@ def _repeated(inner: Formula, classes: int, n: int, nk: int, block: int) -> int:
 def _touched_by(f: Formula, n: int, nk: int, block: int) -> int:
     if n <= 0 or nk <= 0:
         return 0
-    if isinstance(f, Listed):
+    if isinstance(f, InTable):
         block = min(block, f.table.block)
     return solve_formula(f, Shape(n, nk, min(block, n), min(block, nk))).touched

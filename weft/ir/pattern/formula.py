@@ -20,14 +20,14 @@ class Atom(NamedTuple):
     x: Affine
 
 
-class Meta(NamedTuple):
+class BatchCondition(NamedTuple):
     """A condition on batch metadata: "same_segment" (segments[q] == segments[k]) or "valid" (valid[k])."""
 
     name: str
     negated: bool
 
 
-class Listed(NamedTuple):
+class InTable(NamedTuple):
     """The block of (q, k) is in a static table."""
 
     table: AnyTable
@@ -41,8 +41,8 @@ class Junction(NamedTuple):
     parts: "tuple[Formula, ...]"
 
 
-Leaf = Atom | Meta | Listed
-Formula = bool | Atom | Meta | Listed | Junction
+Leaf = Atom | BatchCondition | InTable
+Formula = bool | Atom | BatchCondition | InTable | Junction
 
 
 def atom(op: str, x: Affine) -> Formula:
@@ -120,7 +120,7 @@ def atoms(f: Formula) -> tuple[Atom, ...]:
     return tuple(leaf for leaf in leaves(f) if isinstance(leaf, Atom))
 
 
-def opaque(f: Formula) -> "tuple[Meta | Listed, ...]":
+def opaque(f: Formula) -> "tuple[BatchCondition | InTable, ...]":
     """The atoms that are not."""
     return tuple(leaf for leaf in leaves(f) if not isinstance(leaf, Atom))
 
@@ -150,7 +150,7 @@ def at_head(f: Formula, head: int) -> Formula:
     def by(leaf: Leaf) -> Formula:
         if isinstance(leaf, Atom):
             return atom(leaf.op, substitute(leaf.x, Q, K, const(head))) if uses_head(leaf.x) else leaf
-        if isinstance(leaf, Listed):
+        if isinstance(leaf, InTable):
             return leaf._replace(table=leaf.table.at_head(head))
         return leaf
 
@@ -168,7 +168,7 @@ def swapped(f: Formula) -> Formula:
     def by(leaf: Leaf) -> Formula:
         if isinstance(leaf, Atom):
             return atom(leaf.op, substitute(leaf.x, K, Q, H))
-        return leaf._replace(table=leaf.table.swapped()) if isinstance(leaf, Listed) else leaf
+        return leaf._replace(table=leaf.table.swapped()) if isinstance(leaf, InTable) else leaf
 
     return replace(f, by)
 
@@ -178,7 +178,7 @@ def per_head(f: Formula) -> bool:
     for leaf in leaves(f):
         if isinstance(leaf, Atom) and uses_head(leaf.x):
             return True
-        if isinstance(leaf, Listed) and leaf.table.per_head:
+        if isinstance(leaf, InTable) and leaf.table.per_head:
             return True
     return False
 

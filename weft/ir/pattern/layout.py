@@ -46,7 +46,7 @@ SHIFTING = ("causal", "strict", "lag", "window", "band", "residues")
 
 
 @dataclass(frozen=True)
-class Part:
+class LayoutPart:
     """One part of a layout. `args` are named integers, in the order of ARGUMENTS, then `start` if it is not 0.
 
     inner: for NESTING layouts, as text ("causal", "window(64)"). term: the pattern of its visible pairs. heads: those
@@ -78,13 +78,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PatternLayout:
     """Disjoint parts whose union is the pattern. cost: in pairs over all heads, at the length it was chosen for.
 
     rejected: (layout of some heads as text, why, its cost for them).
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[LayoutPart, ...]
     cost: int = field(default=0, compare=False)
     rejected: tuple[tuple[str, str, int], ...] = field(default=(), compare=False)
 
@@ -96,27 +96,27 @@ class Layout:
         return " | ".join(p.said(longest) for p in self.parts) or "nothing"
 
     @staticmethod
-    def parse(text: str) -> "Layout":
+    def parse(text: str) -> "PatternLayout":
         """The layout of a text that `str` gave. FormulaError: it is not one."""
-        return Layout(() if text == "nothing" else tuple(map(_read_part, text.split(" | "))))
+        return PatternLayout(() if text == "nothing" else tuple(map(_read_part, text.split(" | "))))
 
 
 _PART = re.compile(r"(?:heads (\d+):(\d+):(\d+): )?([a-z]+)(?:\((.*)\))?")
 
 
 @lru_cache(maxsize=1024)
-def part(layout: str, *values: int, inner: str = "", start: int = 0) -> Part:
+def part(layout: str, *values: int, inner: str = "", start: int = 0) -> LayoutPart:
     """A part of a symbolic layout, its term written from its arguments."""
     args = tuple(zip(ARGUMENTS[layout], values, strict=True))
     if layout in SHIFTING and start:
         args += (("start", start),)
     inner = inner or ("dense" if layout in NESTING else "")
-    return Part(layout, args, inner, Pattern.parse(_term(layout, dict(args), inner)))
+    return LayoutPart(layout, args, inner, Pattern.parse(_term(layout, dict(args), inner)))
 
 
-def general(layout: str, term: Pattern) -> Part:
+def general(layout: str, term: Pattern) -> LayoutPart:
     """A part `tiles` or `blocks`."""
-    return Part(layout, term=term)
+    return LayoutPart(layout, term=term)
 
 
 def _term(layout: str, args: dict[str, int], inner: str) -> str:
@@ -154,14 +154,14 @@ def core_text(text: str, step: int) -> str:
     return {"dense": "", "causal": "causal", "strict": "strict_causal"}[name]
 
 
-def _read_part(text: str) -> Part:
+def _read_part(text: str) -> LayoutPart:
     found = _PART.fullmatch(text.strip())
     if found is None or found[4] not in ARGUMENTS:
         raise FormulaError(f"not a layout: {text[:60]!r}", text)
     first, end, step, name, body = found.groups()
     heads = (int(first), int(end), int(step)) if first else None
     if name in ("tiles", "blocks"):
-        return Part(name, term=Pattern.parse(body or "all"), heads=heads)
+        return LayoutPart(name, term=Pattern.parse(body or "all"), heads=heads)
     body, _, inner = (body or "").partition("inner=")
     try:
         values = {k.strip(): int(v) for k, _, v in (a.partition("=") for a in body.split(",") if a.strip())}
@@ -169,4 +169,4 @@ def _read_part(text: str) -> Part:
         made = part(name, *(values[a] for a in ARGUMENTS[name]), inner=inner, start=shift)
     except (KeyError, ValueError):
         raise FormulaError(f"not a layout: {text[:60]!r}", text) from None
-    return Part(made.layout, made.args, made.inner, made.term, heads)
+    return LayoutPart(made.layout, made.args, made.inner, made.term, heads)

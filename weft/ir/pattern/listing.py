@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weft.ir.pattern.expression import Box, coarse_bounds
-from weft.ir.pattern.formula import Atom, Formula, Junction, Listed, all_of, opaque, relax
+from weft.ir.pattern.formula import Atom, Formula, InTable, Junction, all_of, opaque, relax
 from weft.ir.pattern.plan import FULL, Plan, Shape, Stats
-from weft.ir.pattern.rows import Rows
+from weft.ir.pattern.rows import RowSolver
 from weft.ir.pattern.table import AnyTable
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class Listing:
 def split_listed(f: Formula) -> tuple[AnyTable, Formula] | None:
     """(table, rest) of a formula that is one static table, or one table and a rest without any; else None."""
     parts = f.parts if isinstance(f, Junction) and f.op == "and" else (f,)
-    tables = [p.table for p in parts if isinstance(p, Listed) and not p.negated]
-    rest = all_of(*(p for p in parts if not (isinstance(p, Listed) and not p.negated)))
-    if len(tables) != 1 or any(isinstance(leaf, Listed) for leaf in opaque(rest)):
+    tables = [p.table for p in parts if isinstance(p, InTable) and not p.negated]
+    rest = all_of(*(p for p in parts if not (isinstance(p, InTable) and not p.negated)))
+    if len(tables) != 1 or any(isinstance(leaf, InTable) for leaf in opaque(rest)):
         return None
     return tables[0], rest
 
@@ -49,7 +49,7 @@ def solve_listed(table: AnyTable, rest: Formula, shape: Shape, transpose: Callab
     box = (rows * bm, rows * bm + height - 1, keys * bn, keys * bn + bn - 1)
     yes, no = _decide(rest, box)
     whole = count == height * np.minimum(bn, nk - keys * bn)
-    solver = Rows(relax(rest, True), shape, 1 << 40)
+    solver = RowSolver(relax(rest, True), shape, 1 << 40)
     exact = not opaque(rest)
     for e in np.flatnonzero(~yes & ~no):
         kind, visible = solver.leaf(solver.root, int(rows[e]), int(keys[e]))

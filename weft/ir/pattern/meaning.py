@@ -5,7 +5,7 @@ from typing import Any
 
 from weft.errors import FormulaError
 from weft.ir.pattern import expression as ex
-from weft.ir.pattern.formula import Atom, Formula, Junction, Listed, Meta, opaque
+from weft.ir.pattern.formula import Atom, BatchCondition, Formula, InTable, Junction, opaque
 from weft.ir.pattern.named import METADATA
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.table import AnyTable, slots
@@ -40,7 +40,7 @@ def holds_formula(
     """`holds` for a bare formula."""
     if np is None:
         import numpy as np  # the IR itself does without NumPy
-    walker = _Walker(q, k, 0 if head is None else head, meta or {}, np)
+    walker = _PatternWalker(q, k, 0 if head is None else head, meta or {}, np)
     everywhere = (q == q) & (k == k)
     return walker.count(f) * everywhere if counts else walker.truth(f) & everywhere
 
@@ -50,11 +50,11 @@ def visible(f: Formula, queries: range, keys: range) -> int:
     import numpy as np  # the IR itself does without NumPy
 
     q, k = (np.arange(x.start, x.stop, dtype=np.int64) for x in (queries, keys))
-    truth = _Walker(q[:, None], k[None], 0, {}, np).truth(f)
+    truth = _PatternWalker(q[:, None], k[None], 0, {}, np).truth(f)
     return int(np.count_nonzero(np.broadcast_to(truth, (len(q), len(k)))))
 
 
-class _Walker:
+class _PatternWalker:
     def __init__(self, q: Any, k: Any, h: Any, meta: Vectors, np: Any):
         self.q, self.k, self.h, self.meta, self.np = q, k, h, meta, np
 
@@ -69,7 +69,7 @@ class _Walker:
         if isinstance(f, Atom):
             value = ex.numerator(f.x, self.q, self.k, self.h)
             return value >= 0 if f.op == "ge" else value == 0 if f.op == "eq" else value != 0
-        if isinstance(f, Listed):
+        if isinstance(f, InTable):
             listed = self.listed(f.table)
             return listed == 0 if f.negated else listed > 0
         return self.metadata(f)
@@ -82,11 +82,11 @@ class _Walker:
                 other = self.count(part)
                 out = out * other if f.op == "and" else out + (other - out) * (other > out)
             return out
-        if isinstance(f, Listed) and not f.negated:
+        if isinstance(f, InTable) and not f.negated:
             return self.listed(f.table)
         return self.truth(f) * 1
 
-    def metadata(self, f: Meta) -> Any:
+    def metadata(self, f: BatchCondition) -> Any:
         vector = METADATA[f.name]
         if vector not in self.meta:
             raise FormulaError(f"the pattern reads the metadata vector '{vector}', which is not given")
@@ -112,6 +112,6 @@ class _Walker:
         return out
 
 
-def opaque_atoms(pattern: Pattern) -> "tuple[Meta | Listed, ...]":
+def opaque_atoms(pattern: Pattern) -> "tuple[BatchCondition | InTable, ...]":
     """The atoms that index arithmetic cannot say (metadata, static tables), each once and unnegated."""
     return tuple(dict.fromkeys(leaf._replace(negated=False) for leaf in opaque(pattern.formula)))

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from weft.errors import FormulaError
 from weft.ir.pattern.expression import reads_of
-from weft.ir.pattern.formula import Formula, Listed, Meta, at_head, leaves, per_head
+from weft.ir.pattern.formula import BatchCondition, Formula, InTable, at_head, leaves, per_head
 from weft.ir.pattern.named import METADATA
 from weft.ir.pattern.syntax import read
 
@@ -42,7 +42,7 @@ class Pattern:
     @property
     def multiset(self) -> bool:
         """May a key count more than once? Then weights are multiplicity * exp(score), normalised."""
-        listed = (leaf for leaf in leaves(self.formula) if isinstance(leaf, Listed))
+        listed = (leaf for leaf in leaves(self.formula) if isinstance(leaf, InTable))
         return any(leaf.table.multiset and not leaf.negated for leaf in listed)
 
     @property
@@ -52,24 +52,24 @@ class Pattern:
     @property
     def metadata(self) -> tuple[str, ...]:
         """The metadata vectors it reads, of "segments" and "valid", in that order."""
-        used = {leaf.name for leaf in leaves(self.formula) if isinstance(leaf, Meta)}
+        used = {leaf.name for leaf in leaves(self.formula) if isinstance(leaf, BatchCondition)}
         return tuple(vector for name, vector in METADATA.items() if name in used)
 
     @property
     def needs_length(self) -> bool:
         """Does it depend on the length of the sequence? `at(n)` fixes that."""
-        return any(leaf.table.needs_length for leaf in leaves(self.formula) if isinstance(leaf, Listed))
+        return any(leaf.table.needs_length for leaf in leaves(self.formula) if isinstance(leaf, InTable))
 
     @property
     def reads_queries(self) -> bool:
         """Does it depend on where a query stands, metadata apart?"""
-        found = (leaf for leaf in leaves(self.formula) if not isinstance(leaf, Meta))
-        return any(isinstance(leaf, Listed) or reads_of(leaf.x)[0] for leaf in found)
+        found = (leaf for leaf in leaves(self.formula) if not isinstance(leaf, BatchCondition))
+        return any(isinstance(leaf, InTable) or reads_of(leaf.x)[0] for leaf in found)
 
     def at(self, n: int) -> "Pattern":
         """The pattern for n tokens; itself unless it needs a length. FormulaError: a static table has too few rows."""
         for leaf in leaves(self.formula):
-            if isinstance(leaf, Listed):
+            if isinstance(leaf, InTable):
                 leaf.table.at(n)
         return Pattern.parse(self.text, {"seq": n}) if self.needs_length else self
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 EMPTY, PARTIAL, FULL = 0, 1, 2
 
 
-class Piece(NamedTuple):
+class KeyBlocks(NamedTuple):
     """Key blocks { j in [low, high) : (j - anchor) mod step < width }, all alike.
 
     `*_move`: the change from one row of the group to the next. full: every pair of a block is visible. pairs: visible
@@ -30,13 +30,13 @@ class Piece(NamedTuple):
     width: int
 
 
-class Group(NamedTuple):
+class QueryBlocks(NamedTuple):
     """Query blocks first, first + every, ... below end; number t of them has every piece moved t times."""
 
     first: int
     end: int
     every: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[KeyBlocks, ...]
 
     @property
     def rows(self) -> int:
@@ -90,7 +90,7 @@ class Plan:
     """
 
     shape: Shape
-    groups: tuple[Group, ...]
+    groups: tuple[QueryBlocks, ...]
     listing: "Listing | None"
     full: int
     partial: int
@@ -141,12 +141,12 @@ class Plan:
         return self._transpose()
 
 
-def _rank(p: Piece, x: int, anchor: int) -> int:
+def _rank(p: KeyBlocks, x: int, anchor: int) -> int:
     """How many members of the periodic set lie in [anchor, x)."""
     return (x - anchor) // p.step * p.width + min((x - anchor) % p.step, p.width)
 
 
-def totals(groups: tuple[Group, ...]) -> tuple[int, int, int]:
+def totals(groups: tuple[QueryBlocks, ...]) -> tuple[int, int, int]:
     """(full blocks, partial blocks, visible pairs), in closed form."""
     full = partial = nnz = 0
     for g in groups:
@@ -157,7 +157,7 @@ def totals(groups: tuple[Group, ...]) -> tuple[int, int, int]:
     return full, partial, nnz
 
 
-def piece_blocks(p: Piece, rows: int) -> int:
+def piece_blocks(p: KeyBlocks, rows: int) -> int:
     """Blocks of a piece, summed over the rows of its group."""
     if p.step == 1:
         return rows * (p.high - p.low) + (p.high_move - p.low_move) * rows * (rows - 1) // 2

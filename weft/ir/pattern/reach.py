@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from weft.ir.pattern.bounds import is_causal
-from weft.ir.pattern.formula import Formula, Meta, leaves, relax
+from weft.ir.pattern.formula import BatchCondition, Formula, leaves, relax
 from weft.ir.pattern.meaning import holds_formula
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.plan import Shape
@@ -154,7 +154,7 @@ def _formulas(layer: Pattern, n: int, heads: int) -> list[Formula]:
     """Of each head, metadata taken to hide nothing."""
     out: list[Formula] = []
     for _, _, f in layer.at(n).groups(heads):
-        out.append(relax(f, True, frozenset(leaf for leaf in leaves(f) if isinstance(leaf, Meta))))
+        out.append(relax(f, True, frozenset(leaf for leaf in leaves(f) if isinstance(leaf, BatchCondition))))
     return out
 
 

@@ -18,7 +18,7 @@ from weft.ir.pattern.meaning import visible
 from weft.ir.pattern.plan import EMPTY, FULL, PARTIAL, Shape
 
 
-class Run(NamedTuple):
+class KeyRun(NamedTuple):
     """Key blocks { j in [low, high) : (j - anchor) mod step < width } of one row, all of one class and count."""
 
     kind: int
@@ -29,7 +29,7 @@ class Run(NamedTuple):
     anchor: int = 0
     width: int = 1
 
-    def moved(self, by: int) -> "Run":
+    def moved(self, by: int) -> "KeyRun":
         return self._replace(low=self.low + by, high=self.high + by, anchor=self.anchor + (by if self.step > 1 else 0))
 
 
@@ -41,7 +41,7 @@ class Strip(NamedTuple):
     y: Fraction
 
 
-class Node(NamedTuple):
+class BoxedFormula(NamedTuple):
     """A formula inside some box, with what the walk asks of it.
 
     kind: its class when no arithmetic is left to decide, else None. period: of the truth in key blocks, when no atom
@@ -71,14 +71,14 @@ class Track(NamedTuple):
     anchor by period * anchor.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[KeyRun, ...]
     period: int
     left: Fraction
     right: Fraction
     anchor: Fraction
 
 
-class Rows:
+class RowSolver:
     """Solves single rows of blocks, remembering all that repeats.
 
     `work` falls as it goes; below 0 it raises Irregular.
@@ -87,10 +87,10 @@ class Rows:
     def __init__(self, f: Formula, shape: Shape, work: int):
         self.shape, self.work = shape, work
         self.rows_solved = self.leaves = 0
-        self._children: dict[tuple[int, ...], Node] = {}
+        self._children: dict[tuple[int, ...], BoxedFormula] = {}
         self._leaves: dict[tuple[int, ...], tuple[int, int]] = {}
-        self._nodes: dict[Formula, Node] = {}
-        self._walks: dict[tuple[int, ...], tuple[int, tuple[Run, ...], int]] = {}
+        self._nodes: dict[Formula, BoxedFormula] = {}
+        self._walks: dict[tuple[int, ...], tuple[int, tuple[KeyRun, ...], int]] = {}
         self.root = self.node(all_of(f, visible_keys(shape.nk)) if shape.nk % shape.bn else f)
         found = [self.strip(a) for a in self.root.atoms]
         self.strips = [s for s in found if s is not None and s.slope is not None]
@@ -113,17 +113,19 @@ class Rows:
 
     # ---- formulas, as far as they are undecided
 
-    def node(self, f: Formula) -> Node:
+    def node(self, f: Formula) -> BoxedFormula:
         if f not in self._nodes:
             known = atoms(f)
             lattice = tuple(sorted({c for a in known for c in congruences(a.x)}))
             free = all(a.x.k == 0 for a in known)
             period = math.lcm(*[m // math.gcd(b * self.shape.bn, m) for _, b, m in lattice]) if free else None
             kind = None if known else _kind(f)
-            self._nodes[f] = Node(len(self._nodes), f, known, lattice, period, kind, len(leaves(f)) > len(known))
+            self._nodes[f] = BoxedFormula(
+                len(self._nodes), f, known, lattice, period, kind, len(leaves(f)) > len(known)
+            )
         return self._nodes[f]
 
-    def restrict(self, node: Node, box: Box, coarse: bool) -> Node:
+    def restrict(self, node: BoxedFormula, box: Box, coarse: bool) -> BoxedFormula:
         """The formula on a box. Coarse: decided by plane and residual only, so alike for every coset."""
         states = [_decide(a, coarse_bounds(a.x, box) if coarse else bounds(a.x, box)) for a in node.atoms]
         key = (node.id, *states)
@@ -136,13 +138,13 @@ class Rows:
             self._children[key] = self.node(replace(node.formula, by)) if truth else node
         return self._children[key]
 
-    def corner(self, node: Node, i: int, j: int) -> tuple[int, ...]:
+    def corner(self, node: BoxedFormula, i: int, j: int) -> tuple[int, ...]:
         """What of a block's corner the formula can tell: its coset, and its offset to every plane."""
         q0, k0 = i * self.shape.bm, j * self.shape.bn
         coset = [(a * q0 + b * k0) % m for a, b, m in node.congruences]
         return (*coset, *[a.x.q * q0 + a.x.k * k0 for a in node.atoms if a.x.q or a.x.k])
 
-    def period_along(self, slope: Fraction, node: Node) -> int:
+    def period_along(self, slope: Fraction, node: BoxedFormula) -> int:
         """The least number of rows T such that T rows down and T slope blocks right changes nothing."""
         bm, bn = self.shape.bm, self.shape.bn
         return math.lcm(
@@ -154,7 +156,7 @@ class Rows:
         nq, _, bm, bn = self.shape
         return i * bm, min(nq, (i + 1) * bm) - 1, a * bn, b * bn - 1
 
-    def split(self, node: Node, a: int, b: int) -> int:
+    def split(self, node: BoxedFormula, a: int, b: int) -> int:
         """Where to cut key blocks [a, b): in the middle, or where a remainder of k wraps, if one does near there."""
         bn = self.shape.bn
         for qs, ks, m in reversed(node.congruences):
@@ -167,7 +169,7 @@ class Rows:
 
     # ---- walking
 
-    def leaf(self, node: Node, i: int, j: int) -> tuple[int, int]:
+    def leaf(self, node: BoxedFormula, i: int, j: int) -> tuple[int, int]:
         """Class and count of one block, point by point."""
         nq, _, bm, bn = self.shape
         height = min(bm, nq - i * bm)
@@ -184,7 +186,7 @@ class Rows:
 
     def gap(self, i: int, a: int, b: int, left: Fraction, right: Fraction) -> Track:
         """Key blocks [a, b) where no atom that reads the size of k is undecided: constant, or periodic."""
-        walk = _Walk(self, i, math.lcm(left.denominator, right.denominator))
+        walk = _TrackWalk(self, i, math.lcm(left.denominator, right.denominator))
         box = self.box(i, a, b)
         node = self.restrict(self.root, box, coarse=True)
         if node.kind is not None:
@@ -202,12 +204,12 @@ class Rows:
         runs, period = self.remembered(i, a, b, node, lift=True)
         return Track(runs, math.lcm(period, self.period_along(slope, node)), slope, slope, slope)
 
-    def remembered(self, i: int, a: int, b: int, node: Node, lift: bool) -> tuple[tuple[Run, ...], int]:
+    def remembered(self, i: int, a: int, b: int, node: BoxedFormula, lift: bool) -> tuple[tuple[KeyRun, ...], int]:
         """A walk (runs, period), done once for all corners alike, then moved to where it is asked for."""
         whole = self.shape.nq - i * self.shape.bm >= self.shape.bm
         key = (node.id, b - a, lift, whole, *self.corner(node, i, a))
         if key not in self._walks:
-            walk = _Walk(self, i, 1)
+            walk = _TrackWalk(self, i, 1)
             walk.bisect(a, b, node, lift)
             self._walks[key] = a, tuple(walk.runs), walk.period
         at, runs, period = self._walks[key]
@@ -243,14 +245,14 @@ class Rows:
         return tracks
 
 
-class _Walk:
+class _TrackWalk:
     """Collects the runs of one track, the number of rows after which it repeats, and the slope of its anchors."""
 
-    def __init__(self, rows: Rows, i: int, period: int):
+    def __init__(self, rows: RowSolver, i: int, period: int):
         self.rows, self.i, self.period, self.slope = rows, i, period, _LEVEL
-        self.runs: list[Run] = []
+        self.runs: list[KeyRun] = []
 
-    def emit(self, run: Run) -> None:
+    def emit(self, run: KeyRun) -> None:
         last = self.runs[-1] if self.runs else None
         if last and run.step == last.step == 1 and run[:2] == last[:2] and run.low == last.high:
             self.runs[-1] = last._replace(high=run.high)
@@ -259,9 +261,9 @@ class _Walk:
 
     def constant(self, kind: int, box: Box, a: int, b: int) -> None:
         count = 0 if kind == EMPTY else (box[1] - box[0] + 1) * self.rows.shape.bn
-        self.emit(Run(kind, count, a, b))
+        self.emit(KeyRun(kind, count, a, b))
 
-    def bisect(self, a: int, b: int, node: Node, lift: bool) -> None:
+    def bisect(self, a: int, b: int, node: BoxedFormula, lift: bool) -> None:
         """Halve [a, b) until the formula is decided, periodic (if `lift`), or one block."""
         rows, i = self.rows, self.i
         rows.work -= 1 + len(node.atoms)
@@ -272,7 +274,7 @@ class _Walk:
         if node.kind is not None:
             self.constant(node.kind, box, a, b)
         elif b - a == 1:
-            self.emit(Run(*rows.leaf(node, i, a), a, b))
+            self.emit(KeyRun(*rows.leaf(node, i, a), a, b))
         elif lift and node.period is not None and node.period < b - a:
             self.periodic(a, b, node)
         else:
@@ -280,7 +282,7 @@ class _Walk:
             self.bisect(a, middle, node, lift)
             self.bisect(middle, b, node, lift)
 
-    def periodic(self, a: int, b: int, node: Node) -> None:
+    def periodic(self, a: int, b: int, node: BoxedFormula) -> None:
         """One period of a formula that is periodic in key blocks; the pattern may move with the row, along a slope."""
         rows, period = self.rows, node.period or 1
         slopes = {Fraction(0), Fraction(rows.shape.bm, rows.shape.bn), *[s.slope or Fraction(0) for s in rows.strips]}
@@ -290,9 +292,9 @@ class _Walk:
         self.period = math.lcm(self.period, steps, inner)
         for run in runs:
             if run.high - run.low == period:
-                self.emit(Run(run.kind, run.pairs, a, b))
+                self.emit(KeyRun(run.kind, run.pairs, a, b))
             else:
-                self.emit(Run(run.kind, run.pairs, a, b, period, run.low, run.high - run.low))
+                self.emit(KeyRun(run.kind, run.pairs, a, b, period, run.low, run.high - run.low))
 
 
 def _kind(f: Formula) -> int:

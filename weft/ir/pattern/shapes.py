@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from weft.ir.pattern.expression import congruences
 from weft.ir.pattern.formula import Formula, atoms
-from weft.ir.pattern.layout import Part, part
+from weft.ir.pattern.layout import LayoutPart, part
 from weft.ir.pattern.meaning import holds_formula
 
 LARGEST = 1 << 16
@@ -48,7 +48,7 @@ def numbers_in(f: Formula) -> Numbers:
     return Numbers(least(1, -1), most(1, -1), least(1, 0), most(1, 0), least(0, 1), most(0, 1), tuple(sorted(moduli)))
 
 
-def shapes(f: Formula) -> Iterator[tuple[Part, ...]]:
+def shapes(f: Formula) -> Iterator[tuple[LayoutPart, ...]]:
     """Candidates, each a union of parts: the simple ones first."""
     numbers = numbers_in(f)
     starts = [0, *sorted({v for v in (*numbers.q_low, *numbers.k_low) if v > 0})]
@@ -83,13 +83,13 @@ def cores(numbers: Numbers, step: int) -> Iterator[str]:
             yield f"window({high + 1})" if low == 0 else f"band({high}, {-low})"
 
 
-def shaped(core: str, start: int) -> Part:
+def shaped(core: str, start: int) -> LayoutPart:
     """A part from the text of a core."""
     name, _, rest = core.partition("(")
     return part(name, *(int(x) for x in rest.rstrip(")").split(",") if x), start=start)
 
 
-def columns(f: Formula, m: int) -> Iterator[tuple[Part, ...]]:
+def columns(f: Formula, m: int) -> Iterator[tuple[LayoutPart, ...]]:
     """Columns of blocks of m before the query's own: those that a query some blocks on sees, as runs."""
     import numpy as np  # the IR itself does without NumPy
 

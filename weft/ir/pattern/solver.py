@@ -17,11 +17,23 @@ from fractions import Fraction
 from functools import lru_cache
 
 from weft.ir.pattern.expression import congruences
-from weft.ir.pattern.formula import Atom, Formula, Leaf, Meta, all_of, any_of, atoms, leaves, negate, replace, swapped
+from weft.ir.pattern.formula import (
+    Atom,
+    BatchCondition,
+    Formula,
+    Leaf,
+    all_of,
+    any_of,
+    atoms,
+    leaves,
+    negate,
+    replace,
+    swapped,
+)
 from weft.ir.pattern.listing import solve_listed, split_listed
 from weft.ir.pattern.pattern import Pattern
-from weft.ir.pattern.plan import FULL, Group, Piece, Plan, Shape, Stats, totals
-from weft.ir.pattern.rows import Irregular, Rows, Run, Strip, Track
+from weft.ir.pattern.plan import FULL, KeyBlocks, Plan, QueryBlocks, Shape, Stats, totals
+from weft.ir.pattern.rows import Irregular, KeyRun, RowSolver, Strip, Track
 from weft.ir.pattern.writing import describe
 
 WORK = 180_000
@@ -50,7 +62,7 @@ def solve_formula(f: Formula, shape: Shape) -> Plan:
     given, relaxed = f, list[str]()
     while True:
         try:
-            rows = Rows(given, shape, WORK >> 2 * len(relaxed))
+            rows = RowSolver(given, shape, WORK >> 2 * len(relaxed))
             solver = _Solver(rows)
             groups = solver.groups()
             break
@@ -76,7 +88,7 @@ def _worst(f: Formula) -> Atom:
 
 def _give_up(f: Formula, worst: Atom) -> Formula:
     """The formula with an atom, and its negation, unknown."""
-    unknown = Meta("given up", False)
+    unknown = BatchCondition("given up", False)
 
     def by(leaf: Leaf) -> Formula:
         return unknown if isinstance(leaf, Atom) and leaf.x == worst.x else leaf
@@ -94,7 +106,7 @@ def same(f: Formula, g: Formula, nq: int, nk: int | None = None, block: int = 12
 class _Solver:
     """From single rows to groups of rows."""
 
-    def __init__(self, rows: Rows):
+    def __init__(self, rows: RowSolver):
         self.rows, self.count = rows, rows.shape.rows
         self.known: dict[int, list[Track]] = {}
         self.surprises = 0
@@ -104,11 +116,11 @@ class _Solver:
             self.known[i] = self.rows.row(i)
         return self.known[i]
 
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[QueryBlocks, ...]:
         """All rows: between the meetings in closed form, around them one by one."""
         # rows i and i + step round every strip alike, so they have the same tracks
         step = math.lcm(*[s.slope.denominator for s in self.rows.strips if s.slope is not None])
-        groups, single = list[Group](), list[tuple[int, tuple[Run, ...]]]()
+        groups, single = list[QueryBlocks](), list[tuple[int, tuple[KeyRun, ...]]]()
         for first, end, near in self.ranges():
             if near or end - first < 4:
                 single += [(i, tuple(r for t in self.row(i) for r in t.runs)) for i in range(first, end)]
@@ -124,8 +136,8 @@ class _Solver:
         end: int,
         step: int,
         track: int,
-        groups: list[Group],
-        single: list[tuple[int, tuple[Run, ...]]],
+        groups: list[QueryBlocks],
+        single: list[tuple[int, tuple[KeyRun, ...]]],
     ) -> None:
         """One track of rows start, start + step, ...: as groups of every `period`-th row, or row by row if few."""
         period = math.lcm(step, self.row(start)[track].period)
@@ -140,7 +152,7 @@ class _Solver:
                 single += [(j, self.row(j)[track].runs) for j in range(start, end, step)]
                 return
             if pieces:
-                groups.append(Group(i, end, period, pieces))
+                groups.append(QueryBlocks(i, end, period, pieces))
 
     def ranges(self) -> list[tuple[int, int, bool]]:
         """(first, end, is near a meeting of strips of different slope, or of a strip and an edge): all rows."""
@@ -162,39 +174,39 @@ class _Solver:
         return [x for x in [*out, (position, self.count, False)] if x[0] < x[1]]
 
 
-def moving(track: Track, period: int) -> tuple[Piece, ...]:
+def moving(track: Track, period: int) -> tuple[KeyBlocks, ...]:
     """The runs of a track as pieces of every `period`-th row."""
     left, right, anchor = (int(s * period) for s in (track.left, track.right, track.anchor))
     return tuple(
-        Piece(r.kind == FULL, r.pairs, r.low, left, r.high, right, r.step, r.anchor, anchor * (r.step > 1), r.width)
+        KeyBlocks(r.kind == FULL, r.pairs, r.low, left, r.high, right, r.step, r.anchor, anchor * (r.step > 1), r.width)
         for r in track.runs
     )
 
 
-def fit(here: tuple[Run, ...], there: tuple[Run, ...]) -> tuple[Piece, ...] | None:
+def fit(here: tuple[KeyRun, ...], there: tuple[KeyRun, ...]) -> tuple[KeyBlocks, ...] | None:
     """Pieces affine in the row through two rows, or None if the rows differ by more than moves."""
     if len(here) != len(there):
         return None
-    out: list[Piece] = []
+    out: list[KeyBlocks] = []
     for a, b in zip(here, there):
         if (a.kind, a.pairs, a.step, a.width) != (b.kind, b.pairs, b.step, b.width):
             return None
         move = (a.low, b.low - a.low, a.high, b.high - a.high, a.step, a.anchor, b.anchor - a.anchor, a.width)
-        out.append(Piece(a.kind == FULL, a.pairs, *move))
+        out.append(KeyBlocks(a.kind == FULL, a.pairs, *move))
     return tuple(out)
 
 
-def alike(some: tuple[Run, ...], others: tuple[Run, ...]) -> bool:
+def alike(some: tuple[KeyRun, ...], others: tuple[KeyRun, ...]) -> bool:
     """Are they the same sets of blocks? Anchors count modulo the step."""
     return len(some) == len(others) and all(
         a._replace(anchor=a.anchor % a.step) == b._replace(anchor=b.anchor % b.step) for a, b in zip(some, others)
     )
 
 
-def at(pieces: tuple[Piece, ...], t: int) -> tuple[Run, ...]:
+def at(pieces: tuple[KeyBlocks, ...], t: int) -> tuple[KeyRun, ...]:
     """The runs of row number t of a group."""
     return tuple(
-        Run(
+        KeyRun(
             FULL if p.full else 1,
             p.pairs,
             p.low + t * p.low_move,
@@ -207,9 +219,9 @@ def at(pieces: tuple[Piece, ...], t: int) -> tuple[Run, ...]:
     )
 
 
-def joined(single: list[tuple[int, tuple[Run, ...]]]) -> list[Group]:
+def joined(single: list[tuple[int, tuple[KeyRun, ...]]]) -> list[QueryBlocks]:
     """Rows solved one by one, joined where they continue affinely."""
-    rows, out, z = sorted((r for r in single if r[1]), key=lambda r: r[0]), list[Group](), 0
+    rows, out, z = sorted((r for r in single if r[1]), key=lambda r: r[0]), list[QueryBlocks](), 0
     while z < len(rows):
         i, runs = rows[z]
         n, pieces = 1, fit(runs, runs) or ()
@@ -219,6 +231,6 @@ def joined(single: list[tuple[int, tuple[Run, ...]]]) -> list[Group]:
                 pieces, n = through, 2
                 while z + n < len(rows) and rows[z + n][0] == i + n and at(pieces, n) == rows[z + n][1]:
                     n += 1
-        out.append(Group(i, i + n, 1, pieces))
+        out.append(QueryBlocks(i, i + n, 1, pieces))
         z += n
     return out

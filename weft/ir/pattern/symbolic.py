@@ -7,7 +7,7 @@ from typing import Any
 
 from weft.errors import FormulaError
 from weft.ir.pattern import expression as ex
-from weft.ir.pattern.formula import Atom, Formula, Junction, Leaf, Listed
+from weft.ir.pattern.formula import Atom, Formula, InTable, Junction, Leaf
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.writing import describe
 
@@ -26,12 +26,12 @@ def to_sympy(
     """
     import sympy  # SymPy, which `weft schema` does without
 
-    writer = _Writer(pattern, q, k, h, given or {}, sympy)
+    writer = _FormulaWriter(pattern, q, k, h, given or {}, sympy)
     return writer.count(pattern.formula) if pattern.multiset else writer.condition(pattern.formula)
 
 
 @dataclass(frozen=True)
-class _Writer:
+class _FormulaWriter:
     pattern: Pattern
     q: Any
     k: Any
@@ -57,7 +57,7 @@ class _Writer:
             num = self.fraction(f.x)[0]
             return {"ge": self.sp.Ge, "eq": self.sp.Eq, "ne": self.sp.Ne}[f.op](num, 0)
         known = self.known(f._replace(negated=False))
-        if self.pattern.multiset and isinstance(f, Listed):
+        if self.pattern.multiset and isinstance(f, InTable):
             return self.sp.Le(known, 0) if f.negated else self.sp.Gt(known, 0)
         return self.sp.Not(known) if f.negated else known
 
@@ -76,6 +76,6 @@ class _Writer:
     def count(self, f: Formula) -> Any:
         if isinstance(f, Junction):
             return (self.sp.Mul if f.op == "and" else self.sp.Max)(*map(self.count, f.parts))
-        if isinstance(f, Listed) and not f.negated:
+        if isinstance(f, InTable) and not f.negated:
             return self.known(f)
         return self.sp.Piecewise((1, self.condition(f)), (0, True))

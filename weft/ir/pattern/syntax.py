@@ -16,9 +16,9 @@ from typing import NamedTuple, NoReturn
 
 from weft.errors import FormulaError
 from weft.ir.pattern import expression as ex
-from weft.ir.pattern.formula import Formula, Listed, Meta, all_of, any_of, compare, negate
+from weft.ir.pattern.formula import BatchCondition, Formula, InTable, all_of, any_of, compare, negate
 from weft.ir.pattern.named import BY_NAME, METADATA, Named
-from weft.ir.pattern.table import AnyTable, BigBird, Row, Table
+from weft.ir.pattern.table import AnyTable, BigBird, PatternTable, Row
 
 MAX_CHARS, MAX_DEPTH, MAX_TABLE_CHARS = 20_000, 60, 2_000_000
 LIMIT = 1 << 40  # products of two of these and an index stay far inside an int64 where it matters
@@ -37,7 +37,7 @@ _ALLOWED = "known here: q, k, h, whole numbers, dims, + - * // %, comparisons, a
 _COMPARE_IT = "compare it: 'q - k < 4'"
 
 
-class Value(NamedTuple):
+class SpelledInteger(NamedTuple):
     """An integer expression and its text; `level` is how tightly the text binds."""
 
     x: ex.Affine
@@ -55,12 +55,12 @@ class Claim(NamedTuple):
 
 def read(text: str, names: Mapping[str, int] | None = None) -> tuple[Formula, str]:
     """Text -> formula and canonical text. FormulaError says at which column and why. `names`: ints by name."""
-    claim = _Reader(text, dict(names or {})).whole()
+    claim = _PatternReader(text, dict(names or {})).whole()
     return claim.f, claim.text
 
 
 @dataclass
-class _Reader:
+class _PatternReader:
     """One text being read. `column` of a node is in characters, from 0."""
 
     text: str
@@ -145,7 +145,7 @@ class _Reader:
         if name in ("true", "false"):
             return Claim(name == "true", name, WHOLE)
         if name in METADATA:
-            return Claim(Meta(name, False), name, WHOLE)
+            return Claim(BatchCondition(name, False), name, WHOLE)
         if name in BY_NAME and not BY_NAME[name].params:
             return self.named(node, BY_NAME[name], ())
         if name in BY_NAME:
@@ -200,7 +200,7 @@ class _Reader:
             self.refuse(node, "blocks takes a size and rows", "write blocks(64, [all, [0, 1], [0, 2]])")
         size, heads = self.positive(args[0]), tuple(self.rows(a) for a in args[1:])
         try:
-            return self.listed(Table(size, heads))
+            return self.listed(PatternTable(size, heads))
         except FormulaError as e:
             self.refuse(node, e.message, e.hint)
 
@@ -208,7 +208,7 @@ class _Reader:
         """A static table. FormulaError: it is too short for the dim seq."""
         if "seq" in self.names:
             table.at(self.names["seq"])
-        return Claim(Listed(table, False), table.text(), WHOLE)
+        return Claim(InTable(table, False), table.text(), WHOLE)
 
     def rows(self, node: ast.expr) -> tuple[Row, ...]:
         if not isinstance(node, ast.List) or not node.elts:
@@ -235,10 +235,10 @@ class _Reader:
 
     # ---- values
 
-    def value(self, node: ast.AST) -> Value:
+    def value(self, node: ast.AST) -> SpelledInteger:
         match node:
             case ast.Name(id=name) if name in VARIABLES:
-                return Value(VARIABLES[name], name, WHOLE)
+                return SpelledInteger(VARIABLES[name], name, WHOLE)
             case ast.Name(id=name) if name in self.names:
                 return self.constant(node, int(self.names[name]))
             case ast.Name(id=name):
@@ -252,7 +252,7 @@ class _Reader:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 inner = self.value(operand)
                 x = ex.scale(inner.x, -1)
-                return self.constant(node, x.c) if ex.is_const(x) else Value(x, f"-{_in(inner, SIGN)}", SIGN)
+                return self.constant(node, x.c) if ex.is_const(x) else SpelledInteger(x, f"-{_in(inner, SIGN)}", SIGN)
             case ast.BinOp(left=left, op=op, right=right):
                 return self.binary(node, self.value(left), op, self.value(right))
             case ast.BinOp() | ast.UnaryOp() | ast.Compare() | ast.BoolOp():
@@ -260,7 +260,7 @@ class _Reader:
             case _:
                 return self.refuse(node, f"{self.found(node)} is not in the grammar", _ALLOWED)
 
-    def binary(self, node: ast.AST, x: Value, op: ast.operator, y: Value) -> Value:
+    def binary(self, node: ast.AST, x: SpelledInteger, op: ast.operator, y: SpelledInteger) -> SpelledInteger:
         match op:
             case ast.Add() | ast.Sub():
                 minus = isinstance(op, ast.Sub)
@@ -284,12 +284,12 @@ class _Reader:
                 self.refuse(node, f"{self.found(node)} is not in the grammar", _ALLOWED)
         if ex.is_const(z):
             return self.constant(node, z.c)
-        return Value(z, text, SUM if isinstance(op, ast.Add | ast.Sub) else PRODUCT)
+        return SpelledInteger(z, text, SUM if isinstance(op, ast.Add | ast.Sub) else PRODUCT)
 
-    def constant(self, node: ast.AST, value: int) -> Value:
+    def constant(self, node: ast.AST, value: int) -> SpelledInteger:
         if abs(value) > LIMIT:
             self.refuse(node, "a number above 2**40")
-        return Value(ex.const(value), str(value), WHOLE if value >= 0 else SIGN)
+        return SpelledInteger(ex.const(value), str(value), WHOLE if value >= 0 else SIGN)
 
     def number(self, node: ast.expr) -> int:
         value = self.value(node)
@@ -315,7 +315,7 @@ class _Reader:
         return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"
 
 
-def _in(part: Value | Claim, level: int) -> str:
+def _in(part: SpelledInteger | Claim, level: int) -> str:
     """The text, in parentheses where it binds less tightly than its place."""
     return part.text if part.level >= level else f"({part.text})"
 

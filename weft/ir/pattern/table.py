@@ -20,7 +20,7 @@ Row = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
-class Table:
+class PatternTable:
     """Rows of key blocks, one list of rows per head (head h reads `heads[h % len(heads)]`).
 
     block: tokens per block. swap: queries and keys exchanged.
@@ -52,7 +52,7 @@ class Table:
     def needs_length(self) -> bool:
         return False
 
-    def at(self, n: int) -> "Table":
+    def at(self, n: int) -> "PatternTable":
         """The table for sequences of up to n tokens."""
         rows = len(self.heads[0])
         if n > rows * self.block:
@@ -60,10 +60,10 @@ class Table:
             raise FormulaError(f"blocks has {rows} rows of {self.block} tokens, too few for {n} tokens", hint=hint)
         return self
 
-    def at_head(self, head: int) -> "Table":
+    def at_head(self, head: int) -> "PatternTable":
         return replace(self, heads=(self.heads[head % len(self.heads)],))
 
-    def swapped(self) -> "Table":
+    def swapped(self) -> "PatternTable":
         return replace(self, swap=not self.swap)
 
     def rows(self, head: int) -> tuple[Row, ...]:
@@ -138,7 +138,7 @@ class BigBird:
         return -(-self.n // self.block)
 
     def rows(self, head: int) -> tuple[Row, ...]:
-        """The same in the form of a `Table`."""
+        """The same in the form of a `PatternTable`."""
         picked, total = self.draw(head), self.count()
         fixed = ({0, i - 1, i, i + 1, total - 1} for i in range(total))
         middle = tuple(tuple(sorted(f | {b for b in r if b >= 0})) for f, r in zip(fixed, picked.tolist()))
@@ -175,7 +175,7 @@ class BigBird:
         return (seen, queries) if self.swap else (queries, seen)
 
 
-AnyTable = Table | BigBird
+AnyTable = PatternTable | BigBird
 
 
 def mix(seed: int, head: int, row: Any, slot: Any) -> Any:

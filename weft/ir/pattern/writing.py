@@ -1,7 +1,7 @@
 """Formulas as text: in the grammar, for patterns that were computed; and short, for messages."""
 
 from weft.ir.pattern.expression import Affine
-from weft.ir.pattern.formula import Formula, Junction, Leaf, Listed, Meta
+from weft.ir.pattern.formula import BatchCondition, Formula, InTable, Junction, Leaf
 
 _SIGNS = {"ge": ">=", "eq": "==", "ne": "!="}
 
@@ -13,9 +13,9 @@ def written(f: Formula) -> str:
     if isinstance(f, Junction):
         inner = [f"({written(p)})" if isinstance(p, Junction) and f.op == "and" else written(p) for p in f.parts]
         return f" {f.op} ".join(inner)
-    if isinstance(f, Meta):
+    if isinstance(f, BatchCondition):
         return f"not {f.name}" if f.negated else f.name
-    if isinstance(f, Listed):
+    if isinstance(f, InTable):
         return f"not {f.table.text()}" if f.negated else f.table.text()
     left, right = _sides(f.x)
     return f"{left} {_SIGNS[f.op]} {right}"

@@ -37,7 +37,7 @@ ROWS = "batch"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StepState:
     """What a step reads from earlier positions and leaves for later ones; `batch` is its first dim.
 
     kind: "rows" (one row per position: `value` holds the past ones along `past`, its second dim, `new` the new ones
@@ -54,7 +54,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class StepInputs:
     """The inputs of a step that say where its rows stand: pos i64[batch], how many positions came before; at i64[batch
     seq], the new ones; real bool[batch seq], whether there is one. Where that is false `at` is negative."""
 
@@ -72,9 +72,9 @@ class StepGraph:
     to the first value of each "carry", in order. A dim past_<key> is the number of past rows; <key> of past and new."""
 
     graph: Graph
-    fed: Fed
+    fed: StepInputs
     outputs: tuple[int, ...]
-    states: tuple[State, ...]
+    states: tuple[StepState, ...]
     start: Graph
 
 
@@ -105,12 +105,12 @@ class _Step:
         self.env: dict[Val, _Found] = {v: self.g.input(v.name, v.type) for v in graph.inputs}
         self.own = len(self.g.inputs)
         each = (ROWS, time)
-        self.fed = Fed(
+        self.fed = StepInputs(
             self.g.input("pos", Type("i64", (ROWS,))),
             self.g.input("at", Type("i64", each)),
             self.g.input("real", Type("bool", each)),
         )
-        self.states: list[State] = []
+        self.states: list[StepState] = []
         self.starts: dict[Val, Val | Type] = {}  # carry -> a value of the block, or zeros of a type
         self.joined: dict[tuple[Val, str], Val] = {}  # new rows, key dim -> past and new rows
         self.windows = windows(graph, sizes, time)
@@ -133,9 +133,9 @@ class _Step:
         whole = verify(replace(made, inputs=inputs))
         return StepGraph(whole, self.fed, tuple(kept), states, self.start(states))
 
-    def live(self, outs: list[Val]) -> tuple[State, ...]:
+    def live(self, outs: list[Val]) -> tuple[StepState, ...]:
         """The states that the outputs, now or later, depend on."""
-        found: tuple[State, ...] = ()
+        found: tuple[StepState, ...] = ()
         while True:
             read = {v for n in dce(self.g.graph(*outs, *(s.new for s in found))).nodes for v in n.ins}
             used = [s for s in self.states if s.value in read]
@@ -144,7 +144,7 @@ class _Step:
                 return found
             found = now
 
-    def start(self, states: tuple[State, ...]) -> Graph:
+    def start(self, states: tuple[StepState, ...]) -> Graph:
         """The first values of the carries, from the block's inputs."""
         g = Builder()
         ins = [g.input(v.name, v.type) for v in self.graph.inputs]
@@ -230,7 +230,7 @@ class _Step:
     def routes(self, n: Node, held: Val, row: Val, key: str, results: Iterable[Val]) -> None:
         """Note a router: it holds its past choices, and `results` say where it sends tokens."""
         both = self.join(held, row, key, f"all_{row.name}")
-        self.states.append(State("rows", held, row, both, f"past_{key}", src=n.src))
+        self.states.append(StepState("rows", held, row, both, f"past_{key}", src=n.src))
         self.router |= dict.fromkeys(results, len(self.states))
 
     def inline(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
@@ -260,7 +260,7 @@ class _Step:
             value, rest = self.held(x.row, x.key)
             row = self.g.expand(x.row, to=(ROWS, self.time, *rest))
             both = self.join(value, row, x.key, f"all_{x.row.name}")
-            self.states.append(State("rows", value, row, both, past, self.windows.get(x.key), n.src))
+            self.states.append(StepState("rows", value, row, both, past, self.windows.get(x.key), n.src))
             self.joined[x.row, x.key] = both
         return self.joined[x.row, x.key]
 
@@ -291,5 +291,5 @@ class _Step:
         body = holding(op.body, op.carries, ROWS)
         outs = self.g.many(replace(op, body=body), *before, *given, self.fed.real, names=[v.name for v in n.outs])
         for value, after in zip(before, outs):
-            self.states.append(State("carry", value, after, after, src=n.src))
+            self.states.append(StepState("carry", value, after, after, src=n.src))
         return outs

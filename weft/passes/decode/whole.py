@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from weft.ir.graphs import dce
 from weft.ir.types import Graph, Node, Val
 from weft.ir.verify import verify
-from weft.passes.structure import Given, Site, Stack, Structure
+from weft.passes.structure import CallSite, Given, Stack, Structure
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeValues:
     """top: the whole values of the model's graph. given: of each call, by its place among the calls, the names of those
     inputs of its body that are whole. once: the calls whose every result is."""
 
@@ -27,36 +27,36 @@ class Whole:
     once: frozenset[int]
 
 
-def whole(model: Structure) -> Whole:
+def whole(model: Structure) -> WholeValues:
     """What is whole in a model."""
     program = model.program
     lengths, growing = {s.length for s in program.streams if s.once}, {*program.growing}
     public = [program.input(name) for name in program.inputs]
-    top = _Walk({v for v in public if lengths & {*v.dims}}, {v for v in public if growing & {*v.dims}})
+    top = _WholeWalk({v for v in public if lengths & {*v.dims}}, {v for v in public if growing & {*v.dims}})
     given, once = list[frozenset[str]](), set[int]()
 
-    def call(site: Site, walk: _Walk) -> None:
+    def call(site: CallSite, walk: _WholeWalk) -> None:
         walk.results([s.value for s in site.sources if isinstance(s, Given)], site.node.outs)
         here = zip(site.body.inputs, site.sources)
         once.update([len(given)] if all(map(walk.holds, site.node.outs)) else [])
         given.append(frozenset(v.name for v, s in here if isinstance(s, Given) and walk.holds(s.value)))
 
     for step in model.steps:
-        if isinstance(step, Site):
+        if isinstance(step, CallSite):
             call(step, top)
         elif isinstance(step, Stack):
-            inner = _Walk(set(), set())
+            inner = _WholeWalk(set(), set())
             top.hand(zip(step.node.ins, step.loop.body.inputs), inner)
             for site in step.sites:
                 call(site, inner)
             inner.hand(zip(step.loop.body.outputs, step.node.outs), top)
         else:
             top.results(step.ins, step.outs)
-    return Whole(frozenset(filter(top.holds, top.whole)), tuple(given), frozenset(once))
+    return WholeValues(frozenset(filter(top.holds, top.whole)), tuple(given), frozenset(once))
 
 
 @dataclass
-class _Walk:
+class _WholeWalk:
     """Values of one graph that come from a stream that is read once, and those that come from one that grows."""
 
     whole: set[Val]
@@ -70,7 +70,7 @@ class _Walk:
             if not values.isdisjoint(ins):
                 values.update(outs)
 
-    def hand(self, pairs: Iterable[tuple[Val, Val]], other: "_Walk") -> None:
+    def hand(self, pairs: Iterable[tuple[Val, Val]], other: "_WholeWalk") -> None:
         """Values under their names in another graph."""
         for v, there in pairs:
             other.whole |= {there} if v in self.whole else set()
@@ -78,7 +78,7 @@ class _Walk:
 
 
 @dataclass(frozen=True)
-class Cut:
+class DividedBlock:
     """A block in two. constant: its inputs to what it makes of whole ones alone, `kept`; rest: the block without that,
     which it reads in its last inputs, to those of the block's `outputs` that are not whole."""
 
@@ -91,7 +91,7 @@ class Cut:
         return self.constant.outputs
 
 
-def cut(graph: Graph, whole: Collection[str], parameters: Collection[str]) -> Cut:
+def cut(graph: Graph, whole: Collection[str], parameters: Collection[str]) -> DividedBlock:
     """Cut a block's graph at what it makes of its inputs of the names `whole` alone, parameters apart."""
     fixed = {v for v in graph.inputs if v.name in whole}
     grown = {v for v in graph.inputs if v.name not in {*whole, *parameters}}
@@ -109,7 +109,7 @@ def cut(graph: Graph, whole: Collection[str], parameters: Collection[str]) -> Cu
     outputs = tuple(i for i, v in enumerate(graph.outputs) if v not in fixed)
     left = tuple(graph.outputs[i] for i in outputs)
     without = verify(dce(replace(graph, inputs=inputs, nodes=tuple(rest), outputs=left)))
-    return Cut(_read(constant), without, outputs)
+    return DividedBlock(_read(constant), without, outputs)
 
 
 def _read(graph: Graph) -> Graph:

@@ -14,13 +14,13 @@ from weft.passes.halves import Derived
 from weft.passes.memory.runs import calls, scheduled
 from weft.passes.memory.solver import smallest_budget, solve
 from weft.passes.schedule import inference_peak
-from weft.passes.stage import Chosen, Layer, Options, Stage
+from weft.passes.stage import ChosenModes, Layer, PassOptions, StagedProgram
 
 SCALARS = 64
 """Bytes."""
 
 
-def choose(stage: Stage, options: Options) -> Stage:
+def choose(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     """The stage with a mode for every layer, and blocks in the modes that some layer has.
 
     Raises InfeasibleError with the smallest budget that a plan fits in."""
@@ -40,7 +40,7 @@ def choose(stage: Stage, options: Options) -> Stage:
     layers = tuple(Layer(run.block, run.layer, mode) for run, mode in zip(runs, names, strict=True))
     smallest = max(smallest_budget(schedule), step) if choice else most
     blocks = tuple(_used(made, {x.mode for x in layers if x.block == i}) for i, made in enumerate(stage.blocks))
-    return replace(stage, blocks=blocks, chosen=Chosen(layers, schedule, choice, most, smallest))
+    return replace(stage, blocks=blocks, chosen=ChosenModes(layers, schedule, choice, most, smallest))
 
 
 def _used(made: Derived, modes: set[str]) -> Derived:

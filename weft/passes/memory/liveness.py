@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from weft.ir.types import Graph, Val
 from weft.passes.fusion.price import Prices
 from weft.passes.recompute import Halves, extra_time, split
-from weft.passes.schedule import BlockProfile, Mode
+from weft.passes.schedule import BlockProfile, RunMode
 
 
 def storages(graph: Graph) -> dict[Val, Val]:
@@ -71,11 +71,11 @@ def leaving(outputs: Sequence[Val], graph: Graph) -> list[Val]:
     return [v for v in dict.fromkeys(outputs) if v.type.floating and v not in graph.inputs]
 
 
-def _mode(name: str, halves: Halves, prices: Prices, ends: Sequence[Val], held: Collection[str]) -> Mode:
+def _mode(name: str, halves: Halves, prices: Prices, ends: Sequence[Val], held: Collection[str]) -> RunMode:
     shown = storages(halves.forward)
     read = {shown[v] for v in (*halves.saved, *(v for v in halves.backward.inputs if v in shown))}
     keeps = [v for v in ends if shown[v] in read]
     known = {shown[v] for v in ends}
     saved = sum(prices.size(v) for v in read if v not in known and v.name not in held)
     forward, backward = (peak(graph, prices) for graph in (halves.forward, halves.backward))
-    return Mode(name, saved, forward, backward, extra_time(halves, prices), frozenset(v.name for v in keeps))
+    return RunMode(name, saved, forward, backward, extra_time(halves, prices), frozenset(v.name for v in keeps))

@@ -14,22 +14,22 @@ from weft.passes.blocks import key
 from weft.passes.fusion.price import Prices
 from weft.passes.halves import Derived
 from weft.passes.schedule import BlockProfile, Run, Schedule, Value
-from weft.passes.structure import Given, Site, Stack, Structure
+from weft.passes.structure import CallSite, Given, Stack, Structure
 
 Env = dict[Val, int]
 """Values of a graph -> their numbers in the schedule."""
 
 
 @dataclass(frozen=True)
-class Call:
+class PlacedCall:
     """One run of a block: its index among the blocks, the layer it is (None outside a stack), its call."""
 
     block: int
     layer: int | None
-    site: Site
+    site: CallSite
 
 
-def calls(model: Structure, blocks: Sequence[Derived], sizes: Mapping[str, int]) -> list[Call]:
+def calls(model: Structure, blocks: Sequence[Derived], sizes: Mapping[str, int]) -> list[PlacedCall]:
     """Every run in order."""
     index = _index(blocks)
     return [call for step in model.steps for call in _of(step, index, sizes)]
@@ -40,12 +40,12 @@ def scheduled(
 ) -> Schedule:
     """The runs and the values between them. What the program returns counts in `base`, and is none of these."""
     index, graph = _index(blocks), model.program.graph
-    walk = _Walk(profiles, prices, frozenset(graph.outputs), Counter(v for n in graph.nodes for v in n.ins))
+    walk = _ProgramWalk(profiles, prices, frozenset(graph.outputs), Counter(v for n in graph.nodes for v in n.ins))
     for step in model.steps:
         runs = list(_of(step, index, prices.sizes))
         if isinstance(step, Stack):
             walk.stack(step, runs)
-        elif isinstance(step, Site):
+        elif isinstance(step, CallSite):
             walk.run(runs[0], walk.env)
         else:
             walk.node(step)
@@ -56,16 +56,16 @@ def _index(blocks: Sequence[Derived]) -> dict[object, int]:
     return {key(made.block.site): i for i, made in enumerate(blocks)}
 
 
-def _of(step: object, index: Mapping[object, int], sizes: Mapping[str, int]) -> Iterator[Call]:
-    if isinstance(step, Site):
-        yield Call(index[key(step)], None, step)
+def _of(step: object, index: Mapping[object, int], sizes: Mapping[str, int]) -> Iterator[PlacedCall]:
+    if isinstance(step, CallSite):
+        yield PlacedCall(index[key(step)], None, step)
     elif isinstance(step, Stack):
         for row in range(sizes[step.loop.dim]):
-            yield from (Call(index[key(s)], s.start + s.step * row, s) for s in step.sites)
+            yield from (PlacedCall(index[key(s)], s.start + s.step * row, s) for s in step.sites)
 
 
 @dataclass
-class _Walk:
+class _ProgramWalk:
     """The program as far as it has run. env: of the model's graph; uses: how often each of its values is read."""
 
     profiles: Sequence[BlockProfile]
@@ -78,7 +78,7 @@ class _Walk:
     users: dict[tuple[Param, int | None], int] = field(default_factory=dict[tuple[Param, int | None], int])
     """The last run that reads a parameter; of a stack, a layer's."""
 
-    def run(self, call: Call, env: Env) -> None:
+    def run(self, call: PlacedCall, env: Env) -> None:
         site, profile, at = call.site, self.profiles[call.block], len(self.runs)
         given = {v.name: s.value for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given)}
         reads = {name: env[given[name]] for name, _ in profile.enters if given[name] in env}
@@ -93,7 +93,7 @@ class _Walk:
             if not isinstance(s, Given):
                 self.users[s.param, call.layer if s.param.stack else None] = at
 
-    def stack(self, stack: Stack, runs: Sequence[Call]) -> None:
+    def stack(self, stack: Stack, runs: Sequence[PlacedCall]) -> None:
         body, carries = stack.loop.body, stack.loop.carries
         inner = {v: self.env[outer] for v, outer in zip(body.inputs, stack.node.ins) if outer in self.env}
         listed: list[int] = []

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.errors import InfeasibleError
-from weft.passes.schedule import BlockProfile, Choice, Kept, Mode, Schedule, evaluate, picoseconds, rounded
+from weft.passes.schedule import BlockProfile, Choice, Kept, RunMode, Schedule, evaluate, picoseconds, rounded
 
 Ints = NDArray[np.int64]
 FRONT = 16384  # the most (bytes, time) pairs held between two runs before bytes are rounded up
@@ -61,10 +61,10 @@ def _reduced(schedule: Schedule) -> tuple[Schedule, list[list[int]]]:
     return replace(schedule, runs=runs), [left[r.profile] for r in schedule.runs]
 
 
-def _beats(a: Mode, i: int, b: Mode, j: int) -> bool:
+def _beats(a: RunMode, i: int, b: RunMode, j: int) -> bool:
     """Is a mode at least as good as another in everything, and better or before it in its list?"""
 
-    def cost(m: Mode) -> tuple[int, ...]:
+    def cost(m: RunMode) -> tuple[int, ...]:
         return m.saved, m.forward_peak, m.backward_peak, picoseconds(m)
 
     no_worse = a.keeps <= b.keeps and all(x <= y for x, y in zip(cost(a), cost(b)))
@@ -97,7 +97,7 @@ class _Moves:
             self.known[i, kept] = [self.move(i, kept, k, mode) for k, mode in enumerate(modes)]
         return self.known[i, kept]
 
-    def move(self, i: int, kept: Kept, k: int, mode: Mode) -> _Move:
+    def move(self, i: int, kept: Kept, k: int, mode: RunMode) -> _Move:
         s = self.schedule
         now = kept | s.runs[i].kept(mode)
         shut = s.shut(now, i)

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from weft.ir.pattern import Plan
-from weft.ir.pattern.plan import Piece
+from weft.ir.pattern.plan import KeyBlocks
 
 END = 1 << 30
 FEW = 512
 """Rows that are looked at one by one before the plan's closed form is."""
 
 
-class Run(NamedTuple):
+class FoldRun(NamedTuple):
     """Blocks { j in [low, high) : (j - anchor) mod step < width }."""
 
     low: int
@@ -23,7 +23,7 @@ class Run(NamedTuple):
     width: int = 1
 
 
-class Entry(NamedTuple):
+class FoldEntry(NamedTuple):
     """Rows i of [first, end) with (i - first) mod every < span, and their run, moved (i - first) // every times."""
 
     first: int
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
         return self[4:]
 
 
-def fold(plan: Plan, kinds: tuple[bool, ...], rows: int) -> tuple[tuple[Entry, ...], bool]:
+def fold(plan: Plan, kinds: tuple[bool, ...], rows: int) -> tuple[tuple[FoldEntry, ...], bool]:
     """The blocks of some kinds (full or not) of the first `rows` rows, as entries; and whether no row has two.
 
     What the first FEW rows follow is tried on the ends of the plan's groups; between them both are affine.
@@ -60,7 +60,7 @@ def fold(plan: Plan, kinds: tuple[bool, ...], rows: int) -> tuple[tuple[Entry, .
     return _fold(plan, kinds, range(rows))
 
 
-def _fold(plan: Plan, kinds: tuple[bool, ...], rows: range) -> tuple[tuple[Entry, ...], bool]:
+def _fold(plan: Plan, kinds: tuple[bool, ...], rows: range) -> tuple[tuple[FoldEntry, ...], bool]:
     lists, best = list(_rows(plan, kinds, rows).values()), None
     for every in sorted({1, math.lcm(*[g.every for g in plan.groups])}):
         if every > max(1, len(rows) // 2):
@@ -72,22 +72,22 @@ def _fold(plan: Plan, kinds: tuple[bool, ...], rows: range) -> tuple[tuple[Entry
     return best or ((), True)
 
 
-def _entered(entries: tuple[Entry, ...], i: int) -> list[Run]:
+def _entered(entries: tuple[FoldEntry, ...], i: int) -> list[FoldRun]:
     """The runs of row i as entries have them."""
-    out: list[Run] = []
+    out: list[FoldRun] = []
     for e in entries:
         t, rest = divmod(i - e.first, e.every)
         if e.first <= i < e.end and rest < e.span:
             low, high, anchor = (
                 x + t * by for x, by in ((e.low, e.low_move), (e.high, e.high_move), (e.anchor, e.anchor_move))
             )
-            out.append(Run(low, high, e.step, anchor, e.width))
+            out.append(FoldRun(low, high, e.step, anchor, e.width))
     return out
 
 
-def _rows(plan: Plan, kinds: tuple[bool, ...], rows: Sequence[int]) -> dict[int, tuple[Run, ...]]:
+def _rows(plan: Plan, kinds: tuple[bool, ...], rows: Sequence[int]) -> dict[int, tuple[FoldRun, ...]]:
     """The runs of some rows, in order."""
-    out: dict[int, list[Run]] = {i: [] for i in rows}
+    out: dict[int, list[FoldRun]] = {i: [] for i in rows}
     for g in plan.groups:
         pieces = [p for p in g.pieces if p.full in kinds]
         for i in bounded(rows, g.first, g.end) if pieces else ():
@@ -101,13 +101,13 @@ def bounded(rows: Sequence[int], first: int, end: int) -> Sequence[int]:
     return rows[bisect_left(rows, first) : bisect_left(rows, end)]
 
 
-def _at(p: Piece, t: int) -> Run:
-    return Run(p.low + t * p.low_move, p.high + t * p.high_move, p.step, p.anchor + t * p.anchor_move, p.width)
+def _at(p: KeyBlocks, t: int) -> FoldRun:
+    return FoldRun(p.low + t * p.low_move, p.high + t * p.high_move, p.step, p.anchor + t * p.anchor_move, p.width)
 
 
-def canonical(runs: Sequence[Run], end: int) -> tuple[Run, ...]:
+def canonical(runs: Sequence[FoldRun], end: int) -> tuple[FoldRun, ...]:
     """The same blocks below `end`: runs cut, shrunk to their members, sorted, neighbours joined."""
-    out: list[Run] = []
+    out: list[FoldRun] = []
     for run in sorted(filter(None, (_shrunk(r, end) for r in runs))):
         last = out[-1] if out else None
         if last and last.step == run.step == 1 and last.high == run.low:
@@ -117,7 +117,7 @@ def canonical(runs: Sequence[Run], end: int) -> tuple[Run, ...]:
     return tuple(out)
 
 
-def _shrunk(r: Run, end: int) -> Run | None:
+def _shrunk(r: FoldRun, end: int) -> FoldRun | None:
     low, high = max(r.low, 0), min(r.high, end)
     if r.width < r.step:
         anchor = r.anchor % r.step
@@ -125,11 +125,11 @@ def _shrunk(r: Run, end: int) -> Run | None:
         last = [j for j in range(max(low, high - r.step), high) if (j - anchor) % r.step < r.width]
         low, high = (members[0], last[-1] + 1) if members else (0, 0)
         if high - low > r.width:
-            return Run(low, high, r.step, anchor, r.width)
-    return Run(low, high) if low < high else None
+            return FoldRun(low, high, r.step, anchor, r.width)
+    return FoldRun(low, high) if low < high else None
 
 
-def _segments(lists: Sequence[tuple[Run, ...]], first: int, every: int, end: int) -> Iterator[list[Entry]]:
+def _segments(lists: Sequence[tuple[FoldRun, ...]], first: int, every: int, end: int) -> Iterator[list[FoldEntry]]:
     """Rows first, first + every, ... as stretches: one that moves evenly through the middle row, then the rest."""
     todo = [(0, len(lists))]
     while todo:
@@ -146,7 +146,7 @@ def _segments(lists: Sequence[tuple[Run, ...]], first: int, every: int, end: int
             stop += 1
         rows = first + start * every, END if stop == len(lists) else first + (stop - 1) * every + 1, every, 1
         yield [
-            Entry(
+            FoldEntry(
                 *rows,
                 r.low,
                 by[0],
@@ -162,26 +162,26 @@ def _segments(lists: Sequence[tuple[Run, ...]], first: int, every: int, end: int
         todo += [(low, start), (stop, high)]
 
 
-Moves = tuple[tuple[Run, tuple[int, int, int]], ...]
+Moves = tuple[tuple[FoldRun, tuple[int, int, int]], ...]
 
 
-def _moves(here: tuple[Run, ...], there: tuple[Run, ...]) -> Moves | None:
+def _moves(here: tuple[FoldRun, ...], there: tuple[FoldRun, ...]) -> Moves | None:
     """How the runs of one row become those of the next; None: not by moving."""
     if [(r.step, r.width) for r in here] != [(r.step, r.width) for r in there]:
         return None
     return tuple((a, (b.low - a.low, b.high - a.high, b.anchor - a.anchor)) for a, b in zip(here, there))
 
 
-def _moved(moves: Moves, t: int) -> tuple[Run, ...]:
+def _moved(moves: Moves, t: int) -> tuple[FoldRun, ...]:
     return tuple(
-        Run(r.low + t * low, r.high + t * high, r.step, r.anchor + t * anchor, r.width)
+        FoldRun(r.low + t * low, r.high + t * high, r.step, r.anchor + t * anchor, r.width)
         for r, (low, high, anchor) in moves
     )
 
 
-def _joined(entries: list[Entry]) -> tuple[Entry, ...]:
+def _joined(entries: list[FoldEntry]) -> tuple[FoldEntry, ...]:
     """Entries of neighbouring rows with the same run as one that spans them."""
-    out: list[Entry] = []
+    out: list[FoldEntry] = []
     for e in sorted(entries, key=lambda e: (e.run, e.every, e.first)):
         last = out[-1] if out else None
         if last and _continues(last, e):
@@ -191,7 +191,7 @@ def _joined(entries: list[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(out))
 
 
-def _continues(a: Entry, b: Entry) -> bool:
+def _continues(a: FoldEntry, b: FoldEntry) -> bool:
     """Are the rows of b those after the rows of a, with the same run?"""
     ends = a.end == b.end == END or b.end == a.end + 1 < END
     return (a.run, a.every) == (b.run, b.every) and b.first == a.first + a.span < a.first + a.every and ends

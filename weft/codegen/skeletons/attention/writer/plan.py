@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.codegen.skeletons.attention.writer.fold import fold
-from weft.ir.pattern import Part, Pattern, Plan, is_causal, solve
-from weft.ir.pattern.formula import Listed, leaves
+from weft.ir.pattern import LayoutPart, Pattern, Plan, is_causal, solve
+from weft.ir.pattern.formula import InTable, leaves
 from weft.ir.pattern.layout import core_text
 from weft.ir.pattern.table import AnyTable
 
@@ -56,7 +56,7 @@ class Geometry:
 
 
 @dataclass(frozen=True, eq=False)
-class Walk:
+class PartWalk:
     """What a kernel takes for one part: names of its `pieces` and `block` holes in `pieces`, and their data.
 
     slots: the kernels' SLOTS. table: TAB's arrays (first, blocks), int32. keep: whether a keep hole is needed at all; a
@@ -73,37 +73,37 @@ class Walk:
     exact: bool = True
 
 
-DENSE = Walk("dense_pieces", None, (True, False), keep=False)
-DENSE_BACK = Walk("dense_back", None, (True,), keep=False)
-CAUSAL = Walk("causal_pieces", None, (True, False))
-CAUSAL_BACK = Walk("causal_back", None, (False, True))
-MASKED = Walk("dense_back", None, (False,), exact=False)
+DENSE = PartWalk("dense_pieces", None, (True, False), keep=False)
+DENSE_BACK = PartWalk("dense_back", None, (True,), keep=False)
+CAUSAL = PartWalk("causal_pieces", None, (True, False))
+CAUSAL_BACK = PartWalk("causal_back", None, (False, True))
+MASKED = PartWalk("dense_back", None, (False,), exact=False)
 """Every block, masked: right for any pattern, for either direction."""
 CLOSED = {
-    ("all", False): (DENSE, Walk("dense_back", None, (False,), keep=False)),
-    ("all", True): (DENSE_BACK, Walk("dense_back", None, (False,), keep=False)),
-    ("causal", False): (CAUSAL, Walk("causal_masked", None, (False,))),
-    ("causal", True): (CAUSAL_BACK, Walk("causal_masked_back", None, (False,))),
+    ("all", False): (DENSE, PartWalk("dense_back", None, (False,), keep=False)),
+    ("all", True): (DENSE_BACK, PartWalk("dense_back", None, (False,), keep=False)),
+    ("causal", False): (CAUSAL, PartWalk("causal_masked", None, (False,))),
+    ("causal", True): (CAUSAL_BACK, PartWalk("causal_masked_back", None, (False,))),
 }
 """Of a pattern, back or not: the walks in two loops and in one that hold for blocks of any size."""
 
 
 def static_block(pattern: Pattern) -> int:
     """The block that the blocks of kernels must divide, of the static sets of a pattern; 0: it has none."""
-    return math.gcd(*(leaf.table.block for leaf in leaves(pattern.formula) if isinstance(leaf, Listed)))
+    return math.gcd(*(leaf.table.block for leaf in leaves(pattern.formula) if isinstance(leaf, InTable)))
 
 
-def closed(pattern: Pattern, back: bool = False) -> tuple[Walk, Walk] | None:
+def closed(pattern: Pattern, back: bool = False) -> tuple[PartWalk, PartWalk] | None:
     """The walks of a pattern that hold for blocks of any size, in two loops and in one; None: it has none."""
     if found := re.fullmatch(r"window\((\d+)\)|band\((\d+), (\d+)\)", pattern.text):
         behind, ahead = (int(found[1]) - 1, 0) if found[1] else (int(found[2]), int(found[3]))
         plan = (ahead, behind) if back else (behind, ahead)
-        two = Walk("band_pieces", "band_block", (True, False), plan)
-        return two, Walk("band_masked", None, (False,), plan)
+        two = PartWalk("band_pieces", "band_block", (True, False), plan)
+        return two, PartWalk("band_masked", None, (False,), plan)
     return CLOSED.get(("causal" if pattern.text == "k <= q" else pattern.text, back))
 
 
-def geometry(part: Part) -> Geometry:
+def geometry(part: LayoutPart) -> Geometry:
     """How a part of a layout lies: residue classes and columns by strides, anything else as it is."""
     if part.layout == "residues":
         modulus = part.arg("modulus")
@@ -126,7 +126,7 @@ def walk(
     back: bool = False,
     head: int | None = None,
     loops: int = 2,
-) -> Walk:
+) -> PartWalk:
     """How a kernel with blocks of bm queries and bn keys walks a pattern of up to nq rows and nk keys.
 
     back: over the query blocks of key blocks. head: of a pattern that differs by head. loops: 2, full blocks without
@@ -135,7 +135,7 @@ def walk(
     """
     if both := closed(pattern, back):
         return both[2 - loops]
-    if any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula)):
+    if any(isinstance(leaf, InTable) for leaf in leaves(pattern.formula)):
         return tabulate(pattern, nq, nk, bm, bn, back, (head,), loops=loops)
     if found := planned(pattern, nq, nk, bm, bn, back, head, loops):
         return found
@@ -153,7 +153,7 @@ def planned(
     back: bool = False,
     head: int | None = None,
     loops: int = 2,
-) -> Walk | None:
+) -> PartWalk | None:
     """The walk by a solver's plan, as in `walk`; None where that would be long."""
     whole = math.lcm(bm, bn)
     plan = _solved(pattern, -(-nq // whole) * whole, -(-nk // whole) * whole, bm, bn, back, head)
@@ -167,7 +167,7 @@ def planned(
     slots, entries, single = zip(*kept)
     entries = tuple(tuple(map(tuple, e)) for e in entries)  # plain, as they become literals
     runs = tuple(one and not (cut and not full) for full, one in zip(slots, single))
-    return Walk("plan_pieces", "plan_block", slots, (entries, runs, cut), keep=False in slots)
+    return PartWalk("plan_pieces", "plan_block", slots, (entries, runs, cut), keep=False in slots)
 
 
 def tabulate(
@@ -180,7 +180,7 @@ def tabulate(
     heads: Sequence[int | None] = (None,),
     group: int = 1,
     loops: int = 2,
-) -> Walk:
+) -> PartWalk:
     """A walk by table: one list of blocks for each of `heads` (of a pattern that differs by head; those that the part
     does not serve are ELSEWHERE), or one for all.
 
@@ -205,7 +205,7 @@ def tabulate(
             first.append(len(blocks))
     table = np.array(first, np.int32), np.array(blocks or [0], np.int32)
     plan = (len(found) // (group if packed else 1), rows, len(kinds))
-    return Walk("table_pieces", "table_block", slots, plan, table, packed, keep)
+    return PartWalk("table_pieces", "table_block", slots, plan, table, packed, keep)
 
 
 def gathered(
@@ -217,10 +217,10 @@ def gathered(
     group: int,
     grain: int,
     most: int,
-) -> tuple[Walk, int] | None:
+) -> tuple[PartWalk, int] | None:
     """A walk by table of at most `most` blocks, made for square blocks of one size, and that size: the least from
     `grain` on. A static set has no blocks but its own."""
-    static = any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula))
+    static = any(isinstance(leaf, InTable) for leaf in leaves(pattern.formula))
     while True:
         if static or len(heads) > 1 or _count(pattern, nq, nk, grain, back, heads[0]) <= most:
             made = tabulate(pattern, nq, nk, grain, grain, back, heads, group)
@@ -245,7 +245,7 @@ def _lists(pattern: Pattern, nq: int, nk: int, bm: int, bn: int, back: bool, hea
     if head == ELSEWHERE:
         return out
     f = pattern.groups((head or 0) + 1)[-1][2]
-    if isinstance(f, Listed) and not f.negated and f.table.block % bm == f.table.block % bn == 0:
+    if isinstance(f, InTable) and not f.negated and f.table.block % bm == f.table.block % bn == 0:
         return _whole(f.table.at(max(nq, nk)), -(-nq // bm), -(-nk // bn), bm, bn, back, head or 0)
     plan = _solved(pattern, nq, nk, bm, bn, back, head)
     for i in range(plan.shape.rows):

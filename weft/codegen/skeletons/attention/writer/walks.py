@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from weft.codegen.skeletons.attention.writer.fold import END
-from weft.codegen.skeletons.attention.writer.plan import Walk, closed, gathered, planned
+from weft.codegen.skeletons.attention.writer.plan import PartWalk, closed, gathered, planned
 from weft.codegen.skeletons.attention.writer.space import pairs
 from weft.codegen.skeletons.common.writer.source import nested
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
 from weft.codegen.torch.lines import fit
 from weft.ir.pattern import Pattern
-from weft.ir.pattern.formula import Listed, leaves
+from weft.ir.pattern.formula import InTable, leaves
 
 LONGEST = 1 << 16  # blocks of a table that a file holds
 GRAIN = 32  # blocks of a table that is made from no static set
@@ -33,7 +33,7 @@ class Walks:
             self.lines += fit(f"{name} = {{2: {self.spelled(both[0])}, 1: {self.spelled(both[1])}}}")
             return both[0].keep
         found, keep = {}, False
-        listed = any(isinstance(leaf, Listed) for leaf in leaves(pattern.formula))
+        listed = any(isinstance(leaf, InTable) for leaf in leaves(pattern.formula))
         wanted = [] if listed or pattern.per_head else pairs(self.block)
         for bm, bn in wanted:
             walk = planned(pattern, nq, nk, bm, bn, back)
@@ -53,7 +53,7 @@ class Walks:
             self.lines += f"{name} = {parts[0]}".split("\n") if found else fit(f"{name} = {parts[0]}")
         return keep
 
-    def spelled(self, w: Walk) -> str:
+    def spelled(self, w: PartWalk) -> str:
         """A walk as source; its table stands in lines before."""
         block = f"pieces.{w.block}" if w.block else "None"
         said = [f"pieces.{w.pieces}", block, nested(w.slots)]
@@ -75,7 +75,7 @@ class Walks:
         return name
 
 
-def text(walk: Walk) -> str:
+def text(walk: PartWalk) -> str:
     """A plan as `walks.plans` reads it, without the pairs of blocks."""
     entries, runs, cut = walk.plan
     words = ["cut"] if cut else []

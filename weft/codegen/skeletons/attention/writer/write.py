@@ -15,14 +15,14 @@ import sympy as sp
 from weft.codegen.skeletons.attention.writer.plan import ELSEWHERE, geometry, static_block
 from weft.codegen.skeletons.attention.writer.space import WIDEST, configurations, pairs
 from weft.codegen.skeletons.attention.writer.walks import Walks
-from weft.codegen.skeletons.common.writer.holes import Body, Hole
+from weft.codegen.skeletons.common.writer.holes import Hole, HoleBody
 from weft.codegen.skeletons.common.writer.iteration import renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import POINTWISE, kind
 from weft.codegen.skeletons.common.writer.source import Reads, named, nested, pair
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
-from weft.codegen.torch.attention import Axes, axes, distant
+from weft.codegen.torch.attention import AttendAxes, axes, distant
 from weft.codegen.torch.lines import call
 from weft.codegen.torch.spelling import TORCH_DTYPE
 from weft.ir.formula import normal, symbol
@@ -30,9 +30,9 @@ from weft.ir.formula.evaluate import scalar
 from weft.ir.formula.functions import diff
 from weft.ir.library import Dropout
 from weft.ir.library.attention import Attend, AttendGrad, S
-from weft.ir.pattern import Layout, Part, Pattern, opaque_atoms, to_sympy
+from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
-from weft.ir.pattern.formula import Listed, Meta
+from weft.ir.pattern.formula import BatchCondition, InTable
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 KERNELS: dict[Any, tuple[str, ...]] = {Attend: ("forward",), AttendGrad: ("dkdv", "dq")}
@@ -45,7 +45,7 @@ def write_attention(job: Job) -> Written:
     cores = [n for n in graph.nodes if isinstance(n.op, Attend | AttendGrad)]
     if len(cores) != 1 or graph.nodes[0] is not cores[0]:
         raise Refused(Why.LAYOUT)
-    return _Writer(job, graph, cores[0]).write()
+    return _AttentionWriter(job, graph, cores[0]).write()
 
 
 def _kept() -> tuple[type, ...]:
@@ -55,7 +55,7 @@ def _kept() -> tuple[type, ...]:
 KEPT = _kept()
 
 
-class _Writer:
+class _AttentionWriter:
     def __init__(self, job: Job, graph: Graph, core: Node) -> None:
         self.job, self.graph, self.core = job, graph, core
         self.back = isinstance(core.op, AttendGrad)
@@ -66,7 +66,7 @@ class _Writer:
             raise Refused(Why.METADATA)
         if distant(of):
             raise Refused(Why.DISTANCE)
-        self.axes: Axes = found
+        self.axes: AttendAxes = found
         self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
         self.reads = Reads()
         self.holes: list[Hole] = []
@@ -104,14 +104,14 @@ class _Writer:
 
     # -- the pattern -------------------------------------------------------------------------------------------------
 
-    def layout(self) -> Layout:
+    def layout(self) -> PatternLayout:
         nq, nk = self.limit(self.axes.query), self.limit(self.axes.over)
-        whole = Layout((Part("tiles", term=self.of.pattern.at(max(nq, nk))),))
+        whole = PatternLayout((LayoutPart("tiles", term=self.of.pattern.at(max(nq, nk))),))
         if self.of.pattern.multiset or self.of.meta:
             return whole
         return self.of.layout or choose(self.of.pattern, nq, heads=self.heads, nk=nk)
 
-    def groups(self) -> list[tuple[Heads, list[Part]]]:
+    def groups(self) -> list[tuple[Heads, list[LayoutPart]]]:
         """The parts of each stretch of heads."""
         parts = self.layout().parts
         if all(p.heads is None for p in parts):
@@ -120,7 +120,7 @@ class _Writer:
         for h in range(self.heads):
             mine = tuple(i for i, p in enumerate(parts) if p.heads is None or h in range(*p.heads))
             own.setdefault(mine, []).append(h)
-        out: list[tuple[Heads, list[Part]]] = []
+        out: list[tuple[Heads, list[LayoutPart]]] = []
         for mine, hs in own.items():
             for first, step, count in stretches(hs):
                 out.append(((first, step, count), [parts[i] for i in mine]))
@@ -145,7 +145,7 @@ class _Writer:
         env = {symbol(f"i_{c}"): Tri(c, ATOM, "int", None, 0) for c in "qkh"}
         given: dict[Any, Any] = {}
         for n, atom in enumerate(opaque_atoms(pattern)):
-            if isinstance(atom, Listed):
+            if isinstance(atom, InTable):
                 raise Refused(Why.LAYOUT)
             given[atom] = symbol(f"seen{n}")
             env[symbol(f"seen{n}")] = self.metadata(hole, atom)
@@ -154,7 +154,7 @@ class _Writer:
         hole.add(f"return {out.text if not out.number else f'(q == q) & (k == k) & ({out.text})'}")
         return hole.name
 
-    def metadata(self, hole: Hole, atom: Meta) -> Tri:
+    def metadata(self, hole: Hole, atom: BatchCondition) -> Tri:
         """same_segment or valid, loaded where q and k exist."""
         if atom.name == "same_segment":
             keys = self.meta.get("key_segments", self.meta["segments"])
@@ -209,7 +209,7 @@ class _Writer:
         env |= {
             a.val.name: Tri(self.reads.at(a.name), ATOM, "int", None, 0) for a in self.w.arguments if a.role == "layer"
         }
-        body = Body(hole, where, self.size, lambda v: self.loaded(hole, v, where), env, seeds)
+        body = HoleBody(hole, where, self.size, lambda v: self.loaded(hole, v, where), env, seeds)
         body.nodes(nodes)
         hole.add(f"return {pair(body.value(v).text for v in results)}")
         return (hole.name,), results
@@ -303,7 +303,7 @@ class _Writer:
             out.append(pair((nested(heads), pair(self.part(p, next(number), heads, walks) for p in parts))))
         return out
 
-    def part(self, p: Part, number: int, some: Heads, walks: Walks) -> str:
+    def part(self, p: LayoutPart, number: int, some: Heads, walks: Walks) -> str:
         """A part that serves `some` heads."""
         g = geometry(p)
         needs, said = False, dict[str, str]()

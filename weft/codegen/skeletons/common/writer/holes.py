@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from weft.codegen.skeletons.common.writer.spelling import ATOM, Formulas, Tri
+from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, TritonFormulas
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why
 from weft.codegen.torch.lines import WIDTH, Lines
 from weft.ir.formula import normal, operand, symbol
@@ -83,7 +83,7 @@ class Hole:
         self, exprs: Sequence[Any], env: Mapping[Any, Tri], lets: Sequence[Any] = (), hint: str = "t"
     ) -> list[Tri]:
         """The values of formulas over symbols that `env` names."""
-        return evaluate([normal(e) for e in exprs], env, Formulas(self, hint).table, lets)
+        return evaluate([normal(e) for e in exprs], env, TritonFormulas(self, hint).table, lets)
 
     def text(self) -> list[str]:
         """The function's source."""
@@ -95,7 +95,7 @@ class Hole:
         return [*head.lines, *self.lines.lines]
 
 
-class Body:
+class HoleBody:
     """The values of a graph's nodes inside a hole.
 
     env: values that are there, by name. load(v): the source that reads an operand, called when first needed.
@@ -154,7 +154,7 @@ class Body:
 
     def converted(self, src: Tri, dtype: str) -> Tri:
         """A formula's value in the kind of its map's dtype."""
-        table = Formulas(self.hole, "t")
+        table = TritonFormulas(self.hole, "t")
         if dtype in FLOATS:
             return table.floating(src)
         if dtype == "bool":
@@ -170,7 +170,7 @@ class Body:
     def dropout(self, node: Node, op: Dropout) -> None:
         """x, seed, layer -> x * 1 / (1 - rate) or 0, by the element's 24 random bits."""
         x, seed, layer = node.ins
-        value, number = Formulas(self.hole, "x").tensor(self.value(x)), self.value(layer)
+        value, number = TritonFormulas(self.hole, "x").tensor(self.value(x)), self.value(layer)
         self.hole.note(ir_line(node))
         at = self.place(node) or self.index(tuple(d for d in x.dims if d not in op.shared))
         threshold, scale = math.ceil(op.rate * _TOP24), float(1 / (1 - op.rate))
@@ -186,7 +186,7 @@ class Body:
 
     def product(self, node: Node) -> None:
         """An einsum that sums nothing."""
-        table = Formulas(self.hole, "t")
+        table = TritonFormulas(self.hole, "t")
         self.hole.note(ir_line(node))
         out = self.value(node.ins[0])
         for v in node.ins[1:]:

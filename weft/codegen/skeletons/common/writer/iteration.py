@@ -19,7 +19,7 @@ def tell_apart(nodes: Iterable[Node], same: Mapping[str, str]) -> None:
 
 
 @dataclass(frozen=True)
-class Space:
+class IterationSpace:
     """groups: the merged dims in order, as tuples of dims; the first `rows` of them are rows, the rest columns.
 
     same: what renames make the same, see `renamings`."""
@@ -37,10 +37,10 @@ class Space:
         return tuple(d for g in self.groups for d in g)
 
     @property
-    def sides(self) -> "tuple[Space, Space]":
+    def sides(self) -> "tuple[IterationSpace, IterationSpace]":
         """The rows alone, and the columns alone."""
         rows, columns = self.groups[: self.rows], self.groups[self.rows :]
-        return Space(rows, len(rows), self.same), Space(columns, 0, self.same)
+        return IterationSpace(rows, len(rows), self.same), IterationSpace(columns, 0, self.same)
 
     def axes(self, v: Val) -> tuple[tuple[int, ...] | None, ...]:
         """For each group, the axes of the value that it walks; None where the value does not have it."""

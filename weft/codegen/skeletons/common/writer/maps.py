@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from weft.codegen.skeletons.common.writer.holes import Body, Hole, ir_line
-from weft.codegen.skeletons.common.writer.iteration import Space, by_place, coordinated, merged, tell_apart
+from weft.codegen.skeletons.common.writer.holes import Hole, HoleBody, ir_line
+from weft.codegen.skeletons.common.writer.iteration import IterationSpace, by_place, coordinated, merged, tell_apart
 from weft.codegen.skeletons.common.writer.source import Reads, pair, strided
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
@@ -59,7 +59,7 @@ def unpacked(hole: Hole, given: Sequence[tuple[str, Sequence[Val]]]) -> dict[str
 
 def whole_space(
     graph: Graph, nodes: Sequence[Node], same: dict[str, str], outputs: Sequence[Val], first: Dims = ()
-) -> Space:
+) -> IterationSpace:
     """The space of the nodes: in the order of the largest result, dims in `first` before all others (as rows)."""
 
     def one(dims: Dims) -> Dims:
@@ -69,7 +69,7 @@ def whole_space(
     every = {d for n in nodes for d in one(n.space)}
     largest = max((v for n in nodes for v in (*n.outs, *n.ins) if v.dims), key=lambda v: len(v.dims), default=None)
     if not every:
-        return Space(((),), 0, same)
+        return IterationSpace(((),), 0, same)
     if largest is None or not every <= set(one(largest.dims)):
         raise Refused(Why.SPACES)
     order = one(largest.dims)
@@ -84,14 +84,14 @@ def whole_space(
     border = [one(v.dims) for v in sorted(values, key=lambda v: v.name)]
     if first:
         top = merged([d for d in order if d in first], border, alone)
-        return Space((*top, *(merged(rest, border, alone) or ((),))), len(top), same)
+        return IterationSpace((*top, *(merged(rest, border, alone) or ((),))), len(top), same)
     groups = merged(order, border, alone)
-    return Space(groups, len(groups) - 1 if len(groups) > 1 else 0, same)
+    return IterationSpace(groups, len(groups) - 1 if len(groups) > 1 else 0, same)
 
 
 def maps_hole(
     w: Wrapper,
-    space: Space,
+    space: IterationSpace,
     reads: Reads,
     name: str,
     ins: Sequence[Val],
@@ -118,7 +118,7 @@ def maps_hole(
 class _Elsewhere:
     """Values at another coordinate of one dim: their operands are loaded there, and the maps done again."""
 
-    def __init__(self, w: Wrapper, space: Space, reads: Reads, body: Body, nodes: Sequence[Node]) -> None:
+    def __init__(self, w: Wrapper, space: IterationSpace, reads: Reads, body: HoleBody, nodes: Sequence[Node]) -> None:
         self.w, self.space, self.reads, self.body = w, space, reads, body
         self.nodes = nodes
         self.inside = ""
@@ -131,7 +131,9 @@ class _Elsewhere:
         at = at if at.plain else hole.bind("at", at)
         size = self.body.sizes(dim)
         there = hole.bind("there", Tri(f"({at.text} >= 0) & ({at.text} < {size.text})", 1, "bool"))
-        moved = Body(hole, {**self.body.coordinates, dim: at}, self.body.sizes, lambda v: self.load(v, dim, at, there))
+        moved = HoleBody(
+            hole, {**self.body.coordinates, dim: at}, self.body.sizes, lambda v: self.load(v, dim, at, there)
+        )
         moved.seeds = self.body.seeds
         again = above(self.nodes, [table])
         if any(isinstance(n.op, Gather) for n in again):
@@ -165,13 +167,15 @@ def extent(w: Wrapper, reads: Reads, dims: Dims) -> str:
     return w.number(text) if all(w.sizes.number(d) is not None for d in dims) else reads.at(text)
 
 
-def said(body: Body, v: Val) -> str:
+def said(body: HoleBody, v: Val) -> str:
     """A result as source; a constant as a scalar of the accumulator."""
     src = body.value(v)
     return src.text if not src.number else f"tl.full([1, 1], {src.text}, {body.hole.acc})"
 
 
-def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[str, Tri], nodes: Sequence[Node]) -> Body:
+def region_body(
+    w: Wrapper, space: IterationSpace, reads: Reads, hole: Hole, env: dict[str, Tri], nodes: Sequence[Node]
+) -> HoleBody:
     """Prints nodes of a region in a hole whose operands are loaded: `c` are the coordinates, `i` the place."""
     seeds: dict[str, str] = {}
     for a in (
@@ -192,7 +196,7 @@ def region_body(w: Wrapper, space: Space, reads: Reads, hole: Hole, env: dict[st
         known = "i" in hole.args and by_place(node, space.dims, space.same)
         return Tri("i", ATOM, "int", None, 0) if known else None
 
-    return Body(hole, space.coordinates(), size, load, env, seeds, place)
+    return HoleBody(hole, space.coordinates(), size, load, env, seeds, place)
 
 
 def after_nodes(graph: Graph, values: set[Val]) -> list[Node]:
@@ -205,7 +209,7 @@ def after_nodes(graph: Graph, values: set[Val]) -> list[Node]:
     return out
 
 
-def check_late(graph: Graph, late: Sequence[Node], reduced: set[Val], columns: Space) -> None:
+def check_late(graph: Graph, late: Sequence[Node], reduced: set[Val], columns: IterationSpace) -> None:
     """Refused unless nodes after the reductions over rows are over columns alone, and read besides these and each
     other operands without dims."""
     inside = {v for n in late for v in n.outs} | reduced
@@ -216,7 +220,12 @@ def check_late(graph: Graph, late: Sequence[Node], reduced: set[Val], columns: S
 
 
 def after_hole(
-    w: Wrapper, columns: Space, reads: Reads, reductions: Sequence[Node], late: Sequence[Node], sums: Sequence[Val]
+    w: Wrapper,
+    columns: IterationSpace,
+    reads: Reads,
+    reductions: Sequence[Node],
+    late: Sequence[Node],
+    sums: Sequence[Val],
 ) -> Hole:
     """The hole that makes results of reduced values."""
     hole = Hole("after", ("s", "c", "X"))

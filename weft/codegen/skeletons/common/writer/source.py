@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from weft.codegen.skeletons.common.writer.iteration import Space
+from weft.codegen.skeletons.common.writer.iteration import IterationSpace
 from weft.codegen.skeletons.common.writer.wrapper import Wrapper
 from weft.codegen.torch.lines import tuple_of
 from weft.ir.types import Dims, Val
@@ -22,17 +22,17 @@ def nested(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def operand(w: Wrapper, space: Space, v: Val) -> str:
+def operand(w: Wrapper, space: IterationSpace, v: Val) -> str:
     """An operand or result of a launch, with its axes in the groups of the space, as `host.laid` takes them."""
     return pair((w.name(v), *map(nested, space.axes(v))))
 
 
-def operands(w: Wrapper, space: Space, values: Iterable[Val]) -> str:
+def operands(w: Wrapper, space: IterationSpace, values: Iterable[Val]) -> str:
     """Several."""
     return pair(operand(w, space, v) for v in values)
 
 
-def strided(w: Wrapper, space: Space, v: Val) -> str:
+def strided(w: Wrapper, space: IterationSpace, v: Val) -> str:
     """An operand as holes read it through X: its pointer and its strides along the groups of the space."""
     return f"host.strided({', '.join((w.name(v), *map(nested, space.axes(v))))})"
 

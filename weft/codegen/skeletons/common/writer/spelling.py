@@ -52,7 +52,7 @@ def literal(value: Any) -> Tri:
     return Tri(repr(value), ATOM if value >= 0 else UNARY, "float", value)
 
 
-class Host(Protocol):
+class TritonHost(Protocol):
     """What a spelling may ask of the function it is printed into."""
 
     @property
@@ -61,10 +61,10 @@ class Host(Protocol):
     def bind(self, hint: str, src: Tri) -> Tri: ...
 
 
-class Formulas:
+class TritonFormulas:
     """The table for one formula; `hint` names what has to be bound."""
 
-    def __init__(self, host: Host, hint: str) -> None:
+    def __init__(self, host: TritonHost, hint: str) -> None:
         self.host, self.hint = host, hint
         own = ("tanh", "sigmoid", "softplus", "relu", "silu", "gelu", "gelu_tanh", "silu_grad", "gelu_grad")
         compare: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from weft.codegen.skeletons.common.writer.configs import everywhere
 from weft.codegen.skeletons.common.writer.holes import Hole
-from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings
+from weft.codegen.skeletons.common.writer.iteration import IterationSpace, coordinated, merged, renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import (
     POINTWISE,
@@ -64,8 +64,8 @@ class _Loss:
         alone = coordinated(self.ahead, (*order, over), same) | coordinated(self.late, (), same)
         border = [tuple(same.get(d, d) for d in v.dims) for v in values]
         groups = merged(order, border, alone) or ((),)
-        self.space = Space((*groups, (over,)), len(groups), same)
-        self.rows = Space(groups, len(groups), same)
+        self.space = IterationSpace((*groups, (over,)), len(groups), same)
+        self.rows = IterationSpace(groups, len(groups), same)
         if any(set(self.rows.one(v.dims)) != set(order) for v in (self.target, *graph.outputs)):
             raise Refused(Why.SPACES)
 

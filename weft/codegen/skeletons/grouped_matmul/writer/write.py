@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weft.codegen.skeletons.common.writer.holes import Hole
-from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged
+from weft.codegen.skeletons.common.writer.iteration import IterationSpace, coordinated, merged
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import POINTWISE, above, maps_hole, read_by
 from weft.codegen.skeletons.common.writer.source import Reads, named, operands, points
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
 from weft.codegen.skeletons.matmul.writer.space import default
-from weft.codegen.skeletons.matmul.writer.write import Product, epilogue, products, tiles, write_products
+from weft.codegen.skeletons.matmul.writer.write import RegionProduct, epilogue, products, tiles, write_products
 from weft.codegen.torch.lines import call
 from weft.ir.ops.primitives import Scatter
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
@@ -41,7 +41,7 @@ class _Grouped:
     def __init__(self, job: Job, graph: Graph, cores: Sequence[Node], scatters: Sequence[Node]) -> None:
         self.job, self.graph = job, graph
         self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
-        p = self.product = Product(graph, cores)
+        p = self.product = RegionProduct(graph, cores)
         self.scatters = list(scatters)
         op: Any = scatters[0].op
         self.index = scatters[0].ins[1:]
@@ -75,10 +75,10 @@ class _Grouped:
         """What a factor reads: of a dispatched one what tokens own."""
         return next((n.ins[0] for n in self.scatters if v in n.outs), v)
 
-    def space(self, columns: Sequence[Dims]) -> Space:
+    def space(self, columns: Sequence[Dims]) -> IterationSpace:
         """Slots, their tokens, and columns."""
         rows = ((self.expert,), *((d,) for d in self.batch), (self.slot,), *((d,) for d in self.token))
-        return Space((*rows, *columns), len(rows), self.product.same)
+        return IterationSpace((*rows, *columns), len(rows), self.product.same)
 
     def columns(self, dims: Dims, values: Sequence[Val], nodes: Sequence[Node]) -> tuple[Dims, ...]:
         """Dims of columns, neighbours merged where all of the values allow."""
@@ -99,7 +99,7 @@ class _Grouped:
         outs = list(self.graph.outputs)
         every = (*ins, *p.b, *es, *outs)
         k, n = (self.columns(d, every, (*maps, *self.late)) for d in (p.k, p.n))
-        left, right, result = self.space(k), Space(((self.expert,), *k, *n), 1 + len(k), p.same), self.space(n)
+        left, right, result = self.space(k), IterationSpace(((self.expert,), *k, *n), 1 + len(k), p.same), self.space(n)
         self.fits((left, ins), (right, p.b), (result, (*es, *outs)))
         before = self.maps("before", left, ins, maps, [source]) if maps else None
         own = [c.outs[0] for c in p.cores]
@@ -120,7 +120,7 @@ class _Grouped:
         ds, outs = read_by(w, more, others) if more else others, [c.outs[0] for c in p.cores]
         every = (*ins, *ds, *outs)
         m, n = (self.columns(d, every, (*maps, *more)) for d in (p.m, p.n))
-        left, right, result = self.space(m), self.space(n), Space(((self.expert,), *m, *n), 1 + len(m), p.same)
+        left, right, result = self.space(m), self.space(n), IterationSpace(((self.expert,), *m, *n), 1 + len(m), p.same)
         self.fits((left, ins), (right, ds), (result, outs))
         before = self.maps("before", left, ins, maps, [source]) if maps else None
         factors = self.maps("factors", right, ds, more, others) if more else None
@@ -133,12 +133,14 @@ class _Grouped:
         given = call("launch.Holes", **{h.name: h.name for h in found})
         return Written(self.w, "grouped_matmul", found, launch, default(held), {"HOLES": given})
 
-    def fits(self, *checks: tuple[Space, Sequence[Val]]) -> None:
+    def fits(self, *checks: tuple[IterationSpace, Sequence[Val]]) -> None:
         for space, values in checks:
             if any(not set(self.product.one(v.dims)) <= set(space.dims) for v in values):
                 raise Refused(Why.SPACES)
 
-    def maps(self, name: str, space: Space, ins: Sequence[Val], nodes: Sequence[Node], wanted: Sequence[Val]) -> Hole:
+    def maps(
+        self, name: str, space: IterationSpace, ins: Sequence[Val], nodes: Sequence[Node], wanted: Sequence[Val]
+    ) -> Hole:
         """A hole of maps of tokens: all right factors, or the one left factor."""
         single = name == "before"
         return maps_hole(self.w, space, self.reads, name, ins, nodes, wanted, single=single, placed=False)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weft.codegen.skeletons.common.writer.holes import Hole, ir_line
-from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings
+from weft.codegen.skeletons.common.writer.iteration import IterationSpace, coordinated, merged, renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import POINTWISE, above, maps_hole, read_by, region_body, said, unpacked
 from weft.codegen.skeletons.common.writer.source import Reads, named, operands, pair, points
@@ -41,7 +41,7 @@ def products(graph: Graph) -> list[Node]:
     return [n for n in graph.nodes if isinstance(n.op, Einsum) and set(n.space) != set(n.op.to)]
 
 
-class Product:
+class RegionProduct:
     """The cores of a region, their factors and dims.
 
     a: the left factor; b: the right ones, one a core. z, m, n, k: dims of batches, rows, columns, and what is summed.
@@ -84,7 +84,7 @@ class _Matmul:
     def __init__(self, job: Job, graph: Graph, cores: Sequence[Node]) -> None:
         self.job, self.graph = job, graph
         self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
-        p = self.product = Product(graph, cores)
+        p = self.product = RegionProduct(graph, cores)
         self.ahead = p.above()
         self.late = [n for n in graph.nodes if n not in self.ahead and n not in p.cores]
         self.reads = Reads()
@@ -103,9 +103,9 @@ class _Matmul:
         border = [p.one(v.dims) for v in (*self.ins, *p.b, *self.es, *self.outs)]
         z, m, n, k = (merged(dims, border, alone) for dims in (p.z, p.m, p.n, p.k))
         self.sides = z, m, n, k
-        self.left = Space((*z, *m, *k), len(z) + len(m), p.same)
-        self.right = Space((*z, *k, *n), len(z) + len(k), p.same)
-        self.result = Space((*z, *m, *n), len(z) + len(m), p.same)
+        self.left = IterationSpace((*z, *m, *k), len(z) + len(m), p.same)
+        self.right = IterationSpace((*z, *k, *n), len(z) + len(k), p.same)
+        self.result = IterationSpace((*z, *m, *n), len(z) + len(m), p.same)
         checks = (self.left, self.ins), (self.right, p.b), (self.result, [*self.es, *self.outs])
         for space, values in checks:
             if any(not set(p.one(v.dims)) <= set(space.dims) for v in values):
@@ -141,7 +141,13 @@ def tiles(*held: Sequence[Any]) -> int:
 
 
 def epilogue(
-    w: Wrapper, space: Space, reads: Reads, cores: Sequence[Node], es: Sequence[Val], late: Sequence[Node], outs: Any
+    w: Wrapper,
+    space: IterationSpace,
+    reads: Reads,
+    cores: Sequence[Node],
+    es: Sequence[Val],
+    late: Sequence[Node],
+    outs: Any,
 ) -> Hole:
     """The hole that makes results of products and operands of their place."""
     own = [c.outs[0] for c in cores]

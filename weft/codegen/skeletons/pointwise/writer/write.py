@@ -1,7 +1,7 @@
 """Regions of maps over one space, with or without sums over its rows, as the pointwise kernels' holes and operands."""
 
 from weft.codegen.skeletons.common.writer.configs import everywhere
-from weft.codegen.skeletons.common.writer.iteration import Space, renamings
+from weft.codegen.skeletons.common.writer.iteration import IterationSpace, renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import (
     POINTWISE,
@@ -39,7 +39,7 @@ def write_maps(job: Job, graph: Graph) -> Written:
     return Written(w, "pointwise", (body,), launch, everywhere(MAPS), {"HOLES": "launch.Holes(body)"})
 
 
-def _first(w: Wrapper, space: Space) -> tuple[str, ...]:
+def _first(w: Wrapper, space: IterationSpace) -> tuple[str, ...]:
     return "NAME", "HOLES", w.anchor.name, *(points(w, side.groups) for side in space.sides)
 
 

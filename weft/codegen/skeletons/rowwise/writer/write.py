@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weft.codegen.skeletons.common.writer.configs import everywhere
-from weft.codegen.skeletons.common.writer.holes import Body, Hole, ir_line
+from weft.codegen.skeletons.common.writer.holes import Hole, HoleBody, ir_line
 from weft.codegen.skeletons.common.writer.iteration import renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import (
@@ -136,7 +136,7 @@ class _Rowwise:
 
     # -- holes -------------------------------------------------------------------------------------------------------
 
-    def begin(self, name: str, args: Sequence[str], given: Sequence[tuple[str, Sequence[Val]]]) -> Body:
+    def begin(self, name: str, args: Sequence[str], given: Sequence[tuple[str, Sequence[Val]]]) -> HoleBody:
         """A hole whose tuples `given` (argument, values) are unpacked."""
         hole = Hole(name, args)
         return region_body(self.w, self.space, self.reads, hole, self.numbers | unpacked(hole, given), self.main)

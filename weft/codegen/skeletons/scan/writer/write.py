@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from weft.codegen.skeletons.common.writer.configs import everywhere
-from weft.codegen.skeletons.common.writer.holes import Body, Hole, ir_line
-from weft.codegen.skeletons.common.writer.iteration import Space, coordinated, merged, renamings, tell_apart
+from weft.codegen.skeletons.common.writer.holes import Hole, HoleBody, ir_line
+from weft.codegen.skeletons.common.writer.iteration import IterationSpace, coordinated, merged, renamings, tell_apart
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import POINTWISE, region_body, unpacked
 from weft.codegen.skeletons.common.writer.source import Reads, named, operands, pair, points
@@ -74,7 +74,7 @@ class _Scan:
         self.lane = [v for v in tensors if not self.timed(v)]
         self.dims = self.lanes()
 
-    def lanes(self) -> Space:
+    def lanes(self) -> IterationSpace:
         """The lanes' space: the carries' dims."""
         carries = [self.one(v.dims) for v in self.loop.ins[: self.op.carries]]
         every = {d for n in self.graph.nodes for d in self.one(n.space)} - {self.time}
@@ -87,7 +87,7 @@ class _Scan:
         ]
         nodes = [*self.lane_nodes, *self.step_nodes, *self.inner.nodes]
         alone = coordinated(nodes, (), self.same)
-        return Space(merged(order, border, alone) or ((),), 0, self.same)
+        return IterationSpace(merged(order, border, alone) or ((),), 0, self.same)
 
     # -- values ------------------------------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class _Scan:
         c = range(self.op.carries)
         return sorted(c, key=lambda j: self.loop.outs[j] not in self.graph.outputs)
 
-    def begin(self, name: str, args: Sequence[str], given: Sequence[tuple[str, Sequence[Val]]], nodes: Any) -> Body:
+    def begin(self, name: str, args: Sequence[str], given: Sequence[tuple[str, Sequence[Val]]], nodes: Any) -> HoleBody:
         hole = Hole(name, args)
         env = self.numbers | unpacked(hole, given)
         body = region_body(self.w, self.dims, self.reads, hole, env, nodes)
@@ -155,7 +155,7 @@ class _Scan:
         body.hole.add(f"return {pair(said)}")
         return body.hole
 
-    def said(self, body: Body, v: Val) -> str:
+    def said(self, body: HoleBody, v: Val) -> str:
         src = body.value(v)
         return src.text if not src.number else f"tl.full([], {src.text}, {body.hole.acc})"
 
@@ -187,7 +187,7 @@ class _Scan:
         body.hole.add(f"return {pair(new)}, {pair(self.said(body, v) for v in outs)}")
         return body.hole, outs
 
-    def number(self, body: Body, src: Tri) -> str:
+    def number(self, body: HoleBody, src: Tri) -> str:
         return f"tl.full([], {src.text}, {body.hole.acc})"
 
     def after(self) -> set[Val]:
@@ -212,7 +212,7 @@ class _Scan:
 
     def launch(self, outs: Sequence[Val], extra: Sequence[Val]) -> str:
         w, lanes = self.w, self.dims
-        steps = Space(((self.time,), *lanes.groups), 1, self.same)
+        steps = IterationSpace(((self.time,), *lanes.groups), 1, self.same)
         last = [self.loop.outs[j] for j in self.states() if self.loop.outs[j] in self.graph.outputs]
         if extra and len(last) < len(self.states()):
             raise Refused(Why.SPACES)
