@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from weft.ir.pattern.expression import K, Q, const, sub
-from weft.ir.pattern.formula import Formula, InTable, all_of, compare, negate, opaque, relax
+from weft.ir.pattern.formula import Formula, InTable, all_of, compare, moved, negate, opaque, relax
 from weft.ir.pattern.meaning import holds_formula
 from weft.ir.pattern.pattern import Pattern
 from weft.ir.pattern.plan import KeyBlocks, QueryBlocks, Shape
@@ -91,14 +91,22 @@ def _side(f: Formula, n: int) -> int:
 @lru_cache(maxsize=256)
 def rows_seeing_nothing(pattern: Pattern, n: int, heads: int = 1, nk: int | None = None) -> tuple[tuple[int, int], ...]:
     """Ranges (first, end) of queries that, on some head, see no key at all. Metadata may hide more."""
+    keys = nk or n
+    asked = [f for f in _formulas(pattern, max(n, keys), heads)[0] if n > keys or not _sees_itself(f, n)]
+    if not asked:
+        return ()
     import numpy as np  # the IR itself does without NumPy
 
-    none, keys = np.zeros(n, bool), nk or n
-    for f in _formulas(pattern, max(n, keys), heads)[0]:
-        if n > keys or not _empty(all_of(negate(f), compare("==", Q, K)), n):  # else every query sees its own key
-            none |= ~_seeing(f, n, keys)
+    none = np.zeros(n, bool)
+    for f in asked:
+        none |= ~_seeing(f, n, keys)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], none, [False]]).astype(np.int8)))
     return tuple((int(a), int(b)) for a, b in zip(edges[::2], edges[1::2]))
+
+
+def _sees_itself(f: Formula, n: int) -> bool:
+    """Surely every query its own key; that a formula of k = q alone is true often shows without solving any."""
+    return moved(f, Q, Q) is True or _empty(all_of(negate(f), compare("==", Q, K)), n)
 
 
 def _seeing(f: Formula, n: int, keys: int) -> "Bools":
