@@ -2,7 +2,7 @@
 than any other part of measuring a block, and a block asks the same of them hundreds of times. Imports torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.codegen.measure.launched import Cost, cost
+from weft.codegen.measure.workspace import workspace
 
 Place = tuple[torch.Size, tuple[int, ...], torch.dtype, int]
 """Shape, strides, dtype and offset of a tensor in its storage."""
@@ -29,43 +30,60 @@ class MetaTensor:
         return operands[self.shown].as_strided(shape, strides, offset)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a call. result: None, where it is called as it is. inside: bytes alive inside of it alone."""
+
+    result: MetaTensor | None
+    cost: Cost
+    inside: int
+
+
 @dataclass
 class Meta:
     """Calls operators on meta tensors, and says what each launches and moves. One that makes one tensor, and changes
-    none, is asked once for each kind of operands; any other is called as it is."""
+    none, is asked once for each kind of operands; any other is called as it is.
 
-    known: dict[object, tuple[MetaTensor | None, Cost]] = field(
-        default_factory=dict[object, tuple[MetaTensor | None, Cost]]
-    )
+    threads: what CPU operators allocate inside themselves on so many is told too; 0: it is not."""
+
+    threads: int = 0
+    known: dict[object, Known] = field(default_factory=dict[object, Known])
 
     def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Cost]:
-        operands, lengths = _operands((*args, *kwargs.values()))
-        key = func, lengths, tuple(kwargs), tuple(map(_kind, operands))
+        out, known = self.called(func, args, kwargs)
+        return out, known.cost
+
+    def called(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Known]:
+        """What an operator gives, and what is known of the call."""
+        operands, kinds = list[Any](), [func]
+        _spread(args, operands, kinds)
+        if kwargs:
+            kinds += kwargs
+            _spread(kwargs.values(), operands, kinds)
+        key = tuple(kinds)
         known = self.known.get(key)
         if known is not None:
-            result, found = known
-            return func(*args, **kwargs) if result is None else result.of(operands), found
+            return (func(*args, **kwargs) if known.result is None else known.result.of(operands)), known
         out = func(*args, **kwargs)
-        found = cost(func, operands, out)
-        self.known[key] = None if func._schema.is_mutable else _result(out, operands), found
-        return out, found
+        inside = workspace(str(func.name()).split(".")[0], args, out, self.threads) if self.threads else 0
+        result = None if func._schema.is_mutable else _result(out, operands)
+        known = self.known[key] = Known(result, cost(func, operands, out), inside)
+        return out, known
 
 
-def _operands(args: Sequence[Any]) -> tuple[list[Any], tuple[int, ...]]:
-    """An operator's arguments with its lists spread out, and the length of each list."""
-    out, lengths = list[Any](), list[int]()
+def _spread(args: Iterable[Any], operands: list[Any], kinds: list[Any]) -> None:
+    """Add an operator's arguments, its lists spread out, and what its result can depend on of each: of a tensor its
+    place, of a list its length, of a number also its type, as 1, 1.0 and True are equal."""
     for x in args:
-        if isinstance(x, list | tuple):
-            out += x
-            lengths.append(len(x))
+        if isinstance(x, Tensor):
+            operands.append(x)
+            kinds.append((x.shape, x.stride(), x.dtype, x.storage_offset()))
+        elif isinstance(x, list | tuple):
+            kinds.append(len(x))
+            _spread(x, operands, kinds)
         else:
-            out.append(x)
-    return out, tuple(lengths)
-
-
-def _kind(x: Any) -> object:
-    """What an operator's result can depend on; of a number also its type, as 1, 1.0 and True are equal."""
-    return _place(x) if isinstance(x, Tensor) else (type(x), x)
+            operands.append(x)
+            kinds += (type(x), x)
 
 
 def _place(x: Tensor) -> Place:

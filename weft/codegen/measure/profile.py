@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from weft.codegen.measure.launched import NOTHING, Ledger
+from weft.codegen.measure.launched import Ledger
 from weft.codegen.measure.meta import Meta
 from weft.codegen.measure.stand_in import Text
 from weft.codegen.measure.workspace import Constants, workspace
@@ -40,14 +40,27 @@ from weft.progress import doing
 from weft.targets import Target
 
 
+class _Made(weakref.ref[torch.UntypedStorage]):
+    """A live storage. place: where it is; number: how many were made before it; size: bytes that it counts for."""
+
+    __slots__ = ("number", "place", "size")
+    place: int
+    number: int
+    size: int
+
+
 @dataclass
 class _Count:
-    """Bytes of live storages."""
+    """Bytes of live storages, by place."""
 
     now: int = 0
     most: int = 0
     made: int = 0
-    known: dict[int, int] = field(default_factory=dict)  # place of a live storage -> how many were made before it
+    known: dict[int, _Made] = field(default_factory=dict[int, _Made])
+
+    def gone(self, storage: _Made) -> None:
+        del self.known[storage.place]
+        self.now -= storage.size
 
 
 class LiveBytes(TorchDispatchMode):
@@ -80,33 +93,32 @@ class LiveBytes(TorchDispatchMode):
         self.constants.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out, cost = (func(*args, **kwargs), NOTHING) if self.meta is None else self.meta(func, args, kwargs)
-        if self.ledger is not None and cost.launches:
-            self.ledger.see(cost)
+        if self.meta is None:
+            out = func(*args, **(kwargs or {}))
+            inside = workspace(str(func.name()).split(".")[0], args, out, self.threads) if self.threads else 0
+        else:
+            out, known = self.meta.called(func, args, kwargs or {})
+            inside = known.inside if self.threads else 0
+            if self.ledger is not None and known.cost.launches:
+                self.ledger.see(known.cost)
         for x in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(x, Tensor):
                 self.see(x)
-        if self.threads:
-            inside = workspace(str(func.name()).split(".")[0], args, out, self.threads)
+        if inside:
             self.count.most = max(self.count.most, self.count.now + inside)
         return out
 
     def see(self, x: Tensor) -> None:
-        storage, count, place = x.untyped_storage(), self.count, _place(x)
+        storage, count = x.untyped_storage(), self.count
+        place = storage._cdata
         if place in count.known or place in self.given:
             return
-        size = 0 if count.made in self.skip else storage.nbytes()
-        count.known[place] = count.made
+        made = _Made(storage, count.gone)
+        made.place, made.number, made.size = place, count.made, 0 if count.made in self.skip else storage.nbytes()
+        count.known[place] = made
         count.made += 1
-        count.now += size
+        count.now += made.size
         count.most = max(count.most, count.now)
-
-        def gone() -> None:
-            count.known.pop(place, None)
-            count.now -= size
-
-        weakref.finalize(storage, gone)
 
     @property
     def now(self) -> int:
@@ -118,7 +130,8 @@ class LiveBytes(TorchDispatchMode):
 
     def number(self, x: Tensor) -> int:
         """How many storages were made before this tensor's; -1 for one that was there."""
-        return self.count.known.get(_place(x), -1)
+        made = self.count.known.get(_place(x))
+        return -1 if made is None else made.number
 
     def restart(self) -> None:
         """Forget the peak: `most` counts from what is alive now."""
@@ -130,7 +143,7 @@ def profiler(target: Target) -> Callable[[Structure, Mapping[str, int], Sequence
 
     def measure(model: Structure, sizes: Mapping[str, int], blocks: Sequence[Derived]) -> list[BlockProfile]:
         found: list[BlockProfile] = []
-        meta = Meta()
+        meta = Meta(torch.get_num_threads() if target.kind == "cpu" else 0)
         for i, made in enumerate(blocks):
             doing(f"planning: memory of {made.block.name}", i, len(blocks))
             found.append(_profiled(model, sizes, made, target, meta))
@@ -148,14 +161,12 @@ def _profiled(model: Structure, sizes: Mapping[str, int], made: Derived, target:
 
 def profile(model: Structure, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
     """One block in each of its modes."""
-    on_torch = target.kind == "cpu"
-    threads = torch.get_num_threads() if on_torch else 0
-    run, prices = _EmittedBlock(model, sizes, made, threads, meta), Prices(sizes, target)
+    run, prices = _EmittedBlock(model, sizes, made, meta), Prices(sizes, target)
     if made.joint is None:
         modes = (Cost("forward", 0, run.forward_peak(), 0),)
         return BlockProfile(made.block.name, modes, *run.ends, 0, run.ran)
     costs = [run.cost(pair, sum(map(prices.seconds, pair.again))) for pair in made.own]
-    if on_torch:
+    if target.kind == "cpu":
         for pair in made.pairs:
             run.rest(pair)
     return BlockProfile(made.block.name, tuple(costs), *run.ends, run.grads, run.ran)
@@ -174,9 +185,9 @@ def imported(name: str, source: str) -> ModuleType:
 class _EmittedBlock:
     """The emitted functions of one block, and meta tensors to call them with."""
 
-    def __init__(self, model: Structure, sizes: Mapping[str, int], made: Derived, threads: int, meta: Meta) -> None:
+    def __init__(self, model: Structure, sizes: Mapping[str, int], made: Derived, meta: Meta) -> None:
         program, block = model.program, made.block
-        self.program, self.block, self.sizes, self.threads, self.meta = program, block, sizes, threads, meta
+        self.program, self.block, self.sizes, self.meta = program, block, sizes, meta
         source, self.printed = printed_file(program, made, trusted(model, block))
         self.module = imported(block.name, source)
         self.ran: dict[Place, tuple[Ran, ...]] = {}
@@ -198,10 +209,13 @@ class _EmittedBlock:
     def forward_peak(self) -> int:
         args = [self.tensor(v) for v in self.block.graph.inputs]
         skip = self.returned("forward", args)
-        with torch.no_grad(), LiveBytes(args, skip, self.threads, self.meta, self.ledger("forward")) as live:
+        with torch.no_grad(), self.live(args, skip, "forward") as live:
             self.module.forward(*args)
         self.keep(ALONE, live)
         return live.most
+
+    def live(self, args: Iterable[Tensor], skip: Collection[int], name: str) -> LiveBytes:
+        return LiveBytes(args, skip, self.meta.threads, self.meta, self.ledger(name))
 
     def ledger(self, name: str) -> Ledger:
         """For what a function launches and moves."""
@@ -238,7 +252,10 @@ class _EmittedBlock:
         outputs = self.block.graph.outputs
         forward, of = pair.name("forward"), next(iter(pair.only), "")
         skip = self.returned(forward, list(args.values()))
-        with torch.no_grad(), LiveBytes(args.values(), skip, self.threads, self.meta, self.ledger(forward)) as live:
+        with (
+            torch.no_grad(),
+            self.live(args.values(), skip, forward) as live,
+        ):
             got = getattr(self.module, forward)(*args.values())
             got = got if isinstance(got, tuple) else (got,)
             self.keep(pair.place("forward"), live)
