@@ -20,6 +20,7 @@ from weft.codegen.runtime.attention import (
     Residues,
     Rows,
     Strict,
+    Tiles,
     Window,
 )
 
@@ -136,9 +137,13 @@ def test_per_head_layouts(kv):
     n = 33
     i, j = torch.arange(n)[:, None], torch.arange(n)
     each = torch.stack([j <= i, (j <= i) & (j > i - 5), (j <= i) & (j > i - 5), torch.zeros(n, n, dtype=torch.bool)])
-    check(PerHead(((0, 1, Causal()), (1, 3, Window(5)))), each, operands(n, n, kv=kv))
-    nested = Merge((PerHead(((0, 3, Strict()),)), Diagonal(1)))
+    check(PerHead(((range(1), Causal()), (range(1, 3), Window(5)))), each, operands(n, n, kv=kv))
+    nested = Merge((PerHead(((range(3), Strict()),)), Diagonal(1)))
     check(nested, torch.stack([j <= i] * 3 + [j == i]), operands(n, n, kv=kv))
+    every = PerHead(((range(0, 4, 2), Window(5)), (range(3, 4, 2), Causal()), (range(1, 3, 2), Strict())))
+    check(every, torch.stack([each[1], j < i, each[1], j <= i]), operands(n, n, kv=kv))
+    inside = PerHead(((range(0, 4, 2), PerHead(((range(1, 2), Tiles(lambda q, k, h: k <= q - h, 8)),))),))
+    check(inside, torch.stack([each[3], each[3], j <= i - 2, each[3]]), operands(n, n, kv=kv))
 
 
 def test_blocks_are_a_multiset():

@@ -68,7 +68,7 @@ def test_heads_multiplicity_and_constants():
     check(Tiles(lambda q, k, h: False, 8), torch.zeros(20, 20), given)
     upper = Tiles(lambda q, k, h: (k <= q) & (q - k < 2 + h), 8)
     weight = (j <= i) & (i - j < 2 + torch.arange(4).view(4, 1, 1))
-    check(PerHead(((2, 4, upper),)), weight * torch.tensor([0, 0, 1, 1]).view(4, 1, 1), given)
+    check(PerHead(((range(2, 4), upper),)), weight * torch.tensor([0, 0, 1, 1]).view(4, 1, 1), given)
 
 
 def test_merges_with_other_layouts():

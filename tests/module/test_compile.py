@@ -139,7 +139,7 @@ LAYOUTS = (
     attention.Blocks(4, (((0,), (0, 1), (2,)), ((), (1,), (0, 2)))),
     attention.Merge(()),
     attention.Merge((attention.Columns(4, 3, 1), attention.Diagonal(4, attention.Causal()))),
-    attention.PerHead(((0, 1, attention.Window(3)), (1, 2, attention.Residues(4, attention.Causal())))),
+    attention.PerHead(((range(1), attention.Window(3)), (range(1, 2), attention.Residues(4, attention.Causal())))),
     attention.Tiles(keep, block=4),
     attention.Scored(keep, block=4, score=score, slope=lambda s, *_: torch.ones_like(s)),
 )

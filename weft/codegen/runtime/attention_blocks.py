@@ -64,8 +64,8 @@ class Blocks(Layout):
         blocks, key_blocks = -(-q.shape[2] // self.block), -(-k.shape[2] // self.block)
         group, ragged = q.shape[1] // k.shape[1], k.shape[2] % self.block
         alike: dict[tuple[int, bool], list[tuple[int, list[int]]]] = {}
-        for head in range(q.shape[1]):
-            for i, seen in enumerate(self.table[(x.head + head) % len(self.table)][:blocks]):
+        for head, own in enumerate(x.heads):
+            for i, seen in enumerate(self.table[own % len(self.table)][:blocks]):
                 seen = [b for b in seen if b < key_blocks]
                 cut = bool(ragged) and key_blocks - 1 in seen
                 tiles = [head // group * key_blocks + b for b in seen]

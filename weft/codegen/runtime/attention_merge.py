@@ -30,36 +30,44 @@ class Merge(Layout):
 
 @dataclass(frozen=True)
 class PerHead(Layout):
-    """A layout for each range of query heads, as (first head, end head, layout). A head in no range sees nothing."""
+    """A layout for each set of query heads, as (range of heads, layout). A head in none sees nothing."""
 
-    parts: tuple[tuple[int, int, Layout], ...]
+    parts: tuple[tuple[range, Layout], ...]
 
     def run(self, into: Output, x: Operands) -> None:
-        for first, end, layout in self.parts:
-            layout.run(into.of_heads(first, end), _of_heads(x, first, end))
+        for heads, layout in self.parts:
+            layout.run(into.of_heads(_slice(heads)), _of_heads(x, heads))
 
     def run_backward(self, into: Gradients, x: Saved) -> None:
-        for first, end, layout in self.parts:
-            of, heads = _of_heads(x.of, first, end), _key_heads(first, end, x.of)
-            dq, dk, dv = into[0].of_heads(first, end), _shared(into[1], of.k, heads), _shared(into[2], of.v, heads)
-            do, out, lse = (y[:, first:end] for y in (x.do, x.out, x.lse))
+        for heads, layout in self.parts:
+            of, keys, own = _of_heads(x.of, heads), _key_heads(heads, x.of), _slice(heads)
+            dq, dk, dv = into[0].of_heads(own), _shared(into[1], of.k, keys), _shared(into[2], of.v, keys)
+            do, out, lse = (y[:, own] for y in (x.do, x.out, x.lse))
             layout.run_backward((dq, dk, dv), Saved(do, of, out, lse))
-            if isinstance(heads, Tensor):
+            if isinstance(keys, Tensor):
                 for whole, gathered in ((into[1], dk), (into[2], dv)):
-                    whole.buffer().index_add_(1, heads, gathered.result().to(whole.buffer().dtype))
+                    whole.buffer().index_add_(1, keys, gathered.result().to(whole.buffer().dtype))
 
 
-def _of_heads(x: Operands, first: int, end: int) -> Operands:
-    heads = _key_heads(first, end, x)
-    return replace(x, q=x.q[:, first:end], k=_take(x.k, heads), v=_take(x.v, heads), head=x.head + first)
+def _slice(heads: range) -> slice:
+    return slice(heads.start, heads.stop, heads.step)
 
 
-def _key_heads(first: int, end: int, x: Operands) -> slice | Tensor:
-    """The key heads of query heads first..end-1: a slice if these are whole groups, else one index a query head."""
+def _of_heads(x: Operands, heads: range) -> Operands:
+    keys, head = _key_heads(heads, x), x.head + x.every * heads.start
+    q, k, v = x.q[:, _slice(heads)], _take(x.k, keys), _take(x.v, keys)
+    return replace(x, q=q, k=k, v=v, head=head, every=x.every * heads.step)
+
+
+def _key_heads(heads: range, x: Operands) -> slice | Tensor:
+    """The key heads of these query heads: a slice if each has as many of them, else one index a query head."""
     group = x.q.shape[1] // x.k.shape[1]
-    if first % group or end % group:
-        return torch.arange(first, end, device=x.k.device) // group
-    return slice(first // group, end // group)
+    first, step, whole = heads.start // group, heads.step // group, heads.start % group == heads.stop % group == 0
+    if heads.step % group == 0:
+        return slice(first, first + step * len(heads), step)
+    if heads.step == 1 and whole:
+        return slice(first, heads.stop // group)
+    return torch.arange(heads.start, heads.stop, heads.step, device=x.k.device) // group
 
 
 def _take(x: Tensor, heads: slice | Tensor) -> Tensor:
@@ -67,4 +75,4 @@ def _take(x: Tensor, heads: slice | Tensor) -> Tensor:
 
 
 def _shared(whole: Gradient, operand: Tensor, heads: slice | Tensor) -> Gradient:
-    return whole.of_heads(heads.start, heads.stop) if isinstance(heads, slice) else Gradient(operand)
+    return whole.of_heads(heads) if isinstance(heads, slice) else Gradient(operand)

@@ -128,11 +128,11 @@ class Output:
         self.out = self.like.new_empty(batch, n, heads, self.width, dtype=dtype).transpose(1, 2)
         self.lse = self.like.new_empty((batch, heads, n), dtype=dtype)
 
-    def of_heads(self, first: int, end: int) -> "Output":
-        """The same output, seen by heads first..end-1 only."""
+    def of_heads(self, heads: slice) -> "Output":
+        """The same output, seen by these heads only."""
         out, lse = self.buffers()
-        part = Output(self.like[:, first:end], out)
-        part.out, part.lse = out[:, first:end], lse[:, first:end]
+        part = Output(self.like[:, heads], out)
+        part.out, part.lse = out[:, heads], lse[:, heads]
         return part
 
     def put(self, rows: Span, out: Tensor, lse: Tensor, fresh: bool, batch: slice) -> None:
@@ -200,10 +200,10 @@ class Gradient:
         self.sum = self.sum.to(dtype)
         return self.sum
 
-    def of_heads(self, first: int, end: int) -> "Gradient":
-        """The same gradient, seen by heads first..end-1 only."""
-        part = Gradient(self.like[:, first:end])
-        part.sum = self.buffer()[:, first:end]
+    def of_heads(self, heads: slice) -> "Gradient":
+        """The same gradient, seen by these heads only."""
+        part = Gradient(self.like[:, heads])
+        part.sum = self.buffer()[:, heads]
         return part
 
     def result(self) -> Tensor:
@@ -217,7 +217,8 @@ Gradients = tuple[Gradient, Gradient, Gradient]
 class Operands:
     """q [B, H, N, D], k [B, Hkv, M, D], v [B, Hkv, M, Dv], the scale of scores, and metadata [B, L] of predicates.
 
-    head: which of the model's query heads the first one here is, where a layout runs on some of them."""
+    head, every: where a layout runs on some of the model's query heads, which one the first here is, and how many on
+    the next."""
 
     q: Tensor
     k: Tensor
@@ -225,6 +226,12 @@ class Operands:
     scale: float
     metadata: tuple[Tensor, ...] = ()
     head: int = 0
+    every: int = 1
+
+    @property
+    def heads(self) -> range:
+        """The query heads here, as the model numbers them."""
+        return range(self.head, self.head + self.every * self.q.shape[1], self.every)
 
     @property
     def lengths(self) -> tuple[int, int]:

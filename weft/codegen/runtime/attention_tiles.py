@@ -137,7 +137,7 @@ class Tiles(Layout):
         rows = Span(group.start, group.count, group.tiles, group.count)
         index, length = group.keys(device)
         row = torch.arange(group.start, group.start + rows.size, device=device).view(1, 1, group.tiles, group.count, 1)
-        head = torch.arange(x.head, x.head + heads, device=device).view(1, heads, 1, 1, 1)
+        head = torch.arange(x.heads.start, x.heads.stop, x.heads.step, device=device).view(1, heads, 1, 1, 1)
         places = (row, index[None, None, :, None], head, *x.metadata)
         filled = torch.arange(index.shape[1], device=device) < length
         keep = filled[None, None, :, None] * torch.as_tensor(self.keep(*places), device=device)

@@ -225,20 +225,14 @@ def _choose(file: File, of: Attend, a: AttendAxes) -> PatternLayout:
 def _merged(parts: Sequence[tuple[tuple[int, ...] | None, str]]) -> str:
     """The union of parts; those that serve some heads only stand in a PerHead."""
     common = [text for heads, text in parts if heads is None]
-    ranges: dict[tuple[int, int], list[str]] = {}
+    own: dict[tuple[int, ...], list[str]] = {}
     for heads, text in parts:
-        for span in _spans(heads) if heads is not None else ():
-            ranges.setdefault(span, []).append(text)
-    if ranges:
-        each = [f"({lo}, {hi}, {_union(texts)})" for (lo, hi), texts in sorted(ranges.items())]
+        if heads is not None:
+            own.setdefault(heads, []).append(text)
+    if own:
+        each = [f"({range(*heads)}, {_union(texts)})" for heads, texts in sorted(own.items())]
         common.append(f"attention.PerHead({tuple_of(each)})")
     return _union(common)
-
-
-def _spans(heads: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(first, end[, step]) as neighbouring heads."""
-    first, end, step = (*heads, 1)[:3]
-    return [(first, end)] if step == 1 else [(h, h + 1) for h in range(first, end, step)]
 
 
 def _union(texts: Sequence[str]) -> str:
