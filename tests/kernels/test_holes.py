@@ -133,6 +133,15 @@ def test_large_arguments_stay_finite(name, size, tmp_path):
         assert difference(made, formula, dtype, size=size) < (1e-5 if dtype == torch.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-5])
+def test_tanh_keeps_the_digits_of_small_arguments(size, tmp_path):
+    """As a soft cap of logits needs: cap*tanh(x/cap) is x near 0."""
+    made, formula = module("\n".join(hole(parse(f"tanh(x)*{1 / size}")).text()), tmp_path), parse(f"tanh(x)*{1 / size}")
+
+    assert difference(made, formula, torch.float64, size=size) < 1e-13
+    assert difference(made, formula, torch.float32, size=size) < 1e-6
+
+
 @pytest.mark.parametrize("seed", range(count(20, 300)))
 def test_generated_formulas(seed, tmp_path):
     formula = parse(random_formula(Random(seed), ["x", "y"]))
