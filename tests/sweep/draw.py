@@ -13,9 +13,20 @@ Spec = dict[str, Any]
 
 def blocks_of(spec: Spec) -> list[Spec]:
     """The blocks written in a spec, in `blocks` and in the stack."""
-    layers = [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
-    written = [s["block"] for layer in layers for s in layer if isinstance(s, dict) and isinstance(s["block"], dict)]
+    written = [s["block"] for s in steps_of(spec) if isinstance(s, dict) and isinstance(s["block"], dict)]
     return [*spec.get("blocks", {}).values(), *written]
+
+
+def steps_of(spec: Spec) -> list[Any]:
+    """The steps of all layers: names of blocks, and maps."""
+    layers = [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
+    return [step for layer in layers for step in layer]
+
+
+def language_heads(spec: Spec) -> list[Spec]:
+    """The heads that are language heads; one that was not written is, to be changed."""
+    heads = spec.setdefault("head", {})
+    return [h for h in (heads if isinstance(heads, list) else [heads]) if h.get("kind", "language") == "language"]
 
 
 class Draw:
@@ -25,6 +36,7 @@ class Draw:
     def __init__(self, seed: str, seen: Counter[str], share: float = 0.0) -> None:
         self.random, self.seen, self.share = random.Random(seed), seen, share
         self.streams = random.Random(f"{seed}, streams")  # of its own: who adds an option there changes no other spec
+        self.parts = random.Random(f"{seed}, parts")  # the same
         self.told: list[str] = []
         self.most = 0
 
@@ -61,8 +73,29 @@ class Draw:
             s["stack"][0]["norm"] = self.one("stage.norm", o.NORM[:2])
         if '"opaque"' in json.dumps(s):
             s.pop("dtype", None)  # a wrapped module has dtypes of its own
-            return s
-        return self.two(s) if self.streams.random() < self.share else s
+        elif self.streams.random() < self.share:
+            s = self.two(s)
+        return self.newer(s)
+
+    def newer(self, s: Spec) -> Spec:
+        """The spec with parts of today's decoders, each with a chance of its own."""
+        for block in blocks_of(s):
+            if block["kind"] == "attention":
+                self.maybe(0.3, block, "attention", "qk_norm", o.QK_NORM)
+        self.maybe(0.2, s.setdefault("sublayer", {}), "sublayer", "output_norm", o.OUTPUT_NORM)
+        self.maybe(0.1, s["sublayer"], "sublayer", "norm", o.OFFSET)
+        for step in steps_of(s):
+            if isinstance(step, dict):
+                self.maybe(0.3, step, "step", "output_norm", o.OUTPUT_NORM)
+        for head in language_heads(s):
+            self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
+        return {k: v for k, v in s.items() if v != {}}
+
+    def maybe(self, share: float, part: Spec, at: str, key: str, options: o.Options) -> None:
+        """The key set in a part, with probability `share`."""
+        if self.parts.random() < share:
+            part[key] = copy.deepcopy(self.parts.choice(options))
+            self.told.append(f"{at}.{key}={part[key]}")
 
     def two(self, s: Spec) -> Spec:
         """The spec as the second of two streams, which reads the first. `seq` is a number like any other there."""

@@ -83,6 +83,13 @@ ROLES = ["weight", "output", "embedding", "position", "head", "router", "experts
 NORM: Options = [
     "layer_norm", "rms_norm", "none", {"kind": "layer_norm", "bias": False}, {"kind": "rms_norm", "eps": 0.1},
 ]  # fmt: skip
+OFFSET: Options = [{"kind": "rms_norm", "offset": 1.0}, {"kind": "layer_norm", "offset": 0.5}]
+OUTPUT_NORM: Options = [*NORM, *OFFSET]
+QK_NORM: Options = [
+    "rms_norm", "layer_norm", "l2", "none", {"kind": "rms_norm", "over": "projection"}, {"kind": "l2", "eps": 0.01},
+    {"kind": "layer_norm", "over": "projection", "bias": False}, {"kind": "rms_norm", "over": "head", "offset": 1.0},
+    {"kind": "l2", "over": "projection"}, {"kind": "layer_norm", "over": "projection", "eps": 0.1},
+]  # fmt: skip
 RESIDUAL: Options = ["pre", "post", "none"]
 
 ATTENTION: dict[str, Options] = {
@@ -121,4 +128,5 @@ LANGUAGE: dict[str, Options] = {
     "tied": [True], "bias": [True], "scale": ["1/width", 3.0], "ignore": [-100, 3], "vocab": [11],
     "loss": ["cross_entropy"], "transform": [{}, {"activation": "tanh"}, {"norm": "none"}],
 }  # fmt: skip
+SOFTCAP: Options = [0.5, 3.0, 30.0]
 CLASSIFY: dict[str, Options] = {"pool": ACTIVATION, "ignore": [-100, 1]}

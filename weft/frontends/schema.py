@@ -35,6 +35,11 @@ class SubLayerDefaults(SpecPart):
     residual: Literal["pre", "post", "none"] = Field(
         default="pre", description="`pre`: x + f(norm(x)); `post`: norm(x + f(x)); `none`: f(norm(x))"
     )
+    output_norm: Norm = Field(
+        default="none",
+        description="normalisation of f's output, before dropout and before it is added: x + output_norm(f(norm(x))) "
+        "(Gemma 2), and with `norm: none` x + output_norm(f(x)) (OLMo 2)",
+    )
     dropout: Rate = Field(default=0.0, description="on f's output, before it is added")
 
 
@@ -47,6 +52,7 @@ class SubLayer(SpecPart):
     set: dict[Name, Any] = Field(default_factory=dict, description="keys of the named block to change here")
     norm: Norm | None = Field(default=None, description="default: from `sublayer`")
     residual: Literal["pre", "post", "none"] | None = Field(default=None, description="default: from `sublayer`")
+    output_norm: Norm | None = Field(default=None, description="default: from `sublayer`")
     dropout: Rate | None = Field(default=None, description="default: from `sublayer`")
 
 
@@ -134,6 +140,9 @@ class LanguageHead(SpecPart):
     bias: bool = Field(default=False, description="a bias on the logits")
     transform: Transform | None = Field(default=None, description="a dense layer first")
     scale: Number | None = Field(default=None, description="factor on the logits: a number or a formula over dims")
+    softcap: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="bound on the logits, after scale and bias: softcap*tanh(logits/softcap) (Gemma 2)"
+    )
     loss: Literal["cross_entropy"] = Field(default="cross_entropy", description="mean over the targets that count")
     ignore: int = Field(default=-100, description="the target that does not count; with none that counts the loss is 0")
 

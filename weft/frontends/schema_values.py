@@ -103,6 +103,11 @@ class NormRule(SpecPart):
         default=None, gt=0, description="added to the variance; default 1e-5 (`layer_norm`) or 1e-6 (`rms_norm`)"
     )
     bias: bool = Field(default=True, description="`layer_norm` only: whether it adds a bias")
+    offset: float = Field(
+        default=0.0,
+        description="added to the weight, such as 1 for gains of 1 + weight (Gemma); weights then start at 1 - offset "
+        "where `init.norm` says nothing else",
+    )
 
 
 Norm = Annotated[

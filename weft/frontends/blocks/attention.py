@@ -10,6 +10,7 @@ from pydantic import Field, Tag, field_validator, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.blocks.queries import QkNorm, RotaryPositions, normed, turned
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Formula, Name, Number, Size, SpecPart, one_of
 from weft.frontends.suggest import did_you_mean
@@ -21,13 +22,6 @@ from weft.ir.pattern.table import mix
 if TYPE_CHECKING:
     from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
-
-
-class RotaryPositions(SpecPart):
-    """Rotary positions on queries and keys (Su et al. 2021)."""
-
-    base: float = Field(default=10000.0, gt=1, description="wavelength base")
-    interleaved: bool = Field(default=False, description="rotate pairs (2i, 2i+1) instead of (i, i + half)")
 
 
 class Globals(SpecPart):
@@ -82,6 +76,10 @@ class Attention(BlockKind):
     )
     plan: BlockPlan | None = Field(default=None, description="a block plan with multiplicity, instead of `pattern`")
     globals: Globals | None = Field(default=None, description="global tokens with their own projections (Longformer)")
+    qk_norm: Annotated[
+        Annotated[Literal["rms_norm", "layer_norm", "l2", "none"], Tag("text")] | Annotated[QkNorm, Tag("map")],
+        one_of("`rms_norm`, `layer_norm`, `l2`, `none`, or a map with `kind`"),
+    ] = Field(default="none", description="normalisation of queries and keys, before rotary positions")
     rotary: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[RotaryPositions, Tag("map")],
         one_of("`true`, `false`, or a map with `base`"),
@@ -121,7 +119,8 @@ class Attention(BlockKind):
             seen = x if other == s.stream else s.other(other)
             (q,) = _project(s, x, a, stem, biased, ("query",))
             k, v = _project(s, seen, a, stem, biased, ("key", "value"))
-            q, k = _turned(s, q, s.length, a, self, path, "query"), _turned(s, k, a.source, a, self, path, "key")
+            q = _placed(s, q, s.length, a, self, stem, path, "query")
+            k = _placed(s, k, a.source, a, self, stem, path, "key")
             pattern = _pattern(s, self, path)
             out = _attend(s, q, k, v, a, self, path, pattern)
             if self.globals:
@@ -224,14 +223,16 @@ def _project(
     return out
 
 
-def _turned(s: Scope, x: Val, seq: str, a: Axes, block: Attention, path: Path, name: str) -> Val:
-    """x with rotary positions along `seq`, where the block has them."""
+def _placed(s: Scope, x: Val, seq: str, a: Axes, block: Attention, stem: str, path: Path, name: str) -> Val:
+    """Queries or keys along `seq`, called `name`, with the norm and the rotary positions that the block has."""
+    if block.qk_norm != "none":
+        rule = QkNorm(kind=block.qk_norm) if isinstance(block.qk_norm, str) else block.qk_norm
+        many = a.keys if name.startswith("key") else a.query
+        x = normed(s, x, rule, tuple(many.split()), a.head, f"{stem}.{name}_norm", (*path, "qk_norm"))
     if not block.rotary:
         return x
     rule = block.rotary if isinstance(block.rotary, RotaryPositions) else RotaryPositions()
-    turn = s.ir.Rotary(seq, a.head, s.ir.exact(rule.base), "interleaved" if rule.interleaved else "half")
-    with s.at(*path, "rotary"):
-        return s.g.one(turn, x, names=[name])
+    return turned(s, x, rule, seq, a.head, (*path, "rotary"), name)
 
 
 def _attend(
@@ -365,8 +366,8 @@ def _globals(
         (q,) = _project(s, first, a, stem, biased, ("query",), "_global")
         k, v = _project(s, x, a, stem, biased, ("key", "value"), "_global")
         q, k = (
-            _turned(s, q, some, a, block, path, "query_global"),
-            _turned(s, k, s.length, a, block, path, "key_global"),
+            _placed(s, q, some, a, block, stem, path, "query_global"),
+            _placed(s, k, s.length, a, block, stem, path, "key_global"),
         )
         seen = _attend(s, q, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), some)
         index = s.map("index", s.ir.symbol(f"i_{s.length}"), to=s.length, dtype="i64")

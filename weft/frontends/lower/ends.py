@@ -10,6 +10,7 @@ from weft.errors import Path, Problem, SpecError
 from weft.frontends import streams
 from weft.frontends.lower.scope import Scope
 from weft.frontends.schema import ClassifyHead, LanguageHead, Norm
+from weft.frontends.vocabulary import exact
 from weft.ir.formula import symbol
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.types import Val
@@ -101,9 +102,16 @@ def language(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> tup
             formula = formula * _factor(s, head.scale, path)
         if head.bias:
             formula, operands = formula + symbol("b"), operands | {"b": s.param(f"{stem}bias", vocab, "bias")}
+        if head.softcap is not None:
+            formula = softcapped(formula, exact(head.softcap))
         if formula != symbol("y"):
             logits = s.map("logits", formula, to=f"{s.rows} {vocab}", dtype=s.compute, **operands)
         return logits, _loss(s, logits, vocab, "targets", head.ignore, path) if low.train else None
+
+
+def softcapped(x: Any, cap: Any) -> Any:
+    """cap * tanh(x / cap), which stays within the cap."""
+    return cap * sp.tanh(x / cap)
 
 
 def _transform(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> Val:

@@ -14,6 +14,7 @@ from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends import vocabulary
+from weft.frontends.lower.norms import normalised
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
 from weft.frontends.streams import of_heads
@@ -23,14 +24,14 @@ from weft.ir.builder import Builder, Formula
 from weft.ir.composite import Call
 from weft.ir.formula import parse, symbol
 from weft.ir.formula.evaluate import scalar
-from weft.ir.library import Dropout, LayerNorm, RMSNorm
+from weft.ir.library import Dropout
 from weft.ir.ops.primitives import Einsum, Gather, Rename
 from weft.ir.types import Type, Val
 
 if TYPE_CHECKING:
+    from weft.frontends.blocks.queries import QkNorm
     from weft.frontends.schema import Model
 
-EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6}
 OF_STREAM = {"tokens": "i64", "types": "i64", "segments": "i64", "valid": "bool"}
 """The public inputs [batch length] that a stream can have, and their dtypes, in the order of `forward`. Where there are
 several streams their names follow the stream's: source_tokens."""
@@ -341,12 +342,11 @@ class Scope:
         if isinstance(rule, str):
             return x
         with self.at(*path):
-            eps = exact(rule.eps or EPS[rule.kind])
-            affine = [self.param(f"{stem}.weight", over, "norm")]
-            if rule.kind == "layer_norm" and rule.bias:
-                affine.append(self.param(f"{stem}.bias", over, "bias"))
-            op = (LayerNorm if rule.kind == "layer_norm" else RMSNorm)(over, eps)
-            return self.g.one(op, x, *affine, names=[stem.rsplit(".", 1)[-1]])
+            return normalised(self, x, rule, stem, (over,))
+
+    def normalised(self, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple[str, ...]) -> Val:
+        """x normalised over dims, with weights [over] called by `stem`."""
+        return normalised(self, x, rule, stem, over)
 
     def activation(self, text: str, path: Path) -> sp.Expr:
         """The formula of an activation, in `x`."""

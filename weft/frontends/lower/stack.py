@@ -115,7 +115,7 @@ def _layer(scope: Scope, layer: list[str | SubLayer], path: Path) -> tuple[Val, 
             sub = SubLayer(block=step) if isinstance(step, str) else step
             block, at, name = _block(scope.low, sub, where, where if isinstance(step, str) else (*where, "block"))
             stem = next(s for s in (name, *(f"{name}_{k}" for k in range(2, i + 3))) if s not in used)
-            used |= {stem, f"{stem}_norm"}
+            used |= {stem, f"{stem}_norm", f"{stem}_output_norm"}
             x, found = _sublayer(scope, x, sub, block, stem, where, at)
             aux += found
     return x, aux
@@ -148,7 +148,7 @@ def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Block
 def _sublayer(
     scope: Scope, x: Val, sub: SubLayer, block: BlockKind, stem: str, path: Path, at: Path
 ) -> tuple[Val, Aux]:
-    """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x)). Dropout on f's output."""
+    """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x)). On f's output its own norm, then dropout."""
     default = scope.low.model.sublayer
     rule = sub.norm if sub.norm is not None else default.norm
     residual = sub.residual or default.residual
@@ -157,7 +157,15 @@ def _sublayer(
     y = x if residual == "post" else scope.norm(x, rule, f"{stem}_norm", where)
     y, aux = block.lower(scope, y, stem, at)
     with scope.at(*path):
-        y = scope.dropout(y, rate)
+        y = scope.dropout(_output_norm(scope, y, sub, stem, path), rate)
         if residual != "none":
             y = scope.map("x", "x + y", x=x, y=y, to=" ".join(scope.space), dtype=scope.compute)
         return (scope.norm(y, rule, f"{stem}_norm", where) if residual == "post" else y), aux
+
+
+def _output_norm(scope: Scope, y: Val, sub: SubLayer, stem: str, path: Path) -> Val:
+    """f's output, normalised where the sub-layer says so."""
+    own = sub.output_norm is not None
+    rule = sub.output_norm if sub.output_norm is not None else scope.low.model.sublayer.output_norm
+    where = (*path, "output_norm") if own else ("sublayer", "output_norm")
+    return scope.norm(y, rule, f"{stem}_output_norm", where)

@@ -1,0 +1,177 @@
+"""The parts of today's decoders against Hugging Face's, a family each: fp64, random weights, every gradient.
+
+What the families share is said once: a spec is the keys that differ from `DECODER`."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.parity.mapping import Row
+from tests.parity.oracle import agree, built, in_double, integers, randomise
+from tests.parity.test_transformers import entropy
+from weft.frontends.schema import Model
+from weft.ir.program import Program
+
+transformers = pytest.importorskip("transformers")
+
+DIMS = {"batch": 2, "seq": 24, "width": 36, "heads": 4, "kv": 2, "head": 8, "inner": 48, "layers": 2, "vocab": 64}
+DECODER: dict[str, Any] = {
+    "name": "decoder",
+    "dims": DIMS,
+    "blocks": {
+        "attention": {"kind": "attention", "pattern": "causal", "kv_heads": "kv", "bias": False, "rotary": True},
+        "feedforward": {"kind": "mlp", "activation": "silu", "gated": True, "bias": False},
+    },
+    "sublayer": {"norm": "rms_norm"},
+    "stack": [{"repeat": "layers", "layer": ["attention", "feedforward"]}],
+    "norm": "rms_norm",
+}
+SHARED: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 24, "rms_norm_eps": 1e-6,
+    "attn_implementation": "eager", "pad_token_id": None, "tie_word_embeddings": False,
+}  # fmt: skip
+
+ROWS: tuple[Row, ...] = (
+    ("embed.tokens", "model.embed_tokens.weight", "same"),
+    *(
+        (f"layers.{{}}.attention.{ours}.weight", f"model.layers.{{}}.self_attn.{theirs}_proj.weight", "turned")
+        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "o"))
+    ),
+    *(
+        (f"layers.{{}}.feedforward.{name}.weight", f"model.layers.{{}}.mlp.{name}_proj.weight", "turned")
+        for name in ("gate", "up", "down")
+    ),
+    ("norm.weight", "model.norm.weight", "same"),
+    ("head.weight", "lm_head.weight", "turned"),
+)
+
+
+def norms(**which: str) -> tuple[Row, ...]:
+    """Rows of norms of a layer: our name, and theirs within the layer."""
+    return tuple((f"layers.{{}}.{o}.weight", f"model.layers.{{}}.{t}.weight", "same") for o, t in which.items())
+
+
+PRE = norms(attention_norm="input_layernorm", feedforward_norm="post_attention_layernorm")
+SANDWICH = norms(
+    attention_norm="input_layernorm", attention_output_norm="post_attention_layernorm",
+    feedforward_norm="pre_feedforward_layernorm", feedforward_output_norm="post_feedforward_layernorm",
+)  # fmt: skip
+BEHIND = norms(attention_output_norm="post_attention_layernorm", feedforward_output_norm="post_feedforward_layernorm")
+QK = (
+    ("layers.{}.attention.query_norm.weight", "model.layers.{}.self_attn.q_norm.weight", "same"),
+    ("layers.{}.attention.key_norm.weight", "model.layers.{}.self_attn.k_norm.weight", "same"),
+)
+
+
+def spec(**change: Any) -> dict[str, Any]:
+    """DECODER with keys changed; maps are merged at any depth."""
+    return merged(deepcopy(DECODER), change)
+
+
+def merged(own: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in change.items():
+        inside = isinstance(value, dict) and isinstance(own.get(key), dict)
+        own[key] = merged(own[key], value) if inside else value
+    return own
+
+
+def program(**change: Any) -> Program:
+    return built(Model.model_validate(spec(**change)))
+
+
+def compared(family: str, config: Any, ours: Program, table: tuple[Row, ...], scale: float = 0.3) -> None:
+    """The family's causal model of this config and the program give the same, from the same weights."""
+    files = [import_module(f"transformers.models.{family}.modeling_{family}")]
+    files.append(import_module("transformers.modeling_rope_utils"))
+    with in_double(files[0]), in_double(files[1]):
+        oracle = transformers.AutoModelForCausalLM.from_config(config).double().train()
+        theirs = randomise(oracle, scale=scale)
+        tokens, targets = integers(1, 64, 2, 24), integers(2, 64, 2, 24)
+        logits = oracle(tokens, use_cache=False).logits
+    want = {"loss": entropy(logits, targets), "logits": logits}
+    agree(ours, table, theirs, {"tokens": tokens, "targets": targets}, want)
+    read = {other.format(i) for _, other, _ in table for i in range(2)}
+    assert set(theirs) == read
+
+
+def test_qwen3_norms_each_query_and_key_head() -> None:
+    config = transformers.Qwen3Config(**SHARED, rope_theta=1e6)
+    ours = program(blocks={"attention": {"qk_norm": "rms_norm", "rotary": {"base": 1e6}}})
+    compared("qwen3", config, ours, (*ROWS, *PRE, *QK))
+
+
+def test_olmo2_norms_whole_projections_and_outputs() -> None:
+    config = transformers.Olmo2Config(**SHARED, rope_theta=5e5)
+    ours = program(
+        blocks={"attention": {"qk_norm": {"kind": "rms_norm", "over": "projection"}, "rotary": {"base": 5e5}}},
+        sublayer={"norm": "none", "output_norm": "rms_norm"},
+    )
+    compared("olmo2", config, ours, (*ROWS, *BEHIND, *QK))
+
+
+@pytest.mark.parametrize("over", ["head", "projection"])
+@pytest.mark.parametrize("kind", ["l2", "layer_norm"])
+def test_other_norms_of_queries_and_keys(kind: str, over: str) -> None:
+    """Against an attention of torch's own functions, whose l2 norm is normalize."""
+    block = {"kind": "attention", "pattern": "causal", "kv_heads": "kv", "bias": False}
+    norm = {"kind": kind, "over": over, "eps": 1e-30 if kind == "l2" else 1e-5, "bias": over == "head"}
+    ours = built(Model.model_validate({
+        "name": "attention", "dims": DIMS, "stack": [{"layer": [{"block": block | {"qk_norm": norm}, "norm": "none"}]}],
+    }))  # fmt: skip
+    shapes = {name: tuple(ours.sizes[d] for d in p.dims) for name, (p, _) in ours.logical_names().items()}
+    draw = torch.Generator().manual_seed(0)
+    theirs = {n: torch.randn(s, generator=draw, dtype=torch.float64).requires_grad_() for n, s in shapes.items()}
+    tokens, targets = integers(1, 64, 2, 24), integers(2, 64, 2, 24)
+    own = {n.removeprefix("layers.0.attention."): v for n, v in theirs.items()}
+
+    def made(name: str, x: torch.Tensor) -> torch.Tensor:
+        y = torch.einsum("bsw,w...->bs...", x, own[f"{name}.weight"])
+        weight, bias = own[f"{name}_norm.weight"], own.get(f"{name}_norm.bias")
+        rows = y if over == "head" else y.flatten(2)
+        gains = (weight.flatten(), bias.flatten() if bias is not None else None)
+        wide = (
+            F.layer_norm(rows, gains[0].shape, *gains) if kind == "layer_norm" else F.normalize(rows, dim=-1) * gains[0]
+        )
+        return wide.reshape(y.shape).reshape(2, 24, -1, 8).transpose(1, 2)
+
+    x = own["embed.tokens"][tokens]
+    v = torch.einsum("bsw,whd->bhsd", x, own["value.weight"])
+    y = F.scaled_dot_product_attention(made("query", x), made("key", x), v, is_causal=True, enable_gqa=True)
+    out = torch.einsum("bhsd,hdw->bsw", y, own["output.weight"].flatten(0, -3).unflatten(0, (4,)))
+    logits = (x + out) @ own["head.weight"]
+    table = tuple((n.replace("layers.0.", "layers.{}."), n.replace("layers.0.", "layers.{}."), "same") for n in theirs)
+    agree(
+        ours,
+        table,
+        theirs,
+        {"tokens": tokens, "targets": targets},
+        {"loss": entropy(logits, targets), "logits": logits},
+    )
+
+
+def test_gemma2_sandwich_norms_and_soft_caps() -> None:
+    config = transformers.Gemma2Config(
+        **SHARED, query_pre_attn_scalar=16, sliding_window=5, attn_logit_softcapping=50.0, final_logit_softcapping=3.0,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    gemma = {"kind": "rms_norm", "offset": 1.0}
+    ours = program(
+        blocks={
+            "attention": {"scale": "16**(-1/2)", "score": "50*tanh(s/50)"},
+            "feedforward": {"activation": "gelu_tanh"},
+        },
+        embed={"scale": "sqrt(width)"},
+        sublayer={"norm": gemma, "output_norm": gemma},
+        stack=[{"cycle": [
+            [{"block": "attention", "set": {"pattern": "window(5)"}}, "feedforward"], ["attention", "feedforward"],
+        ]}],
+        norm=gemma,
+        head={"softcap": 3.0},
+    )  # fmt: skip
+    compared("gemma2", config, ours, (*ROWS, *SANDWICH))

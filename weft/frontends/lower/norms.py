@@ -1,0 +1,69 @@
+"""Normalisations: one op over one dim, formulas and sums over several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from weft.errors import Path
+from weft.frontends.schema_values import Init, InitRule
+from weft.frontends.vocabulary import exact
+from weft.ir.formula import symbol
+from weft.ir.library import LayerNorm, RMSNorm
+
+if TYPE_CHECKING:
+    from weft.frontends.blocks.queries import QkNorm
+    from weft.frontends.lower.scope import Scope
+    from weft.frontends.schema_values import NormRule
+    from weft.ir.types import Val
+
+EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "l2": 1e-6}
+
+
+def normalised(s: Scope, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple[str, ...]) -> Val:
+    """x normalised over dims, with the gain `stem`.weight [over], and `stem`.bias where a layer norm has one."""
+    eps, name = exact(rule.eps or EPS[rule.kind]), stem.rsplit(".", 1)[-1]
+    affine = [_gain(s, f"{stem}.weight", rule, over)]
+    if rule.kind == "layer_norm" and rule.bias:
+        affine.append(s.param(f"{stem}.bias", " ".join(over), "bias"))
+    dim, *others = over
+    if others:
+        return _together(s, x, rule, eps, name, over, affine)
+    if rule.kind == "layer_norm":
+        return s.g.one(LayerNorm(dim, eps), x, *affine, names=[name])
+    return s.g.one(RMSNorm(dim, eps / s.low.number(dim) if rule.kind == "l2" else eps), x, *affine, names=[name])
+
+
+def _gain(s: Scope, name: str, rule: NormRule | QkNorm, over: tuple[str, ...]) -> Val:
+    """What the normalised value is multiplied by: the weight, with the rule's offset. For `l2` over one dim, said as
+    an RMS norm, it has the factor 1/sqrt(n) too."""
+    dims = " ".join(over)
+    as_rms = rule.kind == "l2" and len(over) == 1
+    if not rule.offset and not as_rms:
+        return s.param(name, dims, "norm")
+    own: tuple[Init, Path] = (InitRule(constant=1 - rule.offset), ())
+    start = None if "norm" in s.low.model.init.model_fields_set else own
+    dtype = s.compute if rule.kind == "layer_norm" else s.accumulate  # torch's layer_norm wants x's own
+    formula: Any = symbol("w") + exact(rule.offset)
+    if as_rms:
+        formula = formula / sp.sqrt(symbol(f"n_{over[0]}"))
+    return s.map("gain", formula, w=s.param(name, dims, "norm", rule=start, dtype=dtype), to=dims, dtype=dtype)
+
+
+def _together(
+    s: Scope, x: Val, rule: NormRule | QkNorm, eps: Any, name: str, over: tuple[str, ...], affine: list[Val]
+) -> Val:
+    """The same over several dims at once, in the accumulate dtype."""
+    left = [d for d in x.dims if d not in over]
+    count = " * ".join(f"n_{d}" for d in over)
+    wide = s.g.cast(x, s.accumulate)
+    if rule.kind == "layer_norm":
+        mean = s.map("mean", f"t / ({count})", t=s.g.reduce(wide, to=left), dtype=s.accumulate)
+        wide = s.map("centred", "x - mean", x=wide, mean=mean, to=" ".join(x.dims), dtype=s.accumulate)
+    total = s.g.reduce(s.map("square", "x*x", x=wide, dtype=s.accumulate), to=left)
+    mean_square = symbol("t") if rule.kind == "l2" else symbol("t") / sp.prod([symbol(f"n_{d}") for d in over])
+    rstd = s.map("rstd", 1 / sp.sqrt(mean_square + eps), t=total, dtype=s.accumulate)
+    operands: dict[str, Any] = dict(zip("wb", affine))
+    formula = "x*rstd*w + b" if len(affine) > 1 else "x*rstd*w"
+    return s.map(name, formula, x=wide, rstd=rstd, to=" ".join(x.dims), dtype=s.compute, **operands)
