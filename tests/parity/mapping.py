@@ -12,15 +12,17 @@ Row = tuple[str, str, str]
 
 def _switch(how: str) -> Callable[[Any], Any]:
     """same | turned: a torch Linear's [out, in] | part i/n: the i-th of n equal runs of the last dim | run i/n: of the
-    first dim | every i/n: rows i, i + n, ..., turned | run_turned i/n: a run of rows, turned."""
+    first dim | every i/n: rows i, i + n, ..., turned | run_turned i/n: a run of rows, turned | dealt i/n/m: of m equal
+    runs of rows the i-th of n parts each, turned."""
     name, _, rest = how.partition(" ")
-    i, n = (int(x) for x in rest.split("/")) if rest else (0, 1)
+    i, n, m = (*(int(x) for x in rest.split("/")), 1)[:3] if rest else (0, 1, 1)
     return {
         "same": lambda x: x,
         "turned": lambda x: x.T,
         "part": lambda x: x.chunk(n, -1)[i],
         "run": lambda x: x.chunk(n, 0)[i],
         "every": lambda x: x[i::n].T,
+        "dealt": lambda x: x.unflatten(0, (m, n, -1))[:, i].flatten(0, 1).t(),
         "run_turned": lambda x: x.chunk(n, 0)[i].T,
     }[name]
 
@@ -53,7 +55,7 @@ def used(table: tuple[Row, ...], layers: int, experts: int = 0) -> set[str]:
 
 def _both(ours: str, theirs: str, how: str = "turned") -> tuple[Row, ...]:
     """A matrix and its bias."""
-    bias = {"turned": "same", "same": "same"}.get(how, how)
+    bias = {"turned": "same"}.get(how, how)
     return (f"{ours}.weight", f"{theirs}.weight", how), (f"{ours}.bias", f"{theirs}.bias", bias)
 
 

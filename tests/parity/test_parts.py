@@ -155,6 +155,76 @@ def test_other_norms_of_queries_and_keys(kind: str, over: str) -> None:
     )
 
 
+def both(ours: str, theirs: str, how: str = "turned") -> tuple[Row, ...]:
+    """A matrix or a norm of a layer, and its bias."""
+    bias = "same" if how == "turned" else how
+    return (f"layers.{{}}.{ours}.weight", f"{theirs}.weight", how), (f"layers.{{}}.{ours}.bias", f"{theirs}.bias", bias)
+
+
+def ends(model: str, tokens: str, norm: str, head: str) -> tuple[Row, ...]:
+    return (
+        ("embed.tokens", f"{model}.{tokens}.weight", "same"), ("norm.weight", f"{model}.{norm}.weight", "same"),
+        ("norm.bias", f"{model}.{norm}.bias", "same"), ("head.weight", f"{head}.weight", "turned"),
+    )  # fmt: skip
+
+
+BIASED: dict[str, Any] = {
+    "blocks": {
+        "attention": {"kv_heads": "heads", "bias": True},
+        "feedforward": {"gated": False, "bias": True, "activation": "gelu"},
+    },
+    "sublayer": {"norm": "layer_norm"},
+    "norm": "layer_norm",
+}
+
+
+def beside(**change: Any) -> list[dict[str, Any]]:
+    """A stack whose attention and feed-forward stand beside each other."""
+    return [{"repeat": "layers", "layer": [{"parallel": ["attention", "feedforward"]} | change]}]
+
+
+def test_gpt_neox_sub_layers_beside_each_other() -> None:
+    config = transformers.GPTNeoXConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=24, rotary_pct=1.0, hidden_dropout=0.0, attention_dropout=0.0,
+        attn_implementation="eager",
+    )  # fmt: skip
+    layer = "gpt_neox.layers.{}"
+    table = (
+        *ends("gpt_neox", "embed_in", "final_layer_norm", "lm_head"),
+        *(row for i, name in enumerate(("query", "key", "value"))
+          for row in both(f"attention.{name}", f"{layer}.attention.query_key_value", f"dealt {i}/3/4")),
+        *both("attention.output", f"{layer}.attention.dense"),
+        *both("attention_norm", f"{layer}.input_layernorm", "same"),
+        *both("feedforward.up", f"{layer}.mlp.dense_h_to_4h"), *both("feedforward.down", f"{layer}.mlp.dense_4h_to_h"),
+        *both("feedforward_norm", f"{layer}.post_attention_layernorm", "same"),
+    )  # fmt: skip
+    ours = program(**merged(deepcopy(BIASED), {"dims": {"width": 32}, "stack": beside()}))
+    compared("gpt_neox", config, ours, table)
+
+
+def test_phi_sub_layers_beside_each_other_share_a_norm() -> None:
+    config = transformers.PhiConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=24, partial_rotary_factor=1.0, qk_layernorm=True, attn_implementation="eager",
+    )  # fmt: skip
+    layer = "model.layers.{}"
+    table = (
+        *ends("model", "embed_tokens", "final_layernorm", "lm_head"), ("head.bias", "lm_head.bias", "same"),
+        *(row for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "dense"))
+          for row in both(f"attention.{ours}", f"{layer}.self_attn.{theirs}")),
+        *both("attention.query_norm", f"{layer}.self_attn.q_layernorm", "same"),
+        *both("attention.key_norm", f"{layer}.self_attn.k_layernorm", "same"),
+        *both("feedforward.up", f"{layer}.mlp.fc1"), *both("feedforward.down", f"{layer}.mlp.fc2"),
+        *both("parallel_norm", f"{layer}.input_layernorm", "same"),
+    )  # fmt: skip
+    change = {
+        "dims": {"width": 32}, "stack": beside(norm="layer_norm"), "head": {"bias": True},
+        "blocks": {"attention": {"qk_norm": "layer_norm"}, "feedforward": {"activation": "gelu_tanh"}},
+    }  # fmt: skip
+    compared("phi", config, program(**merged(deepcopy(BIASED), change)), table)
+
+
 def test_gemma2_sandwich_norms_and_soft_caps() -> None:
     config = transformers.Gemma2Config(
         **SHARED, query_pre_attn_scalar=16, sliding_window=5, attn_logit_softcapping=50.0, final_logit_softcapping=3.0,

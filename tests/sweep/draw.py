@@ -20,7 +20,8 @@ def blocks_of(spec: Spec) -> list[Spec]:
 def steps_of(spec: Spec) -> list[Any]:
     """The steps of all layers: names of blocks, and maps."""
     layers = [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
-    return [step for layer in layers for step in layer]
+    beside = [step.get("parallel", [step]) if isinstance(step, dict) else [step] for layer in layers for step in layer]
+    return [step for steps in beside for step in steps]
 
 
 def language_heads(spec: Spec) -> list[Spec]:
@@ -87,9 +88,25 @@ class Draw:
         for step in steps_of(s):
             if isinstance(step, dict):
                 self.maybe(0.3, step, "step", "output_norm", o.OUTPUT_NORM)
+        for layer in (x for stage in s["stack"] for x in (stage.get("cycle") or [stage["layer"]])):
+            self.beside(layer, s.get("sublayer", {}).get("residual", "pre"))
         for head in language_heads(s):
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
         return {k: v for k, v in s.items() if v != {}}
+
+    def beside(self, layer: list[Any], residual: str) -> None:
+        """The layer with its last steps beside each other, now and then, with a norm each or one for both."""
+        if self.parts.random() < (0.3 if len(layer) > 1 else 0.1):
+            steps = copy.deepcopy(layer[-2:]) if len(layer) > 1 else [layer[0], copy.deepcopy(layer[0])]
+            steps = [{"block": x} if isinstance(x, str) else x for x in steps]
+            for step in steps:
+                if step.pop("residual", "pre") != "pre" or residual != "pre":
+                    step["residual"] = "pre"
+            layer[-2:] = [{"parallel": steps}]
+            self.told.append("parallel=2")
+            self.maybe(0.5, layer[-1], "parallel", "norm", [*o.NORM, *o.OFFSET])
+            for step in steps if "norm" in layer[-1] else []:
+                step.pop("norm", None)
 
     def maybe(self, share: float, part: Spec, at: str, key: str, options: o.Options) -> None:
         """The key set in a part, with probability `share`."""

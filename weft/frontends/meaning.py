@@ -64,11 +64,9 @@ def blocks_of(model: Model) -> Iterator[tuple[BlockKind, Path, str]]:
         for at in dict.fromkeys(used or stages[:1]):
             yield block, ("blocks", name), at
     for i, (stage, at) in enumerate(zip(model.stack, stages)):
-        for j, layer in enumerate(stage.layers):
-            under = ("layer",) if stage.cycle is None else ("cycle", j)
-            for k, step in enumerate(layer):
-                if isinstance(step, SubLayer) and not isinstance(step.block, str):
-                    yield step.block, ("stack", i, *under, k, "block"), at
+        for where, step in stage.placed:
+            if isinstance(step, SubLayer) and not isinstance(step.block, str):
+                yield step.block, ("stack", i, *where, "block"), at
 
 
 def _named(step: Step) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from weft.errors import Path
 from weft.frontends.blocks import Block
 from weft.frontends.emit_yaml import emit
 from weft.frontends.schema_values import (
@@ -25,6 +26,7 @@ from weft.frontends.schema_values import (
     Size,
     SpecPart,
     one_of,
+    shape,
 )
 
 
@@ -59,7 +61,32 @@ class SubLayer(SpecPart):
 Step = Annotated[
     Annotated[Name, Tag("text")] | Annotated[SubLayer, Tag("map")], one_of("the name of a block, or a map with `block`")
 ]
-Layer = Annotated[list[Step], Field(min_length=1)]
+
+
+class Parallel(SpecPart):
+    """Sub-layers beside each other, which all read the same x: x + f(norm(x)) + g(norm(x)) (GPT-NeoX, Phi)."""
+
+    parallel: list[Step] = Field(min_length=2, description="the sub-layers; each has `residual: pre`")
+    norm: Norm | None = Field(
+        default=None, description="one normalisation that all of them read; default: each has its own"
+    )
+
+
+def _form(value: Any) -> str:
+    """The branch of what stands in a layer."""
+    beside = isinstance(value, Parallel) or (isinstance(value, dict) and "parallel" in value)
+    return "beside" if beside else shape(value)
+
+
+Layer = Annotated[
+    list[
+        Annotated[
+            Annotated[Name, Tag("text")] | Annotated[SubLayer, Tag("map")] | Annotated[Parallel, Tag("beside")],
+            one_of("the name of a block, or a map with `block` or `parallel`", _form),
+        ]
+    ],
+    Field(min_length=1),
+]
 
 
 class Stage(SpecPart):
@@ -86,9 +113,21 @@ class Stage(SpecPart):
         return self.cycle if self.cycle is not None else [self.layer or []]
 
     @property
+    def placed(self) -> list[tuple[Path, Step]]:
+        """The sub-layers of all of them, those beside each other too, and where each stands in the stage."""
+        found: list[tuple[Path, Step]] = []
+        for j, layer in enumerate(self.layers):
+            at: Path = ("layer",) if self.cycle is None else ("cycle", j)
+            for k, step in enumerate(layer):
+                beside = enumerate(step.parallel) if isinstance(step, Parallel) else ()
+                found += [((*at, k, "parallel", m), each) for m, each in beside]
+                found += [((*at, k), step)] if not isinstance(step, Parallel) else []
+        return found
+
+    @property
     def steps(self) -> list[Step]:
-        """The steps of all of them."""
-        return [step for layer in self.layers for step in layer]
+        """The sub-layers of all of them."""
+        return [step for _, step in self.placed]
 
 
 class Position(SpecPart):
@@ -249,6 +288,6 @@ class Model(SpecPart):
 
 __all__ = [
     "ClassifyHead", "DtypePolicy", "Embed", "Head", "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Model",
-    "Norm", "NormRule", "Position", "RuntimeDim", "SpecPart", "Stage", "Step", "Stream", "SubLayer", "SubLayerDefaults",
-    "Transform",
+    "Norm", "NormRule", "Parallel", "Position", "RuntimeDim", "SpecPart", "Stage", "Step", "Stream", "SubLayer",
+    "SubLayerDefaults", "Transform",
 ]  # fmt: skip

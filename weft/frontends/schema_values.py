@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -65,9 +66,9 @@ def shape(value: Any) -> str:
     return {str: "text", list: "list"}.get(type(value), "map")
 
 
-def one_of(expected: str) -> Discriminator:
-    """Choose the branch of a union by `shape`; `expected` says what may stand here."""
-    return Discriminator(shape, custom_error_type="form", custom_error_message=f"expected {expected}")
+def one_of(expected: str, form: Callable[[Any], str] = shape) -> Discriminator:
+    """Choose the branch of a union by its form; `expected` says what may stand here."""
+    return Discriminator(form, custom_error_type="form", custom_error_message=f"expected {expected}")
 
 
 def not_a_keyword(name: str) -> str:

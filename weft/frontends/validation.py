@@ -162,7 +162,7 @@ def _keys(model: type, data: Any, path: Path) -> set[str]:
 
 
 def _classes(model: type, data: Any, path: Path) -> list[Any]:
-    """The schema's classes that the value at `path` may be, narrowed by its `kind`."""
+    """The schema's classes that the value at `path` may be, narrowed by its `kind`, or by the keys that a class needs."""
     found: list[Any] = [model]
     for step in path:
         data = data[step] if _holds(data, step) else None
@@ -170,7 +170,11 @@ def _classes(model: type, data: Any, path: Path) -> list[Any]:
     found = [c for kind in found for c in _flat(kind) if hasattr(c, "model_fields")]
     kind = data.get("kind") if isinstance(data, dict) else None
     exact = [c for c in found if kind in _tags(c)]
-    return exact or found
+    return exact or [c for c in found if isinstance(data, dict) and _needed(c) <= set(data)] or found
+
+
+def _needed(cls: Any) -> set[str]:
+    return {name for name, field in cls.model_fields.items() if field.is_required()}
 
 
 def _step(kind: Any, step: str | int) -> Iterator[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,7 +11,7 @@ from weft.errors import Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.lower.scope import Lowering, Operand, Scope
 from weft.frontends.lower.top import once, top_value
-from weft.frontends.schema import Norm, SubLayer
+from weft.frontends.schema import Layer, Norm, Parallel, Step, SubLayer
 from weft.frontends.streams import of_stage
 from weft.frontends.suggest import did_you_mean
 from weft.frontends.validation import problems_of
@@ -104,21 +105,54 @@ def _stacked(low: Lowering, operand: Operand, dim: str, param: ir.Param | None) 
     return top_value(low, operand, {})
 
 
-def _layer(scope: Scope, layer: list[str | SubLayer], path: Path) -> tuple[Val, Aux]:
+def _layer(scope: Scope, layer: Layer, path: Path) -> tuple[Val, Aux]:
     """The sub-layers of one layer in order: x after them, and their auxiliary losses with weights."""
     x = scope.running()
     aux: Aux = []
     used: set[str] = set()
     for i, step in enumerate(layer):
         with scope.low.collecting():
-            where = (*path, i)
-            sub = SubLayer(block=step) if isinstance(step, str) else step
-            block, at, name = _block(scope.low, sub, where, where if isinstance(step, str) else (*where, "block"))
-            stem = next(s for s in (name, *(f"{name}_{k}" for k in range(2, i + 3))) if s not in used)
-            used |= {stem, f"{stem}_norm", f"{stem}_output_norm"}
-            x, found = _sublayer(scope, x, sub, block, stem, where, at)
+            if isinstance(step, Parallel):
+                x, found = _beside(scope, x, step, used, (*path, i))
+            else:
+                x, found = _sublayer(scope, x, _branch(scope.low, step, used, (*path, i)))
             aux += found
     return x, aux
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One sub-layer with its defaults filled in. stem: what its parameters are called; path: where it is written; at:
+    where its block is; the places of its norms."""
+
+    block: BlockKind
+    stem: str
+    path: Path
+    at: Path
+    residual: str
+    dropout: float
+    norm: tuple[Norm, Path]
+    output_norm: tuple[Norm, Path]
+
+
+def _branch(low: Lowering, step: Step, used: set[str], path: Path) -> Branch:
+    """What a step says and what it leaves to the defaults. used: names that the layer has given, to which it adds."""
+    sub = SubLayer(block=step) if isinstance(step, str) else step
+    block, at, name = _block(low, sub, path, path if isinstance(step, str) else (*path, "block"))
+    stem = _unused(name, used)
+    used |= {stem, f"{stem}_norm", f"{stem}_output_norm"}
+    default = low.model.sublayer
+
+    def said(key: str) -> tuple[Any, Path]:
+        own = getattr(sub, key)
+        return (own, (*path, key)) if own is not None else (getattr(default, key), ("sublayer", key))
+
+    residual, dropout = said("residual")[0], said("dropout")[0]
+    return Branch(block, stem, path, at, residual, dropout, said("norm"), said("output_norm"))
+
+
+def _unused(name: str, used: set[str]) -> str:
+    return next(s for s in (name, *(f"{name}_{k}" for k in range(2, len(used) + 3))) if s not in used)
 
 
 def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[BlockKind, Path, str]:
@@ -145,27 +179,50 @@ def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Block
         raise SpecError(problems_of(error, given, type(block), (*path, "set"))) from None
 
 
-def _sublayer(
-    scope: Scope, x: Val, sub: SubLayer, block: BlockKind, stem: str, path: Path, at: Path
-) -> tuple[Val, Aux]:
-    """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x)). On f's output its own norm, then dropout."""
-    default = scope.low.model.sublayer
-    rule = sub.norm if sub.norm is not None else default.norm
-    residual = sub.residual or default.residual
-    rate = sub.dropout if sub.dropout is not None else default.dropout
-    where = (*path, "norm") if sub.norm is not None else ("sublayer", "norm")
-    y = x if residual == "post" else scope.norm(x, rule, f"{stem}_norm", where)
-    y, aux = block.lower(scope, y, stem, at)
-    with scope.at(*path):
-        y = scope.dropout(_output_norm(scope, y, sub, stem, path), rate)
-        if residual != "none":
+def _sublayer(scope: Scope, x: Val, b: Branch) -> tuple[Val, Aux]:
+    """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x))."""
+    y = x if b.residual == "post" else scope.norm(x, b.norm[0], f"{b.stem}_norm", b.norm[1])
+    y, aux = _output(scope, y, b)
+    with scope.at(*b.path):
+        if b.residual != "none":
             y = scope.map("x", "x + y", x=x, y=y, to=" ".join(scope.space), dtype=scope.compute)
-        return (scope.norm(y, rule, f"{stem}_norm", where) if residual == "post" else y), aux
+        return (scope.norm(y, b.norm[0], f"{b.stem}_norm", b.norm[1]) if b.residual == "post" else y), aux
 
 
-def _output_norm(scope: Scope, y: Val, sub: SubLayer, stem: str, path: Path) -> Val:
-    """f's output, normalised where the sub-layer says so."""
-    own = sub.output_norm is not None
-    rule = sub.output_norm if sub.output_norm is not None else scope.low.model.sublayer.output_norm
-    where = (*path, "output_norm") if own else ("sublayer", "output_norm")
-    return scope.norm(y, rule, f"{stem}_output_norm", where)
+def _output(scope: Scope, x: Val, b: Branch) -> tuple[Val, Aux]:
+    """f(x), on it its own norm, and then dropout."""
+    y, aux = b.block.lower(scope, x, b.stem, b.at)
+    with scope.at(*b.path):
+        return scope.dropout(scope.norm(y, b.output_norm[0], f"{b.stem}_output_norm", b.output_norm[1]), b.dropout), aux
+
+
+def _beside(scope: Scope, x: Val, step: Parallel, used: set[str], path: Path) -> tuple[Val, Aux]:
+    """x + f(norm(x)) + g(norm(x)) ..., with one norm where the step has it, else each sub-layer's own."""
+    shared = None
+    if step.norm is not None:
+        stem = _unused("parallel_norm", used)
+        used.add(stem)
+        shared = scope.norm(x, step.norm, stem, (*path, "norm"))
+    added: dict[str, Val] = {}
+    aux: Aux = []
+    for i, each in enumerate(step.parallel):
+        b = _branch(scope.low, each, used, (*path, "parallel", i))
+        _fits_beside(b, each, step)
+        y = scope.norm(x, b.norm[0], f"{b.stem}_norm", b.norm[1]) if shared is None else shared
+        added[f"y{i}"], found = _output(scope, y, b)
+        aux += found
+    with scope.at(*path):
+        formula = " + ".join(["x", *added])
+        return scope.map("x", formula, x=x, to=" ".join(scope.space), dtype=scope.compute, **added), aux
+
+
+def _fits_beside(b: Branch, each: Step, step: Parallel) -> None:
+    """A sub-layer among others is added to x, and has no norm of its own where they share one."""
+    if b.residual != "pre":
+        message = f"sub-layers beside each other are added to x, and this one's residual is {b.residual}"
+        own = isinstance(each, SubLayer) and each.residual is not None
+        path = (*b.path, "residual") if own else b.path
+        raise SpecError.at(path, "W0403", message, "`residual: pre` in each of them, or no `parallel`")
+    if step.norm is not None and isinstance(each, SubLayer) and each.norm is not None:
+        message = "sub-layers beside each other that share a norm have none of their own"
+        raise SpecError.at((*b.path, "norm"), "W0403", message, "leave out this one, or the shared one")
