@@ -162,7 +162,7 @@ def _keys(model: type, data: Any, path: Path) -> set[str]:
 
 
 def _classes(model: type, data: Any, path: Path) -> list[Any]:
-    """The schema's classes that the value at `path` may be, narrowed by its `kind`, or by the keys that a class needs."""
+    """The schema's classes that the value at `path` may be, narrowed by its `kind` or by the keys they need."""
     found: list[Any] = [model]
     for step in path:
         data = data[step] if _holds(data, step) else None
