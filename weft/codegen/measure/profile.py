@@ -143,6 +143,7 @@ def profiler(target: Target) -> Callable[[Structure, Mapping[str, int], Sequence
 
     def measure(model: Structure, sizes: Mapping[str, int], blocks: Sequence[Derived]) -> list[BlockProfile]:
         found: list[BlockProfile] = []
+        _first_call()
         meta = Meta(torch.get_num_threads() if target.kind == "cpu" else 0)
         for i, made in enumerate(blocks):
             doing(f"planning: memory of {made.block.name}", i, len(blocks))
@@ -150,6 +151,14 @@ def profiler(target: Target) -> Callable[[Structure, Mapping[str, int], Sequence
         return found
 
     return measure
+
+
+def _first_call() -> None:
+    """Have torch call an operator under a mode once in a process: it imports much of itself in the first such call, and
+    keeps what is alive then, up the stack, in a circle that waits for the garbage collector."""
+    x = torch.empty(1, 1, device="meta")
+    with LiveBytes([x]):
+        torch.nn.functional.embedding(torch.zeros(1, dtype=torch.int64, device="meta"), x)
 
 
 def _profiled(model: Structure, sizes: Mapping[str, int], made: Derived, target: Target, meta: Meta) -> BlockProfile:
