@@ -130,10 +130,7 @@ FAULTS = (
     Planted(
         "globals_without_rotary",
         "rows of global tokens are not turned",
-        (
-            Edit(LOWERED, '_turned(s, q, some, a, block, path, "query_global")', "q"),
-            Edit(LOWERED, '_turned(s, k, s.length, a, block, path, "key_global")', "k"),
-        ),
+        (Edit(LOWERED, "if not block.rotary:", 'if not block.rotary or name.endswith("_global"):'),),
         (r"globals\.tokens", r"attention\.rotary"),
     ),
     Planted(
@@ -218,7 +215,7 @@ FAULTS = (
     Planted(
         "peak_of_operators",
         "a peak leaves out what operators take inside themselves",
-        (Edit("codegen/measure/profile.py", "torch.get_num_threads() if on_torch else 0", "0"),),
+        (Edit("codegen/measure/profile.py", 'torch.get_num_threads() if target.kind == "cpu" else 0', "0"),),
         (r"kind=attention",),
     ),
     Planted(
