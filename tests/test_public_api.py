@@ -18,14 +18,16 @@ NAMES = {
     "WeftError",
     "compile",
     "load",
+    "load_hf",
     "plan",
     "reference",
+    "save_hf",
 }
 
 
 def test_the_names_are_these():
     assert set(weft.__all__) == NAMES
-    assert len(NAMES) < 12
+    assert len(NAMES) < 14
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

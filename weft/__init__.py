@@ -3,6 +3,7 @@
 import weft
 module = weft.compile("spec.yaml")          # a torch.nn.Module: forward, .step(), .prefill(), .plan
 module = weft.load("out/")                  # a package that `weft compile` wrote
+module = weft.load_hf("folder/")            # a model that transformers saved, and weft.save_hf(module, "other/")
 model = weft.Model(name="tiny", ...)        # the same language in Python; .to_yaml() writes the spec
 """
 
@@ -13,8 +14,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from weft.api import compile as compile
     from weft.api import load as load
+    from weft.api import load_hf as load_hf
     from weft.api import plan as plan
     from weft.api import reference as reference
+    from weft.api import save_hf as save_hf
     from weft.errors import WeftError as WeftError
     from weft.frontends.blocks import Attention as Attention
     from weft.frontends.blocks import Mlp as MLP
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
 _HOME = {
     "compile": "weft.api:compile",
     "load": "weft.api:load",
+    "load_hf": "weft.api:load_hf",
     "plan": "weft.api:plan",
     "reference": "weft.api:reference",
+    "save_hf": "weft.api:save_hf",
     "Model": "weft.frontends.schema:Model",
     "Attention": "weft.frontends.blocks:Attention",
     "MLP": "weft.frontends.blocks:Mlp",
@@ -48,8 +53,10 @@ __all__ = [
     "WeftError",
     "compile",
     "load",
+    "load_hf",
     "plan",
     "reference",
+    "save_hf",
 ]
 
 

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from weft.api_export import export as export
 from weft.api_export import exportable as exportable
 from weft.api_export import saved_plan as saved_plan
+from weft.api_hf import import_hf as import_hf
+from weft.api_hf import load_hf as loaded
+from weft.api_hf import save_hf as save_hf
 from weft.api_tune import configured, tunable
 from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay
@@ -140,6 +143,34 @@ def load(folder: str | os.PathLike[str], device: Any = None) -> Any:
     from weft.codegen.build import module_of  # only when it is asked for: every verb imports this file
 
     return module_of(folder, device)
+
+
+@public
+def load_hf(
+    folder: str | os.PathLike[str],
+    target: str | None = None,
+    memory: str | int | None = None,
+    optimizer: str = "none",
+    train: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    set: Mapping[str, int] | None = None,
+    force: bool = False,
+    device: Any = None,
+    dtype: Any = None,
+    spec: Any = None,
+    packs: Iterable[str | os.PathLike[str]] = (),
+    require_tuned: bool = False,
+) -> Any:
+    """Compile the model in a folder of transformers (config.json and safetensors) with its weights, in evaluation mode.
+
+    Weights go from the files straight to where they belong: at no time are they in memory twice. dtype: of the module;
+    by default the checkpoint's. spec: one of your own with the parameters of the imported one, such as that with
+    another pattern. The rest is as in `weft.compile`. Raises SpecError for a config that no spec says, CheckpointError
+    where tensors are left over or missing, FileError for a damaged file, BackendError without the package safetensors.
+    """
+    given = {"target": target, "memory": memory, "optimizer": optimizer, "train": train, "out": out, "set": set}
+    given |= {"force": force, "packs": packs, "require_tuned": require_tuned}
+    return loaded(folder, compile, spec, dtype, device, given)
 
 
 @public

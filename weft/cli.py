@@ -212,7 +212,26 @@ def _cache() -> click.Group:
     return click.Group("cache", commands=[command(*row) for row in cli_cache.VERBS], help=_cache.__doc__)
 
 
-VERBS = (check, explain, plan, compile, verify, _tune(), export, schema, new, _cache(), doctor)
+@verb(click.argument("config", type=click.Path()), OUT(), FORCE, name="import.hf")
+def hf(config: str, out: str | None, **_: Any) -> Report:
+    """Write the spec of a Hugging Face CONFIG.json, or of the folder that holds one.
+
+    What no spec says is refused by its name; what is left out is a note in the spec. Imports no torch."""
+    found = api.import_hf(config)
+    data = {"family": found.family.name, "notes": list(found.notes), "text": found.text}
+    if out is None:
+        return Report(data, found.text.rstrip())
+    outputs.write(out, found.text)
+    notes = "\n".join(f"note: {note}" for note in found.notes)
+    return Report(data | {"path": out}, f"wrote {out}; next: weft check {out}", warnings=notes)
+
+
+def _import() -> click.Group:
+    """Write the spec of a model that is described elsewhere."""
+    return click.Group("import", commands=[hf], help=_import.__doc__)
+
+
+VERBS = (check, explain, plan, compile, verify, _tune(), export, _import(), schema, new, _cache(), doctor)
 
 
 @click.group(

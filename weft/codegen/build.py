@@ -46,13 +46,13 @@ def module_of(
 
     wrapped: the modules of opaque blocks, by key."""
     package = load(folder)
-    device = _device(device)
+    device = device_of(device)
     with blaming(folder):
         module = package.Model(device=device, generator=generator)
         return package.install(module, wrapped) if wrapped else module
 
 
-def _device(device: Any) -> Any:
+def device_of(device: Any) -> Any:
     """What torch takes. Raises UsageError for no device, BackendError for one that is not there."""
     import torch  # torch is imported only where it is needed
 

@@ -10,8 +10,9 @@ import re
 from typing import Any
 
 WIDTH = 110
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_ .*/+()<>=%-]*(?<! )")
-_PLAIN_IN_BLOCK = re.compile(r"[A-Za-z_][A-Za-z0-9_ .,*/+()<>=%-]*(?<! )")
+# A name or a formula, which may begin with a factor: `4*width`, `0.02/sqrt(2*layers)`.
+_PLAIN = re.compile(r"(?:[0-9.]+[*/])?[A-Za-z_][A-Za-z0-9_ .*/+()<>=%-]*(?<! )")
+_PLAIN_IN_BLOCK = re.compile(r"(?:[0-9.]+[*/])?[A-Za-z_][A-Za-z0-9_ .,*/+()<>=%-]*(?<! )")
 # The last six are booleans to other YAML readers.
 _SPECIAL = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
@@ -74,7 +75,7 @@ def _scalar(value: Any, flow: bool) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} cannot stand in a spec")
     if isinstance(value, int | float):
-        return repr(value)
+        return repr(value).replace("e-0", "e-")
     if isinstance(value, str):
         return _text(value, flow)
     raise ValueError(f"a {type(value).__name__} cannot stand in a spec")

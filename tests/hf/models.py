@@ -1,0 +1,89 @@
+"""Tiny models of transformers with random weights, on disk as `save_pretrained` leaves them: one a family."""
+
+import importlib
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.parity.oracle import in_double, integers, randomise
+from weft.frontends.hf.families import DECODERS
+
+SEQ, VOCAB = 80, 96
+SIZES = {
+    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 56,
+    "max_position_embeddings": SEQ, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
+}  # fmt: skip
+GROUPED = SIZES | {"num_key_value_heads": 2}
+SILENT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2LMHeadModel", {
+        "vocab_size": VOCAB, "n_positions": SEQ, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 1,
+        "eos_token_id": None, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+    }),
+    "llama": ("LlamaForCausalLM", GROUPED | {"attention_bias": True, "rms_norm_eps": 1e-5}),
+    "mistral": ("MistralForCausalLM", GROUPED | {"head_dim": 16, "sliding_window": 7}),
+    "mixtral": ("MixtralForCausalLM", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "bert": ("BertForPreTraining", SIZES | SILENT),
+    "roberta": ("RobertaForMaskedLM", SIZES | SILENT | {
+        "pad_token_id": 1, "max_position_embeddings": SEQ + 2, "type_vocab_size": 1,
+    }),
+    "longformer": ("LongformerForMaskedLM", SIZES | SILENT | {
+        "pad_token_id": 1, "max_position_embeddings": SEQ + 2, "type_vocab_size": 1, "attention_window": [4, 8],
+    }),
+    "big_bird": ("BigBirdForMaskedLM", SIZES | SILENT | {"block_size": 4, "num_random_blocks": 3}),
+}  # fmt: skip
+"""family -> class and config; what a default of transformers does not show is set to something else."""
+DECODING = [family.name for family in DECODERS if family.name in MODELS]
+
+
+def config_of(family: str) -> Any:
+    """The config of a family's tiny model, as transformers makes it."""
+    kind, values = MODELS[family]
+    return getattr(transformers, kind).config_class(**values)
+
+
+def oracle(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
+    """A family's tiny model, every weight and bias drawn, dropping nothing."""
+    kind, _ = MODELS[family]
+    config = config_of(family)
+    takes = {"attn_implementation": "eager"} if family != "longformer" else {}
+    if hasattr(config, "num_experts_per_tok"):
+        takes |= {"experts_implementation": "eager"}  # torch's own product of experts takes no fp64
+    with doubled(family, dtype):
+        model = getattr(transformers, kind)._from_config(config, **takes)
+    randomise(model, seed, 0.1)
+    return model.to(dtype).eval()
+
+
+def saved(model: Any, folder: Path) -> Path:
+    """The folder that the model is saved to."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def inputs(family: str, many: int = 2) -> dict[str, torch.Tensor]:
+    """Tokens but those of padding, whose embeddings transformers keeps from learning; and types, where it has some."""
+    given = {"tokens": integers(1, VOCAB - 2, many, SEQ) + 2}
+    return given | ({"types": integers(2, 2, many, SEQ)} if family in ("bert", "big_bird") else {})
+
+
+def logits_of(model: Any, family: str, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the oracle gives for inputs of ours, by our names."""
+    named = {"input_ids": given["tokens"]} | ({"token_type_ids": given["types"]} if "types" in given else {})
+    if family == "longformer":
+        everywhere = torch.zeros_like(given["tokens"])
+        everywhere[:, :1] = 1
+        named |= {"attention_mask": torch.ones_like(given["tokens"]), "global_attention_mask": everywhere}
+    out = model(**named, **({"use_cache": False} if family in DECODING else {}))
+    if family == "bert":
+        return {"logits": out.prediction_logits, "classes": out.seq_relationship_logits}
+    return {"logits": out.logits}
+
+
+def doubled(family: str, dtype: torch.dtype = torch.float64) -> AbstractContextManager[None]:
+    """transformers computes norms, softmax and angles in fp32 whatever a model's dtype; in here, of fp64, in fp64."""
+    home = importlib.import_module(getattr(transformers, MODELS[family][0]).__module__)
+    return in_double(home) if dtype == torch.float64 else nullcontext()

@@ -1,0 +1,48 @@
+"""BigBird (Zaheer et al. 2020): BERT whose attention is a window, two global blocks and blocks that were drawn.
+
+transformers draws blocks while it trains; where it evaluates, every drawn block is the first, counted as often as it is
+drawn. That is the function of a checkpoint, and what an import writes."""
+
+from weft.frontends.hf import bert
+from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.options import choice, flag, size, whole
+
+OPTIONS = bert.OPTIONS | {
+    "vocab_size": size(50358),
+    "hidden_act": bert.activation("gelu_new"),
+    "max_position_embeddings": size(4096),
+    "attention_type": choice({"block_sparse": True, "original_full": False}, "block_sparse"),
+    "block_size": size(64),
+    "num_random_blocks": whole(3),
+    "use_bias": flag(True),
+    "rescale_embeddings": flag(False),
+}
+
+
+def spec(c: Values) -> Spec:
+    seq, block, drawn = c["max_position_embeddings"], c["block_size"], c["num_random_blocks"]
+    sparse = c["attention_type"] and seq > (5 + 2 * drawn) * block  # a shorter one transformers runs in full
+    more = {"block": block} if sparse else {}
+    sizes = bert.sizes_of(c, seq, types=c["type_vocab_size"], **more)
+    rows = -(-seq // block) - 2
+    plan = {"block": "block", "window": 3, "random": drawn, "table": [[[0] * drawn] * rows]}
+    attention: Spec = {"plan": plan} if sparse else {"pattern": "all"}
+    attention |= {} if c["use_bias"] else {"bias": ["output"]}
+    embed = {"positions": [{"learned": "seq"}], "types": "types"}
+    embed |= {"scale": "sqrt(width)"} if c["rescale_embeddings"] else {}
+    made = bert.encoder("big_bird", "BigBird (Zaheer et al. 2020)", c, sizes, attention, embed, [bert.language(c)])
+    return made | {"small": made["small"] | {"seq": seq}} if sparse else made
+
+
+BIG_BIRD = ModelFamily(
+    name="big_bird",
+    architectures={"BigBirdForMaskedLM": Architecture(bert.PREDICTIONS, unneeded=("bert.pooler.",))},
+    options=OPTIONS,
+    spec=spec,
+    rows=(*bert.embedding("bert.embeddings"), *bert.layer("bert.encoder.layer.{}")),
+    prefix="bert.",
+    divides=bert.DIVIDES,
+    renamed=bert.RENAMED,
+    tied=bert.TIED,
+    unneeded=(".position_ids",),
+)
