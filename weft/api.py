@@ -15,6 +15,7 @@ from weft.api_export import saved_plan as saved_plan
 from weft.api_hf import import_hf as import_hf
 from weft.api_hf import load_hf as loaded
 from weft.api_hf import save_hf as save_hf
+from weft.api_hf import tensors_of as tensors_of
 from weft.api_tune import configured, tunable
 from weft.api_tune import prepare as prepare
 from weft.api_tune import replay as replay

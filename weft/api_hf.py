@@ -41,13 +41,14 @@ def load_hf(
 ) -> Any:
     """See `weft.load_hf`. compiled: `weft.compile`, which takes what is `given`."""
     # only when it is asked for: every verb imports this file
-    from weft.frontends.hf.checkpoint import Checkpoint
+    from weft.frontends.hf.checkpoint import Checkpoint, present
     from weft.frontends.hf.imported import import_config
     from weft.frontends.hf.matching import match
     from weft.frontends.hf.moving import fill
 
+    present(folder)
     imported = import_config(folder)
-    wanted = _tensors(imported)
+    wanted = tensors_of(imported)
     checkpoint = Checkpoint.open(folder)
     matched = match(checkpoint, imported.family, imported.architecture, wanted)
     module = compiled(imported.spec if spec is None else spec, device="meta", **given)
@@ -82,7 +83,7 @@ def save_hf(
             "which model of transformers is this? weft.load_hf leaves its config in the module; else config="
         )
     imported = import_values(config) if isinstance(config, Mapping) else import_config(config)
-    wanted = _tensors(imported)
+    wanted = tensors_of(imported)
     _same(wanted, module)
     with outputs.refusing(folder):
         outputs.tried_folder(folder)
@@ -98,7 +99,7 @@ def _held(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
-def _tensors(imported: ImportedSpec) -> dict[str, Tensor]:
+def tensors_of(imported: ImportedSpec) -> dict[str, Tensor]:
     """Every tensor that the model of a config is made of; a parameter that no row names is a bug."""
     from weft.frontends.hf.weights import tensors  # only when it is asked for: every verb imports this file
 

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from tests.campaign import SOAK
 from tests.hf.models import DECODING, MODELS, doubled, inputs, logits_of, oracle, saved
 from weft import api
-from weft.api_hf import _tensors
+from weft.api_hf import tensors_of
 from weft.frontends.hf.checkpoint import Checkpoint
 from weft.frontends.hf.imported import import_config
 from weft.frontends.hf.matching import match
@@ -40,7 +40,7 @@ def gradients(model: Any, folder: Path) -> dict[str, torch.Tensor]:
         p.data = p.data * 0 if p.grad is None else p.grad
     checkpoint = Checkpoint.open(saved(model, folder))
     imported = import_config(folder)
-    wanted = _tensors(imported)
+    wanted = tensors_of(imported)
     found: dict[str, torch.Tensor] = {}
     for tensor in wanted.values():
         for part in tensor.parts:

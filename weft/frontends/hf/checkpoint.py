@@ -69,6 +69,13 @@ class Checkpoint:
             yield lambda begin, end: part[begin:end]
 
 
+def present(folder: str | os.PathLike[str]) -> None:
+    """UsageError where there is no such folder."""
+    if not os.path.isdir(folder):
+        way = "weft downloads nothing: `hf download NAME --local-dir FOLDER` does"
+        raise UsageError(f"{os.fspath(folder)}: no such folder; {way}")
+
+
 def _shards(folder: str) -> dict[str, set[str] | None]:
     """The safetensors of a folder, each with the names that the index gives it; None without one."""
     if not os.path.isdir(folder):

@@ -18,7 +18,7 @@ from weft.frontends.hf.weights import RowRun, Tensor
 if TYPE_CHECKING:
     import torch
 
-AT_ONCE = 1 << 24
+AT_ONCE = 1 << 23
 """Bytes that are read in one piece. A mapped file counts as memory until it is closed, so each opens it anew."""
 OWN = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 """What of a checkpoint that was there before would be taken for part of this one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weft.errors import Problem
-from weft.frontends.suggest import did_you_mean
+from weft.frontends.suggest import did_you_mean, nearest
 
 LARGEST = 2**31 - 1
 REQUIRED: Any = object()
@@ -180,6 +180,7 @@ IGNORED = frozenset({
 """Keys of any config that do not change the function: how text is drawn, what tokens and labels are called, what runs
 where. A checkpoint says its own dtype."""
 
+UNKNOWN = "take it out if it does not change what the model computes; else weft cannot say this model"
 ENCODERS = "weft imports a model of one sequence; an encoder with a decoder is written by hand (docs/spec.md, streams)"
 COMMON: Options = {
     "add_cross_attention": only(False, ENCODERS),
@@ -197,8 +198,8 @@ def read(data: Mapping[str, Any], options: Options, ignored: Iterable[str], what
     known, problems = {*options, *IGNORED, *ignored}, list[Problem]()
     for key in data:
         if key not in known:
-            near = did_you_mean(key, [k for k in options if k not in COMMON], "", 0).strip()
-            hint = near or "take it out if it does not change what the model computes; else weft cannot say this model"
+            near = nearest(key, [k for k in options if k not in COMMON])
+            hint = f"did you mean '{near}'?" if near else UNKNOWN
             problems.append(
                 Problem("W0103", f"unknown option '{key[:60]}' of a {what} config", (key,), hint, on_key=True)
             )

@@ -18,9 +18,9 @@ def _parameters(value: Any) -> dict[str, Any] | None:
         raise Unsaid("W0105", "expected a map, or null")
     kind = value.get("rope_type", value.get("type", "default"))
     if kind != "default":
-        raise Unsaid("W0104", f"rope_type {str(kind)[:40]!r} scales rotary positions, which no spec says")
+        raise Unsaid("W0104", f"rope_type {str(kind)[:40]!r} is nothing that a spec says", "known: default")
     if odd := sorted(set(value) - KEYS):
-        raise Unsaid("W0104", f"{', '.join(odd)[:80]} of rotary positions is nothing that a spec says")
+        raise Unsaid("W0104", f"{', '.join(odd)[:80]}: no spec says that", f"known: {', '.join(sorted(KEYS))}")
     return {"rope_theta": number(None).read(value.get("rope_theta"))}
 
 

@@ -1,0 +1,176 @@
+"""Configs: what cannot be said is told at once, each with its place; published ones have the parameters they should."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hf.record import RECORDED
+from weft import api, cli
+from weft.errors import SpecError
+from weft.frontends.hf.families import FAMILIES, REFUSED
+from weft.frontends.hf.imported import import_config, import_values
+from weft.frontends.hf.options import COMMON, IGNORED
+from weft.frontends.load import load_text
+from weft.planning import open_spec, program
+
+BAD = Path(__file__).parent / "bad"
+CORPUS = {
+    "architecture": [("W0104", 3, 20, "known: LlamaForCausalLM")],
+    "code": [("W0104", 3, 15, "code of its author's")],
+    "family_refused": [("W0104", 2, 17, "biases by relative position")],
+    "family_unknown": [("W0104", 2, 17, "did you mean 'llama'?")],
+    "heads_do_not_divide": [
+        ("W0402", 3, 18, "hidden_size is 100, no multiple of num_attention_heads"),
+        ("W0402", 4, 26, "num_attention_heads is 12, no multiple of num_key_value_heads"),
+    ],
+    "key_twice": [("W0007", 4, 3, "remove one of them")],
+    "many": [
+        ("W0105", 3, 13, "n_embd: expected a whole number, found '768'"),
+        ("W0106", 4, 14, "n_layer: 0 is no size"),
+        ("W0104", 5, 26, "did you mean 'gelu_new'?"),
+        ("W0104", 6, 38, "scale_attn_by_inverse_layer_idx: true is supported only as false"),
+        ("W0106", 7, 18, "resid_pdrop: expected a number from 0 to below 1"),
+        ("W0103", 8, 3, "take it out if it does not change what the model computes"),
+    ],
+    "name_code": [("W0104", 2, 17, "weft imports gpt2, llama")],
+    "no_model_type": [("W0102", 1, 1, "missing option 'model_type'")],
+    "not_a_map": [("W0105", 1, 1, "a map of options to values")],
+    "not_json": [("W0001", 4, 1, "a bracket or brace is not closed")],
+    "quantised": [("W0104", 3, 26, "save the weights unquantised")],
+    "relative_positions": [
+        ("W0104", 3, 30, "relative positions are not in the spec language"),
+        ("W0104", 4, 17, "is_decoder: true is supported only as false"),
+    ],
+    "rotary_unknown": [("W0104", 3, 22, "'longrope'")],
+    "router": [
+        ("W0104", 3, 27, "output_router_logits: true is supported only as false"),
+        ("W0104", 4, 26, "router_jitter_noise: 0.1 is supported only as 0.0"),
+    ],
+    "size_too_large": [("W0106", 3, 17, "3000000000 is no size"), ("W0106", 4, 25, "-1e-05 must be over 0")],
+    "unknown_option": [("W0103", 3, 3, "did you mean 'hidden_size'?"), ("W0103", 4, 3, "take it out")],
+}
+
+
+def test_the_corpus_is_complete():
+    assert {path.stem for path in BAD.glob("*.json")} == set(CORPUS)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_everything_wrong_is_told_at_once_with_its_place(name):
+    with pytest.raises(SpecError) as found:
+        import_config(BAD / f"{name}.json")
+    problems = found.value.problems
+
+    assert [(p.code, p.place.line, p.place.col) for p in problems] == [expected[:3] for expected in CORPUS[name]]
+    for problem, (*_, words) in zip(problems, CORPUS[name], strict=True):
+        assert words in f"{problem.message}; {problem.hint}"
+        assert problem.hint or problem.code in ("W0105", "W0106"), "those say what was expected"
+
+
+def test_the_command_line(tmp_path, capsys):
+    """Codes 0, 2 and 3; the spec it writes is one that `check` takes; nothing is overwritten."""
+    config, out = tmp_path / "config.json", tmp_path / "spec.yaml"
+    config.write_text(json.dumps(RECORDED["mixtral"]["config"]))
+
+    assert cli.run(["import", "hf", str(config), "-o", str(out)]) == 0
+    assert cli.run(["check", str(out)]) == 0
+    assert cli.run(["check", str(out), "--small"]) == 0
+    assert cli.run(["import", "hf", str(tmp_path), "-o", str(out)]) == 2
+    assert cli.run(["import", "hf", str(tmp_path / "none.json")]) == 2
+    assert cli.run(["import", "onnx", str(config)]) == 2
+    capsys.readouterr()
+    assert cli.run(["import", "hf", str(BAD / "many.json"), "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["ok"], len(found["problems"])) == ("weft.import.hf/1", False, 6)
+    assert cli.run(["import", "hf", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == out.read_text()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_table_names_the_tensors_that_transformers_saves(family):
+    """By name and shape, as recorded from transformers (`python -m tests.hf.record`); and the spec is one to check."""
+    imported = import_values(RECORDED[family]["config"])
+    tensors = api.tensors_of(imported)
+    saved = {name: tuple(shape) for name, shape in RECORDED[family]["tensors"].items()}
+    beginnings, endings = imported.architecture.unneeded, imported.family.unneeded
+    unneeded = [n for n in saved if n.startswith(beginnings) or n.endswith(endings)]
+
+    assert {t.name: t.shape for t in tensors.values()} == {n: s for n, s in saved.items() if n not in unneeded}
+    loaded = load_text(imported.text)
+    assert program(loaded, False).parameter_count() == RECORDED[family]["parameters"] - sum(
+        math.prod(saved[n]) for n in unneeded
+    )
+    assert load_text(imported.text, small=True).model == open_spec(imported.spec, small=True).model
+    assert loaded.model.to_yaml()
+
+
+PUBLISHED = {
+    "gpt2": ({"n_embd": 1024, "n_layer": 24, "n_head": 16}, 354_823_168),
+    "llama": (
+        {
+            "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+            "rope_theta": 500000.0, "rope_scaling": None, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+        },
+        8_030_261_248,
+    ),
+    "mistral": ({"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 32768}, 7_241_732_096),
+    "mixtral": ({"rope_theta": 1e6, "max_position_embeddings": 32768}, 46_702_792_704),
+    "bert": ({"architectures": ["BertForPreTraining"]}, 110_106_428),
+    "roberta": ({"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}, 124_697_433),
+    "longformer": (
+        {
+            "vocab_size": 50265, "max_position_embeddings": 4098, "type_vocab_size": 1, "attention_window": [512] * 12,
+            "attention_mode": "longformer", "ignore_attention_mask": False,
+        },
+        148_711_257,
+    ),
+    "big_bird": ({}, 127_520_694),
+}  # fmt: skip
+"""What the published configs say beside the defaults of transformers, and the parameters they give."""
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_published_configs_have_the_published_parameters(family):
+    config, count = PUBLISHED[family]
+    imported = import_values({"model_type": family} | config)
+
+    assert program(open_spec(imported.spec), False).parameter_count() == count
+
+
+def test_dropout_inside_attention_is_a_note_and_others_are_in_the_spec():
+    imported = import_values({"model_type": "gpt2", "attn_pdrop": 0.2, "embd_pdrop": 0.3, "resid_pdrop": 0.0})
+
+    assert [note.split(" ")[0] for note in imported.notes] == ["attn_pdrop"]
+    assert "# attn_pdrop (0.2) is left out" in imported.text
+    assert imported.spec["embed"]["dropout"] == 0.3
+    assert "dropout" not in imported.spec["sublayer"]
+
+
+def test_both_spellings_of_rotary_positions():
+    spelt = [{"rope_theta": 5e5}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}]
+    found = [import_values({"model_type": "llama"} | one).spec["blocks"]["attention"]["rotary"] for one in spelt]
+
+    assert found == [{"base": 500000}] * 2
+
+
+def test_no_option_is_read_and_ignored():
+    for family in FAMILIES.values():
+        assert not {*family.options, *COMMON} & family.ignored, family.name
+        assert not {*COMMON} & IGNORED
+    assert not set(FAMILIES) & set(REFUSED)
+
+
+def test_an_import_needs_no_torch_nor_safetensors(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(RECORDED["llama"]["config"]))
+    code = (
+        "import sys, weft; weft.load_hf; weft.save_hf; from weft import api\n"
+        f"assert api.import_hf({str(config)!r}).text\n"
+        "assert not {'torch', 'safetensors', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
