@@ -80,7 +80,7 @@ def save_hf(
     config = getattr(module, RECORD, None) if config is None else config
     if config is None:
         raise UsageError(
-            "which model of transformers is this? weft.load_hf leaves its config in the module; else config="
+            "which model of transformers is it? weft.load_hf leaves its config in a module; else config=..."
         )
     imported = import_values(config) if isinstance(config, Mapping) else import_config(config)
     wanted = tensors_of(imported)

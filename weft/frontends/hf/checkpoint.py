@@ -78,10 +78,7 @@ def present(folder: str | os.PathLike[str]) -> None:
 
 def _shards(folder: str) -> dict[str, set[str] | None]:
     """The safetensors of a folder, each with the names that the index gives it; None without one."""
-    if not os.path.isdir(folder):
-        raise UsageError(
-            f"{folder}: no such folder; weft downloads nothing: `hf download NAME --local-dir FOLDER` does"
-        )
+    present(folder)
     there = lambda name: os.path.exists(os.path.join(folder, name))  # noqa: E731
     if there(INDEX):
         return _index(os.path.join(folder, INDEX))

@@ -30,11 +30,12 @@ class Unsaid(Exception):
 @dataclass(frozen=True)
 class ConfigOption:
     """One key that changes the function. read: its value from JSON to ours. note: what is left out of the spec where
-    the value is not 0, as text of a `{}`."""
+    the value is not 0, as text of a `{}`. fixed: one value alone is read."""
 
     read: Callable[[Any], Any]
     default: Any = REQUIRED
     note: str = ""
+    fixed: bool = False
 
 
 Options = Mapping[str, ConfigOption]
@@ -123,7 +124,7 @@ def only(said: Any, why: str, *more: Any) -> ConfigOption:
             raise Unsaid("W0104", f"{_shown(value)} is supported only as {_shown(said)}", why)
         return said
 
-    return ConfigOption(read, said)
+    return ConfigOption(read, said, fixed=True)
 
 
 def choice(known: Mapping[str, Any], default: Any = REQUIRED) -> ConfigOption:
