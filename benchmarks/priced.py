@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from weft import api
 from weft.codegen.build import files_of, temporary
+from weft.codegen.check.calling import call
 from weft.codegen.check.verify import case
 from weft.codegen.measure.launched import Cost, Launches, size
 from weft.codegen.package.disk import load
@@ -79,8 +80,7 @@ def emitted(found: Planned, route: str, watch: Counter[str] | None = None) -> Co
         Counted(runs, watch) as counted,
         launching(counted),
     ):
-        out = module(**inputs)
-        first: Tensor = out[0] if isinstance(out, tuple) else out
+        first: Tensor = call(found.program, module, inputs)[found.program.outputs[0]]
         first.backward(torch.ones_like(first))
     return counted.total
 

@@ -53,8 +53,8 @@ def check(source: Any, sets: Iterable[str] = (), small: bool = False, train: boo
         "dims": dict(values),
         "parameters": made.parameter_count(),
         "layers": sum(spec.dims.size(s.repeat) * len(s.layers) for s in spec.model.stack),
-        "inputs": list(made.inputs),
-        "outputs": list(made.outputs),
+        "inputs": made.shown(made.inputs),
+        "outputs": made.shown(made.outputs),
         "decode": {"possible": not why, "why": why},
         "warnings": [as_json(p) for p in located(warnings(spec.model, spec.dims), spec.document)],
     }

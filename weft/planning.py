@@ -153,8 +153,9 @@ def plan(
 
 
 def sizes_of(spec: Loaded, made: Program) -> dict[str, int]:
-    """Every dim's size as the spec says it, run-time dims too."""
-    return made.resolve(**{d: spec.dims.values[d] for d in made.runtime if d in spec.dims.values})
+    """Every dim's size as the spec says it, run-time dims too; a memory is full."""
+    full = {s.rows: s.keep for s in made.states}
+    return made.resolve(**full, **{d: spec.dims.values[d] for d in made.runtime if d in spec.dims.values})
 
 
 def _profiler(target: Target) -> Profiler | None:

@@ -1,5 +1,6 @@
 """Every shipped spec at its small dims, trained for some steps: kernels against the reference in float64."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from benchmarks.gpu.packages import package
 from benchmarks.gpu.programs import names
 from benchmarks.gpu.stage import Stage
 from weft.codegen.build import module_of
+from weft.codegen.check.calling import call
 from weft.codegen.check.reference import Reference
 from weft.codegen.check.verify import index_range
 from weft.ir.program import Program
@@ -44,7 +46,7 @@ def curve(program: Program, model: torch.nn.Module, dtype: torch.dtype, steps: i
     for step in range(steps):
         given = batch(program, step)
         given = {n: (x.to(dtype) if x.is_floating_point() else x).to(device) for n, x in given.items()}
-        loss = objective(program, model(**given))
+        loss = objective(program, call(program, model, given))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -52,10 +54,9 @@ def curve(program: Program, model: torch.nn.Module, dtype: torch.dtype, steps: i
     return out
 
 
-def objective(program: Program, results: Any) -> torch.Tensor:
+def objective(program: Program, results: Mapping[str, Any]) -> torch.Tensor:
     """The loss where there is one, else the mean square of what comes out."""
-    values = [getattr(results, n) for n in program.outputs]
-    found = {n: v for n, v in zip(program.outputs, values) if v.is_floating_point()}
+    found = {n: v for n, v in results.items() if v.is_floating_point() and n not in program.carried}
     return found["loss"] if "loss" in found else torch.stack([v.float().square().mean() for v in found.values()]).sum()
 
 

@@ -20,7 +20,7 @@ from weft.ir.indices import index_range
 
 DECODING = {
     "bart_base", "gpt2_345m", "megatron_8b", "mistral_7b", "sparse_transformer_cifar10", "sparse_transformer_enwik8",
-    "sparse_transformer_imagenet64", "sru_pp_enwik8", "switch_base",
+    "sparse_transformer_imagenet64", "sru_pp_enwik8", "switch_base", "transformer_xl_base",
 }  # fmt: skip
 
 

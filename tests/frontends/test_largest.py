@@ -6,7 +6,7 @@ import pytest
 
 from tests.codegen.attention_model import spec
 from weft import api
-from weft.frontends.blocks.attention import BlockPlan, draw
+from weft.frontends.blocks.block_plan import BlockPlan, draw
 from weft.frontends.load import load_text
 from weft.ir.library.attention import Attend
 from weft.ir.pattern import Pattern

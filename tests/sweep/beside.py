@@ -23,10 +23,12 @@ from weft.autotune.workers.cases import RegionCase
 from weft.autotune.workers.launches import KernelFolder, KernelLaunch, source
 from weft.codegen.build import module_of
 from weft.codegen.check import verify
+from weft.codegen.check.calling import call
 from weft.codegen.check.decode import start
 from weft.codegen.check.one_dtype import uniform
 from weft.codegen.measure.profile import LiveBytes
 from weft.ir.indices import indices, targets
+from weft.ir.types import torch_dtype
 
 TARGET = "sm_90"
 WIDE = re.compile(r"(mean|rstd|lse|losses|loss)(_\d+)?")
@@ -61,7 +63,7 @@ def refused(case: Any) -> None:
             x.view(-1)[0] = wrong
             try:
                 with case.wide():
-                    case.module(**{**inputs, index.input: x})
+                    call(case.program, case.module, {**inputs, index.input: x})
             except IndexError as e:
                 if index.input in str(e):
                     continue
@@ -69,7 +71,7 @@ def refused(case: Any) -> None:
         if index.ignore is not None:
             x.view(-1)[0] = index.ignore
             with case.wide():
-                case.module(**{**inputs, index.input: x})
+                call(case.program, case.module, {**inputs, index.input: x})
 
 
 def remembered(case: Any) -> None:
@@ -85,7 +87,7 @@ def remembered(case: Any) -> None:
         return
     fed = {k: v for k, v in inputs.items() if k in prompted(module)}
     with torch.no_grad(), case.wide(), Largest() as run:
-        module(**inputs)
+        call(case.program, module, inputs)
     with torch.no_grad(), case.wide(), Largest() as prompt:
         module.prefill(**fed)
     if prompt.elements > max(2 * run.elements, max(p.numel() for p in module.parameters())):
@@ -102,7 +104,7 @@ def dropless(case: Any) -> None:
         return
     inputs = {k: v for k, v in drawn(case).items() if k not in targets(case.program)}
     with torch.no_grad(), case.wide(), Largest() as run:
-        case.module.eval()(**inputs)
+        call(case.program, case.module.eval(), inputs)
     room = case.program.resolve(batch=2, seq=max(case.lengths))
     if run.elements >= 2 * room["seq"] * room["experts"] * room["width"]:
         raise Fault("dropless", f"a tensor of {run.elements} has room for every token in each expert")
@@ -135,10 +137,10 @@ def predicted(case: Any) -> None:
         v = case.program.input(name)
         shape = [case.planned.sizes[d] for d in v.dims]
         given[name] = torch.ones(shape, dtype=torch.bool) if v.dtype == "bool" else torch.randint(0, 2, shape)
+        given[name] = given[name].to(torch_dtype(torch, v.dtype))
     held = [*module.parameters(), *given.values()]
     with LiveBytes(held, threads=torch.get_num_threads()) as live:
-        out = module(**given)
-        out[0].backward()
+        call(case.program, module, given)[case.program.outputs[0]].backward()
     real = live.most + sum(x.untyped_storage().nbytes() for x in held)
     if real > case.planned.peak:
         raise Fault("predicted", f"a step takes {real / case.planned.peak - 1:.1e} more than the plan says")

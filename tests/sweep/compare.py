@@ -25,6 +25,7 @@ from tests.sweep.rounding import TIMES, Rounded, is_rounding
 from weft import api
 from weft.codegen.build import files_of, module_of
 from weft.codegen.check import comparing, decode, kernels, verify
+from weft.codegen.check.calling import call
 from weft.codegen.check.decode import whole_run
 from weft.codegen.check.one_dtype import OneDtype, uniform
 from weft.codegen.package.disk import load, write
@@ -122,12 +123,17 @@ class Case:
         module = module.eval()
         inputs = {k: v.double() if v.is_floating_point() else v for k, v in truth.inputs.items()}
         with torch.no_grad(), self.wide():
-            whole = dict(zip(self.program.outputs, at(where, lambda: module(**inputs))))
+            whole = at(where, lambda: call(self.program, module, inputs))
             self.decoded(module, inputs, params, whole, f"{where}: decode")
-            first = {k: v[:1] if v.dim() else v for k, v in inputs.items()}
-            alone = dict(zip(self.program.outputs, at(f"{where}: one row", lambda: module(**first))))
-        whole = {k: y[:1] for k, y in whole.items() if y.dim()}
+            first = self.one_row(inputs)
+            alone = at(f"{where}: one row", lambda: call(self.program, module, first))
+        whole = {k: y for k, y in self.one_row(whole).items() if y.dim()}
         held(f"{where}: one row alone", comparing.compare("outputs", "f64", alone, whole))
+
+    def one_row(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The first sequence of each; layers stand before it in what calls leave to later ones."""
+        carried = self.program.carried
+        return {k: v[:, :1] if k in carried else v[:1] if v.dim() else v for k, v in values.items()}
 
     def rounded(self, truth: verify.Truth, module: Any, seed: int) -> list[float]:
         """The errors of a module whose every result is off in its last place."""
@@ -150,6 +156,8 @@ class Case:
         n = inputs[decode.grown(self.program, "tokens") or ""].shape[1]
         sizes = self.program.resolve(batch=2, **self.run_of(n))
         whole = whole_run(self.program, module, params, inputs, sizes, self.wrapped)
+        if decode.seamless(self.program) and n > 1:
+            held(f"{where}: segments", at(where, decode.in_segments, self.program, module, inputs, whole))
         for first in sorted({0, n // 2, n}):
             from_ = f"{where} from {'0' if not first else 'n' if first == n else 'half'}"
             held(from_, at(from_, decode.decoded, self.program, module, inputs, whole, first))

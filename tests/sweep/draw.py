@@ -38,12 +38,19 @@ class Draw:
         self.random, self.seen, self.share = random.Random(seed), seen, share
         self.streams = random.Random(f"{seed}, streams")  # of its own: who adds an option there changes no other spec
         self.parts = random.Random(f"{seed}, parts")  # the same
+        self.places = random.Random(f"{seed}, places")
         self.told: list[str] = []
         self.most = 0
 
     def one(self, key: str, options: o.Options) -> Any:
         weights = [1 / (1 + self.seen[f"{key}={x}"]) for x in options]
         got = self.random.choices(options, weights)[0]
+        self.told.append(f"{key}={got}")
+        return copy.deepcopy(got)
+
+    def among(self, key: str, options: o.Options) -> Any:
+        """One of them, of an option whose drawing changes no other."""
+        got = self.places.choice(options)
         self.told.append(f"{key}={got}")
         return copy.deepcopy(got)
 
@@ -70,6 +77,8 @@ class Draw:
         ends = self.ends(causal)
         model = {"norm": o.NORM, "about": ["A drawn spec."], "dtype": o.DTYPE, "small": [{"width": 4}]}
         s |= self.some(0.3, "model", model) | ends
+        if self.places.random() < 0.15:
+            self.remember(s)
         if self.streams.random() < self.share / 2:
             s["stack"][0]["norm"] = self.one("stage.norm", o.NORM[:2])
         if '"opaque"' in json.dumps(s):
@@ -114,6 +123,23 @@ class Draw:
             part[key] = copy.deepcopy(self.parts.choice(options))
             self.told.append(f"{at}.{key}={part[key]}")
 
+    def remember(self, s: Spec) -> None:
+        """Give the model a memory, and take from its parts what goes with none."""
+        if not any(b["kind"] in ("attention", "recurrence") for b in blocks_of(s)):
+            return
+        s["memory"] = {"keep": self.among("memory.keep", o.KEEP)}
+        s["memory"] |= {"of": "hidden"} if self.places.random() < 0.3 else {}
+        s.get("embed", {}).pop("positions", None)
+        for block in blocks_of(s):
+            if block["kind"] == "recurrence":
+                block.clear()
+                block |= {"kind": "attention"}
+            if block["kind"] == "attention":
+                for key in ("plan", "globals", "score"):
+                    block.pop(key, None)
+                block["pattern"] = self.among("memory.pattern", o.REMEMBERED)
+                block |= {"score": self.among("memory.score", o.FAR)} if self.places.random() < 0.3 else {}
+
     def two(self, s: Spec) -> Spec:
         """The spec as the second of two streams, which reads the first. `seq` is a number like any other there."""
         length = s["dims"]["seq"]
@@ -136,6 +162,8 @@ class Draw:
         stack += [{**stage, "stream": "target"} for stage in s["stack"]]
         layers = stack[1].get("cycle") or [stack[1]["layer"]]
         layers[0].append({"block": cross})
+        if "memory" in s:
+            s["memory"] |= {"stream": "target"}
         heads = s.get("head", {})
         head = [{**h, "stream": "target"} for h in heads] if isinstance(heads, list) else {**heads, "stream": "target"}
         streams = {"streams": {"source": first, "target": second}}
@@ -206,6 +234,8 @@ class Draw:
         whole = found.get("score") not in o.BACKWARD_SCORE  # rows of global tokens see later keys
         if not causal and "kv_heads" not in found and self.random.random() < 0.35 and whole:
             found["globals"] = {"tokens": self.one("globals.tokens", [1, 2, 3])}
+        if not {"globals", "rotary"} & {*found} and self.places.random() < 0.25:
+            found["relative"] = self.among("attention.relative", o.RELATIVE)
         return found
 
     def plan(self) -> Spec:

@@ -36,6 +36,18 @@ SCORE: Options = [
 BACKWARD_SCORE: Options = ["s*(1 + h) - log(1 + q - k)", "s - sqrt(q - k)", "s + log(q - k + 1)/(1 + h)"]
 """Scores without a value after the query: a masked pair must not matter whatever the score is there."""
 
+RELATIVE: Options = [
+    {}, {"shared": True}, {"biases": []}, {"biases": ["v"], "kind": "sinusoid"}, {"biases": ["u", "v"]},
+]  # fmt: skip
+
+REMEMBERED: Options = [
+    "causal", "strict_causal", "window(3)", "0 <= q - k <= 2", "causal and strided(2)", "heads(window(2), causal)",
+    "all", "band(2, 1)", "k == q", "causal and not window(2)", "false",
+]  # fmt: skip
+"""Patterns of a model with a memory: in q - k, bounded by `KEEP` or not at all."""
+KEEP: Options = [2, 3, "most"]
+FAR: Options = ["s - 0.1*(q - k)", "30*tanh(s/30)", "s*(1 + h)", "s*cos(q - k) + h", "0.5*s"]
+
 SCALE: Options = [0.3, "1/head", "4/seq", "-1/8", 1.0, "sqrt(head)/heads"]
 
 ACTIVATION: Options = [

@@ -51,6 +51,7 @@ WARNINGS = {
     "W0502": "experts that are full sooner in a run than in its steps",
     "W0503": "an attention pattern that sees nothing, or what is to be predicted",
     "W0504": "a cell's output that reads its states before the step alone",
+    "W0505": "an attention that looks further back than the memory keeps, without end",
 }
 """Every code of what is no error and yet probably not meant."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import FormulaError, Path, Place, Problem, SpecError, UsageError
-from weft.frontends import expressions, streams
+from weft.frontends import expressions, memories, streams
 from weft.frontends.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def settings(texts: Iterable[str], dims: Iterable[str]) -> dict[str, tuple[int |
 def resolve(model: Model) -> Dims:
     """Work out every dim; SpecError with all that is wrong."""
     problems = [*streams.problems(model), *_out_of_range(model)]
+    problems += memories.problems(model) if not problems else []
     runtime = model.runtime_dims
     outside = {p.path[-1] for p in problems}
     found = {name: _tree(name, size, model.dims, problems) for name, size in model.dims.items()}

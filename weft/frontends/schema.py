@@ -162,6 +162,18 @@ class Stream(SpecPart):
     embed: Embed = Field(default=Embed(), description="its embedding")
 
 
+class Memory(SpecPart):
+    """What a segment of a sequence leaves to the next one (Transformer-XL, Dai et al. 2019): rows that later queries
+    see as well, through which no gradient goes. `forward` takes it and gives the next."""
+
+    of: Literal["hidden"] = Field(
+        default="hidden",
+        description="`hidden`: the rows that enter each attention, of which it makes keys and values anew",
+    )
+    keep: Size = Field(description="how many rows each attention keeps, the last ones")
+    stream: Name | None = Field(default=None, description="the stream that has it, where there are several")
+
+
 class Transform(SpecPart):
     """A dense layer before the output matrix (BERT's masked language model)."""
 
@@ -220,6 +232,9 @@ class Model(SpecPart):
         description="sequences by name, where there are several; else one, of length `seq`",
     )
     embed: Embed = Field(default=Embed(), description="the embedding, where there is one sequence")
+    memory: Memory | None = Field(
+        default=None, description="rows that one segment of a sequence leaves to the next, in every attention"
+    )
     sublayer: SubLayerDefaults = Field(default=SubLayerDefaults(), description="defaults of every sub-layer")
     stack: list[Stage] = Field(min_length=1, description="the layers, stage after stage")
     norm: Norm = Field(default="none", description="normalisation after the last layer")
@@ -287,7 +302,7 @@ class Model(SpecPart):
 
 
 __all__ = [
-    "ClassifyHead", "DtypePolicy", "Embed", "Head", "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Model",
-    "Norm", "NormRule", "Parallel", "Position", "RuntimeDim", "SpecPart", "Stage", "Step", "Stream", "SubLayer",
-    "SubLayerDefaults", "Transform",
+    "ClassifyHead", "DtypePolicy", "Embed", "Head", "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Memory",
+    "Model", "Norm", "NormRule", "Parallel", "Position", "RuntimeDim", "SpecPart", "Stage", "Step", "Stream",
+    "SubLayer", "SubLayerDefaults", "Transform",
 ]  # fmt: skip

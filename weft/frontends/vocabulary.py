@@ -5,12 +5,15 @@ import sympy as sympy
 
 from weft.frontends.capacity import capacity as capacity
 from weft.frontends.capacity import drops as drops
+from weft.ir.formula import normal as normal
 from weft.ir.formula import parse as parse
 from weft.ir.formula import symbol as symbol
+from weft.ir.formula.functions import minimum as minimum
 from weft.ir.library import Attend as Attend
 from weft.ir.library import ExpertProduct as ExpertProduct
 from weft.ir.library import Rotary as Rotary
 from weft.ir.library import Route as Route
+from weft.ir.ops.primitives import Detach as Detach
 from weft.ir.ops.primitives import Opaque as Opaque
 from weft.ir.ops.primitives import Scatter as Scatter
 from weft.ir.types import Type as Type

@@ -11,10 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from weft.errors import Problem
+from weft.errors import FormulaError, Problem
+from weft.frontends.blocks import Attention
 from weft.frontends.meaning import blocks_of
+from weft.frontends.memories import stream_of
 from weft.frontends.resolve import Dims
 from weft.frontends.schema import LanguageHead, Model, SubLayer
+from weft.ir.pattern import max_distance
+from weft.ir.pattern.pattern import Pattern
 
 NAMED = frozenset({"batch", "width"})
 """Dims that every model has, whether a value names them or not."""
@@ -24,7 +28,28 @@ def warnings(model: Model, dims: Dims) -> list[Problem]:
     """Everything found, each at its value; places are the front door's to fill in."""
     predicts = all(isinstance(head, LanguageHead) for head in model.heads)
     found = (p for block, path, at in blocks_of(model) for p in block.warnings(dims.on(at), path, predicts))
-    return [*_unused_blocks(model), *_unused_dims(model), *found]
+    return [*_unused_blocks(model), *_unused_dims(model), *found, *_beyond_memory(model, dims)]
+
+
+def _beyond_memory(model: Model, dims: Dims) -> Iterator[Problem]:
+    """Attention that looks back without end, where a memory keeps so many rows."""
+    if model.memory is None or (stream := stream_of(model)) is None:
+        return
+    length = model.sequences[stream].length
+    for block, path, at in blocks_of(model):
+        if not isinstance(block, Attention) or block.context is not None or block.pattern is None or at != length:
+            continue
+        try:
+            keep, pattern = dims.size(model.memory.keep), Pattern.parse(block.pattern, dims.on(at).named)
+            reach = max_distance(pattern, heads=dims.size(block.heads))
+        except FormulaError:
+            continue  # told as a problem
+        if reach is None:
+            message = (
+                f"it looks back without end and the memory keeps {keep} rows, so what a row sees depends on where "
+            )
+            hint = f"`0 <= q - k <= {keep}` sees the same in segments of any lengths"
+            yield Problem("W0505", f"{message}its segment begins", (*path, "pattern"), hint)
 
 
 def _unused_blocks(model: Model) -> Iterator[Problem]:

@@ -5,23 +5,23 @@ from dataclasses import replace
 
 from weft.ir.backward import backward
 from weft.ir.builder import Builder
-from weft.ir.graphs import dce
+from weft.ir.graphs import dce, with_gradient
 from weft.ir.types import Graph, Val
 
 
 def joint(graph: Graph, wrt: Iterable[str], named: bool = False) -> Graph:
     """Forward and backward in one graph.
 
-    Inputs: the graph's, then a cotangent `d_name` per float output. Outputs: the graph's, then those of `wrt`.
-    named: the cotangent of every value x is called d_x, where that is free."""
+    Inputs: the graph's, then a cotangent `d_name` per float output that can have one. Outputs: the graph's, then those
+    of `wrt`. named: the cotangent of every value x is called d_x, where that is free."""
     g = Builder()
     x = [g.input(v.name, v.type) for v in graph.inputs]
     out = g.inline(graph, x)
     seeds: dict[Val, Val] = {}
-    for v in out:
-        if v.type.floating:
-            d = g.input(f"d_{v.name}", v.type)
-            seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
+    live = with_gradient(graph, graph.outputs)
+    for v in (v for v, own in zip(out, graph.outputs) if own in live):
+        d = g.input(f"d_{v.name}", v.type)
+        seeds[v] = d if v not in seeds else g.map("a + b", a=seeds[v], b=d, to=v.dims, dtype=v.dtype)
     cot = backward(g, g.nodes[:], seeds)
     by = {v.name: v for v in x}
     made = dce(g.graph(*out, *(cot.get(by[n]) or g.zeros(by[n]) for n in wrt), decisions=graph.decisions))

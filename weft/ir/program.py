@@ -1,7 +1,7 @@
 """A program: one graph, the table of sizes beside it, and which of its inputs are parameters."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,10 +55,11 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A dim whose size is known only when the model runs: its largest size and what must divide it."""
+    """A dim whose size is known only when the model runs: its largest size, what must divide it, the least."""
 
     max: int
     align: int = 1
+    least: int = 1
 
     def near(self, n: int) -> int:
         """A legal size close to n: a multiple of `align`, not over `max`."""
@@ -73,6 +74,23 @@ class ProgramStream:
     name: str
     length: str
     once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramState:
+    """What a call leaves for the next one: rows of earlier calls, of which the last `keep` stay; no gradient enters.
+
+    past: the graph input that has them, [stack batch rows ..] where layers are stacked; value: the output, by name,
+    with those that later calls read. rows: the run-time dim of past rows, from 0 to `keep`. start: what the first call
+    has: no rows. life: a sequence's: an input and an output of `forward`."""
+
+    name: str
+    past: str
+    value: str
+    rows: str
+    keep: int
+    start: Literal["empty"] = "empty"
+    life: Literal["sequence"] = "sequence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +110,8 @@ class Program:
     as key = seq stand there too. `runtime` holds the dims that stay open. `inputs` and `outputs` are the public ones,
     by name, in the order of `forward`: an input is a graph input, an output names the graph output at its place.
     `roles` says what part of the language a dim is the size of, whatever it is called: heads, inner, vocab, experts.
-    A value belongs to the stream whose length it has.
+    A value belongs to the stream whose length it has. What `states` carry from call to call are inputs and outputs too,
+    behind the others.
     """
 
     name: str
@@ -108,11 +127,22 @@ class Program:
     notes: tuple[str, ...] = ()
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     streams: tuple[ProgramStream, ...] = (ProgramStream("seq", "seq"),)
+    states: tuple[ProgramState, ...] = ()
 
     @property
     def growing(self) -> tuple[str, ...]:
         """The lengths that grow with each step of decoding."""
         return tuple(s.length for s in self.streams if not s.once)
+
+    @property
+    def carried(self) -> frozenset[str]:
+        """The inputs and outputs that states carry, by name."""
+        return frozenset(name for s in self.states for name in (s.past, s.value))
+
+    def shown(self, names: Iterable[str]) -> list[str]:
+        """Inputs or outputs as `forward` has them: what states carry is one of them, `memory`."""
+        plain = [name for name in names if name not in self.carried]
+        return [*plain, "memory"] if self.states else plain
 
     def part(self, name: str) -> str:
         """What an input is in the language, whatever its stream is called: tokens, types, segments, valid."""
@@ -133,7 +163,7 @@ class Program:
         table |= dict(self.sizes) | override
         done: dict[str, int] = {}
         for dim in table:
-            _size(dim, table, done, ())
+            _size(dim, table, done, (), self.runtime)
         for dim, limit in self.runtime.items():
             _check(dim, done[dim], limit)
         return done
@@ -160,7 +190,9 @@ def _dims(graph: Graph) -> set[str]:
     return {d for v in graph.inputs for d in v.dims}
 
 
-def _size(dim: str, table: Mapping[str, Size], done: dict[str, int], path: tuple[str, ...]) -> int:
+def _size(
+    dim: str, table: Mapping[str, Size], done: dict[str, int], path: tuple[str, ...], runtime: Mapping[str, Runtime]
+) -> int:
     """table[dim] as an integer; sizes it is computed from come first."""
     if dim in done:
         return done[dim]
@@ -170,12 +202,13 @@ def _size(dim: str, table: Mapping[str, Size], done: dict[str, int], path: tuple
         raise SpecError.at(("sizes", dim), "size-missing", f"{path[-1]} is computed from {dim}, which has no size")
     size: Any = table[dim]
     if isinstance(size, sp.Expr):
-        used = {s: _size(str(s)[2:], table, done, (*path, dim)) for s in size.free_symbols}
+        used = {s: _size(str(s)[2:], table, done, (*path, dim), runtime) for s in size.free_symbols}
         size = size.xreplace({s: sp.Integer(n) for s, n in used.items()})
         if not size.is_Integer:
             raise SpecError.at(("sizes", dim), "size-fraction", f"the size of {dim} comes out as {size}, no integer")
-    if size < 1:
-        raise SpecError.at(("sizes", dim), "size-positive", f"the size of {dim} is {size}; it must be at least 1")
+    least = runtime[dim].least if dim in runtime else 1
+    if size < least:
+        raise SpecError.at(("sizes", dim), "size-positive", f"the size of {dim} is {size}; it must be at least {least}")
     done[dim] = int(size)
     return done[dim]
 

@@ -9,6 +9,7 @@ from weft.errors import UsageError
 from weft.ir.indices import indices, outside
 from weft.ir.program import Init, Param, Program
 from weft.ir.reference import Watch, run
+from weft.ir.types import torch_dtype
 
 
 def sizes_from(program: Program, inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -16,6 +17,8 @@ def sizes_from(program: Program, inputs: Mapping[str, Any]) -> dict[str, int]:
     seen: dict[str, int] = {}
     for name in program.inputs:
         value = program.input(name)
+        if name not in inputs and name in program.carried:
+            continue
         if name not in inputs:
             raise UsageError(f"input {name!r} ({value.type}) is missing")
         shape = tuple(inputs[name].shape)
@@ -24,7 +27,8 @@ def sizes_from(program: Program, inputs: Mapping[str, Any]) -> dict[str, int]:
         for dim, n in zip(value.dims, shape):
             if dim in program.runtime and seen.setdefault(dim, n) != n:
                 raise UsageError(f"{dim} is {seen[dim]} in one input and {n} in {name!r}")
-    return program.resolve(**seen)
+    none = {s.rows: 0 for s in program.states if s.past not in inputs}
+    return program.resolve(**none, **seen)
 
 
 def reference(
@@ -41,15 +45,17 @@ def reference(
 
     `params` maps logical names to tensors of the logical shapes; stacked ones are stacked here, so torch's autograd
     reaches each of them. `inputs` maps public input names to tensors. `dtype` (torch.float64 for the truth) replaces
-    every float dtype. `modules`: the modules of opaque blocks, by key. `watch`: see `weft.ir.reference.run`. Raises
-    IndexError for a token or a target that does not exist.
+    every float dtype. States that `inputs` lacks are those of a first call. `modules`: the modules of opaque blocks, by
+    key. `watch`: see `weft.ir.reference.run`. Raises IndexError for a token or a target that does not exist.
     """
     sizes = sizes_from(program, inputs) if sizes is None else dict(sizes)
 
     def cast(x: Any) -> Any:
         return x.to(dtype) if dtype is not None and x.is_floating_point() else x
 
-    args = {name: cast(torch.as_tensor(inputs[name])) for name in program.inputs}
+    args = {name: cast(torch.as_tensor(inputs[name])) for name in program.inputs if name in inputs}
+    for v in (program.input(s.past) for s in program.states if s.past not in inputs):
+        args[v.name] = torch.empty([sizes[d] for d in v.dims], dtype=dtype or torch_dtype(torch, v.dtype))
     for index in indices(program):
         if wrong := outside(index, args[index.input], sizes[index.dim]):
             raise IndexError(wrong)

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from weft.ir.graphs import dce
+from weft.ir.graphs import dce, with_gradient
 from weft.ir.indices import targets
 from weft.ir.names import identifier
 from weft.ir.ops.regions import Opaque
 from weft.ir.types import Graph, Node, Type, Val
 from weft.passes.structure import CallSite, Given, OwnParameter, Structure
 
-_CLASSES = {"Block", "Model", "NamedTuple", "Output", "Past", "Path", "State", "Step", "Tensor", "Wrapped"}
+_CLASSES = {"Block", "Memory", "Model", "NamedTuple", "Output", "Past", "Path", "State", "Step", "Tensor", "Wrapped"}
 """Classes that emitted files have already."""
 HANDLE = "wrapped"
 
@@ -79,12 +79,13 @@ class Block:
 
 
 def order(site: CallSite) -> list[int]:
-    """Places in the body's inputs: floats (values, borrowed, own parameters), then integers and conditions."""
+    """Places in the body's inputs: floats (values, borrowed, own parameters), then what has no gradient: integers,
+    conditions, rows of earlier calls."""
     inputs = site.body.inputs
     own = [i for i, s in enumerate(site.sources) if isinstance(s, OwnParameter)]
-    given = [i for i in range(len(inputs)) if i not in own]
-    floats = [i for i in given if inputs[i].type.floating]
-    return [*floats, *own, *(i for i in given if not inputs[i].type.floating)]
+    live = with_gradient(site.body, inputs)
+    floats = [i for i, v in enumerate(inputs) if i not in own and v in live]
+    return [*floats, *own, *(i for i in range(len(inputs)) if i not in own and i not in floats)]
 
 
 def distinct(model: Structure) -> dict[object, Block]:
@@ -97,7 +98,8 @@ def distinct(model: Structure) -> dict[object, Block]:
             continue
         name = identifier(site.call.name, {b.name for b in found.values()} | {"model", "runtime"})
         inputs = tuple(site.body.inputs[i] for i in order(site))
-        floats = [v for v, o in zip(site.node.outs, site.body.outputs) if o.type.floating]
+        live = with_gradient(site.body, site.body.outputs)
+        floats = [v for v, o in zip(site.node.outs, site.body.outputs) if o in live]
         alone = site.rows is None and len(floats) > 1 and not any(v in read for v in floats[1:])
         may = {v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and s.value.name in left}
         graph = with_handle(replace(site.body, inputs=inputs))

@@ -19,8 +19,9 @@ after:
 A loop's derivative is a loop the other way, so a stack of layers stays one region; a call's or a composite's is one
 `grad` op (or a declared one, as `attend_grad`), so blocks stay blocks. `flatten` opens all of them.
 
-It does not fire on: integer and bool inputs, which have no gradient; values behind a `detach`, an `argmax` or an
-index; outputs that are not floats, which get no cotangent input. An input that no output depends on gets zeros.
+It does not fire on: integer and bool inputs, which have no gradient, nor on one that `detach` alone reads; values
+behind a `detach`, an `argmax` or an index; outputs that a `detach` makes or that are no floats, which get no cotangent
+input. An input that no output depends on gets zeros.
 
 Source: reverse mode over straight-line code (Griewank and Walther, Evaluating Derivatives, 2008, chapter 3); loops as
 in Pearlmutter and Siskind, Reverse-mode AD in a functional framework, 2008.
@@ -30,22 +31,23 @@ from collections.abc import Iterable
 
 from weft.errors import UsageError
 from weft.ir import derive
+from weft.ir.graphs import with_gradient
 from weft.ir.types import Graph
 
 
 def float_inputs(graph: Graph) -> tuple[str, ...]:
-    """Names of the inputs that can have a gradient."""
+    """Names of the inputs that a gradient can be asked of; it is 0 where nothing depends on one."""
     return tuple(v.name for v in graph.inputs if v.type.floating)
 
 
 def joint(graph: Graph, wrt: Iterable[str] | None = None) -> Graph:
     """Forward and backward in one graph.
 
-    Inputs: the graph's, then a cotangent `d_<name>` for each float output. Outputs: the graph's, then the gradients of
-    `wrt` in the order given (default: every float input). The cotangent of a value x is called d_x, where that is free.
-    Raises UsageError for a name that has no gradient.
+    Inputs: the graph's, then a cotangent `d_<name>` for each float output that can have a gradient. Outputs: the
+    graph's, then the gradients of `wrt` in the order given (default: every float input that can have one). The
+    cotangent of a value x is called d_x, where that is free. Raises UsageError for a name that has no gradient.
     """
-    names = float_inputs(graph) if wrt is None else tuple(wrt)
+    names = tuple(v.name for v in with_gradient(graph, graph.inputs)) if wrt is None else tuple(wrt)
     for name in names:
         if name not in float_inputs(graph):
             raise UsageError(f"{name!r} is no float input; those are {', '.join(float_inputs(graph)) or 'none'}")

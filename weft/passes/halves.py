@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from weft.ir.graphs import with_gradient
 from weft.ir.names import identifier
 from weft.ir.ops.primitives import Map
 from weft.ir.types import Graph, Node, Val
@@ -125,12 +126,12 @@ def halves(block: Block, mode: Mode, joint: Graph) -> Pair:
     made = {v.name for n in joint.nodes for v in n.outs}
     names = frozenset({*(further(joint, s) for s in mode.saved if s in made), *statistics(joint)})
     two = split(joint, outputs, names)
-    kept, floats = len(two.saved), sum(v.type.floating for v in block.graph.outputs)
+    shown = [v.name for v in with_gradient(block.graph, block.graph.outputs)]
+    kept, floats = len(two.saved), len(shown)
     rest = two.backward.inputs[kept : len(two.backward.inputs) - floats]
     cotangents = two.backward.inputs[len(two.backward.inputs) - floats :]
     tensors, scalars = tuple(v for v in rest if not scalar(v)), tuple(v for v in rest if scalar(v))
     back = replace(two.backward, inputs=(*two.saved, *tensors, *cotangents, *scalars))
-    shown = [v.name for v in block.graph.outputs if v.type.floating]
     often = shown[: (1 if block.optional else floats) if block.alone and floats > 1 else 0]
     only = {x: without(back, [d for y, d in zip(shown, cotangents) if y != x]) for x in often}
     whole = two.forward, back, only

@@ -25,7 +25,7 @@ def inference(program: Program) -> Program:
     if not program.train:
         return program
     keep = [i for i, name in enumerate(program.outputs) if name not in LOSSES]
-    graph, _ = _narrowed(program.graph, keep)
+    graph, _ = narrowed(program.graph, keep)
     inputs = (*graph.inputs, *_telling(program, graph))
     names = {v.name for v in inputs}
     return replace(
@@ -50,7 +50,7 @@ def _telling(program: Program, graph: Graph) -> list[Val]:
     return more
 
 
-def _narrowed(graph: Graph, outputs: Iterable[int], inputs: Iterable[int] = ()) -> tuple[Graph, list[int]]:
+def narrowed(graph: Graph, outputs: Iterable[int], inputs: Iterable[int] = ()) -> tuple[Graph, list[int]]:
     """The graph of these outputs, without dropout, and which of its inputs it has left: those read, and `inputs`."""
     same: dict[Val, Val] = {}
     for n in graph.nodes:
@@ -76,6 +76,6 @@ def _node(n: Node, live: set[Val]) -> Node:
         return n
     c, k = getattr(n.op, "carries", 0), len(body.outputs)
     keep = [i for i in range(k) if i < c or n.outs[i] in live]
-    made, left = _narrowed(body, keep, range(c))
+    made, left = narrowed(body, keep, range(c))
     outs = tuple(n.outs[i] for i in (*keep, *range(k, len(n.outs))))
     return replace(n, op=replace(n.op, body=made), ins=tuple(n.ins[i] for i in left), outs=outs)  # type: ignore[type-var]

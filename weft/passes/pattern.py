@@ -11,7 +11,8 @@ the pattern, its density, the pairs that the layout computes, and every layout t
 through is never changed, only the order of summation: its kind is `numerics`.
 
 It does not fire on: an attention whose positions are operands (`query_at`, `key_at`), since then the pattern says
-nothing about places in memory; such a one runs in tiles over all keys.
+nothing about places in memory; such a one runs in tiles over all keys. One whose scores read a table by distance, or
+whose keys begin before its queries, runs in tiles too, of the keys that its pattern reaches.
 
 Source: Child et al. 2019, Generating Long Sequences with Sparse Transformers (strided attention as a transposition);
 merging parts by log-sum-exp: Dao et al. 2022, FlashAttention, section 3.1.
@@ -24,7 +25,7 @@ from typing import Any
 
 from weft.ir.library.attention import Attend
 from weft.ir.ops.op import body_of
-from weft.ir.pattern import Pattern, PatternLayout, layout, rows_seeing_nothing, solve
+from weft.ir.pattern import Pattern, PatternLayout, in_tiles, layout, rows_seeing_nothing, solve
 from weft.ir.types import Decision, Graph, Node
 
 BLOCK = 128
@@ -61,8 +62,8 @@ def attend_layout(op: Attend, node: Node, sizes: Mapping[str, int], block: int) 
     if {"query_at", "key_at"} & set(op.meta):
         return op, None
     n, nk, heads = sizes[op.query], sizes[op.over], math.prod(sizes[d] for d in op.heads)
-    fixed = op.pattern.at(max(n, nk))
-    chosen = layout(fixed, n, block, heads, nk)
+    fixed = op.walked(n, nk)
+    chosen = (in_tiles if op.distant else layout)(fixed, n, block, heads, nk)
     decision = Decision(
         "pattern",
         node.outs[0].name,
@@ -72,7 +73,7 @@ def attend_layout(op: Attend, node: Node, sizes: Mapping[str, int], block: int) 
         tuple((text, why, (("pairs", cost),)) for text, why, cost in chosen.rejected),
         node.src,
     )
-    return replace(op, pattern=fixed, layout=chosen), decision
+    return replace(op, pattern=op.pattern.at(max(n, nk)), layout=chosen), decision
 
 
 def numbers(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from weft.errors import VerifyError
+from weft.ir.graphs import with_gradient
 from weft.ir.ops.op import KINDS, kind
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.dispatch import dispatches
@@ -55,7 +56,7 @@ class Parts:
 
     @property
     def _cut(self) -> int:
-        return len(self.joint.inputs) - sum(v.type.floating for v in self.joint.outputs[: self.outputs])
+        return len(self.joint.inputs) - len(with_gradient(self.joint, self.joint.outputs[: self.outputs]))
 
     @property
     def inputs(self) -> tuple[Val, ...]:

@@ -2,17 +2,23 @@
 torch."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from weft.codegen.check.calling import call
 from weft.codegen.check.comparing import Comparison, compare
 from weft.codegen.torch.sizes import Sizes
 from weft.ir.indices import index_range
+from weft.ir.library import Attend, Route
+from weft.ir.ops.op import Op, body_of
+from weft.ir.pattern import max_distance
 from weft.ir.program import Program
 from weft.ir.reference_model import reference
+from weft.ir.types import Graph
+from weft.passes.decode.alone import alone
 from weft.passes.inference import inference
 
 
@@ -45,7 +51,45 @@ def decoding(
             decoded(program, module, inputs, whole, half),
             *([apart(program, module, inputs, whole, half)] if half else []),
         ]
-        return [*rows, leak(program, module, inputs, dict(zip(program.outputs, module(**inputs))))]
+        rows += [in_segments(program, module, inputs, whole)] if seamless(program) and half else []
+        return [*rows, leak(program, module, inputs, call(program, module, inputs))]
+
+
+def seamless(program: Program) -> bool:
+    """Is a sequence the same in segments of any lengths? Then no attention looks further back than the memory keeps,
+    and no expert is full sooner in a longer one."""
+    keep, sizes = min((s.keep for s in program.states), default=-1), program.resolve()
+    ops = list(_ops(program.graph))
+    behind = [op for op in ops if isinstance(op, Attend) and op.tail]
+    far = [max_distance(op.pattern, heads=op.count(sizes)) for op in behind]
+    return bool(far) and all(r is not None and r <= keep for r in far) and not any(isinstance(op, Route) for op in ops)
+
+
+def _ops(graph: Graph) -> Iterator[Op]:
+    """Every op, those of bodies too."""
+    for n in graph.nodes:
+        yield n.op
+        if (body := body_of(n.op)) is not None:
+            yield from _ops(body)
+
+
+def in_segments(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Comparison:
+    """Segments of different lengths, each with the memory that the one before left, against the whole sequence."""
+    given = {k: x for k, x in inputs.items() if k not in program.carried}
+    moving = [k for k in given if {*program.input(k).dims} & {*program.growing}]
+    align = max(limit.align for d, limit in program.runtime.items() if d in program.growing)
+    n = given[moving[0]].shape[1] // align
+    lengths = [align * part for part in (1, n - n // 2 - 1, n // 2) if part]
+    parts, past = dict[str, list[Tensor]](), dict[str, Tensor]()
+    for i, length in enumerate(lengths):
+        first = sum(lengths[:i])
+        part = {k: x[:, first : first + length] if k in moving else x for k, x in given.items()}
+        out = call(program, module, {**part, **past})
+        past = {s.past: out[s.value] for s in program.states}
+        for k in positional(program):
+            parts.setdefault(k, []).append(out[k])
+    got = {k: torch.cat(ys, 1) for k, ys in parts.items()}
+    return compare("segments = whole", "f64", got, {k: whole[k] for k in got})
 
 
 def grown(program: Program, part: str) -> str | None:
@@ -120,7 +164,7 @@ def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Map
     for name, x in changed.items():
         later = x[:, n // 2 :]
         later.copy_(~later if x.dtype == torch.bool else (later + 1) % many if name == tokens else later + 1)
-    after = dict(zip(program.outputs, module(**{**inputs, **changed})))
+    after = call(program, module, {**inputs, **changed})
     rows = positional(program)
     got, want = ({k: y[k][:, : n // 2] for k in rows} for y in (after, whole))
     return compare("no leak from later", "f64", got, want)
@@ -137,9 +181,15 @@ def whole_run(
     """The module's results for all positions; the interpreter's where a size grows with the run, as a capacity may.
 
     A step cannot know how long the run will be: such a size is then that of the longest run."""
+    if program.states:  # every row sees what the memory keeps, wherever a segment would begin
+        program = alone(program)
+        inputs = {name: inputs[name] for name in program.inputs}
+        sizes = program.resolve(**{d: sizes[d] for d in program.runtime})
+        longer = {**sizes, **_longer(program, sizes)}
+        return reference(program, torch, params, inputs, longer, torch.float64, wrapped)
     grown = _longer(program, sizes)
     if not grown:
-        return dict(zip(program.outputs, module(**inputs)))
+        return call(program, module, inputs)
     with torch.no_grad():
         return reference(inference(program), torch, params, inputs, {**sizes, **grown}, torch.float64, wrapped)
 

@@ -35,6 +35,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import weft
+from weft.codegen.check.calling import call
 from weft.codegen.check.one_dtype import OneDtype, uniform
 from weft.codegen.check.verify import FREE, Comparison, Truth, Verified, case, compare, loaded
 from weft.codegen.package.disk import load
@@ -277,8 +278,8 @@ def whole(truth: Truth, module: nn.Module, dtype: str, mode: KernelCheck, device
             break
         left = targets(truth.program) if what == FREE else ()
         with OneDtype(torch.float64) if mode.runs is not None else nullcontext(), mode:
-            found = module(**{n: x for n, x in inputs.items() if n not in left})
-            out = {n: y.cpu() for n, y in zip(truth.program.outputs, found) if y is not None}
+            found = call(truth.program, module, {n: x for n, x in inputs.items() if n not in left})
+            out = {n: y.cpu() for n, y in found.items() if y is not None}
             if not rows:
                 rows.append(compare("outputs, kernels", dtype, out, truth.outputs))
             if truth.program.train:

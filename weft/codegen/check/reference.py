@@ -21,16 +21,21 @@ class Reference(nn.Module):
     def __init__(self, program: Program, generator: Any = 0, device: Any = None) -> None:
         super().__init__()
         self.program = program
-        self.outputs = make_dataclass("Output", program.outputs)
+        plain = [name for name in program.outputs if name not in program.carried]
+        self.outputs = make_dataclass("Output", [*plain, *(["memory"] if program.states else [])])
         drawn = initial(program, torch, generator)
         for name, (parameter, _) in program.logical_names().items():
             place(self, name, nn.Parameter(drawn[name].to(device, DTYPES[parameter.dtype])))
 
     def forward(self, *inputs: Tensor, **named: Tensor | None) -> Any:
-        """The program's outputs by name; inputs in the spec's order or by name, a seed left out is drawn.
+        """The program's outputs by name; inputs in the compiled module's order or by name, a seed left out is drawn.
+        memory: what the call before returned, a tensor of each state.
 
         Without the loss's targets `loss` is None. Moved to float64, everything is computed in it."""
-        given = dict(zip(self.program.inputs, inputs)) | named
+        states = self.program.states
+        given: dict[str, Any] = dict(zip(self.order(), inputs)) | named
+        memory = given.pop("memory", None)
+        given |= zip((s.past for s in states), memory) if memory is not None else {}
         free = not any(isinstance(given.get(name), Tensor) for name in targets(self.program))
         if free:
             given |= self.uncounted(given)
@@ -40,7 +45,15 @@ class Reference(nn.Module):
         params = {name: weight(self, name) for name in self.program.logical_names()}
         wide = all(p.dtype == torch.float64 for p in params.values())
         found = reference(self.program, torch, params, given, dtype=torch.float64 if wide else None)
+        found |= {"memory": tuple(found.pop(s.value) for s in states)} if states else {}
         return self.outputs(**found | ({"loss": None} if free and "loss" in found else {}))
+
+    def order(self) -> list[str]:
+        """What the compiled module takes, in order."""
+        program = self.program
+        plain = [n for n in program.inputs if n not in program.carried]
+        tensors = [n for n in plain if program.input(n).dims]
+        return [*tensors, *(["memory"] if program.states else []), *(n for n in plain if n not in tensors)]
 
     def uncounted(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
         """Targets of which none counts."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weft.codegen.check.calling import call
 from weft.codegen.check.comparing import Comparison, compare, rms_of
 from weft.codegen.check.decode import decoding
 from weft.codegen.check.one_dtype import OneDtype
@@ -239,8 +240,8 @@ def loaded(module: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype |
 def _run(truth: Truth, module: nn.Module, dtype: torch.dtype | None, left: Sequence[str] = ()) -> dict[str, Tensor]:
     """The module's outputs by name; left: inputs that it is not given."""
     given = {n: x for n, x in truth.inputs.items() if n not in left}
-    out = module(**{n: x.to(dtype) if x.is_floating_point() and dtype is not None else x for n, x in given.items()})
-    return dict(zip(truth.program.outputs, out))
+    given = {n: x.to(dtype) if x.is_floating_point() and dtype is not None else x for n, x in given.items()}
+    return call(truth.program, module, given)
 
 
 def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Comparison]:

@@ -26,6 +26,7 @@ from weft.codegen.measure.stand_in import Text
 from weft.codegen.measure.workspace import Constants, workspace
 from weft.codegen.package.block import printed_file
 from weft.codegen.torch.sizes import Sizes
+from weft.ir.graphs import with_gradient
 from weft.ir.types import ITEMSIZE, Val, torch_dtype
 from weft.passes.blocks import trusted
 from weft.passes.fusion.price import Prices
@@ -272,7 +273,7 @@ class _EmittedBlock:
             out, saved = dict(zip(outputs, got)), list(got[len(outputs) :])
             del got
             own, keeps = self.kept(pair, args, out, saved)
-            floats = [v for v in outputs if v.type.floating]
+            floats = with_gradient(self.block.graph, outputs)
             cotangents = [self.tensor(v) for v in (floats[:1] if pair.only else floats)]
             live.given |= set(map(_place, cotangents))
             del out

@@ -10,6 +10,7 @@ from weft.codegen.torch.body import File, floats
 from weft.codegen.torch.function import Function, print_function
 from weft.codegen.torch.lines import Lines, fit, tuple_of
 from weft.codegen.torch.sizes import Sizes
+from weft.ir.graphs import with_gradient
 from weft.ir.names import identifier, label, provenance
 from weft.ir.program import Param, Program
 from weft.ir.reference_model import xavier_bound
@@ -189,14 +190,20 @@ class _BlockWriter:
             for d in untold:
                 v, at = next((v, i) for v in pair.forward.inputs for i, e in enumerate(v.dims) if sizes.alias(e) == d)
                 code.add(f"ctx.{sizes.names[d]} = {forward.arguments[v.name]}.shape[{at}]")
-            whole = [o for o, v in zip(outs, outputs) if not v.type.floating]
+            live = with_gradient(pair.block.graph, outputs)
+            whole = [o for o, v in zip(outs, outputs) if v not in live]
             if whole:
                 code.add(f"ctx.mark_non_differentiable({', '.join(whole)})")
-            if pair.only:
-                floating = [o for o, v in zip(outs, outputs) if v.type.floating]
+            if pair.only or self.sparse(pair):
+                floating = [o for o, v in zip(outs, outputs) if v in live]
                 code.add("ctx.set_materialize_grads(False)")
-                code.add(f"ctx.like = [(y.shape, y.dtype, y.device) for y in ({', '.join(floating)})]")
+                code.add(f"ctx.like = [(y.shape, y.dtype, y.device) for y in {tuple_of(floating)}]")
             code.add(f"return {', '.join(outs)}")
+
+    def sparse(self, pair: Pair) -> bool:
+        """Has it float results without a gradient? Then autograd is not to fill in zeros for them."""
+        outputs = pair.block.graph.outputs
+        return len(with_gradient(pair.block.graph, outputs)) < sum(v.type.floating for v in outputs)
 
     def readers(self, pair: Pair) -> str:
         """Every function that reads what a forward keeps."""
@@ -207,11 +214,13 @@ class _BlockWriter:
         code, graph = self.code, pair.block.graph
         outputs, inputs = graph.outputs, graph.inputs
         every = [backward.arguments[v.name] for v in pair.cotangents]
-        given = dict(zip((v.name for v in outputs if v.type.floating), every))
-        grads = [given[v.name] if v.type.floating else "_" for v in outputs]
+        live = with_gradient(graph, (*outputs, *inputs))
+        given = dict(zip((v.name for v in outputs if v in live), every))
+        unused = (f"_{i or ''}" for i in range(len(outputs)))
+        grads = [given[v.name] if v in live else next(unused) for v in outputs]
         scalars = [f"ctx.{backward.arguments[v.name]}" for v in pair.scalars]
         scalars += [f"ctx.{self.file.sizes.names[d]}" for d in untold]
-        none = ["None"] * sum(not v.type.floating for v in inputs)
+        none = ["None"] * sum(v not in live for v in inputs)
         many = len(inputs) - len(none) != 1
 
         def run(name: str, cotangents: list[str]) -> None:
@@ -228,8 +237,10 @@ class _BlockWriter:
                 others = [g for name, g in given.items() if name != result]
                 with code.indent(f"if {' is None and '.join(others)} is None:"):
                     run(pair.name("backward", result), [given[result]])
-            if pair.only:
-                code.add(f"{', '.join(every)} = filled(({', '.join(every)}), ctx.like)")
+            if pair.only or self.sparse(pair):
+                code.add(
+                    f"{', '.join(every) if len(every) > 1 else tuple_of(every)} = filled({tuple_of(every)}, ctx.like)"
+                )
             run(backward.name, every)
 
     def table(self) -> list[str]:

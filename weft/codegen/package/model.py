@@ -78,6 +78,8 @@ class _ModelWriter:
         if not self.decoding.found.why:
             helpers = [h for h in ("State", "check_whole", "feed") if re.search(rf"\b{h}\b", text)]
             own.append(f"from .runtime.state import {', '.join(helpers)}")
+        if self.program.states:
+            own.append("from .runtime.memory import remembered")
         own.append("from .runtime.whole import exported")
         plain = re.fullmatch(r"[A-Za-z0-9_.-]+", self.program.source)
         source = f", from {self.program.source}" if plain else ""
@@ -88,7 +90,8 @@ class _ModelWriter:
 
     def tables(self, lines: Lines) -> None:
         program, names = self.program, self.sizes.names
-        public = [program.input(n) for n in program.inputs if not scalar(program.input(n))]
+        public = [program.input(n) for n in program.inputs if n not in program.carried]
+        public = [v for v in public if not scalar(v)]
         dims = [d for v in public for d in v.dims]
         lines.add("SIGNATURE = {")
         for v in public:
@@ -101,6 +104,7 @@ class _ModelWriter:
         lines.add(f"LIMITS = {_dict(limits)}")
         said = [f'("{name}", "{dim}", {n}, {ignore})' for name, dim, n, ignore in ranges(program, self.sizes)]
         lines.lines += rows_of("RANGES", said)
+        lines.lines += self.memory()
         if self.modes:
             lines.add("MODES = {")
             for b in (b for b in self.blocks.values() if len(b.modes) > 1):
@@ -119,16 +123,42 @@ class _ModelWriter:
             said += [f'("{label(p.logical(i))}", {shape}, "{p.dtype}", "{kind}", {value!r})' for i in rows]
         lines.lines += rows_of("PARAMETERS", said)
 
+    def memory(self) -> list[str]:
+        """MEMORY: of each state its name, layers, width, most rows, dtype."""
+        rows: list[str] = []
+        for s in self.program.states:
+            v = self.program.input(s.past)
+            layers, width = self.sizes.frozen(v.dims[0]), self.sizes.frozen(v.dims[-1])
+            dtype = TORCH_DTYPE[v.dtype] if self.file.mixed else None
+            rows.append(f'("{identifier(s.name)}", {layers}, {width}, {s.keep}, {dtype})')
+        return rows_of("MEMORY", rows) if rows else []
+
+    def states(self, code: Lines) -> None:
+        names, given = self.sizes.names, dict(zip(self.program.outputs, self.program.graph.outputs))
+        code.add("@exported")
+        with code.indent("class Memory(NamedTuple):"):
+            code.text('"""What a call leaves to the next one: the last rows of each attention, constants to it."""')
+            code.add()
+            for s in self.program.states:
+                code.add(f"{identifier(s.name)}: Tensor", f"[{' '.join(names[d] for d in given[s.value].dims)}]")
+        code.lines += ["", ""]
+
     def output(self, code: Lines) -> None:
         names = self.sizes.names
+        if self.program.states:
+            self.states(code)
         code.add("@exported")
         with code.indent("class Output(NamedTuple):"):
             left = {v for b in self.blocks.values() for v in b.lost}
             code.text(f'"""What the model returns{"; no loss without its targets" if left else ""}."""')
             code.add()
             for name, v in zip(self.program.outputs, self.program.graph.outputs):
+                if name in self.program.carried:
+                    continue
                 kind = "Tensor | None" if v in left else "Tensor"
                 code.add(f"{identifier(name)}: {kind}", f"[{' '.join(names[d] for d in v.dims)}]")
+            if self.program.states:
+                code.add("memory: Memory")
         code.lines += ["", ""]
 
     def klass(self, code: Lines) -> None:

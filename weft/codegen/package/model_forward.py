@@ -44,24 +44,38 @@ class Forward:
             Map: lambda b, n: None if self.rows_only(n) else TABLE[Map](b, n),
         }
         print_nodes(body, program.graph, table)
-        results = ", ".join(body.full(v) for v in program.graph.outputs)
-        named = list(zip(body.arguments(), inputs))
+        results = self.results(body)
+        named = [(n, v) for n, v in zip(body.arguments(), inputs) if v.name not in program.carried]
         tensors, scalars = [n for n, v in named if not scalar(v)], [n for n, v in named if scalar(v)]
         optional = [n for n, v in named if program.train and v.name in targets(program)]
         needed = [n for n in tensors if n not in optional]
         if not program.train:  # it has no backward, so nothing is kept for one
             code.add("@torch.no_grad()")
-        with code.indent(f"def forward(self, {', '.join([*needed, *(f'{n}=None' for n in (*optional, *scalars))])}):"):
+        given = [*optional, *(["memory"] if program.states else []), *scalars]
+        with code.indent(f"def forward(self, {', '.join([*needed, *(f'{n}=None' for n in given)])}):"):
             given = ", ".join(f'"{n}": {n}' for n in tensors)
             more = ", " + tuple_of(f'"{n}"' for n in optional) if optional else ""
             code.add(f"check({{{given}}}, SIGNATURE, FIXED, LIMITS, RANGES{more})")
             code.add(f"refuse_autocast({tensors[0]})")
+            if program.states:
+                past = [identifier(s.past) for s in program.states]
+                code.add("like = next(p for p in self.parameters() if p.is_floating_point())")
+                left = tuple_of(past) if len(past) == 1 else ", ".join(past)
+                code.add(f"{left} = remembered(memory, MEMORY, {tensors[0]}.shape[0], like)")
             for n in scalars:
                 code.add(f"{n} = draw_seed({n}, self.training, {tensors[0]}.device)")
             for statement in body.opening(results):
                 code.add(statement)
             code.lines += body.lines.lines
             code.add(f"return Output({results})")
+
+    def results(self, body: Body) -> str:
+        """What `Output` is made of: results, then what is left to the next call."""
+        program = self.model.program
+        named = list(zip(program.outputs, program.graph.outputs))
+        found = [body.full(v) for name, v in named if name not in program.carried]
+        left = [body.full(v) for name, v in named if name in program.carried]
+        return ", ".join([*found, *([f"Memory({', '.join(left)})"] if left else [])])
 
     def rows_only(self, node: Node) -> bool:
         """Is the node a formula that only loops over layers read, row by row?"""
@@ -134,7 +148,7 @@ class Forward:
                 if body.full(outer) != name:
                     body.lines.add(f"{name} = {body.full(outer)}")
                 inner[v.name] = Src(name, ATOM, v.dims, v.dtype)
-            elif loop.dim in outer.dims and outer.name in body.made:
+            elif loop.dim in outer.dims and outer.name in {*body.made, *self.model.program.carried}:
                 inner[v.name] = self.row(body, outer, loop.dim)
                 indexed = True
             elif outer.name in body.env:
@@ -162,8 +176,8 @@ class Forward:
 
     def row(self, body: Body, v: Val, dim: str) -> Src:
         """Row i of a value that is a formula of the loop's coordinate."""
-        op = body.made[v.name].op
-        if isinstance(op, Map) and not body.made[v.name].ins and v.dims == (dim,):
+        made = body.made.get(v.name)
+        if made is not None and isinstance(op := made.op, Map) and not made.ins and v.dims == (dim,):
             env = {symbol(f"i_{dim}"): Src("i", ATOM, None, "int")}
             used: Any = op.exprs[0].free_symbols
             env |= {s: body.size(s.name[2:]) for s in used if s.name.startswith("n_")}

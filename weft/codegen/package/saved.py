@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,7 +10,7 @@ from weft.codegen.package.reading import SHAPES, data, first_line, text, unchang
 from weft.errors import FileError, TextError, UsageError, WeftError
 from weft.ir.formula import parse as formula
 from weft.ir.formula import show as formula_text
-from weft.ir.program import Init, Param, Policy, Program, ProgramStream, Runtime
+from weft.ir.program import Init, Param, Policy, Program, ProgramState, ProgramStream, Runtime
 from weft.ir.text import parse
 from weft.ir.types import FLOATS, Graph, Type
 from weft.ir.verify import verify
@@ -28,12 +29,17 @@ def to_data(program: Program) -> dict[str, Any]:
         "inputs": list(program.inputs),
         "outputs": list(program.outputs),
         "sizes": {d: n if isinstance(n, int) else formula_text(n) for d, n in program.sizes.items()},
-        "runtime": {d: [r.max, r.align] for d, r in program.runtime.items()},
+        "runtime": {d: [r.max, r.align, *([r.least] if r.least != 1 else [])] for d, r in program.runtime.items()},
         "policy": [program.policy.params, program.policy.compute, program.policy.accumulate],
         "params": [_param(p) for p in program.params],
         "roles": {d: list(roles) for d, roles in program.roles.items()},
         "streams": [[s.name, s.length, s.once] for s in program.streams],
+        **({"states": [_state(s) for s in program.states]} if program.states else {}),
     }
+
+
+def _state(s: ProgramState) -> dict[str, Any]:
+    return {f.name: getattr(s, f.name) for f in fields(s)}
 
 
 def _param(p: Param) -> dict[str, Any]:
@@ -62,6 +68,7 @@ def _program(data: Mapping[str, Any], graph: Graph) -> Program:
         policy=Policy(*map(str, data["policy"])),
         roles={str(d): tuple(map(str, roles)) for d, roles in data.get("roles", {}).items()},
         streams=tuple(_read_stream(*s) for s in data.get("streams", [["seq", "seq", False]])),
+        states=tuple(map(_read_state, data.get("states", []))),
     )
 
 
@@ -81,8 +88,18 @@ def _fits(program: Program) -> None:
     if {program.policy.params, program.policy.compute, program.policy.accumulate} - {*FLOATS}:
         raise ValueError("its policy names no float dtypes")
     sizes = program.resolve()
+    if unknown := program.carried.difference((*program.inputs, *program.outputs)):
+        raise ValueError(f"the state {min(unknown)!r:.40} is no input or output")
     if missing := [s.length for s in program.streams if s.length not in sizes]:
         raise ValueError(f"the length {missing[0]!r:.40} has no size")
+
+
+def _read_state(data: Mapping[str, Any]) -> ProgramState:
+    name, past, value, rows = (str(data[f]) for f in ("name", "past", "value", "rows"))
+    found = ProgramState(name, past, value, rows, int(data["keep"]), data["start"], data["life"])
+    if found.start != "empty" or found.life != "sequence":
+        raise ValueError("no such state")
+    return found
 
 
 def _read_stream(name: str, length: str, once: bool) -> ProgramStream:

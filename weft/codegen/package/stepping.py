@@ -14,6 +14,8 @@ from weft.ir.ops.primitives import Concat
 from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Graph, Node, Val
 from weft.passes.blocks import Block, below
+from weft.passes.decode.alone import block_alone, sizes_alone
+from weft.passes.decode.few_rows import few_rows
 from weft.passes.decode.step import ROWS, StepGraph, StepInputs, StepState, decode
 from weft.passes.decode.time import refitted
 from weft.passes.decode.whole import cut
@@ -62,6 +64,8 @@ def stepping(
 
     missing: inputs of the block that no step has; outputs that read them are left out. whole: inputs that are whole
     before the first step."""
+    block = replace(block, graph=block_alone(block.graph, program.states))
+    program = sizes_alone(program)
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
     (time,) = program.growing
     parameters = {v.name for v, s in zip(block.site.body.inputs, block.site.sources) if not isinstance(s, Given)}
@@ -78,7 +82,8 @@ def stepping(
     read = {v for n in dce(every).nodes for v in n.ins} | set(every.outputs)
     held = {v.name for v in halves.kept if v in read}
     sizes = _sizes(program, found, time)
-    step = _told(_read_only(every, own | held | {s.value.name for s in found.states}), every, sizes)
+    step = few_rows(every, parameters)
+    step = _told(_read_only(step, own | held | {s.value.name for s in found.states}), every, sizes)
     first = _prefill(every, found, time)
     first = _told(_read_only(first, own | held), first, sizes)
     start = _read_only(found.start, own)

@@ -7,6 +7,7 @@ its own, and would be narrow. Half precision holds no rstd over 65,504, and thre
 
 from collections.abc import Collection
 
+from weft.ir.graphs import with_gradient
 from weft.ir.types import Graph, Node
 
 
@@ -22,7 +23,7 @@ def wide_of_joint(joint: Graph, outputs: int) -> frozenset[str]:
     """The names of wide values of a joint graph whose first `outputs` results are the forward's: a cotangent, an input
     at the end of the others, is as wide as its result."""
     forward = wide(joint)
-    floats = [v for v in joint.outputs[:outputs] if v.type.floating]
+    floats = with_gradient(joint, joint.outputs[:outputs])
     cotangents = joint.inputs[len(joint.inputs) - len(floats) :]
     return wide(joint, {d.name for v, d in zip(floats, cotangents) if v.name in forward})
 

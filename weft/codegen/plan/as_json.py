@@ -13,6 +13,7 @@ from weft.codegen.plan.planner import Planned, PlannedBlock, recompute_decisions
 from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.ir.library import Attend
 from weft.ir.pattern import solve
+from weft.ir.program import ProgramState
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.blocks import key
 from weft.passes.fusion.grouping import Fusion, Region
@@ -54,6 +55,7 @@ def document(planned: Planned) -> Document:
             _drop({"block": planned.blocks[x.block].name, "row": x.row, "mode": x.mode}) for x in planned.layers
         ],
         "edges": _edges(planned),
+        **({"states": [_state(planned, s) for s in program.states]} if program.states else {}),
         "decode": _decode(planned.decoding.why),
         "decisions": [decision(d) for d in decisions(planned)],
     }
@@ -125,6 +127,13 @@ def totals(planned: Planned) -> Document:
     return out
 
 
+def _state(planned: Planned, s: ProgramState) -> Document:
+    """What a call leaves to the next one; bytes: of what comes in, at the plan's sizes. It comes in and goes out."""
+    v = planned.program.input(s.past)
+    rows = {"layers": planned.sizes[v.dims[0]], "keep": s.keep, "bytes": planned.prices.size(v)}
+    return {"name": s.name, "of": "hidden", "start": s.start, "life": s.life, **rows}
+
+
 def attentions(graph: Graph, sizes: Mapping[str, int], longest: Mapping[str, int]) -> list[tuple[Node, Document]]:
     """Every attention of a block with what is known of its pattern. longest: the sizes its layout was chosen at."""
     return [(n, _attention(n, n.op.attention, sizes, longest)) for n in graph.nodes if n.op.attention is n.op]
@@ -135,9 +144,10 @@ def _attention(n: Node, op: Attend, sizes: Mapping[str, int], longest: Mapping[s
     nq, nk = sizes[op.query], sizes[op.over]
     full = partial = nnz = 0
     exact, relaxed = True, set[str]()
-    groups = op.pattern.at(max(nq, nk)).groups(heads)
+    walked = op.walked(nq, nk) if op.tail else op.pattern
+    groups = walked.at(max(nq, nk)).groups(heads)
     for first, end, _ in groups:
-        found = solve(op.pattern, nq, nk, BLOCK, BLOCK, first if op.pattern.per_head else None)
+        found = solve(walked, nq, nk, BLOCK, BLOCK, first if op.pattern.per_head else None)
         full, partial = full + (end - first) * found.full, partial + (end - first) * found.partial
         nnz, exact = nnz + (end - first) * found.nnz, exact and found.exact
         relaxed |= set(found.stats.relaxed)

@@ -130,6 +130,9 @@ def summary(plan: Document) -> str:
         at = memory["at"]
         peak += f", in the {at['side']} of {at['block']}; at least {show_bytes(memory['smallest'])} is needed"
     lines.append(peak)
+    for s in plan.get("states", ()):
+        rows = f"{s['layers']} x {s['keep']:,} rows of {s['name']}"
+        lines.append(f"memory: {rows} from segment to segment, {show_bytes(s['bytes'])} in and as much out")
     if "decode" in plan:
         lines.append(decodes(plan["decode"].get("why", "")))
     return "\n".join(lines)

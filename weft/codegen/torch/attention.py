@@ -135,18 +135,13 @@ def _metadata(body: Body, of: Attend, a: AttendAxes, meta: Sequence[Val]) -> str
     """What follows the scale, after a comma: the table by distance and its first, then the metadata as [B, L]."""
     given = dict(zip(of.meta, meta))
     out: list[str] = []
-    if distant(of):
+    if of.distant:
         near = given.pop("near", None)
         places = () if near is None else _near_places(a, near.dims) or ()
         out = ["None" if near is None else _operand(body, near, places), _number(body, of.first).text]
     dims = {m: a.query if m in ("segments", "query_at") else a.over for m in given}
     out += [_operand(body, v, (a.batch, (dims[m],))) for m, v in given.items()]
     return "".join(f", {text}" for text in out)
-
-
-def distant(of: Attend) -> bool:
-    """Do its scores depend on distances in a table, or its queries stand behind other keys?"""
-    return "near" in of.meta or of.tail
 
 
 def attend(body: Body, node: Node) -> None:
@@ -199,7 +194,7 @@ def layout(body: Body, of: Attend, a: AttendAxes) -> str:
     """The name of the file's layout object for this attend; printed when first needed."""
     file = body.file
     file.imports.add("attention")
-    if distant(of):
+    if of.distant:
         return file.object("attention", _distant(file, of))
     if normal(of.score) != S or of.meta:
         return file.object("attention", _tiles(file, of, of.pattern))
@@ -212,7 +207,7 @@ def steps(file: File, of: Attend) -> str:
     """The name of the file's attention at positions that are given."""
     keep = _function(file, "keep", of, None, of.pattern)
     score = "" if normal(of.score) == S else f", {_function(file, 'score', of, of.score, of.pattern)}"
-    return file.object("steps", f"{'distances' if distant(of) else 'decode'}.Steps({keep}{score})")
+    return file.object("steps", f"{'distances' if of.distant else 'decode'}.Steps({keep}{score})")
 
 
 def _choose(file: File, of: Attend, a: AttendAxes) -> PatternLayout:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import Field, Tag, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends.blocks.behind import Keys, remembered, unfit
+from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.blocks.queries import QkNorm, RotaryPositions, normed, turned
+from weft.frontends.blocks.relative import Placed, Relative, placed
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Formula, Name, Number, Size, SpecPart, one_of
 from weft.frontends.suggest import did_you_mean
 from weft.ir.pattern import is_causal, rows_seeing_nothing
 from weft.ir.pattern.formula import BatchCondition, Junction
 from weft.ir.pattern.pattern import Pattern
-from weft.ir.pattern.table import mix
 
 if TYPE_CHECKING:
     from weft.frontends.lower.scope import Scope
@@ -31,31 +34,6 @@ class Globals(SpecPart):
     pattern joins them to the rest by `and`."""
 
     tokens: Size = Field(description="how many leading positions are global")
-
-
-class BlockPlan(SpecPart):
-    """A static set of key blocks for each query block, per head, counted with multiplicity (BigBird).
-
-    It is made for the largest `seq`: a shorter run lacks the last blocks."""
-
-    block: Size = Field(description="positions in a block")
-    window: Annotated[int, Field(ge=1)] = Field(default=3, description="diagonal blocks a middle row sees; odd")
-    random: Annotated[int, Field(ge=0)] = Field(
-        default=3, description="random blocks a middle row sees besides window and global blocks"
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="seed of the drawn plan; the plan itself is kept in the package"
-    )
-    table: list[list[list[int]]] | None = Field(
-        default=None, description="the random blocks given outright, `[head][middle row][...]`, instead of drawing them"
-    )
-
-    @field_validator("window")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("the window must be odd: it is centred on the diagonal")
-        return value
 
 
 class Attention(BlockKind):
@@ -84,6 +62,9 @@ class Attention(BlockKind):
         Annotated[bool, Tag("flag")] | Annotated[RotaryPositions, Tag("map")],
         one_of("`true`, `false`, or a map with `base`"),
     ] = Field(default=False, description="rotary positions on queries and keys")
+    relative: Relative | None = Field(
+        default=None, description="relative positions: scores that depend on the distance of query and key"
+    )
     scale: Number = Field(
         default="1/sqrt(head)", description="factor on q·k: a number, of any sign, or a formula over dims"
     )
@@ -108,21 +89,22 @@ class Attention(BlockKind):
             raise ValueError("`globals` goes with a `pattern` and without `kv_heads`")
         if self.context and (self.plan or self.globals):
             raise ValueError("`context` goes with a `pattern` and without `globals`")
+        if self.relative and (self.plan or self.globals or self.rotary or self.context):
+            raise ValueError("`relative` goes with a `pattern` and without `globals`, `rotary` and `context`")
         return self
 
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
         """softmax(scale q·k) v over the keys the pattern allows, projected back."""
         with s.at(*path):
-            other = _context(s, self, path)
-            a = _axes(s, self, path, s.low.length(other))
+            keys = _keys(s, x, self, stem, path)
+            a = _axes(s, self, path, keys)
             biased: set[str] = {"query", "key", "value", "output"} if self.bias is True else {*(self.bias or ())}
-            seen = x if other == s.stream else s.other(other)
             (q,) = _project(s, x, a, stem, biased, ("query",))
-            k, v = _project(s, seen, a, stem, biased, ("key", "value"))
-            q = _placed(s, q, s.length, a, self, stem, path, "query")
+            k, v = _project(s, keys.rows, a, stem, biased, ("key", "value"))
+            q = _placed(s, q, s.length, a, self, stem, path, "query", a.past)
             k = _placed(s, k, a.source, a, self, stem, path, "key")
             pattern = _pattern(s, self, path)
-            out = _attend(s, q, k, v, a, self, path, pattern)
+            out = _attend(s, _distanced(s, q, a, self, stem, path, pattern), k, v, a, self, path, pattern)
             if self.globals:
                 out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern))
             own, bias = f"{a.query} {a.value}", "width" if "output" in biased else None
@@ -157,7 +139,8 @@ class Attention(BlockKind):
 @dataclass(frozen=True)
 class Axes:
     """The dims of one attention block. `query` is "heads", or "kv_heads group" when key heads are shared; `source` is
-    the length of the stream that keys come from, `key` the name it has among scores."""
+    the length of what keys are made of, `longest` its most, `key` the name it has among scores; `past` that of the rows
+    before the queries, where keys begin there."""
 
     query: str
     keys: str
@@ -165,6 +148,23 @@ class Axes:
     value: str
     key: str
     source: str
+    longest: int
+    past: str
+
+
+def _keys(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Keys:
+    """What keys and values are made of: x, those before it too, or another stream."""
+    other = _context(s, block, path)
+    length = s.low.length(other)
+    plain = Keys(x if other == s.stream else s.other(other), length, s.low.dims.most[length])
+    if other != s.stream or (behind := remembered(s, x, stem)) is None:
+        return plain
+    for key in ("plan", "globals"):
+        if getattr(block, key) is not None:
+            message = f"`{key}` is for whole sequences, and the memory of '{s.stream}' for segments"
+            s.low.tell(Problem("W0403", message, (*path, key), "leave one of them out"))
+            return plain
+    return behind
 
 
 def _context(s: Scope, block: Attention, path: Path) -> str:
@@ -185,14 +185,15 @@ def _context(s: Scope, block: Attention, path: Path) -> str:
     return other
 
 
-def _axes(s: Scope, block: Attention, path: Path, source: str) -> Axes:
-    low, avoid = s.low, (*s.space, source)
+def _axes(s: Scope, block: Attention, path: Path, keys: Keys) -> Axes:
+    low, source = s.low, keys.length
+    avoid, of = (*s.space, source), (source, keys.longest, keys.past)
     heads = low.axis(block.heads, "heads", (*path, "heads"), avoid)
     head = low.axis(block.head, "head", (*path, "head"), (*avoid, heads))
     value = head if block.value is None else low.axis(block.value, "value", (*path, "value"), (*avoid, heads))
-    key = low.mint("key", low.dims.sizes[source], (*avoid, heads, head, value))
+    key = low.mint("key", low.sizes[source], (*avoid, heads, head, value))
     if block.kv_heads is None:
-        return Axes(heads, heads, head, value, key, source)
+        return Axes(heads, heads, head, value, key, *of)
     kv = low.axis(block.kv_heads, "kv_heads", (*path, "kv_heads"), (*avoid, heads, head, value))
     many, few = low.number(heads), low.number(kv)
     if many % few:
@@ -200,7 +201,7 @@ def _axes(s: Scope, block: Attention, path: Path, source: str) -> Axes:
             (*path, "kv_heads"), "W0402", f"{few} key heads do not divide {many} heads", "change one of them"
         )
     group = low.mint("group", many // few, (*avoid, kv, head, value, key))
-    return Axes(f"{kv} {group}", kv, head, value, key, source)
+    return Axes(f"{kv} {group}", kv, head, value, key, *of)
 
 
 def _project(
@@ -223,8 +224,11 @@ def _project(
     return out
 
 
-def _placed(s: Scope, x: Val, seq: str, a: Axes, block: Attention, stem: str, path: Path, name: str) -> Val:
-    """Queries or keys along `seq`, called `name`, with the norm and the rotary positions that the block has."""
+def _placed(
+    s: Scope, x: Val, seq: str, a: Axes, block: Attention, stem: str, path: Path, name: str, past: str = ""
+) -> Val:
+    """Queries or keys along `seq`, called `name`, with the norm and the rotary positions that the block has; past: the
+    dim of rows before the first."""
     if block.qk_norm != "none":
         rule = QkNorm(kind=block.qk_norm) if isinstance(block.qk_norm, str) else block.qk_norm
         many = a.keys if name.startswith("key") else a.query
@@ -232,23 +236,35 @@ def _placed(s: Scope, x: Val, seq: str, a: Axes, block: Attention, stem: str, pa
     if not block.rotary:
         return x
     rule = block.rotary if isinstance(block.rotary, RotaryPositions) else RotaryPositions()
-    return turned(s, x, rule, seq, a.head, (*path, "rotary"), name)
+    return turned(s, x, rule, seq, a.head, (*path, "rotary"), name, past)
+
+
+def _distanced(s: Scope, q: Val, a: Axes, block: Attention, stem: str, path: Path, pattern: Pattern) -> Placed:
+    """Queries [batch rows heads head] with what the block says of relative positions."""
+    scale, rule = _scale(s, a, block, path), block.relative
+    return Placed(q, scale) if rule is None else placed(s, q, rule, stem, (*path, "relative"), pattern, scale, a)
 
 
 def _attend(
-    s: Scope, q: Val, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, seq: str = ""
+    s: Scope, x: Placed, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, seq: str = ""
 ) -> Val:
     """The queries of dim `seq`, or all of the stream's, against k and v [batch source ..], with all that the block says
     of scores."""
     k, v = (s.rename(name, y, a.source, a.key) for name, y in (("keys", k), ("values", v)))
     whole, seq = not seq, seq or s.length
     meta = _given(s, a, pattern, seq, block.context or "")
-    scale, score, heads = _scale(s, a, block, path), _score(s, block, path), tuple(a.query.split())
-    op = s.ir.Attend(a.head, a.key, seq, pattern, scale, score, heads, tuple(meta))
+    meta |= {} if x.near is None else {"near": x.near}
+    score, heads = _score(s, block, path), tuple(a.query.split())
+    op = s.ir.Attend(a.head, a.key, seq, pattern, x.scale, score, heads, tuple(meta))
+    op = op if x.near is None else replace(op, first=x.first)
+    if a.past:
+        op = replace(op, tail=True)
+        for problem in unfit(pattern, score, s, prod(map(s.low.number, heads)), path):
+            s.low.tell(problem)
     part = "globals" if not whole else "plan" if block.plan else "pattern"
     names = ["attended", "lse"] if whole else ["attended_global", "lse_global"]
     with s.at(*path, part):
-        return s.g.many(op, q, k, v, *meta.values(), names=names)[0]
+        return s.g.many(op, x.q, k, v, *meta.values(), names=names)[0]
 
 
 def _given(s: Scope, a: Axes, pattern: Pattern, seq: str, context: str) -> dict[str, Val]:
@@ -282,7 +298,7 @@ def _score(s: Scope, block: Attention, path: Path) -> Any:
 def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
     dims = s.low.dims.on(s.length).named
     if block.plan is not None:
-        return _planned(s, block.plan, block.heads, path)
+        return planned(s, block.plan, block.heads, path)
     assert block.pattern is not None
     with s.low.reading((*path, "pattern"), "W0302"):
         pattern = Pattern.parse(block.pattern, dims)
@@ -298,53 +314,6 @@ def _metadata(pattern: Pattern) -> list[str]:
     f = pattern.formula
     parts = f.parts if isinstance(f, Junction) and f.op == "and" else (f,)
     return [f"{'not ' * p.negated}{p.name}" for p in parts if isinstance(p, BatchCondition)]
-
-
-def _planned(s: Scope, plan: BlockPlan, heads: int | str, path: Path) -> Pattern:
-    """The pattern of a block plan, made for the longest sequence there can be."""
-    dims = s.low.dims
-    with s.low.reading((*path, "plan", "block"), "W0201"):
-        block = dims.size(plan.block)
-    with s.low.reading((*path, "heads"), "W0201"):
-        many = dims.size(heads)
-    with s.low.reading((*path, "plan", *(["table"] if plan.table else [])), "W0302"):
-        return plan_pattern(plan, block, dims.most[s.length], many, path)
-
-
-def plan_pattern(plan: BlockPlan, block: int, seq: int, heads: int, path: Path = ()) -> Pattern:
-    """BigBird's blocks for `seq` tokens: the first and last block row see all; any other sees the first and last block,
-    the window around it, and its random blocks. A block listed twice counts twice; drawn ones come from `draw`.
-    """
-    rows = -(-seq // block)
-    table = plan.table or [draw(plan, rows, h) for h in range(heads)]
-    if any(len(head) != max(0, rows - 2) for head in table) or len(table) not in (1, heads):
-        message = f"{seq} tokens are {rows} blocks of {block}: the plan's table has another size"
-        hint = f"give {max(0, rows - 2)} rows, one for each block but the first and the last, for 1 head or all {heads}"
-        raise SpecError.at((*path, "plan", "table"), "W0402", message, hint)
-    reach = plan.window // 2
-
-    def row(i: int, random: list[int]) -> str:
-        near = {0, rows - 1, *range(max(0, i - reach), min(rows, i + reach + 1))}
-        return f"[{', '.join(map(str, sorted([*near, *random])))}]"
-
-    texts = [f"[{', '.join(['all', *(row(i + 1, r) for i, r in enumerate(head)), 'all'][:rows])}]" for head in table]
-    return Pattern.parse(f"blocks({block}, {', '.join(texts)})")
-
-
-def draw(plan: BlockPlan, rows: int, head: int) -> list[list[int]]:
-    """For each middle row, `random` blocks, each drawn by itself from the middle blocks outside the row's window.
-
-    Draw s of row i is number mix(seed, head, i, s) modulo how many there are, so the plan needs no generator's state.
-    """
-    reach = plan.window // 2
-    out: list[list[int]] = []
-    for i in range(1, rows - 1):
-        before, after = max(0, i - reach - 1), max(0, rows - 2 - i - reach)
-        drawn = [
-            int(mix(plan.seed, head, i, t)) % (before + after) for t in range(plan.random if before + after else 0)
-        ]
-        out.append([1 + n if n < before else i + reach + 1 + n - before for n in drawn])
-    return out
 
 
 def _globals(
@@ -369,7 +338,8 @@ def _globals(
             _placed(s, q, some, a, block, stem, path, "query_global"),
             _placed(s, k, s.length, a, block, stem, path, "key_global"),
         )
-        seen = _attend(s, q, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), some)
+        placed = Placed(q, _scale(s, a, block, path))
+        seen = _attend(s, placed, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), some)
         index = s.map("index", s.ir.symbol(f"i_{s.length}"), to=s.length, dtype="i64")
         spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

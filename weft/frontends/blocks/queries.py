@@ -48,8 +48,9 @@ def normed(s: Scope, x: Val, rule: QkNorm, heads: tuple[str, ...], head: str, st
         return s.normalised(x, rule, stem, over)
 
 
-def turned(s: Scope, x: Val, rule: RotaryPositions, seq: str, head: str, path: Path, name: str) -> Val:
-    """x with rotary positions along `seq`."""
+def turned(s: Scope, x: Val, rule: RotaryPositions, seq: str, head: str, path: Path, name: str, past: str = "") -> Val:
+    """x with rotary positions along `seq`; past: the dim of rows before the first."""
     turn = s.ir.Rotary(seq, head, s.ir.exact(rule.base), "interleaved" if rule.interleaved else "half")
     with s.at(*path):
-        return s.g.one(turn, x, names=[name])
+        at = [s.map("place", s.ir.parse(f"i_{seq} + n_{past}"), to=seq, dtype="i64")] if past else []
+        return s.g.one(turn, x, *at, names=[name])

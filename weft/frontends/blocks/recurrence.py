@@ -9,6 +9,7 @@ from pydantic import Field, Tag, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.memories import stream_of
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Formula, Init, InitRule, Name, Norm, Rate, Size, SpecPart, one_of
 from weft.ir.pattern.pattern import Pattern
@@ -73,6 +74,9 @@ class Recurrence(BlockKind):
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
         """The cell along `seq`, channel by channel, its state in the accumulate dtype."""
         low = s.low
+        if stream_of(low.model) == s.stream:
+            message = "the states of a cell start anew in each segment, and the memory keeps rows for attention alone"
+            raise SpecError.at(path, "W0403", message, "leave out `memory`, or make it an attention")
         with s.at(*path):
             width = low.sizes["width"]
             lanes = low.mint("channels", width, s.space)

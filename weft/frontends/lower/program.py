@@ -62,8 +62,9 @@ def _model(low: Lowering) -> dict[str, Val]:
         aux += found
     if not low.problems:
         _all_read(low)
+        _remembered(low)
     with low.collecting():
-        return _heads(low, of_heads(low.model), aux)
+        return _heads(low, of_heads(low.model), aux) | {state.value: v for state, v in low.states.values()}
     return {}
 
 
@@ -74,6 +75,13 @@ def _all_read(low: Lowering) -> None:
         low.tell(Problem("W0403", f"nothing reads the stream '{name}'", ("streams", name), hint, on_key=True))
 
 
+def _remembered(low: Lowering) -> None:
+    """A memory that no attention has is a mistake."""
+    if low.model.memory is not None and not low.states:
+        hint = "give a stage of its stream an attention, or leave it out"
+        low.tell(Problem("W0403", "no attention has this memory", ("memory",), hint, on_key=True))
+
+
 def _check_width(low: Lowering) -> None:
     width = low.dims.sizes["width"]
     if not isinstance(width, int):
@@ -82,20 +90,23 @@ def _check_width(low: Lowering) -> None:
 
 
 def _program(low: Lowering, outputs: dict[str, Val], source: str) -> ir.Program:
-    dtype = low.model.dtype
+    dtype, states = low.model.dtype, tuple(state for state, _ in low.states.values())
+    runtime = {d: ir.Runtime(limit.max, limit.align) for d, limit in low.dims.runtime.items()}
+    runtime |= {low.memory[0]: ir.Runtime(low.memory[1], 1, 0)} if low.memory else {}
     return ir.Program(
         name=low.model.name,
         graph=low.top.graph(*outputs.values()),
-        sizes={d: n for d, n in low.sizes.items() if d not in low.dims.runtime},
-        runtime={d: ir.Runtime(limit.max, limit.align) for d, limit in low.dims.runtime.items()},
+        sizes={d: n for d, n in low.sizes.items() if d not in runtime},
+        runtime=runtime,
         params=tuple(low.params),
-        inputs=tuple(name for name in low.inputs if name in low.values),
+        inputs=(*(name for name in low.inputs if name in low.values), *(s.past for s in states)),
         outputs=tuple(outputs),
         train=low.train,
         source=source,
         policy=ir.Policy(dtype.params, dtype.compute, dtype.accumulate),
         roles={d: low.roles[d] for d in sorted(low.roles)},
         streams=tuple(ir.ProgramStream(name, s.length, s.once) for name, s in low.model.sequences.items()),
+        states=states,
     )
 
 

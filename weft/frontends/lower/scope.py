@@ -74,6 +74,10 @@ class Lowering:
     """The place in the stack of the stage at hand."""
     contexts: set[str] = field(default_factory=set[str])
     """The streams that blocks of another one read."""
+    memory: tuple[str, int] | None = None
+    """The dim of rows of earlier segments, once an attention has them, and the most there are."""
+    states: dict[str, tuple[ir.ProgramState, Val]] = field(default_factory=dict[str, tuple[ir.ProgramState, Val]])
+    """What calls leave to later ones, and the value that does."""
 
     @property
     def several(self) -> bool:
@@ -145,6 +149,17 @@ class Lowering:
     def number(self, dim: str) -> int:
         """The size of a frozen dim."""
         return int(self.sizes[dim])
+
+    def remembering(self) -> tuple[str, int]:
+        """The dim of rows of earlier segments, chosen at run time, and the most there are."""
+        if self.memory is None:
+            with self.reading(("memory", "keep"), "W0201"):
+                keep = self.dims.size(self.model.memory.keep if self.model.memory else 0)
+            every = chain(["memory"], (f"memory_{i}" for i in count(2)))
+            dim = next(n for n in every if n not in {*self.dims.sizes, *self.sizes})
+            self.sizes[dim] = symbol(f"n_{dim}")
+            self.memory = dim, keep
+        return self.memory
 
     def formula(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
         """A formula of the spec. Dims are numbers in it, `batch` and `seq` the largest: a prefix then computes what it
@@ -218,8 +233,8 @@ class Lowering:
 
 @dataclass
 class Operand:
-    """What one input of a block's body is: the running value ("carry"), a parameter, another stream, or something
-    shared by all blocks."""
+    """What one input of a block's body is: the running value ("carry"), a parameter ("param", or "common" to all
+    layers), another stream, what an earlier call left ("state"), or something shared by all blocks."""
 
     kind: str
     key: str
@@ -229,8 +244,9 @@ class Operand:
 class Scope:
     """The body of one block: a builder, and what each of its inputs is. `ir`: the words that graphs are written with.
 
-    `prefix` starts the logical names of its parameters ("layers.{}."). `stream` is the one that it is on, `length` that
-    one's dim and `space` the dims of its running value: [batch length width].
+    left: what it leaves to the next call, by part. `prefix` starts the logical names of its parameters ("layers.{}.").
+    `stream` is the one that it is on, `length` that one's dim and `space` the dims of its running value: [batch length
+    width].
     """
 
     ir = vocabulary
@@ -243,6 +259,7 @@ class Scope:
         self.g = Builder()
         self.operands: list[Operand] = []
         self.found: dict[str, Val] = {}
+        self.left: dict[str, Val] = {}
         self.compute, self.accumulate = low.model.dtype.compute, low.model.dtype.accumulate
 
     def _input(self, operand: Operand, name: str, type_: Type) -> Val:
@@ -264,6 +281,10 @@ class Scope:
         self.low.contexts.add(stream)
         return self._input(Operand("stream", stream), stream, self.low.streams[stream].type)
 
+    def state(self, part: str, dims: Sequence[str]) -> Val:
+        """What earlier calls left to a part of this block."""
+        return self._input(Operand("state", part), f"past_{part}", Type(self.compute, tuple(dims)))
+
     def shared(self, name: str, stream: str = "") -> Val:
         """A public input, of this stream or that one, or `layer`: the number of this layer in its stage."""
         name = self.low.called(stream or self.stream, name) if name in OF_STREAM else name
@@ -278,8 +299,10 @@ class Scope:
         fan_in: str = "",
         rule: tuple[Init, Path] | None = None,
         dtype: str = "",
+        shared: bool = False,
     ) -> Val:
-        """A parameter of this block, cast to the dtype it is used in. Initialised by `rule`, else by its role."""
+        """A parameter of this block, cast to the dtype it is used in. Initialised by `rule`, else by its role. shared:
+        it is the same in every layer that has one of this name."""
         axes = tuple(dims.split())
         init = self.low.init(*(rule or self.low.role(role)), axes, tuple(fan_in.split()))
         if self.prefix + name in self.found:
@@ -288,10 +311,9 @@ class Scope:
         stored = self.low.model.dtype.params
         local = name.replace(".", "_")
         local = f"{local}_table" if local in {*self.low.inputs, *self.low.streams} else local
-        param = ir.Param(local, self.prefix + name, axes, init, stored)
-        return self.g.cast(
-            self._input(Operand("param", param.name, param), local, Type(stored, axes)), dtype or self.compute
-        )
+        full = (self.prefix.removesuffix("layers.{}.") if shared else self.prefix) + name
+        operand = Operand("common" if shared else "param", full, ir.Param(local, full, axes, init, stored))
+        return self.g.cast(self._input(operand, local, Type(stored, axes)), dtype or self.compute)
 
     def tied(self, logical: str) -> Val:
         """A parameter of another block, under its logical name."""

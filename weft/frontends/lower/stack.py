@@ -39,12 +39,26 @@ def stage(low: Lowering, index: int, start: int) -> tuple[Aux, int]:
             out, aux = _layer(scope, layer, where)
             weights += [w for _, w in aux]
             name = stem if len(part.layers) == 1 else f"{stem}_{j}"
-            calls.append((scope.call(name, out, *(v for v, _ in aux)), scope))
+            calls.append((scope.call(name, out, *(v for v, _ in aux), *scope.left.values()), scope))
         outs = _loop(low, stream, calls, dim, start, path)
         low.streams[stream] = outs[0]
+        _left(low, calls, outs[1 + len(weights) :])
         _normed(low, stream, part.norm, f"{stem}_norm", (*path, "norm"))
         return list(zip(outs[1 : 1 + len(weights)], weights)), start + len(calls) * low.number(dim)
     return [], start
+
+
+def _state(call: Call, part: str) -> str:
+    """The name of what a part of a block leaves to the next call."""
+    return f"{call.name}_{part}"
+
+
+def _left(low: Lowering, calls: list[tuple[Call, Scope]], values: tuple[Val, ...]) -> None:
+    """Note what the layers leave to the next call, stacked."""
+    names = [_state(call, part) for call, scope in calls for part in scope.left]
+    for name, value in zip(names, values):
+        rows, keep = low.remembering()
+        low.states[name] = ir.ProgramState(name, f"past_{name}", f"present_{name}", rows, keep), value
 
 
 def _normed(low: Lowering, stream: str, rule: Norm, name: str, path: Path) -> None:
@@ -72,7 +86,7 @@ def _loop(
     inner = body.input(stream if low.several else "x", x.type)
     inside: dict[str, Val] = {}
     operands = [x]
-    extra: list[Val] = []
+    extra, left = list[Val](), list[Val]()
     with low.top.at(low.places(path)):
         for j, (call, scope) in enumerate(calls):
             ins: list[Val] = []
@@ -80,21 +94,27 @@ def _loop(
                 if operand.kind == "carry":
                     ins.append(inner)
                     continue
-                param, key = operand.param, operand.key
-                if param is not None:
+                param, key = operand.param, operand.key.replace(".", "_")
+                if operand.kind == "common":
+                    param = None
+                if param is not None or operand.kind == "state":
                     key = f"{call.name}_{own.name}"
+                if param is not None:
                     param = replace(param, stack=dim, start=start + j, step=len(calls), value=key)
                 if key not in inside:
                     inside[key] = body.input(key, own.type)
-                    operands.append(_stacked(low, operand, dim, param))
+                    operands.append(_stacked(low, operand, dim, param, f"past_{_state(call, operand.key)}", own.type))
                 ins.append(inside[key])
             inner, *more = body.many(call, *ins, names=[v.name for v in call.body.outputs])
-            extra += more
-        return low.top.many(Loop(dim, body.graph(inner, *extra), 1), *operands)
+            extra += more[: len(more) - len(scope.left)]
+            left += more[len(more) - len(scope.left) :]
+        return low.top.many(Loop(dim, body.graph(inner, *extra, *left), 1), *operands)
 
 
-def _stacked(low: Lowering, operand: Operand, dim: str, param: ir.Param | None) -> Val:
-    """What a loop over `dim` is given for one input of its body."""
+def _stacked(low: Lowering, operand: Operand, dim: str, param: ir.Param | None, past: str, own: Type) -> Val:
+    """What a loop over `dim` is given for one input of its body, of type `own`. past: its name where it is a state."""
+    if operand.kind == "state":
+        return low.top.input(past, own.but((dim, *own.dims)))
     if param is not None:
         # The same logical name in another stage or place of the cycle is another parameter: rows tell them apart.
         value = low.top.input(param.value, Type(param.dtype, (dim, *param.dims)))

@@ -15,7 +15,9 @@ from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
 from weft.ir.ops.op import Cotangents, Op
 from weft.ir.pattern import METADATA, Pattern, holds, is_causal, opaque_atoms, to_sympy
-from weft.ir.pattern.formula import BatchCondition, Leaf
+from weft.ir.pattern.expression import K, Q, add, const
+from weft.ir.pattern.formula import BatchCondition, Leaf, moved
+from weft.ir.pattern.writing import written
 from weft.ir.types import Dims, Node, Type, Val, need, union
 
 if TYPE_CHECKING:
@@ -118,6 +120,18 @@ class Attend(Composite):
 
     def work(self, types: tuple[Type, ...]) -> str:
         return "attention"
+
+    @property
+    def distant(self) -> bool:
+        """Do its scores depend on distances in a table, or its queries stand behind other keys?"""
+        return "near" in self.meta or self.tail
+
+    def walked(self, queries: int, keys: int) -> Pattern:
+        """The pattern over the coordinates of so many queries and keys."""
+        fixed = self.pattern.at(max(queries, keys))
+        if not self.tail:
+            return fixed
+        return Pattern.parse(written(moved(fixed.formula, add(Q, const(keys - queries)), K)))
 
     def count(self, sizes: Mapping[str, int]) -> int:
         """How many heads it has."""

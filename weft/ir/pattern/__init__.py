@@ -1,7 +1,7 @@
 """Attention patterns: predicates over query and key index, parsed, given meaning, solved, and laid out."""
 
 from weft.ir.pattern.bounds import Growth, growth, is_causal, max_distance, rows_seeing_nothing
-from weft.ir.pattern.choose import layout
+from weft.ir.pattern.choose import in_tiles, layout
 from weft.ir.pattern.layout import LayoutPart, PatternLayout
 from weft.ir.pattern.leak import Leak, leaks
 from weft.ir.pattern.meaning import holds, opaque_atoms
@@ -28,6 +28,7 @@ __all__ = [
     "describe",
     "growth",
     "holds",
+    "in_tiles",
     "is_causal",
     "layout",
     "leaks",

@@ -67,6 +67,15 @@ def layout(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int |
     return PatternLayout(parts, cost, tuple((*key, price) for key, price in rejected.items()))
 
 
+def in_tiles(pattern: Pattern, n: int, block: int = 128, heads: int = 1, nk: int | None = None) -> PatternLayout:
+    """The general layout for n queries and nk keys, whatever others there are; costs as `layout` has them."""
+    nk = nk or n
+    pattern = pattern.at(max(n, nk))
+    pairs = sum((end - first) * _touched_by(f, n, nk, block) for first, end, f in pattern.groups(heads))
+    cost, parts = _priced((replace(general("tiles", pattern), touched=pairs // heads),), n)
+    return PatternLayout(parts, heads * cost)
+
+
 def _spans(some: list[int], heads: int) -> list[tuple[int, int, int] | None]:
     """Heads as (first, end, step): all of them (None), one arithmetic run, or the runs of neighbours."""
     if len(some) == heads:

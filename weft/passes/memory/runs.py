@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from weft.ir.graphs import with_gradient
 from weft.ir.program import Param
 from weft.ir.types import Node, Type, Val
 from weft.passes.blocks import key
@@ -95,14 +96,21 @@ class _ProgramWalk:
 
     def stack(self, stack: Stack, runs: Sequence[PlacedCall]) -> None:
         body, carries = stack.loop.body, stack.loop.carries
+        live = {
+            v
+            for s in stack.sites
+            for v, inside in zip(s.node.outs, s.body.outputs)
+            if inside in with_gradient(s.body, s.body.outputs)
+        }
         inner = {v: self.env[outer] for v, outer in zip(body.inputs, stack.node.ins) if outer in self.env}
-        listed: list[int] = []
+        listed, constant = list[int](), list[int]()
         for n, call in enumerate(runs, 1):
             self.run(call, inner)
             if n % len(stack.sites) == 0:
-                listed += [inner[v] for v in body.outputs[carries:] if v in inner]
+                listed += [inner[v] for v in body.outputs[carries:] if v in inner and v in live]
+                constant += [inner[v] for v in body.outputs[carries:] if v in inner and v not in live]
                 inner |= {v: inner[o] for v, o in zip(body.inputs, body.outputs[:carries]) if o in inner}
-        self.read(listed)
+        self.read([*listed, *constant])
         for i in listed:  # what stacks them gives each a gradient, behind the last of these runs
             self.values[i] = replace(self.values[i], born=len(self.runs))
         for outer in stack.node.ins[:carries]:

@@ -22,7 +22,7 @@ from weft.codegen.skeletons.common.writer.maps import POINTWISE, kind
 from weft.codegen.skeletons.common.writer.source import Reads, named, nested, pair
 from weft.codegen.skeletons.common.writer.spelling import ATOM, Tri, literal
 from weft.codegen.skeletons.common.writer.wrapper import Refused, Why, Wrapper
-from weft.codegen.torch.attention import AttendAxes, axes, distant
+from weft.codegen.torch.attention import AttendAxes, axes
 from weft.codegen.torch.lines import call
 from weft.codegen.torch.spelling import TORCH_DTYPE
 from weft.ir.formula import normal, symbol
@@ -64,7 +64,7 @@ class _AttentionWriter:
         found = axes(of, core.types)
         if found is None or {"query_at", "key_at"} & set(of.meta):
             raise Refused(Why.METADATA)
-        if distant(of):
+        if of.distant:
             raise Refused(Why.DISTANCE)
         self.axes: AttendAxes = found
         self.w = Wrapper(graph, job.sizes, job.mixed, job.wide)
