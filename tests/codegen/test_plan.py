@@ -46,7 +46,9 @@ def test_every_shipped_spec_has_a_whole_plan(name: str):
     assert plan["schema"] == "weft.plan/1"
     assert plan["spec"] == f"{name}.yaml"
     assert plan["parameters"] == api.check(SPECS / f"{name}.yaml")["parameters"]
-    assert plan["parameters"] == sum(b.get("parameters", 0) * b["calls"] for b in plan["blocks"])
+    own = sum(b.get("parameters", 0) * b["calls"] for b in plan["blocks"])
+    assert plan["parameters"] == own + plan.get("common_parameters", 0)
+    assert ("common_parameters" in plan) == (name == "transformer_xl_base")
     assert len(plan["layers"]) == sum(b["calls"] for b in plan["blocks"])
     for block in plan["blocks"]:
         halves = [block["forward"], *block["backward"].values(), *block.get("further", {}).values()]

@@ -77,7 +77,7 @@ class Draw:
         ends = self.ends(causal)
         model = {"norm": o.NORM, "about": ["A drawn spec."], "dtype": o.DTYPE, "small": [{"width": 4}]}
         s |= self.some(0.3, "model", model) | ends
-        if self.places.random() < 0.15:
+        if self.places.random() < 0.1:
             self.remember(s)
         if self.streams.random() < self.share / 2:
             s["stack"][0]["norm"] = self.one("stage.norm", o.NORM[:2])

@@ -13,7 +13,7 @@ from weft.codegen.plan.planner import Planned, PlannedBlock, recompute_decisions
 from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.ir.library import Attend
 from weft.ir.pattern import solve
-from weft.ir.program import ProgramState
+from weft.ir.program import Param, ProgramState
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.blocks import key
 from weft.passes.fusion.grouping import Fusion, Region
@@ -36,6 +36,7 @@ Document = dict[str, Any]
 def document(planned: Planned) -> Document:
     """The plan as data for JSON, in a fixed order."""
     program = planned.program
+    common = sum(planned.prices.points(p.dims) for p in _common(planned))
     return {
         "schema": SCHEMA,
         "spec": program.source,
@@ -47,6 +48,7 @@ def document(planned: Planned) -> Document:
         "policy": {k: getattr(program.policy, k) for k in ("params", "compute", "accumulate")},
         "target": _target(planned.target),
         "parameters": sum(prod(planned.sizes[d] for d in p.dims) * _rows(p, planned.sizes) for p in program.params),
+        **({"common_parameters": common} if common else {}),
         "totals": totals(planned),
         "checks": {"launches": planned.checks.launches, "bytes": planned.checks.bytes},
         "memory": _memory(planned),
@@ -171,9 +173,17 @@ def _attention(n: Node, op: Attend, sizes: Mapping[str, int], longest: Mapping[s
     )
 
 
+def _common(planned: Planned) -> list[Param]:
+    """The parameters that are the same in every layer of a stack."""
+    stacked = (b.block.site for b in planned.blocks if b.block.site.rows is not None)
+    read = [s.param for site in stacked for s in site.sources if not isinstance(s, Given)]
+    return list({p.value: p for p in read if p.stack is None}.values())
+
+
 def _owned(planned: Planned) -> list[int]:
-    """Per block, how many parameters one call of it reads that no earlier block does: a tied one counts once."""
-    seen, out = set[str](), list[int]()
+    """Per block, how many parameters one call of it reads that no earlier block does, those common to layers apart: a
+    tied one counts once."""
+    seen, out = {p.value for p in _common(planned)}, list[int]()
     for b in planned.blocks:
         mine = {s.param.value: s.param for s in b.block.site.sources if not isinstance(s, Given)}
         out.append(sum(planned.prices.points(p.dims) for value, p in mine.items() if value not in seen))
