@@ -130,7 +130,10 @@ class Op:
 
     def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
         """What the results become in a step of decoding, whose walk is `s` (`weft.passes.decode.step`), where the
-        operands have become `ins`: the same op, if no result depends on another position. Raises DecodeError."""
+        operands have become `ins`: the same op, if no result depends on another position. Raises DecodeError.
+
+        A formula finds a row among past and new keys by n_<key> - n_<time>, how many are past; a prompt has no dim of
+        these."""
         return s.same(n, ins)
 
     def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> "tuple[Op, list[Val]]":
