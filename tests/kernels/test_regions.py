@@ -17,7 +17,7 @@ from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.codegen.skeletons.cross_entropy.writer.space import LONG
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
-from weft.ir.library import Attend, CrossEntropy, Dropout, LayerNorm, RMSNorm, Softmax
+from weft.ir.library import Attend, CrossEntropy, Dropout, LayerNorm, RMSNorm, Softmax, WithStatistics
 from weft.ir.pattern import Pattern
 from weft.ir.types import Graph, Type
 
@@ -248,6 +248,19 @@ def test_what_follows_a_reduction_knows_its_place(of, after):
 
     assert check(made, draw(made.graph, sizes, 0)) < 1e-10
     assert [r for r in made.rows if r.kernel == "torch"] == []
+
+
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
+def test_norms_of_one_x_have_statistics_of_their_own(norm):
+    """As of sub-layers beside each other: the same numbers, and a tensor for each."""
+    g, sizes = Builder(), {"batch": 2, "seq": 5, "width": 8}
+    x = g.input("x", Type("f32", ("batch", "seq", "width")))
+    op = WithStatistics(norm("width", parse("0.01")))
+    made = [g.many(op, x, g.input(name, Type("f32", ("width",)))) for name in "uv"]
+    one = Emitted(g.graph(*made[0], *made[1]), sizes)
+
+    assert check(one, draw(one.graph, sizes, 0)) < 1e-10
+    assert "rowwise" in one.rows[0].kernel
 
 
 @pytest.mark.parametrize("seed", sorted({*range(count(20, 300)), *ONCE_WRONG}))

@@ -1,6 +1,6 @@
 """What a writer is asked for, and what it gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weft.codegen.skeletons.common.writer.configs import Configs
@@ -8,6 +8,7 @@ from weft.codegen.skeletons.common.writer.holes import Hole
 from weft.codegen.skeletons.common.writer.wrapper import Wrapper
 from weft.codegen.torch.sizes import Sizes
 from weft.ir import library
+from weft.ir.builder import Builder
 from weft.ir.types import Decision, Dims, Graph, Val
 from weft.passes.fusion.grouping import Region
 from weft.passes.opened import opened
@@ -30,7 +31,26 @@ class Job:
 
     def opened(self, keep: tuple[type, ...] = (library.Dropout,)) -> Graph:
         """The region's graph with composites other than `keep` opened."""
-        return opened(rewritten(self.shown), lambda op, types: isinstance(op, keep))
+        graph = opened(rewritten(self.shown), lambda op, types: isinstance(op, keep))
+        return _apart(graph, [v.name for v in self.shown.outputs])
+
+
+def _apart(graph: Graph, names: Sequence[str]) -> Graph:
+    """The graph with each result, called by `names`, a value of its own: two norms of one x have equal statistics, and
+    each has a tensor for them."""
+    seen: set[Val] = set()
+    if len(set(graph.outputs)) == len(graph.outputs):
+        return graph
+    g = Builder()
+    env = dict(zip(graph.inputs, (g.input(v.name, v.type) for v in graph.inputs)))
+    for n in graph.nodes:
+        with g.at(n.src):
+            env.update(zip(n.outs, g.many(n.op, *(env[v] for v in n.ins), names=[v.name for v in n.outs])))
+    outputs: list[Val] = []
+    for v, name in zip(graph.outputs, names, strict=True):
+        outputs.append(g.map("x", x=env[v], to=v.dims, dtype=v.dtype, names=[name]) if v in seen else env[v])
+        seen.add(v)
+    return g.graph(*outputs, decisions=graph.decisions)
 
 
 @dataclass(frozen=True)
