@@ -110,7 +110,11 @@ def in_double(module: Any) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "torch", _Double())
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        yield
+        torch.set_default_dtype(torch.float64)  # a quotient of integers has it
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 def spec_of(name: str) -> dict[str, Any]:

@@ -184,9 +184,14 @@ def beside(**change: Any) -> list[dict[str, Any]]:
 
 
 def test_gpt_neox_sub_layers_beside_each_other() -> None:
+    neox(True, {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0})
+
+
+def neox(rotary: Any, rope: dict[str, Any], positions: int = 24) -> None:
+    """A GPT-NeoX with these rotary positions, in our words and in theirs."""
     config = transformers.GPTNeoXConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=24, rotary_pct=1.0, hidden_dropout=0.0, attention_dropout=0.0,
+        vocab_size=64, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=positions, rope_parameters=rope, hidden_dropout=0.0, attention_dropout=0.0,
         attn_implementation="eager",
     )  # fmt: skip
     layer = "gpt_neox.layers.{}"
@@ -199,14 +204,15 @@ def test_gpt_neox_sub_layers_beside_each_other() -> None:
         *both("feedforward.up", f"{layer}.mlp.dense_h_to_4h"), *both("feedforward.down", f"{layer}.mlp.dense_4h_to_h"),
         *both("feedforward_norm", f"{layer}.post_attention_layernorm", "same"),
     )  # fmt: skip
-    ours = program(**merged(deepcopy(BIASED), {"dims": {"width": 32}, "stack": beside()}))
+    change = {"dims": {"width": 64, "head": 16}, "stack": beside(), "blocks": {"attention": {"rotary": rotary}}}
+    ours = program(**merged(deepcopy(BIASED), change))
     compared("gpt_neox", config, ours, table)
 
 
 def test_phi_sub_layers_beside_each_other_share_a_norm() -> None:
     config = transformers.PhiConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=24, partial_rotary_factor=1.0, qk_layernorm=True, attn_implementation="eager",
+        max_position_embeddings=24, partial_rotary_factor=0.5, qk_layernorm=True, attn_implementation="eager",
     )  # fmt: skip
     layer = "model.layers.{}"
     table = (
@@ -220,7 +226,9 @@ def test_phi_sub_layers_beside_each_other_share_a_norm() -> None:
     )  # fmt: skip
     change = {
         "dims": {"width": 32}, "stack": beside(norm="layer_norm"), "head": {"bias": True},
-        "blocks": {"attention": {"qk_norm": "layer_norm"}, "feedforward": {"activation": "gelu_tanh"}},
+        "blocks": {
+            "attention": {"qk_norm": "layer_norm", "rotary": {"dims": 4}}, "feedforward": {"activation": "gelu_tanh"},
+        },
     }  # fmt: skip
     compared("phi", config, program(**merged(deepcopy(BIASED), change)), table)
 
@@ -245,3 +253,56 @@ def test_gemma2_sandwich_norms_and_soft_caps() -> None:
         head={"softcap": 3.0},
     )  # fmt: skip
     compared("gemma2", config, ours, (*ROWS, *SANDWICH))
+
+
+SCALINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "linear": ({"factor": 3.0}, {"rope_type": "linear", "factor": 3.0}),
+    "llama3": (
+        {"factor": 8.0, "original": 16},
+        {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16, "low_freq_factor": 1.0,
+         "high_freq_factor": 4.0},
+    ),
+    "llama3, other turns": (
+        {"factor": 2.5, "original": 20, "low_frequency": 0.5, "high_frequency": 2.0},
+        {"rope_type": "llama3", "factor": 2.5, "original_max_position_embeddings": 20, "low_freq_factor": 0.5,
+         "high_freq_factor": 2.0},
+    ),
+    "yarn": ({"factor": 4.0, "original": 64},
+             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
+    "yarn, all keys": (
+        {"factor": 4.0, "original": 40, "beta_fast": 8.0, "beta_slow": 0.5, "truncate": False,
+         "attention_factor": 0.7},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40, "beta_fast": 8.0,
+         "beta_slow": 0.5, "truncate": False, "attention_factor": 0.7},
+    ),
+    "yarn, no ramp": ({"factor": 4.0, "original": 5, "beta_fast": 2.0},
+                      {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 5, "beta_fast": 2.0}),
+    "ntk": ({"factor": 4.0}, {"rope_type": "dynamic", "factor": 3.0}),
+}  # fmt: skip
+
+
+def scaling(name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Our keys, theirs, and how many positions their model has: `dynamic` at twice its positions is the fixed change
+    of the base by factor + 1."""
+    own, their = SCALINGS[name]
+    return {"kind": name.partition(",")[0]} | own, their | {"rope_theta": 100.0}, 12 if name == "ntk" else 96
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_rotary_scaling(name: str) -> None:
+    own, rope, positions = scaling(name)
+    sizes = SHARED | {"max_position_embeddings": positions, "head_dim": 16}
+    config = transformers.LlamaConfig(**sizes, rope_parameters=rope)
+    ours = program(dims={"head": 16}, blocks={"attention": {"rotary": {"base": 100.0, "scaling": own}}})
+    compared("llama", config, ours, (*ROWS, *PRE))
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_rotary_scaling_of_a_part_of_each_head(name: str) -> None:
+    own, rope, positions = scaling(name)
+    neox({"base": 100.0, "dims": "head // 2", "scaling": own}, rope | {"partial_rotary_factor": 0.5}, positions)
+
+
+@pytest.mark.parametrize("part", [0.25, 0.5])
+def test_gpt_neox_turns_a_part_of_each_head(part: float) -> None:
+    neox({"dims": int(16 * part)}, {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": part})

@@ -102,6 +102,17 @@ QK_NORM: Options = [
     {"kind": "layer_norm", "over": "projection", "bias": False}, {"kind": "rms_norm", "over": "head", "offset": 1.0},
     {"kind": "l2", "over": "projection"}, {"kind": "layer_norm", "over": "projection", "eps": 0.1},
 ]  # fmt: skip
+ROTARY: Options = [  # of heads of 2 dims or 4
+    {"dims": 2}, {"dims": "head // 2 * 2", "base": 50.0}, {"dims": 2, "interleaved": True},
+    {"scaling": {"kind": "linear", "factor": 2.0}}, {"scaling": {"kind": "llama3", "factor": 4.0, "original": 12}},
+    {"scaling": {"kind": "yarn", "factor": 4.0, "original": 5}, "base": 100.0},
+    {"scaling": {"kind": "yarn", "factor": 2.0, "original": 9, "attention_factor": 0.5}, "dims": 2},
+    {"scaling": {"kind": "yarn", "factor": 8.0, "original": 6, "beta_fast": 4.0, "beta_slow": 0.1, "truncate": False}},
+    {"scaling": {
+        "kind": "llama3", "factor": 3.0, "original": "most", "low_frequency": 0.5, "high_frequency": 1.5,
+    }, "interleaved": True},
+]  # fmt: skip
+NTK: Options = [{"scaling": {"kind": "ntk", "factor": 3.0}}]
 RESIDUAL: Options = ["pre", "post", "none"]
 
 ATTENTION: dict[str, Options] = {

@@ -20,7 +20,7 @@ from weft.passes.halves import Derived, Pair
 
 RUNTIME = (
     *("attention", "decode", "distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps"),
-    "tables",
+    *("stretched", "tables"),
 )
 
 

@@ -15,7 +15,10 @@ from weft.ir.names import identifier, provenance
 from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
-RUNTIME = ("distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "tables")
+RUNTIME = (
+    *("distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "stretched"),
+    "tables",
+)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _OWN = ("ctx", "run", "saved", "readers", "fused", "wanted", "asked", "filled", "needed")  # of autograd functions
 RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", *_OWN, *RUNTIME}

@@ -139,8 +139,15 @@ def _angles(body: Body, of: Rotary, x: Val, at: tuple[Val, ...]) -> Src:
     turned = int(normal(of.fraction) * body.sizes.frozen(of.over))
     position = body.loose(at[0]) if at else body.coordinate(of.position)
     args = f"{position.text}, {turned}, {number(body, of.theta)}, {body.dtype('f64' if x.dtype == 'f64' else 'f32')}"
-    angle = body.bind("angle", Src(f"rotary.angles({args})", ATOM, (*(position.dims or ()), of.over), "f32"))
+    function = "rotary.angles"
+    if of.factor != 1:
+        function, args = "stretched.angles", f"{args}, {number(body, of.factor)}{_ramp(body, of)}"
+    angle = body.bind("angle", Src(f"{function}({args})", ATOM, (*(position.dims or ()), of.over), "f32"))
     return angle.aligned(x.dims)
+
+
+def _ramp(body: Body, of: Rotary) -> str:
+    return f', "{of.ramp}", ({", ".join(number(body, b) for b in of.bounds)})' if of.ramp else ""
 
 
 def _rotary(body: Body, node: Node) -> None:

@@ -13,8 +13,9 @@ from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.behind import Keys, remembered, unfit
 from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
-from weft.frontends.blocks.queries import QkNorm, RotaryPositions, normed, turned
+from weft.frontends.blocks.queries import QkNorm, normed
 from weft.frontends.blocks.relative import Placed, Relative, placed
+from weft.frontends.blocks.rotary import RotaryPositions, rotary_problems, score_factor, turned
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Formula, Name, Number, Size, SpecPart, one_of
 from weft.frontends.suggest import did_you_mean
@@ -111,14 +112,14 @@ class Attention(BlockKind):
             to = " ".join(s.space)
             return s.linear(stem, out, f"{own} width", to, f"{stem}.output", bias, "output", own), []
 
+    @property
+    def turning(self) -> RotaryPositions:
+        """Its rotary positions, where it has them."""
+        return self.rotary if isinstance(self.rotary, RotaryPositions) else RotaryPositions()
+
     def problems(self, dims: Dims, path: Path) -> Iterator[Problem]:
-        try:
-            head = dims.size(self.head)
-        except FormulaError:
-            return
-        if self.rotary and head % 2:
-            message = f"rotary positions turn pairs, and a head of {head} has no last pair"
-            yield Problem("W0402", message, (*path, "rotary"), "make `head` even")
+        if self.rotary:
+            yield from rotary_problems(self.turning, dims, self.head, (*path, "rotary"))
 
     def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
         """Attention that sees nothing, and attention that shows a language head what it is to predict."""
@@ -235,8 +236,7 @@ def _placed(
         x = normed(s, x, rule, tuple(many.split()), a.head, f"{stem}.{name}_norm", (*path, "qk_norm"))
     if not block.rotary:
         return x
-    rule = block.rotary if isinstance(block.rotary, RotaryPositions) else RotaryPositions()
-    return turned(s, x, rule, seq, a.head, (*path, "rotary"), name, past)
+    return turned(s, x, block.turning, seq, a.head, (*path, "rotary"), name, past)
 
 
 def _distanced(s: Scope, q: Val, a: Axes, block: Attention, stem: str, path: Path, pattern: Pattern) -> Placed:
@@ -287,7 +287,8 @@ def _scale(s: Scope, a: Axes, block: Attention, path: Path) -> Any:
     """The factor on q·k, a finite number when compiling, in which `head` is the block's own."""
     where = (*path, "scale")
     s.low.constant(block.scale, where, {"head": s.ir.sympy.Integer(s.low.number(a.head))})
-    return s.low.formula(block.scale, where, {"head": s.ir.symbol(f"n_{a.head}")})
+    scale = s.low.formula(block.scale, where, {"head": s.ir.symbol(f"n_{a.head}")})
+    return scale * score_factor(s, block.turning) if block.rotary else scale
 
 
 def _score(s: Scope, block: Attention, path: Path) -> Any:

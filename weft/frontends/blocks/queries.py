@@ -1,4 +1,4 @@
-"""What happens to queries and keys before they meet: norms and rotary positions."""
+"""Norms of queries and keys."""
 
 from __future__ import annotations
 
@@ -34,23 +34,8 @@ class QkNorm(SpecPart):
     offset: float = Field(default=0.0, description="added to the weight, as in [NormRule](#normrule)")
 
 
-class RotaryPositions(SpecPart):
-    """Rotary positions on queries and keys (Su et al. 2021)."""
-
-    base: float = Field(default=10000.0, gt=1, description="wavelength base")
-    interleaved: bool = Field(default=False, description="rotate pairs (2i, 2i+1) instead of (i, i + half)")
-
-
 def normed(s: Scope, x: Val, rule: QkNorm, heads: tuple[str, ...], head: str, stem: str, path: Path) -> Val:
     """x [batch rows heads head] normalised; its weights are called by `stem`."""
     over = (head,) if rule.over == "head" else (*heads, head)
     with s.at(*path):
         return s.normalised(x, rule, stem, over)
-
-
-def turned(s: Scope, x: Val, rule: RotaryPositions, seq: str, head: str, path: Path, name: str, past: str = "") -> Val:
-    """x with rotary positions along `seq`; past: the dim of rows before the first."""
-    turn = s.ir.Rotary(seq, head, s.ir.exact(rule.base), "interleaved" if rule.interleaved else "half")
-    with s.at(*path):
-        at = [s.map("place", s.ir.parse(f"i_{seq} + n_{past}"), to=seq, dtype="i64")] if past else []
-        return s.g.one(turn, x, *at, names=[name])

@@ -9,7 +9,7 @@ import sympy as sp
 from weft.ir.builder import Builder
 from weft.ir.composite import Composite
 from weft.ir.formula import symbol
-from weft.ir.formula.functions import where
+from weft.ir.formula.functions import maximum, minimum, where
 from weft.ir.library.precision import accumulate
 from weft.ir.ops.op import Op, Vals
 from weft.ir.types import Node, Type, Val, need
@@ -25,6 +25,10 @@ class Rotary(Composite):
     "half" (GPT-NeoX, Llama) and (2j, 2j + 1) in style "interleaved" (GPT-J). Operands: x [... position ... over ...],
     and optionally the positions as i64[...] over any of x's dims; without them they are the coordinates of `position`.
     Angles and products are fp32, the result has x's dtype.
+
+    Frequencies f = theta^(-2j/r) are divided by `factor`. With a `ramp` they become s f + (1 - s) f/factor: s goes from
+    0 to 1 as the number j of the pair ("pair": YaRN, Peng et al. 2023) or f ("frequency": Llama 3) goes from one of
+    `bounds` to the other.
     """
 
     position: str
@@ -32,6 +36,9 @@ class Rotary(Composite):
     theta: sp.Expr = TEN_THOUSAND
     style: str = "half"
     fraction: sp.Expr = sp.S.One
+    factor: sp.Expr = sp.S.One
+    ramp: str = ""
+    bounds: tuple[sp.Expr, ...] = ()
 
     def expand(self, g: Builder, x: Val, *at: Val) -> Val:
         need(self.over in x.dims, f"rotary turns {self.over}, which {x.type} has not")
@@ -43,7 +50,8 @@ class Rotary(Composite):
         other = where(i < r, where(first, i + step, i - step), i)
         partner = g.gather(x, g.map(other, to=(self.over,), dtype="i64"), at=(self.over,))
         position = at[0].dims if at else (self.position,)
-        angle = symbol("at" if at else f"i_{self.position}") * sp.exp(-2 * pair / r * self._log_theta())
+        frequency = self._stretched(sp.exp(-2 * pair / r * self._log_theta()), pair)
+        angle = symbol("at" if at else f"i_{self.position}") * frequency
         turn = g.map(angle, to=(*position, self.over), dtype=accumulate(x), **dict(zip(("at",), at)))
         y = where(first, -symbol("y"), symbol("y"))
         turned = symbol("x") * sp.cos(symbol("a")) + y * sp.sin(symbol("a"))
@@ -62,6 +70,16 @@ class Rotary(Composite):
 
     def pair(self, g: Builder, x: Sequence[Val], dy: Sequence[Val], names: Sequence[str]) -> Vals | None:
         return g.many(RotaryBack(self), *dy, *x[1:], names=names)
+
+    def _stretched(self, frequency: Any, pair: Any) -> Any:
+        need(self.ramp in ("", "pair", "frequency"), f"unknown ramp {self.ramp!r}")
+        if not self.ramp:
+            return frequency if self.factor == 1 else frequency / self.factor
+        need(len(self.bounds) == 2, "a ramp goes from one bound to another")
+        stretched, kept = self.bounds
+        share = ((pair if self.ramp == "pair" else frequency) - stretched) / (kept - stretched)
+        share = maximum(minimum(share, sp.S.One), sp.S.Zero)
+        return frequency * (share + (1 - share) / self.factor)
 
     def _log_theta(self) -> sp.Expr:
         """log(theta) as a rational: SymPy would fold exp(u log(theta)) into a power with a symbolic exponent."""
