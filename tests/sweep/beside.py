@@ -147,8 +147,9 @@ def predicted(case: Any) -> None:
 
 
 def divided(case: Any) -> None:
-    """Each half of an attention or an mlp over two devices is reduced once (Shoeybi et al. 2019, section 3), and the
-    gradient of a stream that a cross attention reads once more."""
+    """Each half of an attention or an mlp over two devices is reduced once (Shoeybi et al. 2019, section 3), the
+    gradient of a norm that several share once for all of them, and that of a stream that a cross attention reads once
+    more."""
     stages = case.spec["stack"]
     if not all(map(splits, blocks_of(case.spec))) or any("cycle" in stage for stage in stages):
         return
@@ -156,9 +157,7 @@ def divided(case: Any) -> None:
     rows = [c for c in plan["mesh"]["collectives"] if c["kind"] == "all_reduce" and c["dims"][-1] == "width"]
     for side in ("forward", "backward"):
         mine = [c for c in rows if c["side"].startswith(side) and not c["block"].endswith(ENDS)]
-        times, want = sum(c["times"] for c in mine), sum(s.get("repeat", 1) * len(s["layer"]) for s in stages)
-        if side == "backward":
-            want += sum(s.get("repeat", 1) * len(crossing(s["layer"])) for s in stages)
+        times, want = sum(c["times"] for c in mine), sum(s.get("repeat", 1) * halves(s["layer"], side) for s in stages)
         if times != want:
             raise Fault("divided", f"{side}: {times} all-reduces in {want} halves of layers")
 
@@ -166,8 +165,16 @@ def divided(case: Any) -> None:
 ENDS = ("embed", "head", "classify")
 
 
-def crossing(layer: list[Any]) -> list[Any]:
-    return [step for step in layer if isinstance(step, dict) and "context" in step["block"]]
+def halves(layer: list[Any], side: str) -> int:
+    """How often a layer's activations or their gradients are reduced."""
+    steps = [step if isinstance(step, dict) else {"block": step} for step in layer]
+    inner = [step.get("parallel", [step]) for step in steps]
+    if side == "forward":
+        return sum(map(len, inner))
+    crossing = [x for each in inner for x in each if isinstance(x, dict) and "context" in x["block"]]
+    return sum(1 if "norm" in step and "parallel" in step else len(each) for step, each in zip(steps, inner)) + len(
+        crossing
+    )
 
 
 def splits(block: Any) -> bool:

@@ -11,6 +11,7 @@ from weft.frontends.schema_values import Init, InitRule
 from weft.frontends.vocabulary import exact
 from weft.ir.formula import symbol
 from weft.ir.library import LayerNorm, RMSNorm
+from weft.ir.library.precision import accumulate
 
 if TYPE_CHECKING:
     from weft.frontends.blocks.queries import QkNorm
@@ -24,7 +25,7 @@ EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "l2": 1e-6}
 def normalised(s: Scope, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple[str, ...]) -> Val:
     """x normalised over dims, with the gain `stem`.weight [over], and `stem`.bias where a layer norm has one."""
     eps, name = exact(rule.eps or EPS[rule.kind]), stem.rsplit(".", 1)[-1]
-    affine = [_gain(s, f"{stem}.weight", rule, over)]
+    affine = [_gain(s, f"{stem}.weight", rule, over, s.compute if rule.kind == "layer_norm" else accumulate(x))]
     if rule.kind == "layer_norm" and rule.bias:
         affine.append(s.param(f"{stem}.bias", " ".join(over), "bias"))
     dim, *others = over
@@ -35,16 +36,15 @@ def normalised(s: Scope, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple
     return s.g.one(RMSNorm(dim, eps / s.low.number(dim) if rule.kind == "l2" else eps), x, *affine, names=[name])
 
 
-def _gain(s: Scope, name: str, rule: NormRule | QkNorm, over: tuple[str, ...]) -> Val:
+def _gain(s: Scope, name: str, rule: NormRule | QkNorm, over: tuple[str, ...], dtype: str) -> Val:
     """What the normalised value is multiplied by: the weight, with the rule's offset. For `l2` over one dim, said as
-    an RMS norm, it has the factor 1/sqrt(n) too."""
+    an RMS norm, it has the factor 1/sqrt(n) too. dtype: that of the norm's statistics; torch's layer_norm wants x's."""
     dims = " ".join(over)
     as_rms = rule.kind == "l2" and len(over) == 1
     if not rule.offset and not as_rms:
         return s.param(name, dims, "norm")
     own: tuple[Init, Path] = (InitRule(constant=1 - rule.offset), ())
     start = None if "norm" in s.low.model.init.model_fields_set else own
-    dtype = s.compute if rule.kind == "layer_norm" else s.accumulate  # torch's layer_norm wants x's own
     formula: Any = symbol("w") + exact(rule.offset)
     if as_rms:
         formula = formula / sp.sqrt(symbol(f"n_{over[0]}"))
