@@ -87,6 +87,7 @@ def test_a_table_is_as_long_as_the_pattern_reaches():
     assert lowered("0 <= q - k <= 3").resolve(seq=2)["distance"] == 2
     assert lowered("causal").resolve(seq=7)["distance"] == 7
     assert lowered("all").resolve(seq=7)["distance"] == 13
+    assert lowered("false").resolve(seq=7)["distance"] == 1
 
 
 def lowered(pattern: str):

@@ -76,7 +76,8 @@ def _distances(s: Scope, pattern: Pattern, a: Axes) -> tuple[str, Any]:
     if not is_causal(pattern, a.longest, many):
         return low.mint("distance", size + low.sizes[s.length] - 1, avoid), 1 - s.ir.symbol(f"n_{a.key}")
     reach = max_distance(pattern, a.longest, many)
-    size = size if reach is None or reach + 1 >= a.longest else s.ir.minimum(size, s.ir.sympy.Integer(reach + 1))
+    rows = None if reach is None else max(reach, 0) + 1  # one, where the pattern shows nothing
+    size = size if rows is None or rows >= a.longest else s.ir.minimum(size, s.ir.sympy.Integer(rows))
     return low.mint("distance", size, avoid), s.ir.sympy.Integer(0)
 
 
