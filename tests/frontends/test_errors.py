@@ -150,6 +150,7 @@ CORPUS = {
     "size_zero_expression": [("W0201", 3, 64, 'inner: the size is 0; a size lies in 1 ..')],
     "small_does_not_work": [("W0201", 10, 16, 'width: the size is 0; a size lies in 1 ..')],
     "small_unknown": [("W0202", 10, 9, "unknown dim 'sequence' (with --small)")],
+    "smoothing_one": [("W0106", 10, 25, 'must be under 1'), ("W0106", 10, 36, 'must be at least 0')],
     "softcap_zero": [("W0106", 10, 17, 'must be over 0')],
     "stack_empty": [("W0106", 7, 8, 'stack: a list needs at least 1 entry')],
     "stack_missing": [("W0102", 1, 1, 'add `stack: ...`')],

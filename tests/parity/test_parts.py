@@ -306,3 +306,27 @@ def test_rotary_scaling_of_a_part_of_each_head(name: str) -> None:
 @pytest.mark.parametrize("part", [0.25, 0.5])
 def test_gpt_neox_turns_a_part_of_each_head(part: float) -> None:
     neox({"dims": int(16 * part)}, {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": part})
+
+
+@pytest.mark.parametrize("ignored", [-100, 7, None])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.1, 0.0), (0.0, 0.01), (0.3, 0.2)])
+def test_smoothed_targets_and_z_loss(smoothing: float, z_loss: float, ignored: int | None) -> None:
+    """Of a model without layers, against torch's own cross-entropy; ignored: None for targets that all count."""
+    head = {"label_smoothing": smoothing, "z_loss": z_loss} | ({"ignore": ignored} if ignored is not None else {})
+    block = {"block": {"kind": "mlp", "activation": "none", "bias": False}, "norm": "none"}
+    ours = built(Model.model_validate({"name": "ends", "dims": DIMS, "head": head, "stack": [{"layer": [block]}]}))
+    draw = torch.Generator().manual_seed(0)
+    names = {name: tuple(ours.sizes[d] for d in p.dims) for name, (p, _) in ours.logical_names().items()}
+    theirs = {n: torch.randn(s, generator=draw, dtype=torch.float64).requires_grad_() for n, s in names.items()}
+    tokens, targets = integers(1, 64, 2, 24), integers(2, 64, 2, 24)
+    if ignored is not None:
+        targets[..., ::3] = ignored
+    x = theirs["embed.tokens"][tokens]
+    x = x + x @ theirs["layers.0.mlp.up.weight"] @ theirs["layers.0.mlp.down.weight"]
+    logits = x @ theirs["head.weight"]
+    rows, wanted = logits.flatten(0, 1), targets.flatten()
+    loss = F.cross_entropy(rows, wanted, ignore_index=-100 if ignored is None else ignored, label_smoothing=smoothing)
+    counts = wanted != ignored
+    loss = loss + z_loss * rows.logsumexp(-1)[counts].square().mean()
+    table = tuple((n.replace("layers.0.", "layers.{}."),) * 2 + ("same",) for n in theirs)
+    agree(ours, table, theirs, {"tokens": tokens, "targets": targets}, {"loss": loss, "logits": logits})

@@ -104,6 +104,8 @@ class Draw:
             self.beside(layer, s.get("sublayer", {}).get("residual", "pre"))
         for head in language_heads(s):
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
+            self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
+            self.maybe(0.2, head, "head", "z_loss", o.Z_LOSS)
         return {k: v for k, v in s.items() if v != {}}
 
     def beside(self, layer: list[Any], residual: str) -> None:

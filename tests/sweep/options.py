@@ -151,5 +151,7 @@ LANGUAGE: dict[str, Options] = {
     "tied": [True], "bias": [True], "scale": ["1/width", 3.0], "ignore": [-100, 3], "vocab": [11],
     "loss": ["cross_entropy"], "transform": [{}, {"activation": "tanh"}, {"norm": "none"}],
 }  # fmt: skip
+SMOOTHING: Options = [0.1, 0.5, 0.0]
+Z_LOSS: Options = [1e-4, 0.1]
 SOFTCAP: Options = [0.5, 3.0, 30.0]
 CLASSIFY: dict[str, Options] = {"pool": ACTIVATION, "ignore": [-100, 1]}

@@ -196,6 +196,12 @@ class LanguageHead(SpecPart):
     )
     loss: Literal["cross_entropy"] = Field(default="cross_entropy", description="mean over the targets that count")
     ignore: int = Field(default=-100, description="the target that does not count; with none that counts the loss is 0")
+    label_smoothing: Rate = Field(
+        default=0.0, description="the share of a target that is spread evenly over the vocabulary, as in torch"
+    )
+    z_loss: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of the mean squared log-sum-exp of the logits, a part of the loss (PaLM)"
+    )
 
 
 class ClassifyHead(SpecPart):

@@ -12,6 +12,7 @@ from weft.frontends.lower.scope import Scope
 from weft.frontends.schema import ClassifyHead, LanguageHead, Norm
 from weft.frontends.vocabulary import exact
 from weft.ir.formula import symbol
+from weft.ir.formula.functions import where
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.types import Val
 
@@ -106,7 +107,8 @@ def language(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> tup
             formula = softcapped(formula, exact(head.softcap))
         if formula != symbol("y"):
             logits = s.map("logits", formula, to=f"{s.rows} {vocab}", dtype=s.compute, **operands)
-        return logits, _loss(s, logits, vocab, "targets", head.ignore, path) if low.train else None
+        extra = (head.label_smoothing, head.z_loss)
+        return logits, _loss(s, logits, vocab, "targets", head.ignore, path, *extra) if low.train else None
 
 
 def softcapped(x: Any, cap: Any) -> Any:
@@ -156,15 +158,32 @@ def classify(s: Scope, x: Val, head: ClassifyHead, stem: str, path: Path) -> tup
         return logits, _loss(s, logits, classes, "labels", head.ignore, path) if low.train else None
 
 
-def _loss(s: Scope, logits: Val, over: str, target: str, ignore: int, path: Path) -> Val:
-    """The mean cross-entropy over the targets that count: f32[]. With none that count it is 0."""
+def _loss(
+    s: Scope, logits: Val, over: str, target: str, ignore: int, path: Path, smoothing: float = 0.0, z_loss: float = 0.0
+) -> Val:
+    """The mean loss over the targets that count: f32[]. With none that count it is 0."""
     want = s.shared(target)
     with s.at(*path, "loss"):
         each = s.g.one(CrossEntropy(over, ignore), logits, want, names=["losses"])
+        if smoothing or z_loss:
+            each = _more(s, each, logits, want, over, ignore, smoothing, z_loss)
         counts = s.map("counts", f"where(Ne(y, {ignore}), 1, 0)", y=want, dtype="i64")
         formula = "total / max(count, 1)"
         total, number = s.g.reduce(each, to=""), s.g.reduce(counts, to="")
         return s.map("mean", formula, total=total, count=number, to="", dtype=each.dtype)
+
+
+def _more(s: Scope, each: Val, x: Val, target: Val, over: str, ignore: int, smoothing: float, z_loss: float) -> Val:
+    """Cross-entropies of logits x with smoothed targets and z-loss: with the logit x_y of the target, the log-sum-exp
+    is their sum, and a share e spread evenly adds e (x_y - mean(x)). 0 where the target does not count."""
+    left, dtype = " ".join(each.dims), each.dtype
+    hit = s.map("hit", f"where(i_{over} == y, x, 0)", x=x, y=target, to=" ".join(x.dims), dtype=dtype)
+    operands = {"each": each, "y": target, "hit": s.g.reduce(hit, to=each.dims)}
+    formula: Any = symbol("each") + exact(z_loss) * (symbol("each") + symbol("hit")) ** 2
+    if smoothing:
+        operands["total"] = s.g.reduce(s.g.cast(x, dtype), to=each.dims)
+        formula += exact(smoothing) * (symbol("hit") - symbol("total") / symbol(f"n_{over}"))
+    return s.map("losses", where(sp.Ne(symbol("y"), ignore), formula, sp.S.Zero), to=left, dtype=dtype, **operands)
 
 
 def heads(
