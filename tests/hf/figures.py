@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.hf.models import MODELS, oracle, saved
+from tests.hf.models import oracle, saved
 from tests.hf.test_parity import BOUNDS, compared
 from weft import api
 from weft.frontends.hf.families import FAMILIES
@@ -47,7 +47,7 @@ def line(family: str, logits: str, gradients: str) -> str:
 
 def main() -> None:
     before, _, rest = DOC.read_text().partition(BEGIN)
-    rows = [f"| {' | '.join(TITLES)} |", "|" + "---|" * len(TITLES), *(row(family) for family in MODELS)]
+    rows = [f"| {' | '.join(TITLES)} |", "|" + "---|" * len(TITLES), *(row(family) for family in FAMILIES)]
     DOC.write_text(f"{before}{BEGIN}\n" + "\n".join(rows) + f"\n\n{END}{rest.partition(END)[2]}")
 
 

@@ -1,12 +1,14 @@
 """Tiny models of transformers with random weights, on disk as `save_pretrained` leaves them: one a family."""
 
 import importlib
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers import modeling_rope_utils
 
 from tests.parity.oracle import in_double, integers, randomise
 from weft.frontends.hf.families import DECODERS
@@ -17,6 +19,13 @@ SIZES = {
     "max_position_embeddings": SEQ, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
 }  # fmt: skip
 GROUPED = SIZES | {"num_key_value_heads": 2}
+
+
+def scaled(kind: str, **more: float) -> dict[str, Any]:
+    """Rotary positions that are scaled."""
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 100.0, **more}}
+
+
 SILENT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {
@@ -26,7 +35,38 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", GROUPED | {"attention_bias": True, "rms_norm_eps": 1e-5}),
     "mistral": ("MistralForCausalLM", GROUPED | {"head_dim": 16, "sliding_window": 7}),
     "mixtral": ("MixtralForCausalLM", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2": ("Qwen2ForCausalLM", GROUPED | {
+        "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1,
+    }),
+    "qwen3": ("Qwen3ForCausalLM", GROUPED | {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", GROUPED | {
+        "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": True,
+    }),
+    "olmo2": ("Olmo2ForCausalLM", GROUPED | {"attention_bias": True}),
+    "gemma": ("GemmaForCausalLM", GROUPED | {"hidden_size": 64, "head_dim": 8}),
+    "gemma2": ("Gemma2ForCausalLM", GROUPED | {
+        "hidden_size": 64, "head_dim": 8, "num_hidden_layers": 5, "sliding_window": 7, "query_pre_attn_scalar": 24,
+    }),
+    "gemma3_text": ("Gemma3ForCausalLM", GROUPED | {
+        "hidden_size": 64, "head_dim": 8, "num_hidden_layers": 7, "sliding_window": 5, "query_pre_attn_scalar": 8,
+        "sliding_window_pattern": 3,
+    }),
+    "phi3": ("Phi3ForCausalLM", GROUPED | {"sliding_window": 7}),
+    "gpt_neox": ("GPTNeoXForCausalLM", SIZES | {"hidden_size": 64}),
+    "gpt_neox-one_after_another": ("GPTNeoXForCausalLM", SIZES | {
+        "use_parallel_residual": False, "attention_bias": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 1.0},
+    }),
+    "phi": ("PhiForCausalLM", GROUPED | {"hidden_size": 64, "qk_layernorm": True}),
+    "llama-linear": ("LlamaForCausalLM", GROUPED | scaled("linear", factor=4.0)),
+    "llama-llama3": ("LlamaForCausalLM", GROUPED | {"hidden_size": 64} | scaled(
+        "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=24,
+    )),
+    "llama-yarn": ("LlamaForCausalLM", GROUPED | {"hidden_size": 64} | scaled(
+        "yarn", factor=4.0, original_max_position_embeddings=20,
+    )),
     "bert": ("BertForPreTraining", SIZES | SILENT),
+    "bert-classes": ("BertForSequenceClassification", SIZES | SILENT | {"num_labels": 5}),
     "roberta": ("RobertaForMaskedLM", SIZES | SILENT | {
         "pad_token_id": 1, "max_position_embeddings": SEQ + 2, "type_vocab_size": 1,
     }),
@@ -36,7 +76,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "big_bird": ("BigBirdForMaskedLM", SIZES | SILENT | {"block_size": 4, "num_random_blocks": 3}),
 }  # fmt: skip
 """family -> class and config; what a default of transformers does not show is set to something else."""
-DECODING = [family.name for family in DECODERS if family.name in MODELS]
+
+
+def base(name: str) -> str:
+    """The family of a model; what follows a hyphen is another of its configs."""
+    return name.partition("-")[0]
+
+
+SCALES = {"olmo2": 0.05}
+"""Of the weights: where keys are normalised, their gradient is the smaller the larger they are, down to rounding."""
+DECODING = [name for name in MODELS if base(name) in {family.name for family in DECODERS}]
 
 
 def config_of(family: str) -> Any:
@@ -54,7 +103,10 @@ def oracle(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> An
         takes |= {"experts_implementation": "eager"}  # torch's own product of experts takes no fp64
     with doubled(family, dtype):
         model = getattr(transformers, kind)._from_config(config, **takes)
-    randomise(model, seed, 0.1)
+    randomise(model, seed, SCALES.get(family, 0.1))
+    if family.startswith("gemma"):  # whose gains are 1 + weight
+        for name, p in model.named_parameters():
+            p.data -= float("norm" in name)
     return model.to(dtype).eval()
 
 
@@ -67,7 +119,7 @@ def saved(model: Any, folder: Path) -> Path:
 def inputs(family: str, many: int = 2) -> dict[str, torch.Tensor]:
     """Tokens but those of padding, whose embeddings transformers keeps from learning; and types, where it has some."""
     given = {"tokens": integers(1, VOCAB - 2, many, SEQ) + 2}
-    return given | ({"types": integers(2, 2, many, SEQ)} if family in ("bert", "big_bird") else {})
+    return given | ({"types": integers(2, 2, many, SEQ)} if base(family) in ("bert", "big_bird") else {})
 
 
 def logits_of(model: Any, family: str, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -80,10 +132,18 @@ def logits_of(model: Any, family: str, given: dict[str, torch.Tensor]) -> dict[s
     out = model(**named, **({"use_cache": False} if family in DECODING else {}))
     if family == "bert":
         return {"logits": out.prediction_logits, "classes": out.seq_relationship_logits}
-    return {"logits": out.logits}
+    return {"classes" if family.endswith("-classes") else "logits": out.logits}
 
 
 def doubled(family: str, dtype: torch.dtype = torch.float64) -> AbstractContextManager[None]:
     """transformers computes norms, softmax and angles in fp32 whatever a model's dtype; in here, of fp64, in fp64."""
     home = importlib.import_module(getattr(transformers, MODELS[family][0]).__module__)
-    return in_double(home) if dtype == torch.float64 else nullcontext()
+    return _in_double(home, modeling_rope_utils) if dtype == torch.float64 else nullcontext()
+
+
+@contextmanager
+def _in_double(*modules: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(in_double(module))
+        yield

@@ -20,7 +20,7 @@ from weft.planning import open_spec, program
 BAD = Path(__file__).parent / "bad"
 CORPUS = {
     "architecture": [("W0104", 3, 20, "known: LlamaForCausalLM")],
-    "code": [("W0104", 3, 15, "code of its author's")],
+    "code": [("W0104", 3, 20, "known: LlamaForCausalLM")],
     "family_refused": [("W0104", 2, 17, "biases by relative position")],
     "family_unknown": [("W0104", 2, 17, "did you mean 'llama'?")],
     "heads_do_not_divide": [
@@ -36,7 +36,7 @@ CORPUS = {
         ("W0106", 7, 18, "resid_pdrop: expected a number from 0 to below 1"),
         ("W0103", 8, 3, "take it out if it does not change what the model computes"),
     ],
-    "name_code": [("W0104", 2, 17, "weft imports gpt2, llama")],
+    "name_code": [("W0104", 2, 17, "weft imports gpt2, gpt_neox, llama")],
     "no_model_type": [("W0102", 1, 1, "missing option 'model_type'")],
     "not_a_map": [("W0105", 1, 1, "a map of options to values")],
     "not_json": [("W0001", 4, 1, "a bracket or brace is not closed")],
@@ -119,6 +119,49 @@ PUBLISHED = {
         8_030_261_248,
     ),
     "mistral": ({"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 32768}, 7_241_732_096),
+    "qwen2": (
+        {
+            "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "rope_theta": 1e6, "max_window_layers": 28,
+        },
+        7_615_616_512,
+    ),
+    "qwen3": (
+        {
+            "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "rope_theta": 1e6,
+            "max_window_layers": 36, "sliding_window": None,
+        },
+        8_190_735_360,
+    ),
+    "qwen3_moe": (
+        {
+            "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4,
+            "head_dim": 128, "norm_topk_prob": True, "max_position_embeddings": 40960, "rope_theta": 1e6,
+            "max_window_layers": 48, "sliding_window": None, "num_experts": 128,
+        },
+        30_532_122_624,
+    ),
+    "olmo2": ({"vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 5e5}, 7_298_617_344),
+    "gemma": ({"hidden_activation": None, "hidden_act": "gelu", "rope_theta": 1e4}, 8_537_680_896),
+    "gemma2": ({"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh"}, 2_614_341_888),
+    "gemma3_text": (
+        {
+            "vocab_size": 262144, "hidden_size": 1152, "intermediate_size": 6912, "num_attention_heads": 4,
+            "num_key_value_heads": 1, "max_position_embeddings": 32768, "sliding_window": 512,
+            "rope_local_base_freq": 10000, "rope_scaling": None,
+        },
+        999_885_952,
+    ),
+    "gpt_neox": ({"rotary_pct": 0.25, "rotary_emb_base": 10000, "attention_probs_dropout_prob": 0}, 20_554_567_680),
+    "phi": (
+        {
+            "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32, "partial_rotary_factor": 0.4,
+            "resid_pdrop": 0.1,
+        },
+        2_779_683_840,
+    ),
+    "phi3": ({"sliding_window": 2047, "original_max_position_embeddings": 4096}, 3_821_079_552),
     "mixtral": ({"rope_theta": 1e6, "max_position_embeddings": 32768}, 46_702_792_704),
     "bert": ({"architectures": ["BertForPreTraining"]}, 110_106_428),
     "roberta": ({"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}, 124_697_433),
@@ -149,6 +192,14 @@ def test_dropout_inside_attention_is_a_note_and_others_are_in_the_spec():
     assert "# attn_pdrop (0.2) is left out" in imported.text
     assert imported.spec["embed"]["dropout"] == 0.3
     assert "dropout" not in imported.spec["sublayer"]
+
+
+def test_the_authors_own_code_is_a_note():
+    imported = import_values(
+        {"model_type": "phi3", "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}}
+    )
+
+    assert imported.notes == ("auto_map is left out: the model is what transformers' own Phi3ForCausalLM computes",)
 
 
 def test_both_spellings_of_rotary_positions():

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("transformers")
+import transformers
 
 from tests.campaign import SOAK
 from tests.hf.models import DECODING, MODELS, doubled, inputs, logits_of, oracle, saved
 from weft import api
 from weft.api_hf import tensors_of
 from weft.frontends.hf.checkpoint import Checkpoint
-from weft.frontends.hf.imported import import_config
+from weft.frontends.hf.families import FAMILIES
+from weft.frontends.hf.imported import import_config, import_values
 from weft.frontends.hf.matching import match
 from weft.frontends.hf.moving import fill
 
@@ -27,7 +27,7 @@ FLOORS = {torch.float64: 1e-3, torch.float32: 1e-2}
 
 def loss_of(found: dict[str, torch.Tensor]) -> torch.Tensor:
     """A number that every logit has a part in, each another."""
-    total = torch.zeros((), dtype=found["logits"].dtype)
+    total = torch.zeros((), dtype=next(iter(found.values())).dtype)
     for x in found.values():
         weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(x.dtype)
         total = total + (x * weights).sum() / x.numel() ** 0.5
@@ -83,6 +83,14 @@ def generated(module: Any, prompt: torch.Tensor, steps: int) -> torch.Tensor:
         out, state = module.step(chosen[-1], state)
         chosen.append(out.logits.argmax(-1))
     return torch.stack(chosen, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_transformers(family):
+    """A config that says nothing is that which says everything."""
+    said = transformers.AutoConfig.for_model(family).to_dict()
+
+    assert import_values({"model_type": family}).spec == import_values(said).spec
 
 
 @pytest.mark.parametrize("family", [*MODELS] if SOAK else SAMPLE)

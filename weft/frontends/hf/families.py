@@ -3,14 +3,22 @@
 from weft.frontends.hf.bert import BERT
 from weft.frontends.hf.big_bird import BIG_BIRD
 from weft.frontends.hf.family import ModelFamily
+from weft.frontends.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from weft.frontends.hf.gpt2 import GPT2
+from weft.frontends.hf.gpt_neox import GPT_NEOX
 from weft.frontends.hf.llama import LLAMA
 from weft.frontends.hf.longformer import LONGFORMER
 from weft.frontends.hf.mistral import MISTRAL
 from weft.frontends.hf.mixtral import MIXTRAL
+from weft.frontends.hf.olmo2 import OLMO2
+from weft.frontends.hf.phi import PHI
+from weft.frontends.hf.phi3 import PHI3
+from weft.frontends.hf.qwen import QWEN2, QWEN3, QWEN3_MOE
 from weft.frontends.hf.roberta import ROBERTA
 
-DECODERS = (GPT2, LLAMA, MISTRAL, MIXTRAL)
+DECODERS = (
+    *(GPT2, GPT_NEOX, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN3_MOE, OLMO2, GEMMA, GEMMA2, GEMMA3, PHI, PHI3),
+)
 ENCODERS = (BERT, ROBERTA, LONGFORMER, BIG_BIRD)
 FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS, *ENCODERS)}
 

@@ -59,14 +59,15 @@ def without(part: Spec, *silent: Any) -> Spec:
     return {k: v for k, v in part.items() if v is not None and not (k == "dropout" and v == 0) and v not in silent}
 
 
-def dims(seq: int, width: int, heads: int, inner: int, layers: int, vocab: int, **more: Any) -> Spec:
-    """The sizes by name, as expressions where one follows from others; `kv_heads` and `head` among `more`."""
+def dims(seq: int, width: int, heads: int, inner: int, layers: int | None, vocab: int, **more: Any) -> Spec:
+    """The sizes by name, as expressions where one follows from others; `kv_heads` and `head` among `more`,
+    where None leaves a name out."""
     kv_heads, head = more.pop("kv_heads", None) or heads, more.pop("head", None) or width // heads
     return without({
         "batch": 1, "seq": seq, "width": width, "heads": heads,
         "kv_heads": None if kv_heads == heads else kv_heads,
         "head": "width // heads" if head == width // heads else head,
-        "inner": multiple(inner, width), "layers": layers, "vocab": vocab, **more,
+        "inner": multiple(inner, width), "layers": layers, **more, "vocab": vocab,
     })  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def multiple(size: int, of: int) -> Any:
 
 
 SMALL = {"seq": 32, "width": 32, "heads": 4, "kv_heads": 2, "head": 8, "inner": 48, "layers": 2, "vocab": 96,
-         "window": 8, "experts": 4}  # fmt: skip
+         "window": 8, "experts": 4, "periods": 1}  # fmt: skip
 
 
 def small(sizes: Spec, **more: Any) -> Spec:

@@ -82,7 +82,10 @@ def _imported(document: Document) -> ImportedSpec:
     if problems:
         raise _wrong(document, problems)
     values["architecture"] = (data.get("architectures") or [*family.architectures])[0]
-    return ImportedSpec(family, data, values, family.spec(values), tuple(notes(values, family.options)))
+    said = notes(values, family.options)
+    if data.get("auto_map"):
+        said.append(f"auto_map is left out: the model is what transformers' own {values['architecture']} computes")
+    return ImportedSpec(family, data, values, family.spec(values), tuple(said))
 
 
 def _wrong(document: Document, problems: list[Problem]) -> SpecError:
@@ -116,4 +119,8 @@ def _divided(values: Mapping[str, Any], family: ModelFamily) -> list[Problem]:
             problems.append(
                 Problem("W0402", f"{large} is {b}, no multiple of {small}, {a}", (large,), "change one of them")
             )
+    kinds, layers = values.get("layer_types"), values.get("num_hidden_layers")
+    if kinds and layers and len(kinds) != layers:
+        message = f"layer_types names {len(kinds)} layers, and num_hidden_layers is {layers}"
+        problems.append(Problem("W0402", message, ("layer_types",), "name every layer once"))
     return problems

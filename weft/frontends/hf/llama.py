@@ -1,6 +1,20 @@
 """Llama (Touvron et al. 2023) and what is built as it is: rotary positions, RMSNorm, SwiGLU, grouped queries."""
 
-from weft.frontends.hf.family import RUNTIME, Architecture, ModelFamily, Spec, Values, bias, dims, norm, small, without
+from typing import Any
+
+from weft.frontends.hf.family import (
+    RUNTIME,
+    SMALL,
+    Architecture,
+    ModelFamily,
+    Spec,
+    Values,
+    bias,
+    dims,
+    norm,
+    small,
+    without,
+)
 from weft.frontends.hf.options import ConfigOption, activation, flag, number, size, undropped
 from weft.frontends.hf.rotary import options as rotary_options
 from weft.frontends.hf.rotary import rotary
@@ -24,31 +38,41 @@ OPTIONS: dict[str, ConfigOption] = {
     "mlp_bias": flag(False),
     **rotary_options(10000.0),
 }
+
+
+def without_biases() -> dict[str, ConfigOption]:
+    """The options of a family whose matrices have no biases, or fixed ones."""
+    return {key: option for key, option in OPTIONS.items() if key not in ("attention_bias", "mlp_bias")}
+
+
 DIVIDES = (("num_key_value_heads", "num_attention_heads"), ("num_attention_heads", "hidden_size", "head_dim"))
 UNNEEDED = (".rotary_emb.inv_freq",)
 TIED = (("lm_head.weight", "model.embed_tokens.weight"),)
 
 
-def sizes_of(c: Values, **more: object) -> Spec:
+def sizes_of(c: Values, **more: Any) -> Spec:
     """The dims of a config that calls its sizes as Llama does."""
+    layers = more.pop("layers", c["num_hidden_layers"])
     return dims(
         c["max_position_embeddings"], c["hidden_size"], c["num_attention_heads"], c["intermediate_size"],
-        c["num_hidden_layers"], c["vocab_size"], kv_heads=c["num_key_value_heads"], head=c["head_dim"], **more,
+        layers, c["vocab_size"], kv_heads=c["num_key_value_heads"], head=c["head_dim"], **more,
     )  # fmt: skip
 
 
-def attention(c: Values, sizes: Spec, pattern: str = "causal", biased: bool = False) -> Spec:
-    """Grouped queries with rotary positions."""
+def attention(c: Values, sizes: Spec, pattern: str = "causal", biased: Any = False, **more: Any) -> Spec:
+    """Grouped queries with rotary positions. biased: all projections, none, or a list."""
     return without({
         "kind": "attention", "kv_heads": "kv_heads" if "kv_heads" in sizes else None, "pattern": pattern,
-        "rotary": rotary(c), "bias": bias(biased),
+        "rotary": more.pop("rotary", None) or rotary(c),
+        "bias": bias(biased) if isinstance(biased, bool) else biased, **more,
     })  # fmt: skip
 
 
-def decoder(name: str, about: str, c: Values, sizes: Spec, blocks: Spec) -> Spec:
-    """A stack of attention and feed-forward, each after an RMSNorm."""
-    rule = norm("rms_norm", c["rms_norm_eps"])
-    return without({
+def decoder(name: str, about: str, c: Values, sizes: Spec, blocks: Spec, rule: Any = None, **parts: Any) -> Spec:
+    """A stack of attention and feed-forward, each after an RMSNorm (or `rule`); `parts` are keys that differ."""
+    rule = rule or norm("rms_norm", c["rms_norm_eps"])
+    most = max(SMALL["experts"], c.get("num_experts_per_tok", 0))
+    made = {
         "weft": 1,
         "name": name,
         "about": f"{about}, at the shapes of a Hugging Face config.",
@@ -60,8 +84,9 @@ def decoder(name: str, about: str, c: Values, sizes: Spec, blocks: Spec) -> Spec
         "norm": rule,
         "head": {"tied": True} if c["tie_word_embeddings"] else None,
         "init": {"weight": {"normal": c["initializer_range"]}},
-        "small": small(sizes),
-    })  # fmt: skip
+        "small": small(sizes, **({"experts": most} if "experts" in sizes else {})),
+    }
+    return without(made | parts)
 
 
 def feedforward(c: Values) -> Spec:

@@ -4,7 +4,7 @@ from weft.frontends.hf import llama
 from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
 from weft.frontends.hf.options import default, number, size
 
-OPTIONS = {key: option for key, option in llama.OPTIONS.items() if key not in ("attention_bias", "mlp_bias")} | {
+OPTIONS = llama.without_biases() | {
     "intermediate_size": size(14336),
     "num_key_value_heads": default(size(None), 8),
     "max_position_embeddings": size(131072),

@@ -165,18 +165,18 @@ def sizes(default: Any = REQUIRED) -> ConfigOption:
 
 
 IGNORED = frozenset({
-    "_attn_implementation", "_commit_hash", "_name_or_path", "attn_implementation", "architectures", "bad_words_ids",
-    "begin_suppress_tokens", "bos_token_id", "cache_implementation", "decoder_start_token_id", "diversity_penalty",
-    "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
+    "_attn_implementation", "_commit_hash", "_name_or_path", "architectures", "attn_implementation", "auto_map",
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_implementation", "decoder_start_token_id",
+    "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
     "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
     "gradient_checkpointing", "id2label", "label2id", "length_penalty", "max_length", "min_length", "model_type",
     "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
     "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values",
     "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
-    "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers_version", "typical_p", "use_cache",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype",
+    "torchscript", "transformers_version", "typical_p", "use_bfloat16", "use_cache",
     # how a feed-forward is cut changes no result
-    "chunk_size_feed_forward", "tf_legacy_loss", "use_bfloat16",
+    "chunk_size_feed_forward",
 })  # fmt: skip
 """Keys of any config that do not change the function: how text is drawn, what tokens and labels are called, what runs
 where. A checkpoint says its own dtype."""
@@ -185,7 +185,6 @@ UNKNOWN = "take it out if it does not change what the model computes; else weft 
 ENCODERS = "weft imports a model of one sequence; an encoder with a decoder is written by hand (docs/spec.md, streams)"
 COMMON: Options = {
     "add_cross_attention": only(False, ENCODERS),
-    "auto_map": only(None, "the model is code of its author's, which weft does not run"),
     "is_encoder_decoder": only(False, ENCODERS),
     "pruned_heads": only({}, "save the model with its heads in place"),
     "quantization_config": only(None, "save the weights unquantised: model.dequantize().save_pretrained(folder)"),
