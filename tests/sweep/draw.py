@@ -92,7 +92,7 @@ class Draw:
         for block in blocks_of(s):
             if block["kind"] == "attention":
                 self.maybe(0.3, block, "attention", "qk_norm", o.QK_NORM)
-                self.maybe(0.3, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
+                self.maybe(0.0 if "relative" in block else 0.3, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
         self.maybe(0.2, s.setdefault("sublayer", {}), "sublayer", "output_norm", o.OUTPUT_NORM)
