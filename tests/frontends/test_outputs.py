@@ -133,7 +133,7 @@ def options(command: click.Command, name: str = "") -> Iterator[tuple[str, click
 
 def test_no_path_is_written_untried():
     """A path is an `OutputOption`, or one of these, which are read."""
-    read = {"spec", "packs", "replay", "warm", "shared", "weights"}
+    read = {"spec", "config", "packs", "replay", "warm", "shared", "weights"}
     paths = {(verb, p.name) for verb, p in options(cli.cli) if isinstance(p.type, click.Path) and p.name not in read}
     known = {(verb, p.name) for verb, p in options(cli.cli) if isinstance(p, OutputOption)}
 

@@ -21,7 +21,7 @@ def test_origins_are_lines_settings_and_defaults():
         ResolvedValue("dims.head", "8 = width // heads", f"sparse_transformer_enwik8.yaml:{head}"),
         ResolvedValue("dtype.params", "f32", "default"),
         ResolvedValue("blocks.feedforward.bias", "true", "default"),
-        ResolvedValue("blocks.attention.scale", '"1/sqrt(head)"', "default"),
+        ResolvedValue("blocks.attention.scale", "1/sqrt(head)", "default"),
     ):
         assert row in rows
     assert len({row.path for row in rows}) == len(rows)

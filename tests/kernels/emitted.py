@@ -22,6 +22,7 @@ from weft.codegen.package.disk import as_json, digest
 from weft.codegen.package.fused import Kernels, RegionOutcome
 from weft.codegen.package.wide import wide_of_joint
 from weft.codegen.skeletons import shipped
+from weft.ir.graphs import with_gradient
 from weft.ir.ops.regions import Fused
 from weft.ir.program import Program, Runtime
 from weft.ir.reference import run
@@ -149,9 +150,9 @@ class Emitted:
         cotangents: Sequence[Tensor],
         dtype: Any = torch.float64,
     ) -> list[Tensor]:
-        """d(float inputs), from what `forward` made and the cotangents of the graph's float outputs."""
+        """d(inputs), from what `forward` made and the cotangents of the graph's outputs, those that can have one."""
         graph = self.kernels[1]
-        floats = [v for v in self.graph.outputs if v.type.floating]
+        floats = with_gradient(self.graph, self.graph.outputs)
         seeds = [v.name for v in graph.inputs[len(graph.inputs) - len(floats) :]]
         given = {**args, **made, **dict(zip(seeds, cotangents))}
         return list(self.run(graph, {v.name: given[v.name] for v in graph.inputs}, dtype))
@@ -161,10 +162,10 @@ def check(made: Emitted, args: Mapping[str, Any], dtype: torch.dtype = torch.flo
     """The largest error of results and gradients against the reference and autograd in fp64, per tensor."""
     g, sizes = made.graph, made.sizes
     wide = {k: v.double() if v.is_floating_point() else v for k, v in args.items()}
-    live = [v.name for v in g.inputs if v.type.floating]
+    live, shown = [v.name for v in with_gradient(g, g.inputs)], with_gradient(g, g.outputs)
     leaves = {k: v.detach().requires_grad_(k in live) for k, v in wide.items()}
     truth = run(g, sizes, leaves, torch, torch.float64)
-    floats = [t for t, v in zip(truth, g.outputs) if v.type.floating]
+    floats = [t for t, v in zip(truth, g.outputs) if v in shown]
     draw = torch.Generator().manual_seed(1)
     seeds = [torch.randn(t.shape, generator=draw, dtype=torch.float64) for t in floats]
     pairs = [(t, s) for t, s in zip(floats, seeds) if t.requires_grad]
