@@ -2,12 +2,12 @@
 
 import sys
 
-from benchmarks import attention, experts, patterns, verbs
+from benchmarks import attention, experts, hf, patterns, verbs
 
 
 def main() -> int:
     codes = []
-    for benchmark in (patterns, verbs, attention, experts):
+    for benchmark in (patterns, verbs, attention, experts, hf):
         print(f"\n{(benchmark.__doc__ or '').splitlines()[0]}", flush=True)
         codes.append(benchmark.main() or 0)
     return max(codes)

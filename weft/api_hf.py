@@ -47,6 +47,7 @@ def load_hf(
     from weft.frontends.hf.moving import fill
 
     present(folder)
+    device = _device(device)
     imported = import_config(folder)
     wanted = tensors_of(imported)
     checkpoint = Checkpoint.open(folder)
@@ -54,7 +55,7 @@ def load_hf(
     module = compiled(imported.spec if spec is None else spec, device="meta", **given)
     _same(wanted, module)
     module.to(_dtype(dtype, {checkpoint.tensors[name].dtype for _, name in matched.sources}, module))
-    module.to_empty(device=_device(device))
+    module.to_empty(device=device)
     fill({n: p.detach() for n, p in module.named_parameters()}, checkpoint, matched)
     setattr(module, RECORD, dict(imported.config))
     return module.eval()
@@ -156,4 +157,7 @@ def _dtype(dtype: Any, stored: Iterable[str], module: Any) -> Any:
 def _device(device: Any) -> Any:
     from weft.codegen.build import device_of  # only when it is asked for: every verb imports this file
 
-    return device_of(device) or "cpu"
+    found = device_of(device) or "cpu"
+    if str(found) == "meta":
+        raise UsageError("weights have to be somewhere, and device='meta' is nowhere; weft.compile makes such a module")
+    return found

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.hf.folders import GPT2, weights, written
+from tests.hf.record import RECORDED
 from weft import api
 from weft.errors import BackendError, FileError, UsageError
 from weft.frontends.hf.matching import CheckpointError
@@ -206,6 +207,23 @@ def test_a_module_that_is_not_the_configs_is_not_saved(tmp_path):
     with pytest.raises(UsageError, match=r"not those of the config: embed\.positions\.0, layers\.1"):
         api.save_hf(module, tmp_path / "b", config=GPT2)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_spec_of_ones_own_takes_the_weights(tmp_path):
+    """What the imported spec does not say, such as padding, with the same parameters; and a device that holds some."""
+    config = RECORDED["bert"]["config"] | {"num_hidden_layers": 1}
+    folder, spec = written(tmp_path, config, weights(config)), tmp_path / "spec.yaml"
+    spec.write_text(api.import_hf(folder).text.replace("pattern: all", "pattern: valid"))
+    module = api.load_hf(folder, spec=spec, train=False)
+    tokens, types = torch.arange(2, 22).reshape(2, 10), torch.zeros(2, 10, dtype=torch.long)
+    valid = torch.arange(10)[None] < torch.tensor([[10], [6]])
+    out, short = module(tokens, types, valid=valid), module(tokens[1:, :6], types[1:, :6], valid=valid[1:, :6])
+
+    assert torch.allclose(out.logits[1, :6], short.logits[0], atol=1e-5)
+    with pytest.raises(UsageError, match="device='meta' is nowhere"):
+        api.load_hf(folder, device="meta")
+    with pytest.raises(UsageError, match=r"not those of the config: embed\.positions\.0"):
+        api.load_hf(folder, set={"seq": 16}, train=False)
 
 
 COST = """

@@ -202,6 +202,17 @@ def test_the_authors_own_code_is_a_note():
     assert imported.notes == ("auto_map is left out: the model is what transformers' own Phi3ForCausalLM computes",)
 
 
+def test_characters_that_json_escapes_in_two_halves(tmp_path):
+    """transformers writes a config in ASCII; a backslash that is itself escaped begins no escape."""
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps({"model_type": "gpt2", "id2label": {"0": "\N{GRINNING FACE}", "1": "\\\\ud83d\\ude00"}})
+    )
+    imported = import_config(config)
+
+    assert imported.config == json.loads(config.read_text())
+
+
 def test_both_spellings_of_rotary_positions():
     spelt = [{"rope_theta": 5e5}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}]
     found = [import_values({"model_type": "llama"} | one).spec["blocks"]["attention"]["rotary"] for one in spelt]

@@ -23,6 +23,9 @@ ENCODERS = (BERT, ROBERTA, LONGFORMER, BIG_BIRD)
 FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS, *ENCODERS)}
 
 REFUSED = {
+    "gemma3": "a model of text and images; of one of text alone the model_type is gemma3_text",
+    "qwen2_moe": "experts that all tokens share are not imported",
+    "olmo": "a norm without weights is not in the spec language",
     "deepseek_v3": "latent projections of queries and keys are not in the spec language",
     "gpt_oss": "sinks of attention and a clamped SwiGLU are not in the spec language",
     "switch_transformers": "its checkpoints are an encoder with a decoder, with biases by relative position, which no "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from weft.frontends.suggest import did_you_mean
 from weft.frontends.yaml_loader import MAX_BYTES, Document, decode, load
 
 CONFIG = "config.json"
+PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+"""A character past the first 65,536 as JSON escapes it: in two halves, which no YAML reads."""
 SECTIONS = (("weft", "name", "about"), ("dims", "runtime"), ("dtype",), ("blocks",),
             ("embed", "sublayer", "stack", "norm", "head"), ("init",), ("small",))  # fmt: skip
 """Keys that stand together in a spec; an empty line is between two groups."""
@@ -60,7 +63,13 @@ def import_config(path: str | os.PathLike[str]) -> ImportedSpec:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or 'cannot be read'}") from None
-    return _imported(load(decode(raw, path), path))
+    return _imported(load(PAIR.sub(_together, decode(raw, path)), path))
+
+
+def _together(found: re.Match[str]) -> str:
+    """The character that two escapes of JSON stand for, as YAML escapes it."""
+    high, low = int(found[2], 16), int(found[3], 16)
+    return f"{found[1]}\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
 
 
 def import_values(config: Mapping[str, Any]) -> ImportedSpec:
