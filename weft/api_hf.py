@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft import outputs
 from weft.calls import public
-from weft.errors import UsageError
+from weft.errors import Place, SpecError, UsageError
 from weft.planning import open_spec, program
 from weft.units import bytes_of
 
@@ -28,7 +29,14 @@ def import_hf(config: str | os.PathLike[str]) -> ImportedSpec:
     of it. Raises SpecError with everything wrong in it, UsageError where there is none. Imports no torch."""
     from weft.frontends.hf.imported import import_config  # only when it is asked for: every verb imports this file
 
-    return import_config(config)
+    found = import_config(config)
+    try:
+        program(open_spec(found.spec), False)
+    except SpecError as error:
+        here = Place(os.fspath(config), 1, 1)
+        told = [replace(p, message=f"in the spec of this config, {p.message}", place=here) for p in error.problems]
+        raise SpecError(told) from None
+    return found
 
 
 def load_hf(
@@ -49,8 +57,8 @@ def load_hf(
     present(folder)
     device = _device(device)
     imported = import_config(folder)
-    wanted = tensors_of(imported)
     checkpoint = Checkpoint.open(folder)
+    wanted = tensors_of(imported, len(checkpoint.tensors))
     matched = match(checkpoint, imported.family, imported.architecture, wanted)
     module = compiled(imported.spec if spec is None else spec, device="meta", **given)
     _same(wanted, module)
@@ -100,12 +108,17 @@ def _held(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
-def tensors_of(imported: ImportedSpec) -> dict[str, Tensor]:
-    """Every tensor that the model of a config is made of; a parameter that no row names is a bug."""
-    from weft.frontends.hf.weights import tensors  # only when it is asked for: every verb imports this file
+def tensors_of(imported: ImportedSpec, held: int | None = None) -> dict[str, Tensor]:
+    """Every tensor that the model of a config is made of; a parameter that no row names is a bug.
+
+    held: how many there are. UsageError where the config asks for many times that, before each is thought of."""
+    from weft.frontends.hf.weights import asked, tensors  # only when it is asked for: every verb imports this file
 
     rows = (*imported.family.rows, *imported.architecture.rows)
-    found, unnamed = tensors(rows, program(open_spec(imported.spec), False), imported.values)
+    made = program(open_spec(imported.spec), False)
+    if held is not None and (many := asked(rows, made)) > 4 * held + 64:
+        raise UsageError(f"the config asks for {many:,} tensors, and the folder holds {held:,}")
+    found, unnamed = tensors(rows, made, imported.values)
     assert not unnamed, f"the table of {imported.family.name} has no row for {', '.join(unnamed)}"
     return found
 

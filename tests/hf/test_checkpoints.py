@@ -87,6 +87,15 @@ def test_everything_is_named_at_once(drawn, tmp_path):
     assert found.value.exit_code == 3
 
 
+def test_a_config_of_endless_experts_is_not_thought_through(tmp_path, monkeypatch):
+    config = RECORDED["mixtral"]["config"]
+    folder = written(tmp_path, config, weights(config))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"num_local_experts": 2**31 - 1, "num_hidden_layers": 4096})
+    )
+    refused(folder, UsageError, "tensors, and the folder holds 41", monkeypatch)
+
+
 def test_a_tied_copy_must_be_equal(drawn, tmp_path):
     same = drawn | {"lm_head.weight": drawn["transformer.wte.weight"].clone()}
     assert api.load_hf(written(tmp_path / "same", GPT2, same), train=False) is not None

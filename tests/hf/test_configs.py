@@ -202,6 +202,30 @@ def test_the_authors_own_code_is_a_note():
     assert imported.notes == ("auto_map is left out: the model is what transformers' own Phi3ForCausalLM computes",)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "llama", "num_hidden_layers": 2**31 - 1}, "2147483647 is more than 4,096"),
+        ({"model_type": "qwen3", "num_hidden_layers": 2, "layer_types": ["full_attention"]}, "names 1 layers"),
+        ({"model_type": "qwen3", "layer_types": ["linear_attention"] * 32}, "'linear_attention' is no layer"),
+        ({"model_type": "longformer", "attention_window": [4, 4]}, "names 2 layers, and num_hidden_layers is 12"),
+        ({"model_type": "longformer", "attention_window": 5}, "5 is odd"),
+        ({"model_type": "big_bird", "block_size": 1, "num_random_blocks": 5}, "which a spec lists one by one"),
+        ({"model_type": "llama", "head_dim": 7}, "a head of 7 has no last pair"),
+        ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "kind: ntk"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "yarn"}}, "needs factor, original_max_position"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 2, "mscale": 1}}, "mscale of"),
+        ({"model_type": "phi", "partial_rotary_factor": 1.5}, "1.5 is over 1"),
+    ],
+)
+def test_what_does_not_hold_together(config, words, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(SpecError) as found:
+        api.import_hf(path)
+    assert words in str(found.value)
+
+
 def test_characters_that_json_escapes_in_two_halves(tmp_path):
     """transformers writes a config in ASCII; a backslash that is itself escaped begins no escape."""
     config = tmp_path / "config.json"

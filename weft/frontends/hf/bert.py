@@ -12,6 +12,7 @@ from weft.frontends.hf.options import (
     Unsaid,
     activation,
     flag,
+    layers,
     number,
     only,
     rate,
@@ -33,7 +34,7 @@ def _count(value: Any) -> int | None:
 OPTIONS: dict[str, ConfigOption] = {
     "vocab_size": size(30522),
     "hidden_size": size(768),
-    "num_hidden_layers": size(12),
+    "num_hidden_layers": layers(12),
     "num_attention_heads": size(12),
     "intermediate_size": size(3072),
     "hidden_act": activation("gelu"),

@@ -3,10 +3,12 @@
 transformers draws blocks while it trains; where it evaluates, every drawn block is the first, counted as often as it is
 drawn. That is the function of a checkpoint, and what an import writes."""
 
+from weft.errors import SpecError
 from weft.frontends.hf import bert
 from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
 from weft.frontends.hf.options import choice, flag, size, whole
 
+MOST = 8192
 OPTIONS = bert.OPTIONS | {
     "vocab_size": size(50358),
     "hidden_act": bert.activation("gelu_new"),
@@ -24,7 +26,10 @@ def spec(c: Values) -> Spec:
     sparse = c["attention_type"] and seq > (5 + 2 * drawn) * block  # a shorter one transformers runs in full
     more = {"block": block} if sparse else {}
     sizes = bert.sizes_of(c, seq, types=c["type_vocab_size"], **more)
-    rows = -(-seq // block) - 2
+    rows = max(0, -(-seq // block) - 2)
+    if rows * drawn > MOST:
+        message = f"{rows} blocks with {drawn} drawn for each are more than {MOST:,}, which a spec lists one by one"
+        raise SpecError.at(("num_random_blocks",), "W0106", message, "make block_size larger")
     plan = {"block": "block", "window": 3, "random": drawn, "table": [[[0] * drawn] * rows]}
     attention: Spec = {"plan": plan} if sparse else {"pattern": "all"}
     attention |= {} if c["use_bias"] else {"bias": ["output"]}

@@ -8,7 +8,7 @@ from typing import Any
 from weft.frontends.hf import llama, qwen
 from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, norm
 from weft.frontends.hf.layers import FULL, SLIDING, layer_types, stack
-from weft.frontends.hf.options import ACTIVATIONS, ConfigOption, choice, flag, number, only, size, whole
+from weft.frontends.hf.options import ACTIVATIONS, ConfigOption, choice, flag, layers, number, only, size, whole
 from weft.frontends.hf.rotary import nested, rotary, spelled, turns
 from weft.frontends.hf.weights import WeightRow, same
 
@@ -33,7 +33,7 @@ GEMMA_OPTIONS = options(
     hidden_size=size(3072),
     num_key_value_heads=size(16),
     intermediate_size=size(24576),
-    num_hidden_layers=size(28),
+    num_hidden_layers=layers(28),
     num_attention_heads=size(16),
     hidden_act=choice(TANH, "gelu_pytorch_tanh"),
     hidden_activation=ConfigOption(lambda v: None if v is None else choice(TANH).read(v), None),
@@ -42,7 +42,7 @@ GEMMA2_OPTIONS = options(
     hidden_size=size(2304),
     num_key_value_heads=size(4),
     intermediate_size=size(9216),
-    num_hidden_layers=size(26),
+    num_hidden_layers=layers(26),
     num_attention_heads=size(8),
     hidden_activation=choice(ACTIVATIONS, "gelu_pytorch_tanh"),
     query_pre_attn_scalar=number(256),

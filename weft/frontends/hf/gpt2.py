@@ -1,14 +1,14 @@
 """GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each sub-layer, weights [in, out]."""
 
 from weft.frontends.hf.family import RUNTIME, Architecture, ModelFamily, Spec, Values, dims, norm, small, without
-from weft.frontends.hf.options import ConfigOption, activation, flag, number, only, rate, size, undropped
+from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
 from weft.frontends.hf.weights import WeightRow, affine, same, turned
 
 OPTIONS: dict[str, ConfigOption] = {
     "vocab_size": size(50257),
     "n_positions": size(1024),
     "n_embd": size(768),
-    "n_layer": size(12),
+    "n_layer": layers(12),
     "n_head": size(12),
     "n_inner": size(None),
     "activation_function": activation("gelu_new"),

@@ -4,7 +4,7 @@ queries, keys and values of one head lie together."""
 from typing import Any
 
 from weft.frontends.hf.family import RUNTIME, Architecture, ModelFamily, Spec, Values, bias, dims, norm, small, without
-from weft.frontends.hf.options import ConfigOption, activation, flag, number, only, rate, size, undropped
+from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
 from weft.frontends.hf.rotary import options as rotary_options
 from weft.frontends.hf.rotary import rotary, share
 from weft.frontends.hf.weights import WeightRow, affine, fused, linear, same, turned
@@ -12,7 +12,7 @@ from weft.frontends.hf.weights import WeightRow, affine, fused, linear, same, tu
 OPTIONS: dict[str, ConfigOption] = {
     "vocab_size": size(50432),
     "hidden_size": size(6144),
-    "num_hidden_layers": size(44),
+    "num_hidden_layers": layers(44),
     "num_attention_heads": size(64),
     "intermediate_size": size(24576),
     "hidden_act": activation("gelu"),

@@ -94,7 +94,10 @@ def _imported(document: Document) -> ImportedSpec:
     said = notes(values, family.options)
     if data.get("auto_map"):
         said.append(f"auto_map is left out: the model is what transformers' own {values['architecture']} computes")
-    return ImportedSpec(family, data, values, family.spec(values), tuple(said))
+    try:
+        return ImportedSpec(family, data, values, family.spec(values), tuple(said))
+    except SpecError as error:
+        raise _wrong(document, [*error.problems]) from None
 
 
 def _wrong(document: Document, problems: list[Problem]) -> SpecError:

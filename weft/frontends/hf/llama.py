@@ -15,7 +15,7 @@ from weft.frontends.hf.family import (
     small,
     without,
 )
-from weft.frontends.hf.options import ConfigOption, activation, flag, number, size, undropped
+from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, size, undropped
 from weft.frontends.hf.rotary import options as rotary_options
 from weft.frontends.hf.rotary import rotary
 from weft.frontends.hf.weights import WeightRow, linear, same
@@ -24,7 +24,7 @@ OPTIONS: dict[str, ConfigOption] = {
     "vocab_size": size(32000),
     "hidden_size": size(4096),
     "intermediate_size": size(11008),
-    "num_hidden_layers": size(32),
+    "num_hidden_layers": layers(32),
     "num_attention_heads": size(32),
     "num_key_value_heads": size(None),
     "head_dim": size(None),

@@ -4,6 +4,7 @@ How many leading tokens are global is an input of transformers and a size of the
 
 from itertools import groupby
 
+from weft.errors import SpecError
 from weft.frontends.hf import bert, roberta
 from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
 from weft.frontends.hf.options import only, sizes
@@ -11,7 +12,7 @@ from weft.frontends.hf.weights import linear
 
 OPTIONS = roberta.OPTIONS | {
     "vocab_size": bert.size(30522),
-    "attention_window": sizes(512),
+    "attention_window": sizes(512, even=True),
     "onnx_export": only(False, "an export of another kind"),
 }
 
@@ -21,6 +22,9 @@ def spec(c: Values) -> Spec:
     heads = [bert.language(c)] if c["architecture"] == "LongformerForMaskedLM" else [bert.classes(c)]
     many = c["num_hidden_layers"]
     windows = c["attention_window"] * many if len(c["attention_window"]) == 1 else c["attention_window"]
+    if len(windows) != many:
+        message = f"attention_window names {len(windows)} layers, and num_hidden_layers is {many}"
+        raise SpecError.at(("attention_window",), "W0402", message, "name every layer once, or give one number")
     runs = [(reach, len([*same])) for reach, same in groupby(w // 2 for w in windows)]
     reach = {"reach": runs[0][0]} if len(runs) == 1 else {}
     dims = bert.sizes_of(c, seq, globals=1, **reach, **more)

@@ -41,8 +41,8 @@ class ConfigOption:
 Options = Mapping[str, ConfigOption]
 
 
-def size(default: Any = REQUIRED) -> ConfigOption:
-    """A whole number of at least 1; null where that is the default."""
+def size(default: Any = REQUIRED, most: int = LARGEST) -> ConfigOption:
+    """A whole number of at least 1 and at most `most`; null where that is the default."""
 
     def read(value: Any) -> Any:
         if value is None and default is None:
@@ -51,9 +51,16 @@ def size(default: Any = REQUIRED) -> ConfigOption:
             raise Unsaid("W0105", f"expected a whole number, found {_shown(value)}")
         if not 1 <= value <= LARGEST:
             raise Unsaid("W0106", f"{value} is no size; a size lies in 1 .. 2**31 - 1")
+        if value > most:
+            raise Unsaid("W0106", f"{value} is more than {most:,}")
         return value
 
     return ConfigOption(read, default)
+
+
+def layers(default: int) -> ConfigOption:
+    """How many layers there are; each has a name, so they are not without end."""
+    return size(default, most=4096)
 
 
 def number(default: Any = REQUIRED, least: float = 0.0) -> ConfigOption:
@@ -152,14 +159,15 @@ def activation(default: str) -> ConfigOption:
     return choice(ACTIVATIONS, default)
 
 
-def sizes(default: Any = REQUIRED) -> ConfigOption:
-    """A size, or a list of sizes, one a layer: always a list, of one for all layers alike."""
+def sizes(default: Any = REQUIRED, even: bool = False) -> ConfigOption:
+    """A size, or a list of sizes, one a layer: always a list, of one for all layers alike. even: each has halves."""
     one = size()
 
     def read(value: Any) -> list[int]:
-        if isinstance(value, list) and value:
-            return [one.read(entry) for entry in value]
-        return [one.read(value)]
+        found = [one.read(entry) for entry in (value if isinstance(value, list) and value else [value])]
+        if even and any(n % 2 for n in found):
+            raise Unsaid("W0106", f"{_shown(value)} is odd, and a half goes to each side")
+        return found
 
     return ConfigOption(read, default)
 

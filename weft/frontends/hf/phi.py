@@ -3,7 +3,7 @@ bias on the logits."""
 
 from weft.frontends.hf import llama
 from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, norm, without
-from weft.frontends.hf.options import activation, default, flag, number, rate, size
+from weft.frontends.hf.options import activation, default, flag, layers, number, rate, size
 from weft.frontends.hf.rotary import share
 from weft.frontends.hf.weights import WeightRow, affine, linear, same
 
@@ -11,7 +11,7 @@ OPTIONS = {k: o for k, o in llama.without_biases().items() if k not in ("head_di
     "vocab_size": size(51200),
     "hidden_size": size(2048),
     "intermediate_size": size(8192),
-    "num_hidden_layers": size(24),
+    "num_hidden_layers": layers(24),
     "num_key_value_heads": default(size(None), None),
     "hidden_act": activation("gelu_new"),
     "resid_pdrop": rate(0.0),

@@ -7,7 +7,7 @@ from weft.frontends.hf import llama
 from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, norm
 from weft.frontends.hf.layers import FULL, SLIDING, layer_types, stack
 from weft.frontends.hf.mixtral import BALANCE
-from weft.frontends.hf.options import ConfigOption, default, flag, only, size, whole
+from weft.frontends.hf.options import ConfigOption, default, flag, layers, only, size, whole
 from weft.frontends.hf.weights import WeightRow, same, turned
 
 SHARED: dict[str, ConfigOption] = llama.without_biases() | {
@@ -27,7 +27,7 @@ QWEN3_OPTIONS = SHARED | WINDOWS | {"head_dim": size(128), "attention_bias": fla
 MOE_OPTIONS = SHARED | {
     "hidden_size": size(2048),
     "intermediate_size": size(6144),
-    "num_hidden_layers": size(24),
+    "num_hidden_layers": layers(24),
     "num_key_value_heads": default(size(None), 4),
     "attention_bias": flag(False),
     "use_sliding_window": only(False, "say the window in the spec: pattern: causal and window(window)"),

@@ -110,6 +110,16 @@ class Tensor:
                 start += part.size
 
 
+def asked(rows: tuple[WeightRow, ...], program: Any) -> int:
+    """How many parameters a program has, one for each expert's share: at least as many as tensors."""
+    sizes = program.resolve()
+    each = {LAYER.sub("{}", ours): "*" in row.theirs for row in rows for ours in row.ours}
+    return sum(
+        p.rows(sizes) * (sizes[p.dims[0]] if each.get(LAYER.sub("{}", p.logical(0), count=1)) else 1)
+        for p in program.params
+    )
+
+
 def tensors(
     rows: tuple[WeightRow, ...], program: Any, options: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], list[str]]:
