@@ -13,7 +13,8 @@ Row = tuple[str, str, str]
 def _switch(how: str) -> Callable[[Any], Any]:
     """same | turned: a torch Linear's [out, in] | part i/n: the i-th of n equal runs of the last dim | run i/n: of the
     first dim | every i/n: rows i, i + n, ..., turned | run_turned i/n: a run of rows, turned | dealt i/n/m: of m equal
-    runs of rows the i-th of n parts each, turned."""
+    runs of rows the i-th of n parts each, turned | swapped i/n: of each matrix of a stack the i-th of n runs of rows,
+    turned."""
     name, _, rest = how.partition(" ")
     i, n, m = (*(int(x) for x in rest.split("/")), 1)[:3] if rest else (0, 1, 1)
     return {
@@ -22,6 +23,7 @@ def _switch(how: str) -> Callable[[Any], Any]:
         "part": lambda x: x.chunk(n, -1)[i],
         "run": lambda x: x.chunk(n, 0)[i],
         "every": lambda x: x[i::n].T,
+        "swapped": lambda x: x.chunk(n, 1)[i].transpose(1, 2),
         "dealt": lambda x: x.unflatten(0, (m, n, -1))[:, i].flatten(0, 1).t(),
         "run_turned": lambda x: x.chunk(n, 0)[i].T,
     }[name]

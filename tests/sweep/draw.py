@@ -95,6 +95,8 @@ class Draw:
                 self.maybe(0.0 if "relative" in block else 0.3, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
+            if block["kind"] == "moe":
+                self.experts(block)
         self.maybe(0.2, s.setdefault("sublayer", {}), "sublayer", "output_norm", o.OUTPUT_NORM)
         self.maybe(0.1, s["sublayer"], "sublayer", "norm", o.OFFSET)
         for step in steps_of(s):
@@ -107,6 +109,19 @@ class Draw:
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
             self.maybe(0.2, head, "head", "z_loss", o.Z_LOSS)
         return {k: v for k, v in s.items() if v != {}}
+
+    def experts(self, block: Spec) -> None:
+        """Routed experts with more that a router may do."""
+        for key, options in o.MOE_NEWER.items():
+            self.maybe(0.35, block, "moe", key, options)
+        if self.parts.random() < 0.35:
+            fit = [x for x in o.GROUPS if block.get("top_k", 1) <= 4 // x["groups"] * x["groups_kept"]]
+            block |= (got := self.parts.choice(fit))
+            self.told.append(f"moe.groups={got}")
+        if self.parts.random() < 0.2:
+            block.pop("capacity_factor", None)
+            block["capacity"] = "none"
+            self.told.append("moe.capacity=none")
 
     def beside(self, layer: list[Any], residual: str) -> None:
         """The layer with its last steps beside each other, now and then, with a norm each or one for both."""

@@ -28,6 +28,8 @@ def capacity(block: Moe, dims: Dims) -> Any:
     """Tokens an expert takes from one sequence, at least one: an integer, or a formula over the length and n_batch.
 
     Raises FormulaError where `experts` or `capacity` is none."""
+    if block.capacity == "none":
+        return length(dims)
     if block.capacity is not None:
         found = normal(dims.symbolic(block.capacity))
     else:

@@ -13,6 +13,7 @@ from weft.ir.library import Attend as Attend
 from weft.ir.library import ExpertProduct as ExpertProduct
 from weft.ir.library import Rotary as Rotary
 from weft.ir.library import Route as Route
+from weft.ir.library import Softmax as Softmax
 from weft.ir.ops.primitives import Detach as Detach
 from weft.ir.ops.primitives import Opaque as Opaque
 from weft.ir.ops.primitives import Scatter as Scatter

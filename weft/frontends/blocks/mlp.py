@@ -38,4 +38,5 @@ class Mlp(BlockKind):
             with s.at(*path, "activation"):
                 h = s.hidden(got["up"], got.get("gate"), act, to, **bias)
             own, back = f"{inner} width", "width" if self.bias else None
-            return s.linear(stem, h, own, " ".join(s.space), f"{stem}.down", back, "output", inner), []
+            name = stem.rsplit(".", 1)[-1]
+            return s.linear(name, h, own, " ".join(s.space), f"{stem}.down", back, "output", inner), []

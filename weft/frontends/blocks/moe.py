@@ -10,12 +10,21 @@ from pydantic import Field, model_validator
 
 from weft.errors import Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.blocks.mlp import Mlp
+from weft.frontends.blocks.routing import routed
 from weft.frontends.resolve import Dims
-from weft.frontends.schema_values import Activation, Size
+from weft.frontends.schema_values import Activation, Size, SpecPart
 
 if TYPE_CHECKING:
     from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
+
+
+class Shared(SpecPart):
+    """Experts that every token goes to, as one feed-forward beside the routed ones (DeepSeek, Qwen 2)."""
+
+    inner: Size = Field(description="hidden size, of all shared experts together")
+    gate: bool = Field(default=False, description="its output times the sigmoid of a product with x (Qwen 2)")
 
 
 class Moe(BlockKind):
@@ -31,7 +40,8 @@ class Moe(BlockKind):
     experts: Size = Field(default="experts", description="number of experts")
     top_k: Annotated[int, Field(ge=1)] = Field(default=1, description="experts per token; ties go to the lower index")
     capacity: Size | None = Field(
-        default=None, description="tokens an expert takes from one sequence, at least 1; what is over is dropped"
+        default=None,
+        description="tokens an expert takes from one sequence, at least 1; what is over is dropped; `none`: all come",
     )
     capacity_factor: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="capacity as a multiple of `top_k * seq / experts`, rounded up; instead of `capacity`"
@@ -41,12 +51,40 @@ class Moe(BlockKind):
     gated: bool = Field(default=False, description="a second matrix, multiplied in")
     bias: bool = Field(default=False, description="biases on the experts' matrices")
     normalize: bool = Field(default=False, description="gates of a token's experts sum to 1")
+    router: Literal["softmax", "sigmoid"] = Field(
+        default="softmax", description="what makes scores, and so gates, of the router's logits"
+    )
+    choice_bias: bool = Field(
+        default=False,
+        description="a bias on each expert's score that only chooses: gates have none of it and no gradient moves it "
+        "(DeepSeek-V3); it starts at 0",
+    )
+    groups: Size | None = Field(
+        default=None,
+        description="groups of experts; a token's experts are all in its best `groups_kept` groups, by the "
+        "sum of a group's two best scores (DeepSeek-V3)",
+    )
+    groups_kept: Annotated[int, Field(ge=1)] | None = Field(default=None, description="of `groups`: how many")
+    route_scale: float = Field(default=1.0, description="factor on the gates, after `normalize`")
+    shared: Shared | None = Field(default=None, description="experts that every token goes to")
     aux_loss: Annotated[float, Field(ge=0)] = Field(default=0.01, description="weight of the load-balancing loss")
+    aux: Literal["sequence", "pooled"] = Field(
+        default="sequence",
+        description="`sequence`: the loss is that of each sequence, averaged; `pooled`: that of all tokens together",
+    )
+    z_loss: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of the router's z-loss, the mean squared log-sum-exp of its logits (ST-MoE)"
+    )
+    skip_padding: bool = Field(
+        default=False, description="whether tokens that the input `valid` denies are left out of both losses"
+    )
 
     @model_validator(mode="after")
     def _one_capacity(self) -> Moe:
         if (self.capacity is None) == (self.capacity_factor is None):
             raise ValueError("give `capacity` or `capacity_factor`, one of the two")
+        if (self.groups is None) != (self.groups_kept is None):
+            raise ValueError("give both of `groups` and `groups_kept`, or neither")
         return self
 
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
@@ -65,11 +103,8 @@ class Moe(BlockKind):
             if self.top_k > low.number(experts):
                 raise SpecError.at((*path, "top_k"), "W0402", f"top_k is {self.top_k}, more than the experts there are")
             choice = low.mint("choice", self.top_k, (*avoid, experts, routes, slots, inner)) if self.top_k > 1 else ""
-            router = s.param(f"{stem}.router.weight", f"width {routes}", "router", "width", dtype=s.accumulate)
-            logits = s.einsum("logits", s.g.cast(x, s.accumulate), router, to=f"{s.rows} {routes}")
-            op = s.ir.Route(routes, s.length, self.top_k, choice, self.normalize)
-            names = ["expert", "place", "gate", "balance", "load"]
-            expert, place, gate, aux, _ = s.g.many(op, logits, names=names)
+            way, whole = routed(s, self, x, stem, path, routes, choice), x
+            expert, place, gate = way.expert, way.place, way.gate
             own = Slots(experts, slots, choice, s.length)
             if slots:
                 at = (experts, slots)
@@ -78,7 +113,9 @@ class Moe(BlockKind):
             if slots:
                 back = s.gather("returned", back, expert, place, at=f"{experts} {slots}")
             y = s.einsum(stem, back, s.g.cast(gate, s.compute), to=" ".join(s.space))
-            return y, [(aux, self.aux_loss)]
+            if self.shared is not None:
+                y = _with_shared(s, y, whole, self, self.shared, stem, path)
+            return y, way.losses
 
     def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
         """Experts that may be full sooner in a short run than in the steps that make it."""
@@ -108,6 +145,18 @@ class Slots:
     def dims(self) -> str:
         """The dims of a token that an expert works on."""
         return f"batch {self.experts} {self.slots}" if self.slots else f"batch {self.length} {self.choice}".strip()
+
+
+def _with_shared(s: Scope, y: Val, x: Val, block: Moe, shared: Shared, stem: str, path: Path) -> Val:
+    """y and the shared experts' feed-forward of x, which has the form of the routed ones'."""
+    own = Mlp(inner=shared.inner, activation=block.activation, gated=block.gated, bias=block.bias)
+    more, _ = own.lower(s, x, f"{stem}.shared", (*path, "shared"))
+    operands, formula = {"y": y, "more": more}, "y + more"
+    if shared.gate:
+        with s.at(*path, "shared"):
+            weight = s.param(f"{stem}.shared.weight", "width", fan_in="width")
+            operands["g"], formula = s.einsum("shared_gate", x, weight, to=s.rows), "y + sigmoid(g)*more"
+    return s.map(stem, formula, to=" ".join(s.space), dtype=s.compute, **operands)
 
 
 def _experts(s: Scope, x: Val, block: Moe, stem: str, path: Path, own: Slots, expert: Val, inner: str) -> Val:
