@@ -30,12 +30,13 @@ from weft.codegen.check.decode import whole_run
 from weft.codegen.check.one_dtype import OneDtype, uniform
 from weft.codegen.package.disk import load, write
 from weft.codegen.package.kernels import NO_KERNELS
-from weft.codegen.plan.planner import Planned
+from weft.codegen.plan.planner import Planned, plan
 from weft.errors import SpecError
 from weft.frontends.load import load_model, load_text
 from weft.frontends.schema import Model
 from weft.ir.program import Program
 from weft.ir.reference_model import reference
+from weft.targets import find
 
 TOLERANCE = 1e-8
 """Rounding alone crosses 1e-10 once in some hundred cases (logsumexp cells); a real fault is 1e-3 and more."""
@@ -58,18 +59,23 @@ def opened(spec: Spec) -> Any:
     return load_model(Model.model_validate(spec), small=small)
 
 
+def lean(program: Program) -> Planned:
+    """A plan with the largest sizes whose memory is estimated, and which has no kernels."""
+    planned = plan(program, program.resolve(**{d: r.max for d, r in program.runtime.items()}), find("cpu"))
+    vars(planned)["kernels"] = NO_KERNELS  # what it would be asked for first
+    return planned
+
+
 class Case:
     """One spec compiled for training, and what is compared of it. folder: where its packages are written.
 
-    kernels: does the package have any? They are most of what a compile takes."""
+    whole: is its memory measured, and has it kernels? They are most of what a compile takes."""
 
-    def __init__(self, spec: Spec, folder: Path, kernels: bool) -> None:
+    def __init__(self, spec: Spec, folder: Path, whole: bool) -> None:
         self.spec, self.faults = spec, list[Fault]()
         self.loaded = at("check", opened, spec)
-        at("check", api.program, self.loaded)
-        self.planned: Planned = at("compile", api.planned, self.loaded, True, "cpu")
-        if not kernels:
-            vars(self.planned)["kernels"] = NO_KERNELS  # what it would be asked for first
+        program = at("check", api.program, self.loaded)
+        self.planned: Planned = at("compile", *((api.planned, self.loaded, True, "cpu") if whole else (lean, program)))
         self.program: Program = self.planned.program
         self.wrapped: Mapping[str, nn.Module] = self.loaded.model.modules()
         self.folder = write(at("compile", files_of, self.planned), folder / "package")
@@ -225,11 +231,11 @@ def covered(spec: Spec) -> set[str]:
         return set()
 
 
-def faults_of(spec: Spec, with_kernels: bool = False, beside: bool = False, emitted: bool = True) -> list[Fault]:
+def faults_of(spec: Spec, with_kernels: bool = False, beside: bool = False, whole: bool = True) -> list[Fault]:
     """Every fault of one spec; one that stops it before anything runs is the only one told. beside: also that which
-    no comparison shows. emitted: are kernels written that nothing runs?"""
+    no comparison shows. whole: is its memory measured, are kernels written, though nothing asks for them?"""
     with tempfile.TemporaryDirectory(prefix="weft-sweep-") as folder:
         try:
-            return Case(spec, Path(folder), emitted or with_kernels or beside).run(with_kernels, beside)
+            return Case(spec, Path(folder), whole or with_kernels or beside).run(with_kernels, beside)
         except Fault as fault:
             return [fault]

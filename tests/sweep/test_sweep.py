@@ -26,7 +26,7 @@ def specs() -> list[Spec]:
 @pytest.mark.parametrize("first", range(0, CASES, AT_ONCE))
 def test_drawn_specs(first):
     cases = range(first, first + AT_ONCE)
-    found = {i: faults_of(specs()[i], i % KERNELS == 0, looked_beside(i), emitted=SOAK) for i in cases}
+    found = {i: faults_of(specs()[i], i % KERNELS == 0, looked_beside(i), whole=SOAK) for i in cases}
     assert {i: list(map(str, faults)) for i, faults in found.items() if faults} == {}
 
 
