@@ -103,7 +103,7 @@ QK_NORM: Options = [
     {"kind": "l2", "over": "projection"}, {"kind": "layer_norm", "over": "projection", "eps": 0.1},
 ]  # fmt: skip
 ROTARY: Options = [  # of heads of 2 dims or 4
-    {"dims": 2}, {"dims": "head // 2 * 2", "base": 50.0}, {"dims": 2, "interleaved": True},
+    {"dims": 2}, {"dims": "heads // 2 * 2", "base": 50.0}, {"dims": 2, "interleaved": True},
     {"scaling": {"kind": "linear", "factor": 2.0}}, {"scaling": {"kind": "llama3", "factor": 4.0, "original": 12}},
     {"scaling": {"kind": "yarn", "factor": 4.0, "original": 5}, "base": 100.0},
     {"scaling": {"kind": "yarn", "factor": 2.0, "original": 9, "attention_factor": 0.5}, "dims": 2},

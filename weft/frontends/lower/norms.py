@@ -54,16 +54,18 @@ def _gain(s: Scope, name: str, rule: NormRule | QkNorm, over: tuple[str, ...], d
 def _together(
     s: Scope, x: Val, rule: NormRule | QkNorm, eps: Any, name: str, over: tuple[str, ...], affine: list[Val]
 ) -> Val:
-    """The same over several dims at once, in the accumulate dtype."""
+    """The same over several dims at once, in the accumulate dtype. Squares are divided before they are summed: in a
+    model moved to half precision, where these values are narrow, their sum would be infinite."""
     left = [d for d in x.dims if d not in over]
     count = " * ".join(f"n_{d}" for d in over)
     wide = s.g.cast(x, s.accumulate)
     if rule.kind == "layer_norm":
-        mean = s.map("mean", f"t / ({count})", t=s.g.reduce(wide, to=left), dtype=s.accumulate)
-        wide = s.map("centred", "x - mean", x=wide, mean=mean, to=" ".join(x.dims), dtype=s.accumulate)
-    total = s.g.reduce(s.map("square", "x*x", x=wide, dtype=s.accumulate), to=left)
-    mean_square = symbol("t") if rule.kind == "l2" else symbol("t") / sp.prod([symbol(f"n_{d}") for d in over])
-    rstd = s.map("rstd", 1 / sp.sqrt(mean_square + eps), t=total, dtype=s.accumulate)
+        share = s.map("share", f"x / ({count})", x=wide, to=" ".join(x.dims), dtype=s.accumulate)
+        centre = s.g.reduce(share, to=left)
+        wide = s.map("centred", "x - centre", x=wide, centre=centre, to=" ".join(x.dims), dtype=s.accumulate)
+    squares = s.g.reduce(s.map("square", f"x*x / ({count})", x=wide, dtype=s.accumulate), to=left)
+    times = sp.prod([symbol(f"n_{d}") for d in over]) if rule.kind == "l2" else 1
+    factor = s.map("factor", 1 / sp.sqrt(times * symbol("t") + eps), t=squares, dtype=s.accumulate)
     operands: dict[str, Any] = dict(zip("wb", affine))
-    formula = "x*rstd*w + b" if len(affine) > 1 else "x*rstd*w"
-    return s.map(name, formula, x=wide, rstd=rstd, to=" ".join(x.dims), dtype=s.compute, **operands)
+    formula = "x*factor*w + b" if len(affine) > 1 else "x*factor*w"
+    return s.map(name, formula, x=wide, factor=factor, to=" ".join(x.dims), dtype=s.compute, **operands)
