@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Routed:
+class Sent:
     """A token's experts and their gates [batch length choice], its places in their queues, and the router's losses."""
 
     expert: Val
@@ -24,7 +24,7 @@ class Routed:
     losses: Aux
 
 
-def routed(s: Scope, block: Moe, x: Val, stem: str, path: Path, routes: str, choice: str) -> Routed:
+def routed(s: Scope, block: Moe, x: Val, stem: str, path: Path, routes: str, choice: str) -> Sent:
     """x [batch length width] sent to its best experts, in the accumulate dtype. routes: the dim of the router's
     experts; choice: that of a token's, "" for one."""
     router = s.param(f"{stem}.router.weight", f"width {routes}", "router", "width", dtype=s.accumulate)
@@ -45,7 +45,7 @@ def routed(s: Scope, block: Moe, x: Val, stem: str, path: Path, routes: str, cho
         shares = _scores(s, block, logits, routes) if shares is None else shares
         aux = _balance(s, block, shares, expert, routes, choice)
     losses: Aux = [(aux, block.aux_loss)]
-    return Routed(expert, place, gate, [*losses, (_z(s, block, logits), block.z_loss)] if block.z_loss else losses)
+    return Sent(expert, place, gate, [*losses, (_z(s, block, logits), block.z_loss)] if block.z_loss else losses)
 
 
 def _scores(s: Scope, block: Moe, logits: Val, routes: str) -> Val:
