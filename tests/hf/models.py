@@ -39,6 +39,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1,
     }),
     "qwen3": ("Qwen3ForCausalLM", GROUPED | {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen2_moe": ("Qwen2MoeForCausalLM", GROUPED | {
+        "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": False,
+        "shared_expert_intermediate_size": 40, "tie_word_embeddings": True,
+    }),
     "qwen3_moe": ("Qwen3MoeForCausalLM", GROUPED | {
         "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": True,
     }),

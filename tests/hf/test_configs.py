@@ -134,6 +134,7 @@ PUBLISHED = {
         },
         8_190_735_360,
     ),
+    "qwen2_moe": ({"max_window_layers": 21, "sliding_window": 32768, "rope_theta": 1e6}, 14_315_784_192),
     "qwen3_moe": (
         {
             "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4,

@@ -13,18 +13,18 @@ from weft.frontends.hf.mixtral import MIXTRAL
 from weft.frontends.hf.olmo2 import OLMO2
 from weft.frontends.hf.phi import PHI
 from weft.frontends.hf.phi3 import PHI3
-from weft.frontends.hf.qwen import QWEN2, QWEN3, QWEN3_MOE
+from weft.frontends.hf.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from weft.frontends.hf.roberta import ROBERTA
 
 DECODERS = (
-    *(GPT2, GPT_NEOX, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN3_MOE, OLMO2, GEMMA, GEMMA2, GEMMA3, PHI, PHI3),
+    *(GPT2, GPT_NEOX, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMO2),
+    *(GEMMA, GEMMA2, GEMMA3, PHI, PHI3),
 )
 ENCODERS = (BERT, ROBERTA, LONGFORMER, BIG_BIRD)
 FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS, *ENCODERS)}
 
 REFUSED = {
     "gemma3": "a model of text and images; of one of text alone the model_type is gemma3_text",
-    "qwen2_moe": "experts that all tokens share are not imported",
     "olmo": "a norm without weights is not in the spec language",
     "deepseek_v3": "latent projections of queries and keys are not in the spec language",
     "gpt_oss": "sinks of attention and a clamped SwiGLU are not in the spec language",

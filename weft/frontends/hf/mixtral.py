@@ -24,7 +24,7 @@ def spec(c: Values) -> Spec:
     blocks = {
         "attention": llama.attention(c, sizes, pattern),
         "experts": {
-            "kind": "moe", "top_k": c["num_experts_per_tok"], "capacity": "seq", "activation": c["hidden_act"],
+            "kind": "moe", "top_k": c["num_experts_per_tok"], "capacity": "none", "activation": c["hidden_act"],
             "gated": True, "normalize": True, "aux_loss": 0,
         },
     }  # fmt: skip

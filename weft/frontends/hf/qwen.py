@@ -24,22 +24,37 @@ WINDOWS: dict[str, ConfigOption] = {
 }
 QWEN2_OPTIONS = SHARED | WINDOWS
 QWEN3_OPTIONS = SHARED | WINDOWS | {"head_dim": size(128), "attention_bias": flag(False)}
-MOE_OPTIONS = SHARED | {
+SPARSE: dict[str, ConfigOption] = {
     "hidden_size": size(2048),
-    "intermediate_size": size(6144),
     "num_hidden_layers": layers(24),
-    "num_key_value_heads": default(size(None), 4),
-    "attention_bias": flag(False),
-    "use_sliding_window": only(False, "say the window in the spec: pattern: causal and window(window)"),
-    "moe_intermediate_size": size(768),
     "num_experts": size(None),
     "num_local_experts": size(None),  # what transformers 5 calls it
-    "num_experts_per_tok": size(8),
     "norm_topk_prob": flag(False),
+    "use_sliding_window": only(False, "say the window in the spec: pattern: causal and window(window)"),
     "decoder_sparse_step": only(1, "layers without experts among those with are not imported"),
     "mlp_only_layers": only([], "layers without experts among those with are not imported", None),
     "output_router_logits": only(False, BALANCE),
 }
+QWEN2_MOE_OPTIONS = (
+    SHARED
+    | SPARSE
+    | {
+        "intermediate_size": size(5632),
+        "num_attention_heads": size(16),
+        "num_key_value_heads": default(size(None), 16),
+        "moe_intermediate_size": size(1408),
+        "shared_expert_intermediate_size": size(5632),
+        "num_experts_per_tok": size(4),
+        "qkv_bias": flag(True),
+    }
+)
+QWEN3_MOE_OPTIONS = SHARED | SPARSE | {
+    "intermediate_size": size(6144),
+    "num_key_value_heads": default(size(None), 4),
+    "moe_intermediate_size": size(768),
+    "num_experts_per_tok": size(8),
+    "attention_bias": flag(False),
+}  # fmt: skip
 
 
 def layered(name: str, about: str, c: Values, **more: Any) -> Spec:
@@ -79,17 +94,28 @@ def qwen3(c: Values) -> Spec:
     return layered("qwen3", "Qwen 3 (Yang et al. 2025)", c, biased=c["attention_bias"], qk_norm=qk_norm(c))
 
 
-def qwen3_moe(c: Values) -> Spec:
-    inner = {"intermediate_size": c["moe_intermediate_size"]}
-    experts_of = c["num_local_experts"] or c["num_experts"] or 128
-    sizes = llama.sizes_of({**c, **inner}, experts=experts_of)
+def sparse(name: str, about: str, c: Values, count: int, attends: Spec, **more: Any) -> Spec:
+    """A decoder of experts that drop no token. attends: keys of its attention; more: of its experts."""
+    many = c["num_local_experts"] or c["num_experts"] or count
+    shared = {"shared": c["shared_expert_intermediate_size"]} if "shared" in more else {}
+    sizes = llama.sizes_of({**c, "intermediate_size": c["moe_intermediate_size"]}, experts=many, **shared)
     experts = {
-        "kind": "moe", "top_k": c["num_experts_per_tok"], "capacity": "seq", "activation": c["hidden_act"],
-        "gated": True, "normalize": c["norm_topk_prob"], "aux_loss": 0,
+        "kind": "moe", "top_k": c["num_experts_per_tok"], "capacity": "none", "activation": c["hidden_act"],
+        "gated": True, "normalize": c["norm_topk_prob"], "aux_loss": 0, **more,
     }  # fmt: skip
-    attention = llama.attention(c, sizes, biased=c["attention_bias"], qk_norm=qk_norm(c))
-    blocks = {"attention": attention, "experts": experts}
-    return llama.decoder("qwen3_moe", "Qwen 3 with experts (Yang et al. 2025)", c, sizes, blocks)
+    blocks = {"attention": llama.attention(c, sizes, **attends), "experts": experts}
+    return llama.decoder(name, about, c, sizes, blocks)
+
+
+def qwen2_moe(c: Values) -> Spec:
+    attends = {"biased": ["query", "key", "value"] if c["qkv_bias"] else False}
+    shared = {"inner": "shared", "gate": True}
+    return sparse("qwen2_moe", "Qwen 2 with experts (Yang et al. 2024)", c, 60, attends, shared=shared)
+
+
+def qwen3_moe(c: Values) -> Spec:
+    attends = {"biased": c["attention_bias"], "qk_norm": qk_norm(c)}
+    return sparse("qwen3_moe", "Qwen 3 with experts (Yang et al. 2025)", c, 128, attends)
 
 
 QK_NORMS: tuple[WeightRow, ...] = (
@@ -105,6 +131,19 @@ EXPERTS: tuple[WeightRow, ...] = (
         for row in turned(f"layers.{{}}.experts.{part}.weight", f"model.layers.{{}}.mlp.experts.*.{part}_proj.weight")
     ),
 )
+
+SHARED_EXPERT: tuple[WeightRow, ...] = (
+    *turned("layers.{}.experts.shared.weight", "model.layers.{}.mlp.shared_expert_gate.weight"),
+    *(
+        row
+        for part in ("gate", "up", "down")
+        for row in turned(
+            f"layers.{{}}.experts.shared.{part}.weight", f"model.layers.{{}}.mlp.shared_expert.{part}_proj.weight"
+        )
+    ),
+)
+WINDOWLESS = frozenset({"layer_types", "max_window_layers", "router_aux_loss_coef", "sliding_window"})
+"""What says nothing where no window is used, and no loss of the router."""
 
 QWEN2 = ModelFamily(
     name="qwen2",
@@ -131,11 +170,23 @@ QWEN3 = ModelFamily(
 QWEN3_MOE = ModelFamily(
     name="qwen3_moe",
     architectures={"Qwen3MoeForCausalLM": Architecture()},
-    options=MOE_OPTIONS,
+    options=QWEN3_MOE_OPTIONS,
     spec=qwen3_moe,
     rows=(*llama.ENDS, llama.NORMS[0], *llama.ATTENTION, *QK_NORMS, *EXPERTS),
     prefix="model.",
-    ignored=frozenset({"max_window_layers", "router_aux_loss_coef", "sliding_window"}),  # no window is used
+    ignored=WINDOWLESS,
+    divides=llama.DIVIDES,
+    tied=llama.TIED,
+    unneeded=llama.UNNEEDED,
+)
+QWEN2_MOE = ModelFamily(
+    name="qwen2_moe",
+    architectures={"Qwen2MoeForCausalLM": Architecture()},
+    options=QWEN2_MOE_OPTIONS,
+    spec=qwen2_moe,
+    rows=(*llama.ENDS, llama.NORMS[0], *llama.ATTENTION, *EXPERTS, *SHARED_EXPERT),
+    prefix="model.",
+    ignored=WINDOWLESS,
     divides=llama.DIVIDES,
     tied=llama.TIED,
     unneeded=llama.UNNEEDED,

@@ -160,7 +160,7 @@ def _tensor(
         name = ours.format(layer)
         if name in names:
             dims = names[name][0].dims
-            shapes[name] = _flat(name, dims[expert is not None :], sizes)
+            shapes[name] = _flat(name, dims[expert is not None :], sizes, row.turned)
     laid = {n: (s[::-1] if row.turned else s) for n, s in shapes.items()}
     axis = row.axis % len(next(iter(laid.values())))
     groups = options[row.groups] if isinstance(row.groups, str) and row.groups != "each" else row.groups
@@ -172,9 +172,11 @@ def _tensor(
     return Tensor(theirs, tuple(shape), parts, row.turned, axis, groups)
 
 
-def _flat(name: str, dims: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """A parameter's shape as [in, out], or [entries] of a bias or a norm."""
+def _flat(name: str, dims: tuple[str, ...], sizes: Mapping[str, int], turned: bool) -> tuple[int, ...]:
+    """A parameter's shape as [in, out], or [entries] of a bias or a norm. What is turned and a vector is [in, 1]."""
     count = lambda some: math.prod(sizes[d] for d in some)  # noqa: E731
+    if len(dims) == 1 and turned:
+        return (count(dims), 1)
     if len(dims) == 1 or name.endswith(".bias") or "_norm." in name:
         return (count(dims),)
     split = len(dims) - 1 if dims[-1] == "width" else 1
