@@ -5,8 +5,8 @@ from typing import Any
 
 from weft.frontends.hf.family import RUNTIME, Architecture, ModelFamily, Spec, Values, bias, dims, norm, small, without
 from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
+from weft.frontends.hf.rotary import head_of, kept, rotary, share
 from weft.frontends.hf.rotary import options as rotary_options
-from weft.frontends.hf.rotary import rotary, share
 from weft.frontends.hf.weights import WeightRow, affine, fused, linear, same, turned
 
 OPTIONS: dict[str, ConfigOption] = {
@@ -62,7 +62,7 @@ def spec(c: Values) -> Spec:
         "norm": rule,
         "head": {"tied": True} if c["tie_word_embeddings"] else None,
         "init": {"weight": {"normal": c["initializer_range"]}},
-        "small": small(sizes),
+        "small": small(sizes, **kept(turning(c), head_of(c))),
     })  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from weft.frontends.hf.family import (
     without,
 )
 from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, size, undropped
+from weft.frontends.hf.rotary import head_of, kept, rotary
 from weft.frontends.hf.rotary import options as rotary_options
-from weft.frontends.hf.rotary import rotary
 from weft.frontends.hf.weights import WeightRow, linear, same
 
 OPTIONS: dict[str, ConfigOption] = {
@@ -72,6 +72,7 @@ def decoder(name: str, about: str, c: Values, sizes: Spec, blocks: Spec, rule: A
     """A stack of attention and feed-forward, each after an RMSNorm (or `rule`); `parts` are keys that differ."""
     rule = rule or norm("rms_norm", c["rms_norm_eps"])
     most = max(SMALL["experts"], c.get("num_experts_per_tok", 0))
+    few = kept(blocks["attention"].get("rotary"), head_of(c))
     made = {
         "weft": 1,
         "name": name,
@@ -84,7 +85,7 @@ def decoder(name: str, about: str, c: Values, sizes: Spec, blocks: Spec, rule: A
         "norm": rule,
         "head": {"tied": True} if c["tie_word_embeddings"] else None,
         "init": {"weight": {"normal": c["initializer_range"]}},
-        "small": small(sizes, **({"experts": most} if "experts" in sizes else {})),
+        "small": small(sizes, **({"experts": most} if "experts" in sizes else {}), **few),
     }
     return without(made | parts)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weft.frontends.hf.family import Values
+from weft.frontends.hf.family import SMALL, Values
 from weft.frontends.hf.options import REQUIRED, ConfigOption, Unsaid, default, flag, number, size
 
 Turns = dict[str, Any]
@@ -125,7 +125,20 @@ def spelled(found: Turns, head: int) -> Any:
 
 def rotary(c: Values) -> Any:
     """The same, by the config's options."""
-    return spelled(turns(c), c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"])
+    return spelled(turns(c), head_of(c))
+
+
+def head_of(c: Values) -> int:
+    """The size of a head."""
+    return c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+
+
+def kept(rotary: Any, head: int) -> dict[str, int]:
+    """The size of a head that `small` keeps, where so few dims turn that a smaller one has no pair of them."""
+    turning = rotary.get("dims") if isinstance(rotary, dict) else None
+    if turning is None or (isinstance(turning, str) and SMALL["head"] % (2 * int(turning.rpartition(" ")[2])) == 0):
+        return {}
+    return {"head": head}
 
 
 def whole(x: Any) -> Any:
