@@ -87,6 +87,15 @@ def test_everything_is_named_at_once(drawn, tmp_path):
     assert found.value.exit_code == 3
 
 
+def test_a_name_that_stands_twice_is_left_over(tmp_path, monkeypatch):
+    """In the spelling of old checkpoints and in today's."""
+    config = RECORDED["bert"]["config"]
+    drawn = weights(config)
+    norm = "bert.embeddings.LayerNorm."
+    both = drawn | {f"{norm}gamma": drawn[f"{norm}weight"] + 1}
+    refused(written(tmp_path, config, both), CheckpointError, f"nothing of the model takes {norm}", monkeypatch)
+
+
 def test_a_config_of_endless_experts_is_not_thought_through(tmp_path, monkeypatch):
     config = RECORDED["mixtral"]["config"]
     folder = written(tmp_path, config, weights(config))

@@ -63,7 +63,7 @@ def match(
         if name in tied and tied[name] in ours and name not in wanted:
             copies.append((own, ours[tied[name]]))
         else:
-            problems.append(f"nothing of the model takes {own} {list(checkpoint.tensors[own].shape)}")
+            problems.append(f"nothing of the model takes {own[:80]} {list(checkpoint.tensors[own].shape)}")
     if problems:
         raise CheckpointError(checkpoint.folder, problems)
     return Match(tuple(sources), tuple(copies))
@@ -73,10 +73,13 @@ def _canonical(checkpoint: Checkpoint, family: ModelFamily, wanted: Mapping[str,
     """The family's name of every tensor -> the checkpoint's: with the prefix that a bare model's names lack, and with
     the endings of today."""
     bare = family.prefix and not any(name.startswith(family.prefix) for name in checkpoint.tensors)
-    found: dict[str, str] = {}
+    today: dict[str, str] = {}
     for own in checkpoint.tensors:
         name = own
         for old, new in family.renamed:
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        found[f"{family.prefix}{name}" if bare and name not in wanted else name] = own
+        today[own] = f"{family.prefix}{name}" if bare and name not in wanted else name
+    found: dict[str, str] = {}
+    for own, name in sorted(today.items(), key=lambda pair: pair[0] != pair[1]):
+        found[own if name in found else name] = own  # what stands for a name that is there already is left over
     return found

@@ -148,9 +148,8 @@ def _placed(folder: str, name: str, into: Any) -> None:
     """A file that `into` fills beside its place, and that then takes it."""
     beside = os.path.join(folder, f".weft-{os.urandom(6).hex()}")
     try:
-        fd = os.open(
-            beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666
-        )  # as the umask has it, which safetensors has not
+        # a file of safetensors would be its writer's alone: this one has the rights that the umask gives
+        fd = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         mode = os.fstat(fd).st_mode
         os.close(fd)
         into(beside)

@@ -19,7 +19,7 @@ LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 @dataclass(frozen=True)
 class WeightRow:
     """ours: parameters by logical name, which lie one after another. theirs: the tensor; with a `*`, one for each
-    expert. groups: how often they follow each other, a number or an option of the config; "each": entry by entry."""
+    expert. groups: how often they follow each other, a number or an option of the config."""
 
     ours: tuple[str, ...]
     theirs: str
@@ -163,9 +163,7 @@ def _tensor(
             shapes[name] = _flat(name, dims[expert is not None :], sizes, row.turned)
     laid = {n: (s[::-1] if row.turned else s) for n, s in shapes.items()}
     axis = row.axis % len(next(iter(laid.values())))
-    groups = options[row.groups] if isinstance(row.groups, str) and row.groups != "each" else row.groups
-    if groups == "each":
-        groups = next(iter(laid.values()))[axis]
+    groups = options[row.groups] if isinstance(row.groups, str) else row.groups
     parts = tuple(HeldPart(n, expert, shapes[n], laid[n][axis] // groups) for n in laid)
     shape = list(next(iter(laid.values())))
     shape[axis] = sum(p.size for p in parts) * groups
