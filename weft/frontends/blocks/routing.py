@@ -139,7 +139,7 @@ def _balance(s: Scope, block: Moe, scores: Val, expert: Val, routes: str, choice
 
     def mean(x: Val) -> Val:
         counted = s.map("counted", "x*m", x=x, m=counting, to=every, dtype=dtype)
-        return s.map("mean", "t / max(n, 1)", t=s.g.reduce(counted, to=(*over, routes)), n=tokens, dtype=dtype)
+        return s.map("average", "t / max(n, 1)", t=s.g.reduce(counted, to=(*over, routes)), n=tokens, dtype=dtype)
 
     load: Any = s.map("load", f"n_{routes}*f*p", f=mean(taken), p=mean(scores), dtype=dtype)
     total = s.g.reduce(load, to=over)
