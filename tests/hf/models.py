@@ -77,6 +77,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "longformer": ("LongformerForMaskedLM", SIZES | SILENT | {
         "pad_token_id": 1, "max_position_embeddings": SEQ + 2, "type_vocab_size": 1, "attention_window": [4, 8],
     }),
+    "big_bird-both_heads": ("BigBirdForPreTraining", SIZES | SILENT | {
+        "attention_type": "original_full", "use_bias": False, "rescale_embeddings": True, "hidden_size": 64,
+    }),
     "big_bird": ("BigBirdForMaskedLM", SIZES | SILENT | {"block_size": 4, "num_random_blocks": 3}),
 }  # fmt: skip
 """family -> class and config; what a default of transformers does not show is set to something else."""
@@ -134,7 +137,7 @@ def logits_of(model: Any, family: str, given: dict[str, torch.Tensor]) -> dict[s
         everywhere[:, :1] = 1
         named |= {"attention_mask": torch.ones_like(given["tokens"]), "global_attention_mask": everywhere}
     out = model(**named, **({"use_cache": False} if family in DECODING else {}))
-    if family == "bert":
+    if family in ("bert", "big_bird-both_heads"):
         return {"logits": out.prediction_logits, "classes": out.seq_relationship_logits}
     return {"classes" if family.endswith("-classes") else "logits": out.logits}
 

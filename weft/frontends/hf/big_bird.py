@@ -7,6 +7,7 @@ from weft.errors import SpecError
 from weft.frontends.hf import bert
 from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
 from weft.frontends.hf.options import choice, flag, size, whole
+from weft.frontends.hf.weights import linear
 
 MOST = 8192
 OPTIONS = bert.OPTIONS | {
@@ -35,13 +36,24 @@ def spec(c: Values) -> Spec:
     attention |= {} if c["use_bias"] else {"bias": ["output"]}
     embed = {"positions": [{"learned": "seq"}], "types": "types"}
     embed |= {"scale": "sqrt(width)"} if c["rescale_embeddings"] else {}
-    made = bert.encoder("big_bird", "BigBird (Zaheer et al. 2020)", c, sizes, attention, embed, [bert.language(c)])
+    next_sentence = {"kind": "classify", "classes": 2, "pool": "tanh"}
+    heads = [bert.language(c), *([next_sentence] if c["architecture"] == "BigBirdForPreTraining" else [])]
+    made = bert.encoder("big_bird", "BigBird (Zaheer et al. 2020)", c, sizes, attention, embed, heads)
     return made | {"small": made["small"] | {"seq": seq}} if sparse else made
 
 
 BIG_BIRD = ModelFamily(
     name="big_bird",
-    architectures={"BigBirdForMaskedLM": Architecture(bert.PREDICTIONS, unneeded=("bert.pooler.",))},
+    architectures={
+        "BigBirdForMaskedLM": Architecture(bert.PREDICTIONS, unneeded=("bert.pooler.", "cls.seq_relationship.")),
+        "BigBirdForPreTraining": Architecture(
+            (
+                *bert.PREDICTIONS,
+                *linear("classify.pool", "bert.pooler"),
+                *linear("classify.classes", "cls.seq_relationship"),
+            )
+        ),
+    },
     options=OPTIONS,
     spec=spec,
     rows=(*bert.embedding("bert.embeddings"), *bert.layer("bert.encoder.layer.{}")),
