@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.autotune import made_up_bench
-from tests.campaign import SOAK
+from tests.campaign import SOAK, some
 from weft import api, cli
 from weft.autotune import session
 from weft.autotune.gates.gatekeeper import Gatekeeper
@@ -219,7 +219,7 @@ def test_an_interrupted_run_goes_on(package, gpu):
     assert [t.config for t in one.result.trials if t.recorded] in (timed, timed[::-1])
 
 
-@pytest.mark.parametrize("how", ["shared", "storage"])
+@pytest.mark.parametrize("how", some(["shared", "storage"], 1))
 def test_a_second_tuner_times_nothing_again(package, gpu, tmp_path, how):
     url = {"shared": str(tmp_path / "both")} if how == "shared" else {"storage": f"sqlite:///{tmp_path}/study.db"}
     one, two = (tune(package, trials=3, **url).tuned[0] for _ in range(2))

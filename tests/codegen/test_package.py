@@ -213,7 +213,7 @@ def test_two_packages_never_meet(tmp_path):
     assert (a.X, b.X) == (1, 2)
 
 
-@pytest.mark.parametrize("name", some(SPECS, 6))
+@pytest.mark.parametrize("name", some(SPECS, 3))
 def test_shipped_specs_give_clean_files(name, tmp_path):
     out = write(package(name), tmp_path / "out")
 

@@ -24,7 +24,7 @@ def within(found: Step, share: float = NEAR) -> bool:
     )
 
 
-@pytest.mark.parametrize(("name", "route"), some([(name, route) for name in NAMES for route in ROUTES], 5))
+@pytest.mark.parametrize(("name", "route"), some([(name, route) for name in NAMES for route in ROUTES], 3))
 def test_a_step_launches_and_moves_what_its_plan_says(name: str, route: str):
     found = step(name, route)
     assert within(found), found.text()

@@ -1,5 +1,6 @@
 """Relative positions: the package against Transformer-XL written plainly, every gradient; decoding; what is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,15 @@ def spec(pattern: str = "causal", relative: Any = None, residual: str = "post", 
     }  # fmt: skip
 
 
+modules: dict[str, Any] = {}
+
+
 def compiled(spec: dict[str, Any]) -> Any:
-    return weft.compile(spec).double()
+    """A module of a spec, one for all tests."""
+    key = json.dumps(spec)
+    if key not in modules:
+        modules[key] = weft.compile(spec).double()
+    return modules[key]
 
 
 @pytest.mark.parametrize(

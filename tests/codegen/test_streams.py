@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.campaign import some
 from weft import api
 from weft.codegen.build import files_of, module_of
 from weft.codegen.check import verify
@@ -84,7 +85,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory):
     return module
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(CASES, 6))
 def test_a_package_is_its_reference(name: str, modules: Any) -> None:
     found = verify.verify(planned(name).program, lambda: modules(name))
 

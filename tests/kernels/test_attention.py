@@ -27,7 +27,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("seed", range(count(sample=39, soak=1000)))
+@pytest.mark.parametrize("seed", range(count(sample=26, soak=1000)))
 def test_meaning(seed):
     """Outputs and all gradients in fp64 to 1e-10."""
     assert case(MODULES, seed) == "", generate(seed)

@@ -13,7 +13,7 @@ from tests.sweep.draw import Spec
 from tests.sweep.shrink import paths, shrunk, without
 
 CASES = count(sample=100, soak=3_000)
-KERNELS = count(sample=34, soak=4)
+KERNELS = count(sample=50, soak=4)
 """Of so many cases one with its kernels."""
 AT_ONCE = 5
 
