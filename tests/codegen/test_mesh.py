@@ -117,7 +117,7 @@ def block_of(kind, path, size):
     block = {"kind": kind} | NEEDS.get(kind, {})
     if path[-1] == "capacity":
         block.pop("capacity_factor")
-    if path[-1] in GROUPS:
+    if path[-1].startswith("groups"):
         block |= GROUPS
     *inner, last = path
     return block | ({inner[0]: block[inner[0]] | {last: size}} if inner else {last: size})
