@@ -11,6 +11,7 @@ from weft.frontends.blocks import OpaqueBlock
 from weft.frontends.lower.program import lower
 from weft.frontends.schema import Model
 from weft.ir.reference_model import initial, reference
+from weft.ir.text import show
 
 
 def test_an_opaque_block_runs_its_module() -> None:
@@ -102,3 +103,31 @@ def test_problems_have_their_places(change: dict[str, Any], problems: list[tuple
     found = [(p.code, ".".join(map(str, p.path))) for p in caught.value.problems]
     assert set(problems) <= set(found), found
     assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(("init", "first"), [({}, -0.5), ({"norm": "ones"}, 1.0)])
+def test_a_gain_with_an_offset_starts_at_one(init: dict[str, Any], first: float) -> None:
+    """The weight at 1 - offset, unless the spec says where norms start."""
+    program = tiny(sublayer={"norm": {"kind": "rms_norm", "offset": 1.5}}, init=init)
+    weight = initial(program, torch)["layers.1.attention_norm.weight"]
+    assert torch.equal(weight, torch.full_like(weight, first))
+
+
+def test_a_bias_that_only_chooses_starts_at_zero_and_no_gradient_moves_it() -> None:
+    block = {"kind": "moe", "experts": 4, "capacity": "none", "router": "sigmoid", "choice_bias": True}
+    program = tiny(blocks={"ff": block})
+    first = initial(program, torch)["layers.0.ff.router.bias"]
+    assert not first.any()
+    params, inputs = weights(program), arguments(program)
+    moved = {n: v.clone().requires_grad_() for n, v in params.items()}
+    loss = reference(program, torch, moved, inputs, dtype=torch.float64)["loss"]
+    (grad,) = torch.autograd.grad(loss, [moved["layers.0.ff.router.bias"]], allow_unused=True, materialize_grads=True)
+    assert not grad.any()
+    one = torch.tensor([0.0, 0.0, 9.0, 0.0], dtype=torch.float64)  # which all tokens then go to
+    other = reference(program, torch, params | {"layers.0.ff.router.bias": one}, inputs, dtype=torch.float64)["loss"]
+    assert abs(float(other - loss.detach())) > 1e-6
+
+
+def test_no_capacity_is_that_of_a_whole_sequence() -> None:
+    texts = [show(tiny(blocks={"ff": {"kind": "moe", "experts": 4, "capacity": c}}).graph) for c in ("none", "seq")]
+    assert texts[0] == texts[1]
