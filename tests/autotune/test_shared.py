@@ -17,7 +17,7 @@ from tests.autotune.tuner import KEY, SOFT, land
 from tests.campaign import count
 from weft.autotune.search.claims import Claims
 from weft.autotune.search.rows import StoreJournal, recorded
-from weft.autotune.search.shared_study import SharedStudy
+from weft.autotune.search.shared_study import SharedStudy, storage_at
 from weft.autotune.types import Row, Status, config_id
 from weft.cache.lease import Leases
 from weft.cache.place import forget_said
@@ -171,6 +171,27 @@ def campaign(root, tuners, stages, kills, seconds, url=""):
     reader.stop.set()
     reader.join()
     return killed, reader
+
+
+def test_a_storage_that_many_make_at_once_is_made(tmp_path):
+    together, found = threading.Barrier(8), list[object]()
+
+    def make(url):
+        together.wait()
+        try:
+            found.append(storage_at(url))
+        except Exception as error:
+            found.append(error)
+
+    for i in range(3):
+        threads = [threading.Thread(target=make, args=(f"sqlite:///{tmp_path}/{i}.db",)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert len(found) == 24
+    assert [x for x in found if isinstance(x, Exception)] == []
 
 
 @pytest.mark.parametrize("where", ["folder", "storage"])

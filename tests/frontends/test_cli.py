@@ -186,7 +186,8 @@ def test_an_interrupt_is_130(weft, monkeypatch):
 
 def test_a_signal_is_130_from_outside(tmp_path):
     slow = "weft.api.check = lambda *a, **k: (print('there', flush=True), time.sleep(30))"
-    code = f"import weft.api, time; {slow}; from weft.cli import main; main()"
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
+    code = f"import weft.api, signal, time; {heard}; {slow}; from weft.cli import main; main()"
     command = [sys.executable, "-c", code, "check", "x"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -33,6 +34,8 @@ from weft.cache.row import RowInvalid
 from weft.cache.shard import host
 from weft.errors import UsageError
 
+OPENINGS = 6
+"""Times that a storage is opened before its error is the user's."""
 _CONFIG, _ROW, _BY, _BEAT = "weft:config", "weft:row", "weft:by", "weft:beat"
 
 
@@ -49,7 +52,7 @@ class SharedStudy(Heart):
         self.inner, self.seconds = inner, seconds
         name = f"weft {inner.key.skeleton} {inner.key.id} {inner.soft.id}"
         with _usable(url):
-            self.study = new_study(None, optuna.storages.get_storage(url), name)
+            self.study = new_study(None, storage_at(url), name)
         self.space = {n: CategoricalDistribution(tuple(values)) for n, values in knobs.items()}
         self._me = {"host": host(), "pid": os.getpid(), "start": started(os.getpid()), "boot": boot_id()}
         self._held: dict[str, int] = {}
@@ -185,7 +188,19 @@ class SharedStudy(Heart):
 def tried(url: str) -> None:
     """UsageError where there is no such storage."""
     with _usable(url):
-        optuna.storages.get_storage(url).remove_session()
+        storage_at(url).remove_session()
+
+
+def storage_at(url: str, tries: int = OPENINGS) -> Any:
+    """The storage at a URL, made if it is new. Tuners that make one at the same time see each other's tables half made,
+    which is an error of the database: then it is opened again."""
+    try:
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # SQLAlchemy is not asked by name: it comes with some storages only
+        if tries == 1 or not type(error).__module__.startswith("sqlalchemy"):
+            raise
+        time.sleep(random.uniform(0.05, 0.2))
+        return storage_at(url, tries - 1)
 
 
 @contextmanager
