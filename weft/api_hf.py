@@ -17,7 +17,7 @@ from weft.units import bytes_of
 
 if TYPE_CHECKING:
     from weft.frontends.hf.imported import ImportedSpec
-    from weft.frontends.hf.weights import Tensor
+    from weft.frontends.hf.tensors.weights import Tensor
 
 RECORD = "hf_config"
 """The attribute of a loaded module that holds the config it was loaded by."""
@@ -49,10 +49,10 @@ def load_hf(
 ) -> Any:
     """See `weft.load_hf`. compiled: `weft.compile`, which takes what is `given`."""
     # only when it is asked for: every verb imports this file
-    from weft.frontends.hf.checkpoint import Checkpoint, present
     from weft.frontends.hf.imported import import_config
-    from weft.frontends.hf.matching import match
-    from weft.frontends.hf.moving import fill
+    from weft.frontends.hf.tensors.checkpoint import Checkpoint, present
+    from weft.frontends.hf.tensors.matching import match
+    from weft.frontends.hf.tensors.moving import fill
 
     present(folder)
     device = _device(device)
@@ -84,7 +84,7 @@ def save_hf(
     Raises SpecError for a config that no spec says, UsageError where the module's parameters are not those it names."""
     # only when it is asked for: every verb imports this file
     from weft.frontends.hf.imported import import_config, import_values
-    from weft.frontends.hf.moving import write
+    from weft.frontends.hf.tensors.moving import write
 
     config = getattr(module, RECORD, None) if config is None else config
     if config is None:
@@ -112,7 +112,10 @@ def tensors_of(imported: ImportedSpec, held: int | None = None) -> dict[str, Ten
     """Every tensor that the model of a config is made of; a parameter that no row names is a bug.
 
     held: how many there are. UsageError where the config asks for many times that, before each is thought of."""
-    from weft.frontends.hf.weights import asked, tensors  # only when it is asked for: every verb imports this file
+    from weft.frontends.hf.tensors.weights import (  # only when it is asked for: every verb imports this file
+        asked,
+        tensors,
+    )
 
     rows = (*imported.family.rows, *imported.architecture.rows)
     made = program(open_spec(imported.spec), False)

@@ -11,8 +11,8 @@ import torch
 from tests.hf.models import oracle, saved
 from tests.hf.test_parity import BOUNDS, compared
 from weft import api
+from weft.frontends.hf.config.options import COMMON
 from weft.frontends.hf.families import FAMILIES
-from weft.frontends.hf.options import COMMON
 
 DOC = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- families -->\n", "<!-- end of families -->\n"

@@ -15,7 +15,7 @@ def record(family: str) -> dict[str, Any]:
     """One family's config, tensors and parameters."""
     # transformers is not there where the record alone is read
     from tests.hf.models import oracle, saved
-    from weft.frontends.hf.checkpoint import Checkpoint
+    from weft.frontends.hf.tensors.checkpoint import Checkpoint
 
     model = oracle(family)
     with tempfile.TemporaryDirectory() as home:

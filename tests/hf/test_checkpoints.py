@@ -15,7 +15,7 @@ from tests.hf.folders import GPT2, weights, written
 from tests.hf.record import RECORDED
 from weft import api
 from weft.errors import BackendError, FileError, UsageError
-from weft.frontends.hf.matching import CheckpointError
+from weft.frontends.hf.tensors.matching import CheckpointError
 
 C_ATTN = "transformer.h.0.attn.c_attn.weight"
 
@@ -247,7 +247,8 @@ def test_a_spec_of_ones_own_takes_the_weights(tmp_path):
 COST = """
 import sys, torch
 from weft import api_hf
-from weft.frontends.hf import checkpoint, imported, matching, moving
+from weft.frontends.hf import imported
+from weft.frontends.hf.tensors import checkpoint, matching, moving
 def memory(what): return int(next(x for x in open("/proc/self/status") if x.startswith(what)).split()[1]) * 1024
 read = imported.import_config(sys.argv[1])
 wanted = api_hf.tensors_of(read)

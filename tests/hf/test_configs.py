@@ -11,9 +11,9 @@ import pytest
 from tests.hf.record import RECORDED
 from weft import api, cli
 from weft.errors import SpecError
+from weft.frontends.hf.config.options import COMMON, IGNORED
 from weft.frontends.hf.families import FAMILIES, REFUSED
 from weft.frontends.hf.imported import import_config, import_values
-from weft.frontends.hf.options import COMMON, IGNORED
 from weft.frontends.load import load_text
 from weft.frontends.warned import warnings
 from weft.planning import open_spec, program

@@ -8,8 +8,8 @@ import torch
 
 from tests.hf.folders import GPT2, weights, written
 from weft import api
+from weft.frontends.hf.config.options import COMMON
 from weft.frontends.hf.families import FAMILIES
-from weft.frontends.hf.options import COMMON
 
 TEXT = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 

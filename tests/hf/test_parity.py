@@ -12,11 +12,11 @@ from tests.campaign import SOAK
 from tests.hf.models import DECODING, MODELS, doubled, inputs, logits_of, oracle, saved
 from weft import api
 from weft.api_hf import tensors_of
-from weft.frontends.hf.checkpoint import Checkpoint
 from weft.frontends.hf.families import FAMILIES
 from weft.frontends.hf.imported import import_config, import_values
-from weft.frontends.hf.matching import match
-from weft.frontends.hf.moving import fill
+from weft.frontends.hf.tensors.checkpoint import Checkpoint
+from weft.frontends.hf.tensors.matching import match
+from weft.frontends.hf.tensors.moving import fill
 
 SAMPLE = ["gpt2", "mixtral"]
 """Fused columns and tied tables; turned matrices, grouped queries and experts."""

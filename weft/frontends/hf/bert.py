@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.frontends.hf.family import RUNTIME, Architecture, ModelFamily, Spec, Values, dims, norm, small, without
-from weft.frontends.hf.options import (
+from weft.frontends.hf.config.family import RUNTIME, Architecture, ModelFamily, Spec, Values, dims, norm, small, without
+from weft.frontends.hf.config.options import (
     UNDROPPED,
     ConfigOption,
     Unsaid,
@@ -19,7 +19,7 @@ from weft.frontends.hf.options import (
     size,
     undropped,
 )
-from weft.frontends.hf.weights import WeightRow, affine, linear, same, turned
+from weft.frontends.hf.tensors.weights import WeightRow, affine, linear, same, turned
 
 DECODER = "an encoder is imported without a mask; a decoder of its blocks is a spec with `pattern: causal`"
 

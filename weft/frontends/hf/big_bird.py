@@ -5,9 +5,9 @@ drawn. That is the function of a checkpoint, and what an import writes."""
 
 from weft.errors import SpecError
 from weft.frontends.hf import bert
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
-from weft.frontends.hf.options import choice, flag, size, whole
-from weft.frontends.hf.weights import linear
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.config.options import choice, flag, size, whole
+from weft.frontends.hf.tensors.weights import linear
 
 MOST = 8192
 OPTIONS = bert.OPTIONS | {

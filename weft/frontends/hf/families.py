@@ -2,7 +2,7 @@
 
 from weft.frontends.hf.bert import BERT
 from weft.frontends.hf.big_bird import BIG_BIRD
-from weft.frontends.hf.family import ModelFamily
+from weft.frontends.hf.config.family import ModelFamily
 from weft.frontends.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from weft.frontends.hf.gpt2 import GPT2
 from weft.frontends.hf.gpt_neox import GPT_NEOX

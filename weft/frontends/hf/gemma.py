@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from weft.frontends.hf import llama, qwen
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, norm
-from weft.frontends.hf.layers import FULL, SLIDING, layer_types, stack
-from weft.frontends.hf.options import ACTIVATIONS, ConfigOption, choice, flag, layers, number, only, size, whole
-from weft.frontends.hf.rotary import nested, rotary, spelled, turns
-from weft.frontends.hf.weights import WeightRow, same
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm
+from weft.frontends.hf.config.layers import FULL, SLIDING, layer_types, stack
+from weft.frontends.hf.config.options import ACTIVATIONS, ConfigOption, choice, flag, layers, number, only, size, whole
+from weft.frontends.hf.config.rotary import nested, rotary, spelled, turns
+from weft.frontends.hf.tensors.weights import WeightRow, same
 
 TANH = ACTIVATIONS | {"gelu": "gelu_tanh"}
 """Configs of the first Gemma say gelu and mean its approximation, which transformers runs."""

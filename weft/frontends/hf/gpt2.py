@@ -1,8 +1,8 @@
 """GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each sub-layer, weights [in, out]."""
 
-from weft.frontends.hf.family import RUNTIME, Architecture, ModelFamily, Spec, Values, dims, norm, small, without
-from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
-from weft.frontends.hf.weights import WeightRow, affine, same, turned
+from weft.frontends.hf.config.family import RUNTIME, Architecture, ModelFamily, Spec, Values, dims, norm, small, without
+from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
+from weft.frontends.hf.tensors.weights import WeightRow, affine, same, turned
 
 OPTIONS: dict[str, ConfigOption] = {
     "vocab_size": size(50257),

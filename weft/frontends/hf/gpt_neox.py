@@ -3,11 +3,22 @@ queries, keys and values of one head lie together."""
 
 from typing import Any
 
-from weft.frontends.hf.family import RUNTIME, Architecture, ModelFamily, Spec, Values, bias, dims, norm, small, without
-from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
-from weft.frontends.hf.rotary import head_of, kept, rotary, share
-from weft.frontends.hf.rotary import options as rotary_options
-from weft.frontends.hf.weights import WeightRow, affine, fused, linear, same, turned
+from weft.frontends.hf.config.family import (
+    RUNTIME,
+    Architecture,
+    ModelFamily,
+    Spec,
+    Values,
+    bias,
+    dims,
+    norm,
+    small,
+    without,
+)
+from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
+from weft.frontends.hf.config.rotary import head_of, kept, rotary, share
+from weft.frontends.hf.config.rotary import options as rotary_options
+from weft.frontends.hf.tensors.weights import WeightRow, affine, fused, linear, same, turned
 
 OPTIONS: dict[str, ConfigOption] = {
     "vocab_size": size(50432),

@@ -10,9 +10,9 @@ from typing import Any
 
 from weft.errors import Problem, SpecError, UsageError
 from weft.frontends.emit_yaml import emit
+from weft.frontends.hf.config.family import Architecture, ModelFamily
+from weft.frontends.hf.config.options import notes, read
 from weft.frontends.hf.families import FAMILIES, REFUSED
-from weft.frontends.hf.family import Architecture, ModelFamily
-from weft.frontends.hf.options import notes, read
 from weft.frontends.problems import located
 from weft.frontends.suggest import did_you_mean
 from weft.frontends.yaml_loader import MAX_BYTES, Document, decode, load

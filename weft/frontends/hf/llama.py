@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from weft.frontends.hf.family import (
+from weft.frontends.hf.config.family import (
     RUNTIME,
     SMALL,
     Architecture,
@@ -15,10 +15,10 @@ from weft.frontends.hf.family import (
     small,
     without,
 )
-from weft.frontends.hf.options import ConfigOption, activation, flag, layers, number, size, undropped
-from weft.frontends.hf.rotary import head_of, kept, rotary
-from weft.frontends.hf.rotary import options as rotary_options
-from weft.frontends.hf.weights import WeightRow, linear, same
+from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, size, undropped
+from weft.frontends.hf.config.rotary import head_of, kept, rotary
+from weft.frontends.hf.config.rotary import options as rotary_options
+from weft.frontends.hf.tensors.weights import WeightRow, linear, same
 
 OPTIONS: dict[str, ConfigOption] = {
     "vocab_size": size(32000),

@@ -6,9 +6,9 @@ from itertools import groupby
 
 from weft.errors import SpecError
 from weft.frontends.hf import bert, roberta
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
-from weft.frontends.hf.options import only, sizes
-from weft.frontends.hf.weights import linear
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.config.options import only, sizes
+from weft.frontends.hf.tensors.weights import linear
 
 OPTIONS = roberta.OPTIONS | {
     "vocab_size": bert.size(30522),

@@ -1,8 +1,8 @@
 """Mistral (Jiang et al. 2023): Llama's blocks with a sliding window."""
 
 from weft.frontends.hf import llama
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
-from weft.frontends.hf.options import default, number, size
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.config.options import default, number, size
 
 OPTIONS = llama.without_biases() | {
     "intermediate_size": size(14336),

@@ -1,10 +1,10 @@
 """Mixtral (Jiang et al. 2024): Mistral's attention, and experts that drop no token, a token's gates summing to 1."""
 
 from weft.frontends.hf import llama, mistral
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
-from weft.frontends.hf.options import default, number, only, size
-from weft.frontends.hf.rotary import options as rotary_options
-from weft.frontends.hf.weights import WeightRow, turned
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.config.options import default, number, only, size
+from weft.frontends.hf.config.rotary import options as rotary_options
+from weft.frontends.hf.tensors.weights import WeightRow, turned
 
 BALANCE = "transformers adds one loss over all layers, weft one a layer: set it false, and `aux_loss` in the spec"
 OPTIONS = mistral.OPTIONS | {

@@ -1,9 +1,9 @@
 """OLMo 2 (OLMo team 2025): norms after each sub-layer in place of before, and of queries and keys over all heads."""
 
 from weft.frontends.hf import llama, qwen
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, norm
-from weft.frontends.hf.options import number, size
-from weft.frontends.hf.weights import WeightRow, same
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm
+from weft.frontends.hf.config.options import number, size
+from weft.frontends.hf.tensors.weights import WeightRow, same
 
 OPTIONS = {key: option for key, option in llama.OPTIONS.items() if key != "mlp_bias"} | {
     "vocab_size": size(50304),

@@ -2,10 +2,10 @@
 bias on the logits."""
 
 from weft.frontends.hf import llama
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, norm, without
-from weft.frontends.hf.options import activation, default, flag, layers, number, rate, size
-from weft.frontends.hf.rotary import share
-from weft.frontends.hf.weights import WeightRow, affine, linear, same
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm, without
+from weft.frontends.hf.config.options import activation, default, flag, layers, number, rate, size
+from weft.frontends.hf.config.rotary import share
+from weft.frontends.hf.tensors.weights import WeightRow, affine, linear, same
 
 OPTIONS = {k: o for k, o in llama.without_biases().items() if k not in ("head_dim", "rms_norm_eps")} | {
     "vocab_size": size(51200),

@@ -1,10 +1,10 @@
 """Phi-3 (Abdin et al. 2024): Llama's blocks, whose queries, keys and values are one matrix, and so are gate and up."""
 
 from weft.frontends.hf import llama, mistral
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, without
-from weft.frontends.hf.options import number, only, rate, size
-from weft.frontends.hf.rotary import share
-from weft.frontends.hf.weights import WeightRow, fused, linear
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, without
+from weft.frontends.hf.config.options import number, only, rate, size
+from weft.frontends.hf.config.rotary import share
+from weft.frontends.hf.tensors.weights import WeightRow, fused, linear
 
 OPTIONS = {k: option for k, option in llama.OPTIONS.items() if k not in ("attention_bias", "mlp_bias", "head_dim")} | {
     "vocab_size": size(32064),

@@ -4,11 +4,11 @@ and keys instead; and its experts, which drop no token."""
 from typing import Any
 
 from weft.frontends.hf import llama
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values, norm
-from weft.frontends.hf.layers import FULL, SLIDING, layer_types, stack
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm
+from weft.frontends.hf.config.layers import FULL, SLIDING, layer_types, stack
+from weft.frontends.hf.config.options import ConfigOption, default, flag, layers, only, size, whole
 from weft.frontends.hf.mixtral import BALANCE
-from weft.frontends.hf.options import ConfigOption, default, flag, layers, only, size, whole
-from weft.frontends.hf.weights import WeightRow, same, turned
+from weft.frontends.hf.tensors.weights import WeightRow, same, turned
 
 SHARED: dict[str, ConfigOption] = llama.without_biases() | {
     "vocab_size": size(151936),

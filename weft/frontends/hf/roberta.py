@@ -1,9 +1,9 @@
 """RoBERTa (Liu et al. 2019): BERT whose positions count on from the padding token, and another masked-word head."""
 
 from weft.frontends.hf import bert
-from weft.frontends.hf.family import Architecture, ModelFamily, Spec, Values
-from weft.frontends.hf.options import number, whole
-from weft.frontends.hf.weights import WeightRow, affine, linear, same, turned
+from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.config.options import number, whole
+from weft.frontends.hf.tensors.weights import WeightRow, affine, linear, same, turned
 
 OPTIONS = bert.OPTIONS | {"vocab_size": bert.size(50265), "layer_norm_eps": number(1e-12), "pad_token_id": whole(1)}
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import BackendError
-from weft.frontends.hf.checkpoint import INDEX, SINGLE, Checkpoint
-from weft.frontends.hf.matching import CheckpointError, Match
-from weft.frontends.hf.weights import RowRun, Tensor
+from weft.frontends.hf.tensors.checkpoint import INDEX, SINGLE, Checkpoint
+from weft.frontends.hf.tensors.matching import CheckpointError, Match
+from weft.frontends.hf.tensors.weights import RowRun, Tensor
 
 if TYPE_CHECKING:
     import torch

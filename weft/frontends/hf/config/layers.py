@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from weft.frontends.hf.family import Spec
-from weft.frontends.hf.options import ConfigOption, Unsaid
+from weft.frontends.hf.config.family import Spec
+from weft.frontends.hf.config.options import ConfigOption, Unsaid
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 OLD = {"attention": FULL}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weft.frontends.hf.family import SMALL, Values
-from weft.frontends.hf.options import REQUIRED, ConfigOption, Unsaid, default, flag, number, size
+from weft.frontends.hf.config.family import SMALL, Values
+from weft.frontends.hf.config.options import REQUIRED, ConfigOption, Unsaid, default, flag, number, size
 
 Turns = dict[str, Any]
 """`base`, `part` of a head, `scaling`: what a config says of them."""

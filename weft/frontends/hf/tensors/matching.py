@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from weft.errors import WeftError
-from weft.frontends.hf.checkpoint import Checkpoint
-from weft.frontends.hf.family import Architecture, ModelFamily
-from weft.frontends.hf.weights import Tensor
+from weft.frontends.hf.config.family import Architecture, ModelFamily
+from weft.frontends.hf.tensors.checkpoint import Checkpoint
+from weft.frontends.hf.tensors.weights import Tensor
 
 MOST_TOLD = 8
 

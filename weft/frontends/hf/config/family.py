@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weft.frontends.hf.options import Options
-from weft.frontends.hf.weights import WeightRow
+from weft.frontends.hf.config.options import Options
+from weft.frontends.hf.tensors.weights import WeightRow
 
 Spec = dict[str, Any]
 Values = Mapping[str, Any]
