@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from weft.frontends.hf import llama, qwen
-from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm
-from weft.frontends.hf.config.layers import FULL, SLIDING, layer_types, stack
+from weft.frontends.hf.config.family import Architecture, Spec, Values, norm
+from weft.frontends.hf.config.layers import FULL, PATTERNS, SLIDING, layer_types, stack
 from weft.frontends.hf.config.options import ACTIVATIONS, ConfigOption, choice, flag, layers, number, only, size, whole
 from weft.frontends.hf.config.rotary import nested, rotary, spelled, turns
 from weft.frontends.hf.tensors.weights import WeightRow, same
@@ -68,18 +68,11 @@ def made(
 ) -> Spec:
     """A decoder of these kinds of layers. turning: the rotary positions of each. more: keys of its attention."""
     rule = norm("rms_norm", c["rms_norm_eps"], offset=1)
-    patterns = {FULL: "causal", SLIDING: "causal and window(window)"}
-    usual = max(dict.fromkeys(kinds), key=kinds.count)
-    own = {kind: {"pattern": patterns[kind], "rotary": turning[kind]} for kind in dict.fromkeys(kinds)}
-
-    def layer(kind: str) -> list[Any]:
-        changed = {k: v for k, v in own[kind].items() if v != own[usual][k]}
-        return [{"block": "attention", "set": changed} if changed else "attention", "feedforward"]
-
-    stages, counted = stack(kinds, layer)
+    own = {kind: {"pattern": PATTERNS[kind], "rotary": turning[kind]} for kind in dict.fromkeys(kinds)}
+    usual, stages, counted = stack(kinds, own)
     sizes = llama.sizes_of(c, **counted, window=c["sliding_window"] if SLIDING in kinds else None)
     blocks = {
-        "attention": llama.attention(c, sizes, patterns[usual], c["attention_bias"], rotary=turning[usual], **more),
+        "attention": llama.attention(c, sizes, PATTERNS[usual], c["attention_bias"], rotary=turning[usual], **more),
         "feedforward": llama.feedforward(c),
     }
     sublayer = {"norm": rule, "residual": "pre"} | ({"output_norm": rule} if sandwich else {})
@@ -135,39 +128,27 @@ SANDWICH: tuple[WeightRow, ...] = (
     *same("layers.{}.feedforward_output_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight"),
 )
 
-GEMMA = ModelFamily(
+GEMMA = llama.DECODER(
     name="gemma",
     architectures={"GemmaForCausalLM": Architecture()},
     options=GEMMA_OPTIONS,
     spec=gemma,
     rows=llama.LLAMA.rows,
-    prefix="model.",
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )
-GEMMA2 = ModelFamily(
+GEMMA2 = llama.DECODER(
     name="gemma2",
     architectures={"Gemma2ForCausalLM": Architecture()},
     options=GEMMA2_OPTIONS,
     spec=gemma2,
     rows=(*llama.ENDS, *SANDWICH, *llama.ATTENTION, *llama.FEEDFORWARD),
-    prefix="model.",
     ignored=frozenset({"hidden_act"}),  # the activation is `hidden_activation`
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )
-GEMMA3 = ModelFamily(
+GEMMA3 = llama.DECODER(
     name="gemma3_text",
     architectures={"Gemma3ForCausalLM": Architecture()},
     options=GEMMA3_OPTIONS,
     spec=gemma3,
     rows=(*llama.ENDS, *SANDWICH, *llama.ATTENTION, *qwen.QK_NORMS, *llama.FEEDFORWARD),
-    prefix="model.",
     # layer_types stands beside the one; the activation is `hidden_activation`
     ignored=frozenset({"_sliding_window_pattern", "hidden_act"}),
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )

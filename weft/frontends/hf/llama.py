@@ -1,5 +1,6 @@
 """Llama (Touvron et al. 2023) and what is built as it is: rotary positions, RMSNorm, SwiGLU, grouped queries."""
 
+from functools import partial
 from typing import Any
 
 from weft.frontends.hf.config.family import (
@@ -122,15 +123,13 @@ NORMS: tuple[WeightRow, ...] = (
     *same("layers.{}.feedforward_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
 )
 
-LLAMA = ModelFamily(
+DECODER = partial(ModelFamily, prefix="model.", divides=DIVIDES, tied=TIED, unneeded=UNNEEDED)
+"""A family whose checkpoints are laid out as Llama's."""
+LLAMA = DECODER(
     name="llama",
     architectures={"LlamaForCausalLM": Architecture()},
     options=OPTIONS,
     spec=spec,
     rows=(*ENDS, *NORMS, *ATTENTION, *FEEDFORWARD),
-    prefix="model.",
     ignored=frozenset({"pretraining_tp"}),  # how a product is cut, not what it is
-    divides=DIVIDES,
-    tied=TIED,
-    unneeded=UNNEEDED,
 )

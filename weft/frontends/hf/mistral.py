@@ -1,7 +1,7 @@
 """Mistral (Jiang et al. 2023): Llama's blocks with a sliding window."""
 
 from weft.frontends.hf import llama
-from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.config.family import Architecture, Spec, Values
 from weft.frontends.hf.config.options import default, number, size
 
 OPTIONS = llama.without_biases() | {
@@ -26,14 +26,10 @@ def spec(c: Values) -> Spec:
     return llama.decoder("mistral", "Mistral (Jiang et al. 2023)", c, sizes, blocks)
 
 
-MISTRAL = ModelFamily(
+MISTRAL = llama.DECODER(
     name="mistral",
     architectures={"MistralForCausalLM": Architecture()},
     options=OPTIONS,
     spec=spec,
     rows=llama.LLAMA.rows,
-    prefix="model.",
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )

@@ -1,7 +1,7 @@
 """Mixtral (Jiang et al. 2024): Mistral's attention, and experts that drop no token, a token's gates summing to 1."""
 
 from weft.frontends.hf import llama, mistral
-from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values
+from weft.frontends.hf.config.family import Architecture, Spec, Values
 from weft.frontends.hf.config.options import default, number, only, size
 from weft.frontends.hf.config.rotary import options as rotary_options
 from weft.frontends.hf.tensors.weights import WeightRow, turned
@@ -39,7 +39,7 @@ EXPERTS: tuple[WeightRow, ...] = tuple(
     )
 )
 
-MIXTRAL = ModelFamily(
+MIXTRAL = llama.DECODER(
     name="mixtral",
     architectures={"MixtralForCausalLM": Architecture()},
     options=OPTIONS | {"num_key_value_heads": default(size(None), 8)},
@@ -52,9 +52,5 @@ MIXTRAL = ModelFamily(
         *turned("layers.{}.experts.router.weight", "model.layers.{}.block_sparse_moe.gate.weight"),
         *EXPERTS,
     ),
-    prefix="model.",
     ignored=frozenset({"router_aux_loss_coef"}),
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )

@@ -1,7 +1,7 @@
 """OLMo 2 (OLMo team 2025): norms after each sub-layer in place of before, and of queries and keys over all heads."""
 
 from weft.frontends.hf import llama, qwen
-from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm
+from weft.frontends.hf.config.family import Architecture, Spec, Values, norm
 from weft.frontends.hf.config.options import number, size
 from weft.frontends.hf.tensors.weights import WeightRow, same
 
@@ -27,14 +27,10 @@ NORMS: tuple[WeightRow, ...] = (
     *same("layers.{}.feedforward_output_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight"),
 )
 
-OLMO2 = ModelFamily(
+OLMO2 = llama.DECODER(
     name="olmo2",
     architectures={"Olmo2ForCausalLM": Architecture()},
     options=OPTIONS,
     spec=spec,
     rows=(*llama.ENDS, *NORMS, *llama.ATTENTION, *qwen.QK_NORMS, *llama.FEEDFORWARD),
-    prefix="model.",
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )

@@ -2,7 +2,7 @@
 bias on the logits."""
 
 from weft.frontends.hf import llama
-from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm, without
+from weft.frontends.hf.config.family import Architecture, Spec, Values, norm, without
 from weft.frontends.hf.config.options import activation, default, flag, layers, number, rate, size
 from weft.frontends.hf.config.rotary import share
 from weft.frontends.hf.tensors.weights import WeightRow, affine, linear, same
@@ -51,14 +51,11 @@ ROWS: tuple[WeightRow, ...] = (
     *linear("head", "lm_head"),
 )
 
-PHI = ModelFamily(
+PHI = llama.DECODER(
     name="phi",
     architectures={"PhiForCausalLM": Architecture()},
     options=OPTIONS,
     spec=spec,
     rows=ROWS,
-    prefix="model.",
     divides=(("num_key_value_heads", "num_attention_heads"), ("num_attention_heads", "hidden_size")),
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )

@@ -1,7 +1,7 @@
 """Phi-3 (Abdin et al. 2024): Llama's blocks, whose queries, keys and values are one matrix, and so are gate and up."""
 
 from weft.frontends.hf import llama, mistral
-from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, without
+from weft.frontends.hf.config.family import Architecture, Spec, Values, without
 from weft.frontends.hf.config.options import number, only, rate, size
 from weft.frontends.hf.config.rotary import share
 from weft.frontends.hf.tensors.weights import WeightRow, fused, linear
@@ -34,15 +34,12 @@ ROWS: tuple[WeightRow, ...] = (
     *linear("layers.{}.feedforward.down", "model.layers.{}.mlp.down_proj"),
 )
 
-PHI3 = ModelFamily(
+PHI3 = llama.DECODER(
     name="phi3",
     architectures={"Phi3ForCausalLM": Architecture()},
     options=OPTIONS,
     spec=spec,
     rows=(*llama.ENDS, *llama.NORMS, *ROWS),
-    prefix="model.",
     ignored=frozenset({"embd_pdrop", "original_max_position_embeddings"}),  # read by nothing without scaled positions
     divides=(("num_key_value_heads", "num_attention_heads"), ("num_attention_heads", "hidden_size")),
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )

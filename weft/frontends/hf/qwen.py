@@ -4,8 +4,8 @@ and keys instead; and its experts, which drop no token."""
 from typing import Any
 
 from weft.frontends.hf import llama
-from weft.frontends.hf.config.family import Architecture, ModelFamily, Spec, Values, norm
-from weft.frontends.hf.config.layers import FULL, SLIDING, layer_types, stack
+from weft.frontends.hf.config.family import Architecture, Spec, Values, norm
+from weft.frontends.hf.config.layers import FULL, PATTERNS, SLIDING, layer_types, stack
 from weft.frontends.hf.config.options import ConfigOption, default, flag, layers, only, size, whole
 from weft.frontends.hf.mixtral import BALANCE
 from weft.frontends.hf.tensors.weights import WeightRow, same, turned
@@ -63,21 +63,9 @@ def layered(name: str, about: str, c: Values, **more: Any) -> Spec:
     first = c["max_window_layers"]
     kinds = c["layer_types"] or [SLIDING if window and i >= first else FULL for i in range(c["num_hidden_layers"])]
     kinds = kinds if window else [FULL] * len(kinds)
-    return of_kinds(name, about, c, kinds, window, **more)
-
-
-def of_kinds(name: str, about: str, c: Values, kinds: list[str], window: int | None, **more: Any) -> Spec:
-    """A decoder whose layers are of these kinds: the commonest is the block's own, the others set its pattern."""
-    patterns = {FULL: "causal", SLIDING: "causal and window(window)"}
-    usual = max(dict.fromkeys(kinds), key=kinds.count)
-
-    def layer(kind: str) -> list[Any]:
-        own = {"block": "attention", "set": {"pattern": patterns[kind]}}
-        return ["attention" if kind == usual else own, "feedforward"]
-
-    stages, counted = stack(kinds, layer)
+    usual, stages, counted = stack(kinds, {kind: {"pattern": text} for kind, text in PATTERNS.items()})
     sizes = llama.sizes_of(c, **counted, window=window if SLIDING in kinds else None)
-    blocks = {"attention": llama.attention(c, sizes, patterns[usual], **more), "feedforward": llama.feedforward(c)}
+    blocks = {"attention": llama.attention(c, sizes, PATTERNS[usual], **more), "feedforward": llama.feedforward(c)}
     return llama.decoder(name, about, c, sizes, blocks, stack=stages)
 
 
@@ -145,49 +133,33 @@ SHARED_EXPERT: tuple[WeightRow, ...] = (
 WINDOWLESS = frozenset({"layer_types", "max_window_layers", "router_aux_loss_coef", "sliding_window"})
 """What says nothing where no window is used, and no loss of the router."""
 
-QWEN2 = ModelFamily(
+QWEN2 = llama.DECODER(
     name="qwen2",
     architectures={"Qwen2ForCausalLM": Architecture()},
     options=QWEN2_OPTIONS,
     spec=qwen2,
     rows=llama.LLAMA.rows,
-    prefix="model.",
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )
-QWEN3 = ModelFamily(
+QWEN3 = llama.DECODER(
     name="qwen3",
     architectures={"Qwen3ForCausalLM": Architecture()},
     options=QWEN3_OPTIONS,
     spec=qwen3,
     rows=(*llama.LLAMA.rows, *QK_NORMS),
-    prefix="model.",
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )
-QWEN3_MOE = ModelFamily(
+QWEN3_MOE = llama.DECODER(
     name="qwen3_moe",
     architectures={"Qwen3MoeForCausalLM": Architecture()},
     options=QWEN3_MOE_OPTIONS,
     spec=qwen3_moe,
     rows=(*llama.ENDS, llama.NORMS[0], *llama.ATTENTION, *QK_NORMS, *EXPERTS),
-    prefix="model.",
     ignored=WINDOWLESS,
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )
-QWEN2_MOE = ModelFamily(
+QWEN2_MOE = llama.DECODER(
     name="qwen2_moe",
     architectures={"Qwen2MoeForCausalLM": Architecture()},
     options=QWEN2_MOE_OPTIONS,
     spec=qwen2_moe,
     rows=(*llama.ENDS, llama.NORMS[0], *llama.ATTENTION, *EXPERTS, *SHARED_EXPERT),
-    prefix="model.",
     ignored=WINDOWLESS,
-    divides=llama.DIVIDES,
-    tied=llama.TIED,
-    unneeded=llama.UNNEEDED,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -10,6 +10,7 @@ from weft.frontends.hf.config.family import Spec
 from weft.frontends.hf.config.options import ConfigOption, Unsaid
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+PATTERNS = {FULL: "causal", SLIDING: "causal and window(window)"}
 OLD = {"attention": FULL}
 Layer = list[Any]
 
@@ -30,8 +31,19 @@ def layer_types() -> ConfigOption:
     return ConfigOption(read, None)
 
 
-def stack(kinds: Sequence[str], layer: Callable[[str], Layer]) -> tuple[list[Spec], Spec]:
-    """The stages of layers of these kinds, and the dims that count them."""
+def stack(kinds: Sequence[str], own: Mapping[str, Spec]) -> tuple[str, list[Spec], Spec]:
+    """The commonest of the kinds, the stages of layers of these kinds, and the dims that count them. own: by kind, keys
+    of the attention; those of the commonest are the block's, the others set what differs."""
+    usual = max(dict.fromkeys(kinds), key=kinds.count)
+
+    def layer(kind: str) -> Layer:
+        changed = {k: v for k, v in own[kind].items() if v != own[usual][k]}
+        return [{"block": "attention", "set": changed} if changed else "attention", "feedforward"]
+
+    return usual, *_stages(kinds, layer)
+
+
+def _stages(kinds: Sequence[str], layer: Callable[[str], Layer]) -> tuple[list[Spec], Spec]:
     if len(set(kinds)) == 1:
         return [{"repeat": "layers", "layer": layer(kinds[0])}], {}
     period = next(p for p in range(1, len(kinds) + 1) if all(k == kinds[i % p] for i, k in enumerate(kinds)))
