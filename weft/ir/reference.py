@@ -131,7 +131,7 @@ class Site:
         real = self.real(promote("f32", op.dtype, *(t.dtype for t in self.types)))
         x = [v.to(real) if v.is_floating_point() else v for v in x]
         env = {operand(i): self.align(v, t.dims, to) for i, (v, t) in enumerate(zip(x, self.types))}
-        used = {v.name for e in (*op.lets, *op.exprs) for v in e.free_symbols}
+        used = op.symbols
         env |= {symbol(n): self.coord(n[2:], to) for n in used if n.startswith("i_")}
         env |= {symbol(n): self.sizes[n[2:]] for n in used if n.startswith("n_")}
         shape, dtype = [self.local[n] for n in to], self.real(op.dtype)

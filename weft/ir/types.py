@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import VerifyError
@@ -106,13 +107,22 @@ class Node:
 
 def checked(v: Val, where: str = "") -> Val:
     """The value, if its name, dtype and dims obey the rules 1 to 3 of `weft.ir.verify`."""
-    at = f"{where}: " if where else ""
-    need(IDENTIFIER.fullmatch(v.name), f"{at}{v.name!r} is not an identifier")
-    need(v.dtype in ITEMSIZE, f"{at}unknown dtype {v.dtype!r} of {v.name}; the dtypes are {' '.join(DTYPES)}")
-    for d in v.dims:
-        need(IDENTIFIER.fullmatch(d), f"{at}dim {d!r} of {v.name} is not an identifier")
-    need(len(set(v.dims)) == len(v.dims), f"{at}{v.name} has a dim twice: {v.type}")
+    fault = _fault(v.name, v.type)
+    need(not fault, f"{where}: {fault}" if where else fault)
     return v
+
+
+@lru_cache(maxsize=1 << 14)
+def _fault(name: str, type: Type) -> str:
+    """What a value breaks of those rules; "": nothing. The same few thousand are asked for after every pass."""
+    if not IDENTIFIER.fullmatch(name):
+        return f"{name!r} is not an identifier"
+    if type.dtype not in ITEMSIZE:
+        return f"unknown dtype {type.dtype!r} of {name}; the dtypes are {' '.join(DTYPES)}"
+    for d in type.dims:
+        if not IDENTIFIER.fullmatch(d):
+            return f"dim {d!r} of {name} is not an identifier"
+    return "" if len(set(type.dims)) == len(type.dims) else f"{name} has a dim twice: {type}"
 
 
 Number = float | int | str

@@ -1,11 +1,10 @@
 """The verifier. Recomputing every type is the type check; the rules of each op stand in its `infer`."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from weft.errors import VerifyError
 from weft.ir.ops.op import body_of, op_name, tupled
-from weft.ir.types import Graph, Val, checked, need
+from weft.ir.types import Graph, Node, Val, checked, need
 
 
 def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
@@ -24,44 +23,51 @@ def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     With sizes: 10. every dim has one, at least 0; 11. a concat is as long as its operands; 12. a part lies within
     its operand; 13. a table fills its dims."""
     seen: dict[str, Val] = {}
-    for v in graph.inputs:
-        _bind(seen, v, "input", sizes)
-    for n in graph.nodes:
-        where = f"{n.outs[0].name if n.outs else '?'} = {op_name(type(n.op))}" + (f" ({n.src})" if n.src else "")
-        for v in n.ins:
-            got = seen.get(v.name)
-            need(got is not None, f"{where}: operand {v.name} is not bound before use")
-            need(got == v, f"{where}: operand {v.name} is {got and got.type}, used as {v.type}")
-        with _telling(where):
-            types = tupled(n.op.infer(*n.types))
-        want = tuple(v.type for v in n.outs)
-        need(types == want, f"{where}: the op gives {_types(types)}, the graph says {_types(want)}")
-        for v in n.outs:
-            _bind(seen, v, where, sizes)
-        if (body := body_of(n.op)) is not None:
-            verify(body, sizes)
-        if sizes is not None:
-            with _telling(where):
-                n.op.fits(sizes)
+    n = None
+    try:  # around all nodes, and messages only when there is one: this runs on every graph after every pass
+        for v in graph.inputs:
+            _bind(seen, v, sizes)
+        for n in graph.nodes:
+            _node(seen, n, sizes)
+    except VerifyError as e:
+        raise VerifyError(f"{_where(n) if n else 'input'}: {e}") from None
+    for body in filter(None, (body_of(n.op) for n in graph.nodes)):
+        verify(body, sizes)
     for v in graph.outputs:
         need(seen.get(v.name) == v, f"output {v.name} is not bound")
     return graph
 
 
-@contextmanager
-def _telling(where: str) -> Generator[None]:
-    """What an op refuses inside is told of the node."""
-    try:
-        yield
-    except VerifyError as e:
-        raise VerifyError(f"{where}: {e}") from None
+def _node(seen: dict[str, Val], n: Node, sizes: Mapping[str, int] | None) -> None:
+    for v in n.ins:
+        got = seen.get(v.name)
+        if got != v:
+            raise VerifyError(
+                f"operand {v.name} is not bound before use"
+                if got is None
+                else f"operand {v.name} is {got.type}, used as {v.type}"
+            )
+    types = tupled(n.op.infer(*n.types))
+    if types != (want := tuple(v.type for v in n.outs)):
+        raise VerifyError(f"the op gives {_types(types)}, the graph says {_types(want)}")
+    for v in n.outs:
+        _bind(seen, v, sizes)
+    if sizes is not None:
+        n.op.fits(sizes)
 
 
-def _bind(seen: dict[str, Val], v: Val, where: str, sizes: Mapping[str, int] | None) -> None:
-    checked(v, where)
-    need(v.name not in seen, f"{where}: {v.name} is bound twice")
-    for d in v.dims:
-        need(sizes is None or sizes.get(d, -1) >= 0, f"{where}: dim {d} of {v.name} has no size")
+def _where(n: Node) -> str:
+    """How messages call a node."""
+    return f"{n.outs[0].name if n.outs else '?'} = {op_name(type(n.op))}" + (f" ({n.src})" if n.src else "")
+
+
+def _bind(seen: dict[str, Val], v: Val, sizes: Mapping[str, int] | None) -> None:
+    checked(v)
+    if v.name in seen:
+        raise VerifyError(f"{v.name} is bound twice")
+    if sizes is not None:
+        for d in v.dims:
+            need(sizes.get(d, -1) >= 0, f"dim {d} of {v.name} has no size")
     seen[v.name] = v
 
 

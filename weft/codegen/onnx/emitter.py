@@ -148,9 +148,9 @@ class Emitter:
         env = {
             operand(i): Term(self.align(v, t.dims, op.to), kind(t.dtype)) for i, (v, t) in enumerate(zip(x, self.types))
         }
-        used = {s.name for e in (*op.lets, *op.exprs) for s in e.free_symbols}
-        env |= {symbol(n): Term(self.coord(n[2:], op.to), INT) for n in sorted(used) if n.startswith("i_")}
-        env |= {symbol(n): Term(self.scalar(n[2:]), INT) for n in sorted(used) if n.startswith("n_")}
+        used = sorted(op.symbols)
+        env |= {symbol(n): Term(self.coord(n[2:], op.to), INT) for n in used if n.startswith("i_")}
+        env |= {symbol(n): Term(self.scalar(n[2:]), INT) for n in used if n.startswith("n_")}
         got = evaluate(op.exprs, env, table(self), op.lets)
         want = kind(op.dtype)
         cast = [v.name if v.kind == want else self.cast(v.name, want) for v in got]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import sympy as sp
 
@@ -59,8 +58,7 @@ def _map(body: Body, node: Node) -> None:
         if not src.number and not plain(src.text) and sum(e.count(operand(i)) for e in everything) > 1:
             src = body.bind(v.name, src)
         env[operand(i)] = _cast(body, src, acc)
-    used: set[Any] = {s for e in everything for s in e.free_symbols}
-    for name in sorted(s.name for s in used):
+    for name in sorted(op.symbols):
         if name.startswith("i_"):
             env[symbol(name)] = body.coordinate(name[2:])
         elif name.startswith("n_"):

@@ -22,8 +22,7 @@ def _mentioned(graph: Graph) -> set[str]:
     for n in graph.nodes:
         out |= {*n.space, *(d for v in (*n.ins, *n.outs) for d in v.dims)}
         if isinstance(n.op, Map):
-            symbols: Any = {s for e in (*n.op.lets, *n.op.exprs) for s in e.free_symbols}
-            out |= {s.name[2:] for s in symbols if s.name.startswith("n_")}
+            out |= {s[2:] for s in n.op.symbols if s.startswith("n_")}
         if isinstance(n.op, Loop):
             out |= {n.op.dim} | _mentioned(n.op.body)
     return out

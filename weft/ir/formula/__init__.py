@@ -12,6 +12,7 @@ import sympy as sp
 from weft.errors import FormulaError
 from weft.ir.formula.functions import NAMES
 from weft.ir.formula.normal import CONSTANTS, MAX_NODES
+from weft.ir.formula.normal import names_in as names_in
 from weft.ir.formula.normal import normal as normal
 from weft.ir.formula.normal import symbol as symbol
 from weft.ir.formula.reader import Reader

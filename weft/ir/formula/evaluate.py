@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy as sp
 
-from weft.ir.formula import local
+from weft.ir.formula import local, names_in
 from weft.ir.formula.functions import NAMES, where
 from weft.ir.formula.scalars import SCALAR
 
@@ -84,7 +84,7 @@ class _FormulaWalker:
     def __call__(self, e: Any) -> Any:
         if e not in self.env and e in self.todo:
             value = self(self.todo[e])
-            shared = "share" in self.F and self.todo[e].args and self.todo[e].free_symbols
+            shared = "share" in self.F and self.todo[e].args and names_in(self.todo[e])
             self.env[e] = self.F["share"](value) if shared else value
         if e in self.env:
             return self.env[e]
@@ -95,7 +95,7 @@ class _FormulaWalker:
             return F["const"](int(e))
         if e.is_Number or e.is_NumberSymbol:
             return F["const"](float(e))
-        if not e.free_symbols and F is not SCALAR:
+        if not names_in(e) and F is not SCALAR:
             return F["const"](scalar(e))
         if e.is_Add:
             return self.sum(e)

@@ -21,6 +21,13 @@ def symbol(name: str) -> sp.Symbol:
     return sp.Symbol(name, real=True)
 
 
+@lru_cache(maxsize=1 << 14)
+def names_in(e: sp.Basic) -> frozenset[str]:
+    """The names that a formula reads. Kept, as every pass asks for those of every map, and SymPy walks the formula."""
+    found: Any = e.free_symbols
+    return frozenset(map(str, found))
+
+
 @lru_cache(maxsize=1 << 15, typed=True)
 def normal(e: Any) -> Any:
     """The normal form of an expression, a Python number or a bool.

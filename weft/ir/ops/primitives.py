@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 from sympy.logic.boolalg import Boolean
 
-from weft.ir.formula import local, normal, operand, symbol
+from weft.ir.formula import local, names_in, normal, operand, symbol
 from weft.ir.formula.degree import degrees
 from weft.ir.formula.evaluate import op_count
 from weft.ir.formula.functions import diff, where
@@ -105,7 +105,7 @@ class Map(Op):
         ready = {f"_{i}" for i in range(len(x))}
         used: set[str] = set()
         for i, e in enumerate((*self.lets, *self.exprs)):
-            names = {str(v) for v in e.free_symbols}
+            names = names_in(e)
             for n in sorted(names):
                 if n.startswith("i_"):
                     need(n[2:] in self.to, f"map has no coordinate {n}: it goes to [{' '.join(self.to)}]")
@@ -123,8 +123,7 @@ class Map(Op):
     @property
     def symbols(self) -> set[str]:
         """The names that the formulas read."""
-        found: Any = {s for e in (*self.lets, *self.exprs) for s in e.free_symbols}
-        return {str(s) for s in found}
+        return set[str]().union(*map(names_in, (*self.lets, *self.exprs)))
 
     def replaced(self, by: Mapping[Any, Any]) -> "Map":
         """The map with symbols of its formulas replaced."""

@@ -144,7 +144,7 @@ class HoleBody:
 
     def map(self, node: Node, op: Map) -> None:
         env: dict[Any, Tri] = {operand(i): self.value(v) for i, v in enumerate(node.ins)}
-        names = sorted({str(s) for e in (*op.lets, *op.exprs) for s in e.free_symbols})
+        names = sorted(op.symbols)
         env |= {symbol(n): self.coordinates[n[2:]] for n in names if n.startswith("i_")}
         env |= {symbol(n): self.sizes(n[2:]) for n in names if n.startswith("n_")}
         self.hole.note(ir_line(node))
