@@ -233,7 +233,8 @@ class Truth:
 def loaded(module: nn.Module, params: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:
     """The module with these parameters, all floats in one dtype (None: in its own)."""
     module = module if dtype is None else module.to(dtype)
-    module.load_state_dict({name: p.to(module.state_dict()[name].dtype) for name, p in params.items()})
+    own = module.state_dict()
+    module.load_state_dict({name: p.to(own[name].dtype) for name, p in params.items()})
     return module.train()
 
 
