@@ -68,6 +68,12 @@ CORPUS = {
     "key_twice": [("W0007", 3, 1, 'remove one of them')],
     "key_twice_nested": [("W0007", 9, 5, 'remove one of them')],
     "kind_missing": [("W0102", 6, 16, "missing key 'kind' in blocks.feedforward")],
+    "latent_key": [("W0102", 5, 57, 'add `rank: ...`'), ("W0103", 5, 58, "did you mean 'rank'?")],
+    "latent_norms": [("W0108", 5, 14, 'its own `norm` is of the latents')],
+    "latent_odd": [("W0402", 5, 75, 'an even number')],
+    "latent_rotary": [("W0108", 5, 14, 'turn its `shared` dims: say how many')],
+    "latent_rotary_dims": [("W0108", 5, 14, '`shared` says which dims turn')],
+    "latent_shared": [("W0402", 5, 75, 'a number below 8')],
     "layer_and_cycle": [("W0108", 8, 5, 'stack[0]: give `layer` or `cycle`, one of the')],
     "layer_number": [("W0105", 9, 24, 'stack[0].layer[1]: expected the name of a')],
     "many": [

@@ -1,6 +1,8 @@
 """Stepping a block position by position equals running it at once, in fp64; and what cannot be stepped says so."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sympy as sp
@@ -16,8 +18,10 @@ from weft.ir.pattern import Pattern
 from weft.ir.reference import run
 from weft.ir.types import Graph, Type, Val
 from weft.passes.blocks import distinct
+from weft.passes.decode.latents import absorbed, narrowed
 from weft.passes.decode.step import StepGraph, decode
 from weft.passes.structure import structure
+from weft.targets import TARGETS
 
 N = 8
 MOE = SIZES | {"experts": 4, "routes": 4, "capacity": 3, "choice": 2, "channels": 6, "kv_heads": 2, "group": 2}
@@ -234,3 +238,55 @@ def test_a_bidirectional_spec_has_no_step(name: str):
     block, sizes = next((b, s) for b, s in blocks_of(name) if b.name not in ("embed", "head"))
     with pytest.raises(DecodeError, match=rf"{name}\.yaml:\d+"):
         decode(block.graph, sizes)
+
+
+def latent(bias: bool = False, rank: str = "rank", joined: bool = True) -> Graph:
+    """Keys and values that are products of one latent, keys joined of these and of one that heads share."""
+    g = Builder("spec.yaml:4")
+    x = g.input("x", floats("batch seq width"))
+    c = g.map("tanh(c)", c=g.einsum(x, g.input("wc", floats(f"width {rank}")), to=f"batch seq {rank}"), names=["c"])
+    own = "own" if joined else "head"
+    k = g.einsum(c, g.input("wk", floats(f"{rank} heads {own}")), to=f"batch seq heads {own}")
+    v = g.einsum(c, g.input("wv", floats(f"{rank} heads channels")), to="batch seq heads channels")
+    if bias:
+        k = g.map("k + b", k=k, b=g.input("b", floats(f"heads {own}")), to=k.dims)
+    if joined:
+        one = g.einsum(x, g.input("ws", floats("width turning")), to="batch seq turning")
+        one = g.one(Rotary("seq", "turning"), one, names=["one"])
+        k = g.concat(g.expand(one, to="batch seq heads turning"), k, dims="turning own", new="head")
+    q = g.einsum(x, g.input("wq", floats("width heads head")), to="batch seq heads head")
+    op = Attend("head", "key", "seq", Pattern.parse("causal"), parse("1/2"), parse("s + i_q - i_k"), ("heads",))
+    out, _ = g.many(op, q, g.rename(k, "seq", "key"), g.rename(v, "seq", "key"), names=["out", "lse"])
+    return g.graph(out)
+
+
+WEIGHTS = ("wc", "wk", "wv", "ws", "wq", "b")
+LATENT = SIZES | {"rank": 3, "most": 40, "head": 4, "own": 2, "turning": 2, "channels": 5}
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_latent_is_kept_and_meets_the_queries(joined: bool):
+    graph = latent(joined=joined)
+    narrow = narrowed(graph, LATENT, "seq", WEIGHTS, TARGETS[0])
+    step = agree(narrow.graph, LATENT | {"kept": 5}, [3, 1, 4])
+    assert [s.value.dims[2:] for s in step.states] == [("kept",) if joined else ("rank",)]
+    (told,) = narrow.decisions
+    assert told.numbers[0] == ("bytes a position", 4 * (5 if joined else 3))
+    assert told.rejected[0][:2] == ("keep keys and values", "more bytes")
+
+    met = replace(step, graph=absorbed(step.graph, WEIGHTS))
+    (attend,) = [n for n in met.graph.nodes if isinstance(n.op, Attend)]
+    assert attend.ins[1] == attend.ins[2]
+    assert "heads" not in attend.ins[1].dims
+    args, sizes = inputs(graph, LATENT), LATENT | {"kept": 5}
+    (want,) = run(graph, LATENT, args, torch, torch.float64)
+    (got,), _ = stepped(graph, met, args, sizes, [2, 1, 5])
+    assert (got - want).norm() <= 1e-10 * want.norm()
+
+
+@pytest.mark.parametrize("how", [{"bias": True}, {"rank": "most"}])
+def test_keys_and_values_are_kept_where_a_latent_gains_nothing(how: dict[str, Any]):
+    graph = latent(**how)
+    narrow = narrowed(graph, LATENT, "seq", WEIGHTS, TARGETS[0])
+    assert narrow.graph == graph
+    assert [d.choice for d in narrow.decisions] == ["keep keys and values"] * ("rank" in how)

@@ -39,6 +39,7 @@ class Draw:
         self.streams = random.Random(f"{seed}, streams")  # of its own: who adds an option there changes no other spec
         self.parts = random.Random(f"{seed}, parts")  # the same
         self.places = random.Random(f"{seed}, places")
+        self.latents = random.Random(f"{seed}, latents")
         self.told: list[str] = []
         self.most = 0
 
@@ -95,6 +96,7 @@ class Draw:
                 self.maybe(0.0 if "relative" in block else 0.3, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
+                self.narrow(block)
             if block["kind"] == "moe":
                 self.experts(block)
         self.maybe(0.2, s.setdefault("sublayer", {}), "sublayer", "output_norm", o.OUTPUT_NORM)
@@ -109,6 +111,20 @@ class Draw:
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
             self.maybe(0.2, head, "head", "z_loss", o.Z_LOSS)
         return {k: v for k, v in s.items() if v != {}}
+
+    def narrow(self, block: Spec) -> None:
+        """An attention's keys and values of a latent, now and then, and what does not go with it taken away."""
+        if "globals" in block or self.latents.random() >= 0.3:
+            return
+        block["latent"] = latent = copy.deepcopy(self.latents.choice(o.LATENT))
+        self.told.append(f"attention.latent={latent}")
+        block.pop("qk_norm", None)
+        if rotary := block.get("rotary"):
+            latent["shared"] = 4 if rotary in o.NTK else 2
+            if isinstance(rotary, dict):
+                rotary.pop("dims", None)
+        if "shared" in latent:
+            block["head"] = 4 + latent["shared"] // 4 * 2
 
     def experts(self, block: Spec) -> None:
         """Routed experts with more that a router may do."""

@@ -112,6 +112,12 @@ ROTARY: Options = [  # of heads of 2 dims or 4
         "kind": "llama3", "factor": 3.0, "original": "most", "low_frequency": 0.5, "high_frequency": 1.5,
     }, "interleaved": True},
 ]  # fmt: skip
+LATENT: Options = [
+    {"rank": 3}, {"rank": 3, "shared": 2}, {"rank": 2, "query_rank": 3, "shared": 2}, {"rank": 5, "norm": "none"},
+    {"rank": "head", "query_rank": 2, "norm": "layer_norm"}, {"rank": 2, "shared": 3, "query_rank": "width"},
+    {"rank": 1, "shared": 2, "norm": {"kind": "rms_norm", "eps": 0.1}}, {"rank": "inner", "shared": 1, "norm": "none"},
+]  # fmt: skip
+"""Of heads of 4 dims, where some are shared."""
 NTK: Options = [{"scaling": {"kind": "ntk", "factor": 3.0}}]
 RESIDUAL: Options = ["pre", "post", "none"]
 

@@ -11,6 +11,7 @@ from weft.ir.types import Val
 from weft.passes.blocks import Block, distinct, key
 from weft.passes.decode.whole import WholeValues, whole
 from weft.passes.structure import CallSite, Given, Stack, Structure, structure
+from weft.targets import TARGETS, Target
 
 
 @dataclass
@@ -29,8 +30,9 @@ class Decoding:
         return [(name, v) for name, v in named if v.name in self.have]
 
 
-def decoding(model: Structure, blocks: Mapping[object, Block]) -> Decoding:
-    """How the model decodes. Blocks whose inputs a step lacks do without the results that need them."""
+def decoding(model: Structure, blocks: Mapping[object, Block], target: Target = TARGETS[0]) -> Decoding:
+    """How the model decodes, by the prices of a target. Blocks whose inputs a step lacks do without the results that
+    need them."""
     lengths = model.program.growing
     if len(lengths) != 1:
         return Decoding(why=f"{' and '.join(lengths)} grow at once" if lengths else "no stream grows")
@@ -41,7 +43,7 @@ def decoding(model: Structure, blocks: Mapping[object, Block]) -> Decoding:
     missing: dict[object, frozenset[str]] = {k: frozenset() for k in grow}
     try:
         while True:
-            steps = {k: stepping(model.program, b, missing[k], given[k]) for k, b in grow.items()}
+            steps = {k: stepping(model.program, b, missing[k], given[k], target) for k, b in grow.items()}
             found = Decoding(steps, once.top)
             lacks = _walk(model, found, time)
             if all(lacks[k] <= missing[k] for k in grow):

@@ -12,14 +12,16 @@ from weft.ir.formula import symbol
 from weft.ir.graphs import dce
 from weft.ir.ops.primitives import Concat
 from weft.ir.program import Program, Runtime, Size
-from weft.ir.types import Graph, Node, Val
+from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.blocks import Block, below
 from weft.passes.decode.alone import block_alone, sizes_alone
 from weft.passes.decode.few_rows import few_rows
+from weft.passes.decode.latents import absorbed, narrowed
 from weft.passes.decode.step import ROWS, StepGraph, StepInputs, StepState, decode
 from weft.passes.decode.time import refitted
 from weft.passes.decode.whole import cut
 from weft.passes.structure import Given
+from weft.targets import TARGETS, Target
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Stepping:
     step: the block's inputs that it reads, `kept`, what it reads of `fed`, each state's value; to the outputs that a
     step has, then each state's next value. prefill: likewise with `real` alone and no states. start: first values of
     the carries. constant: of the streams that are read once, what it keeps. outputs: which of the block's outputs those
-    are. sizes: with past rows and the longest sequence's derived sizes. time: the length that grows."""
+    are. sizes: with past rows and the longest sequence's derived sizes. time: the length that grows. decisions: what of
+    its keys and values is kept."""
 
     step: Graph
     prefill: Graph
@@ -40,6 +43,7 @@ class Stepping:
     states: tuple[StepState, ...]
     sizes: Sizes
     time: str
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def constants(self) -> tuple[Val, ...]:
@@ -58,19 +62,24 @@ class Stepping:
 
 
 def stepping(
-    program: Program, block: Block, missing: frozenset[str] = frozenset(), whole: frozenset[str] = frozenset()
+    program: Program,
+    block: Block,
+    missing: frozenset[str] = frozenset(),
+    whole: frozenset[str] = frozenset(),
+    target: Target = TARGETS[0],
 ) -> Stepping:
     """The decode functions of a block. Raises DecodeError where its results depend on later positions.
 
     missing: inputs of the block that no step has; outputs that read them are left out. whole: inputs that are whole
-    before the first step."""
+    before the first step. target: by whose prices it is chosen what is kept."""
     block = replace(block, graph=block_alone(block.graph, program.states))
     program = sizes_alone(program)
     longest = program.resolve(**{d: r.max for d, r in program.runtime.items()})
     (time,) = program.growing
     parameters = {v.name for v, s in zip(block.site.body.inputs, block.site.sources) if not isinstance(s, Given)}
     halves = cut(block.graph, whole, parameters)
-    found = decode(halves.rest, longest, time)
+    narrow = narrowed(halves.rest, longest, time, parameters, target)
+    found = decode(narrow.graph, longest, time)
     graph, count = found.graph, len(found.outputs)
     after = graph.outputs[count:]
     lost = below(graph, missing)
@@ -81,8 +90,8 @@ def stepping(
     own = {v.name for v in block.graph.inputs} - {v.name for v in block.given}
     read = {v for n in dce(every).nodes for v in n.ins} | set(every.outputs)
     held = {v.name for v in halves.kept if v in read}
-    sizes = _sizes(program, found, time)
-    step = few_rows(every, parameters)
+    sizes = _sizes(replace(program, sizes={**program.sizes, **narrow.sizes}), found, time)
+    step = few_rows(absorbed(every, parameters), parameters)
     step = _told(_read_only(step, own | held | {s.value.name for s in found.states}), every, sizes)
     first = _prefill(every, found, time)
     first = _told(_read_only(first, own | held), first, sizes)
@@ -92,7 +101,7 @@ def stepping(
     once = replace(block.graph, outputs=tuple(v for v in halves.kept if v in read))
     constant = _read_only(once, own if held else set())
     outputs = tuple(i for i, _ in kept)
-    return Stepping(step, first, start, constant, found.fed, outputs, found.states, sizes, time)
+    return Stepping(step, first, start, constant, found.fed, outputs, found.states, sizes, time, narrow.decisions)
 
 
 def _read_only(graph: Graph, keep: set[str]) -> Graph:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from typing import Any
 
+from weft.codegen.plan.decode import decode, decode_decisions
 from weft.codegen.plan.planner import Planned, PlannedBlock, recompute_decisions
 from weft.codegen.skeletons.common.writer.wrapper import Why
 from weft.ir.library import Attend
@@ -58,7 +59,7 @@ def document(planned: Planned) -> Document:
         ],
         "edges": _edges(planned),
         **({"states": [_state(planned, s) for s in program.states]} if program.states else {}),
-        "decode": _decode(planned.decoding.why),
+        "decode": decode(planned),
         "decisions": [decision(d) for d in decisions(planned)],
     }
 
@@ -87,10 +88,6 @@ def _edges(planned: Planned) -> list[list[str]]:
     return [list(pair) for pair in found]
 
 
-def _decode(why: str) -> Document:
-    return {"possible": False, "why": why} if why else {"possible": True}
-
-
 def decisions(planned: Planned) -> tuple[Decision, ...]:
     """Those about the model as a whole, then each block's, forward and backward."""
     out = list(planned.program.graph.decisions)
@@ -99,7 +96,7 @@ def decisions(planned: Planned) -> tuple[Decision, ...]:
     for b in planned.settled:
         for where, half in _halves(b):
             out += [_within(d, where) for d in half.graph.decisions]
-    return tuple(out)
+    return (*out, *decode_decisions(planned))
 
 
 def decision(d: Decision) -> Document:

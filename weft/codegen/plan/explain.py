@@ -134,8 +134,16 @@ def summary(plan: Document) -> str:
         rows = f"{s['layers']} x {s['keep']:,} rows of {s['name']}"
         lines.append(f"memory: {rows} from segment to segment, {show_bytes(s['bytes'])} in and as much out")
     if "decode" in plan:
-        lines.append(decodes(plan["decode"].get("why", "")))
+        lines.append(decodes(plan["decode"].get("why", "")) + _kept(plan["decode"]))
     return "\n".join(lines)
+
+
+def _kept(decode: Document) -> str:
+    """What a step keeps of a position, where that is less than keys and values."""
+    if "bytes_kept" not in decode:
+        return ""
+    kept, whole = (show_bytes(decode[k]) for k in ("bytes_kept", "bytes_of_keys_and_values"))
+    return f"; a position leaves {kept}, where keys and values would be {whole}"
 
 
 def decodes(why: str) -> str:

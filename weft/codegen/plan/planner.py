@@ -121,7 +121,7 @@ class Planned:
     @cached_property
     def decoding(self) -> Decoding:
         """How the model decodes."""
-        return decoding(self.model, {key(b.block.site): b.block for b in self.blocks})
+        return decoding(self.model, {key(b.block.site): b.block for b in self.blocks}, self.target)
 
     @cached_property
     def longest(self) -> Mapping[str, int]:

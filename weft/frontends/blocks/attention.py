@@ -13,6 +13,7 @@ from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.behind import Keys, remembered, unfit
 from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.blocks.latent import Latent, latent_problems, products
 from weft.frontends.blocks.queries import QkNorm, normed
 from weft.frontends.blocks.relative import Placed, Relative, placed
 from weft.frontends.blocks.rotary import RotaryPositions, rotary_problems, score_factor, turned
@@ -48,6 +49,9 @@ class Attention(BlockKind):
     )
     head: Size = Field(default="head", description="size of a query and key head")
     value: Size | None = Field(default=None, description="size of a value head; default: as `head`")
+    latent: Latent | None = Field(
+        default=None, description="keys and values as products of a latent (multi-head latent attention)"
+    )
     pattern: Formula | None = Field(
         default=None,
         description="which keys k a query q sees: a predicate such as `causal and fixed(stride, summary)`, "
@@ -90,6 +94,12 @@ class Attention(BlockKind):
             raise ValueError("`globals` goes with a `pattern` and without `kv_heads`")
         if self.context and (self.plan or self.globals):
             raise ValueError("`context` goes with a `pattern` and without `globals`")
+        if self.latent and (self.globals or self.qk_norm != "none"):
+            raise ValueError("`latent` goes without `globals` and `qk_norm`; its own `norm` is of the latents")
+        if self.latent and self.rotary and self.latent.shared is None:
+            raise ValueError("with `latent`, rotary positions turn its `shared` dims: say how many there are")
+        if self.latent and isinstance(self.rotary, RotaryPositions) and self.rotary.dims is not None:
+            raise ValueError("with `latent`, `shared` says which dims turn, not `dims`")
         if self.relative and (self.plan or self.globals or self.rotary or self.context):
             raise ValueError("`relative` goes with a `pattern` and without `globals`, `rotary` and `context`")
         return self
@@ -100,10 +110,7 @@ class Attention(BlockKind):
             keys = _keys(s, x, self, stem, path)
             a = _axes(s, self, path, keys)
             biased: set[str] = {"query", "key", "value", "output"} if self.bias is True else {*(self.bias or ())}
-            (q,) = _project(s, x, a, stem, biased, ("query",))
-            k, v = _project(s, keys.rows, a, stem, biased, ("key", "value"))
-            q = _placed(s, q, s.length, a, self, stem, path, "query", a.past)
-            k = _placed(s, k, a.source, a, self, stem, path, "key")
+            q, k, v = self._products(s, x, keys, a, stem, path, biased)
             pattern = _pattern(s, self, path)
             out = _attend(s, _distanced(s, q, a, self, stem, path, pattern), k, v, a, self, path, pattern)
             if self.globals:
@@ -112,13 +119,29 @@ class Attention(BlockKind):
             to = " ".join(s.space)
             return s.linear(stem, out, f"{own} width", to, f"{stem}.output", bias, "output", own), []
 
+    def _products(
+        self, s: Scope, x: Val, keys: Keys, a: Axes, stem: str, path: Path, biased: set[str]
+    ) -> tuple[Val, Val, Val]:
+        """Queries, keys and values [batch rows heads head], where they stand."""
+        if self.latent is not None:
+            turning = self.turning if self.rotary else None
+            return products(s, x, keys.rows, self.latent, turning, a, stem, path, biased)
+        (q,) = _project(s, x, a, stem, biased, ("query",))
+        k, v = _project(s, keys.rows, a, stem, biased, ("key", "value"))
+        q = _placed(s, q, s.length, a, self, stem, path, "query", a.past)
+        return q, _placed(s, k, a.source, a, self, stem, path, "key"), v
+
     @property
     def turning(self) -> RotaryPositions:
         """Its rotary positions, where it has them."""
-        return self.rotary if isinstance(self.rotary, RotaryPositions) else RotaryPositions()
+        rule = self.rotary if isinstance(self.rotary, RotaryPositions) else RotaryPositions()
+        return rule if self.latent is None else rule.model_copy(update={"dims": self.latent.shared})
 
     def problems(self, dims: Dims, path: Path) -> Iterator[Problem]:
-        if self.rotary:
+        found = list[Problem]()
+        if self.latent is not None:
+            yield from (found := [*latent_problems(self.latent, dims, self.head, bool(self.rotary), (*path, "latent"))])
+        if self.rotary and not found:
             yield from rotary_problems(self.turning, dims, self.head, (*path, "rotary"))
 
     def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:

@@ -87,10 +87,11 @@ def decode(graph: Graph, sizes: Mapping[str, int], time: str = "seq") -> StepGra
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """A value renamed from the time dim to `key`: new rows that stand among past ones."""
+    """A value renamed from the time dim to `key`: new rows that stand among past ones. joined: those are in it."""
 
     row: Val
     key: str
+    joined: bool = False
 
 
 _Found = Val | _Keys | Routed | DecodeError
@@ -194,13 +195,23 @@ class _Step:
         if self.in_slots(ins):
             return self.routed(n, ins)
         if any(map(self.is_keyed, ins)):
-            raise refusal(n, "works on keys after they were renamed from positions")
+            return self.among(n, ins)
         if self.time in n.op.crossed(n):
             raise refusal(n, f"mixes positions along {self.time}")
         if self.time in n.op.moves():
             raise refusal(n, f"moves positions along {self.time}")
         given = [self.value(x) for x in ins]
         return self.g.many(refitted(n.op, n.ins, given, ROWS), *given, names=[v.name for v in n.outs])
+
+    def among(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
+        """The same op on past and new rows, where each result is that of one row."""
+        (key, *others) = {x.key for x in ins if isinstance(x, _Keys)}
+        alone = not any(self.time in v.dims for v in n.ins) and key not in n.op.crossed(n)
+        if others or not alone or n.op.mentions(n.types, key):
+            raise refusal(n, "works on keys after they were renamed from positions")
+        given = [self.joined_keys(x, n) if isinstance(x, _Keys) else self.value(x) for x in ins]
+        outs = self.g.many(refitted(n.op, n.ins, given, ROWS), *given, names=[v.name for v in n.outs])
+        return [_Keys(v, key, joined=True) for v in outs]
 
     def routed(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
         """An op on slots, done on the tokens in them."""
@@ -255,6 +266,8 @@ class _Step:
 
     def joined_keys(self, x: _Keys, n: Node) -> Val:
         """Past rows, then the new ones: [batch key ..]."""
+        if x.joined:
+            return x.row
         if (x.row, x.key) not in self.joined:
             past = f"past_{x.key}"
             value, rest = self.held(x.row, x.key)
