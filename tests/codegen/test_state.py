@@ -70,7 +70,7 @@ def test_a_cell_s_state_is_its_carry_and_its_keys():
     _, state = model("sru_pp_enwik8").prefill(prompt("sru_pp_enwik8")[:, :5])
 
     rows, carried, *_ = state.blocks[1]
-    assert [tuple(x.shape) for x in rows] == [(2, 5, 8), (2, 5, 8)]
+    assert [tuple(x.shape) for x in rows] == [(2, 5, 8)]  # keys and values are products of the queries
     assert [tuple(x.shape) for x in carried] == [(2, 16)]
 
 
