@@ -24,10 +24,10 @@ from typing import Any
 
 import sympy as sp
 
+from weft.ir import library
 from weft.ir.builder import Builder
 from weft.ir.formula import symbol
 from weft.ir.graphs import dce
-from weft.ir.library.attention import Attend
 from weft.ir.ops.primitives import Concat, Einsum, Part, Rename
 from weft.ir.program import Size
 from weft.ir.types import ITEMSIZE, Decision, Graph, Node, Val
@@ -81,7 +81,7 @@ class _Origins:
                 fixed.update(n.outs)
         return cls({v: n for n in graph.nodes for v in n.outs}, fixed)
 
-    def factors(self, op: Attend, q: Val, k: Val, v: Val) -> _Factors | None:
+    def factors(self, op: library.Attend, q: Val, k: Val, v: Val) -> _Factors | None:
         """Keys and values as products, None where they are none."""
         keys = tuple(self._factor(x, d) for x, d in self.parts(k, op.contract))
         own = [d for d in v.dims if d != op.over and (d == op.contract or d not in q.dims)]
@@ -274,7 +274,7 @@ def absorbed(graph: Graph, parameters: Collection[str]) -> Graph:
 
 
 def _met(
-    g: Builder, env: Mapping[Val, Val], n: Node, op: Attend, found: _Factors, keys: Val, origins: _Origins
+    g: Builder, env: Mapping[Val, Val], n: Node, op: library.Attend, found: _Factors, keys: Val, origins: _Origins
 ) -> tuple[Val, Val]:
     """An attend whose queries meet what is kept, as one row `keys`."""
     rows = tuple(d for d in n.ins[0].dims if d != op.contract)
@@ -299,7 +299,7 @@ def _met(
 
 
 def _queries(
-    g: Builder, env: Mapping[Val, Val], n: Node, op: Attend, found: _Factors, origins: _Origins
+    g: Builder, env: Mapping[Val, Val], n: Node, op: library.Attend, found: _Factors, origins: _Origins
 ) -> Iterator[Val]:
     """The queries in the parts that keys have."""
     dims = [f.dim for f in found.keys]
