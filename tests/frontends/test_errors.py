@@ -17,6 +17,7 @@ CORPUS = {
     "a_word": [("W0105", 1, 1, 'start with `weft: 1`')],
     "activation_code": [("W0301", 6, 40, 'this form is not allowed in a formula')],
     "activation_name": [("W0301", 6, 40, "unknown name 'y'")],
+    "activation_up": [("W0301", 6, 42, "unknown name 'up'")],
     "activation_unknown": [("W0301", 6, 40, "did you mean 'gelu'?")],
     "alias": [
         ("W0008", 6, 16, 'anchors are not part of a spec: &ff'),

@@ -78,6 +78,7 @@ class Case:
     blocks: dict[str, tuple[int, int]]
     score: str
     epilogue: str
+    sink: bool
     dlse: bool
     lengths: tuple[tuple[int, int], ...] | None
     split: bool
@@ -106,6 +107,7 @@ def generate(seed: int, dtype: torch.dtype = torch.float64) -> Case:
         dk=dk, dv=dk if rng.random() < 0.7 else rng.choice((16, 40, 96)),
         blocks={k: (rng.choice(sizes), rng.choice(sizes)) for k in ("forward", "delta", "dkdv", "dq")},
         score=rng.choice(("", "", "cap", "alibi")), epilogue=rng.choice(("", "", "gated", "two")),
+        sink=random.Random(f"{seed}, sink").random() < 0.3,
         dlse=rng.random() < 0.5, lengths=lengths, split=rng.random() < 0.3, amplitude=rng.choice((1.0, 1.0, 6.0)),
         sign=rng.choice((1, 1, 1, -1, -1, 0)),
     )  # fmt: skip
@@ -233,6 +235,7 @@ def operands(c: Case, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor | N
     }  # fmt: skip
     tensors["dlse"] = tensors["dlse"][..., 0]
     tensors["slopes"] = torch.rand(heads, dtype=single) * 0.2
+    tensors["sinks"] = torch.linspace(-1, 2, heads, dtype=single)
     segments = torch.randint(0, 3, (c.batch, c.nq)).sort(-1).values if "segment" in c.text else None
     return tensors, segments, c.sign * rng.uniform(0.2, 0.5)
 
@@ -243,7 +246,7 @@ def run(modules: Any, c: Case, dtype: torch.dtype = torch.float64, precision: st
     t, segments, scale = operands(c, dtype)
     groups, seen = groups_of(modules, c, segments)
     steps = (seen.stride(0), seen.stride(1) if seen.shape[1] > 1 else 0, *seen.stride()[2:])
-    x = (seen, steps, c.nq, c.nk, t["slopes"], t["gate"], A.strides(t["gate"]))
+    x = (seen, steps, c.nq, c.nk, t["slopes"], t["gate"], A.strides(t["gate"]), t["sinks"])
     packed = None
     if c.lengths:
         cu = [torch.tensor([0, *np.cumsum([n[z] for n in c.lengths])], dtype=torch.int32) for z in (0, 1)]
@@ -251,7 +254,8 @@ def run(modules: Any, c: Case, dtype: torch.dtype = torch.float64, precision: st
     config = {
         k: {"BM": m, "BN": n, "num_warps": 4, "num_stages": 2, "SPLIT": c.split} for k, (m, n) in c.blocks.items()
     }
-    holes, many = A.Holes(*HOLES[c.score], *HOLES[c.epilogue]), {"": 0, "gated": 1, "two": 2}[c.epilogue]
+    sink = H.sink if c.sink else None
+    holes, many = A.Holes(*HOLES[c.score], *HOLES[c.epilogue], sink), {"": 0, "gated": 1, "two": 2}[c.epilogue]
     common = {"holes": holes, "x": x, "packed": packed, "precision": precision}
     made = patch.object(A, "rows_like", lambda like, width, kind: strided(rng, (*like.shape[:3], width), kind))
     with made, interpreting(), checked(c.seed) if check else patch.object(A, "EMPTY", A.EMPTY):
@@ -281,13 +285,16 @@ def truth(r: Run, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
             for n in ("q", "k", "v", "gate", "dy", "dy2", "dlse")
         }
         seen = r.counts[min(z, len(r.counts) - 1)][:, : own["q"].shape[1], : own["k"].shape[1]]
-        for name, value in dense(c, own, seen, r.tensors["slopes"].to(dtype), r.scale).items():
+        heads = (r.tensors[n].to(dtype)[:, None, None] for n in ("slopes", "sinks"))
+        for name, value in dense(c, own, seen, *heads, r.scale).items():
             out.setdefault(name, []).append(value)
     return {n: torch.cat(v, 1)[None] if c.lengths else torch.stack(v) for n, v in out.items() if n in r.results}
 
 
-def dense(c: Case, t: dict[str, Tensor], seen: Tensor, slopes: Tensor, scale: float) -> dict[str, Tensor]:
-    """One sequence."""
+def dense(
+    c: Case, t: dict[str, Tensor], seen: Tensor, slopes: Tensor, sinks: Tensor, scale: float
+) -> dict[str, Tensor]:
+    """One sequence. slopes, sinks [heads, 1, 1]."""
     q, k, v, gate = (t[n].detach().clone().requires_grad_() for n in ("q", "k", "v", "gate"))
     acc = torch.float32 if q.dtype.itemsize == 2 else q.dtype  # half types are multiplied as fused kernels do
     k_, v_ = (x.repeat_interleave(c.group, 0) for x in (k, v))
@@ -297,12 +304,13 @@ def dense(c: Case, t: dict[str, Tensor], seen: Tensor, slopes: Tensor, scale: fl
         s = 5 * torch.tanh(s * 0.2)
     if c.score == "alibi":
         i, j = torch.arange(s.shape[1])[:, None], torch.arange(s.shape[2])[None]
-        s = s - slopes[:, None, None].to(s.dtype) * (i - j).abs()
+        s = s - slopes.to(s.dtype) * (i - j).abs()
     if c.score == "ragged":
         s = 1.5 * s
     live = (seen > 0).any(-1)
     s = torch.where(seen > 0, s + seen.clamp(min=1).to(s.dtype).log(), -1e300 if s.dtype == torch.float64 else -1e30)
-    lse = torch.where(live, s.logsumexp(-1) if s.shape[2] else s.sum(-1), torch.inf)
+    every = torch.cat([s, sinks.to(s.dtype).expand(*s.shape[:2], 1)], -1) if c.sink else s
+    lse = torch.where(live, every.logsumexp(-1) if s.shape[2] else s.sum(-1), torch.inf)
     p = torch.where(seen > 0, torch.exp(s - lse[..., None].nan_to_num(posinf=0)), 0).to(v.dtype)
     o = (p.to(acc) @ v_.to(acc)).to(v.dtype)
     y, y2 = (o * torch.sigmoid(gate), o * o) if c.epilogue else (o, o)

@@ -57,6 +57,10 @@ FAULTS = (
     Fault("an empty part merges with weight", FORWARD, "tl.where(old == INF, -INF, old), DV", "tl.where(old == INF, 0.0, old), DV"),
     Fault("epilogue of the first tile only", FORWARD, "y = epilogue(o[k], b,", "y = epilogue(o[0] if DV[k][2] == DV[0][2] else o[k], b,"),
     Fault("epilogue at the block's row", FORWARD, "t = (q0 + place(i * BM + tl.arange(0, BM), Q_AT).to(tl.int64))", "t = (q0 + place(tl.arange(0, BM), Q_AT).to(tl.int64))"),
+    Fault("a sink takes nothing of the output", FORWARD, "return times(o, (w / total)[:, None], DV)", "return times(o, (w / w)[:, None], DV)"),
+    Fault("a sink is not in the sum", FORWARD, "tl.where(lse == -INF, lse, top + tl.log(total))", "lse + 0 * total"),
+    Fault("a sink in every part", LAUNCH, "epilogue, sink = (holes.epilogue, holes.sink) if n == len(order) - 1 else (None, None)", "epilogue, sink = holes.epilogue if n == len(order) - 1 else None, holes.sink"),
+    Fault("a row that sees nothing but a sink", FORWARD, "tl.where(lse == -INF, lse, top + tl.log(total))", "top + tl.log(total)"),
     # backward
     Fault("dlse ignored", BACKWARD, "if DLSE is not None:", "if DLSE is not None and BM < 0:"),
     Fault("delta of the first tile", BACKWARD, "for k in tl.static_range(1, len(DV)):", "for k in tl.static_range(len(DV), len(DV)):"),

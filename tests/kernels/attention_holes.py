@@ -1,6 +1,6 @@
 """Holes of the attention kernels for tests.
 
-X = (counts, its strides (part, b, h, q, k), nq, nk, slopes, gate, its strides (b, h, row)).
+X = (counts, its strides (part, b, h, q, k), nq, nk, slopes, gate, its strides (b, h, row), sinks).
 """
 
 import triton
@@ -110,3 +110,8 @@ def two(o, b, h, t, d, ok, X):
 def two_vjp(dy, o, b, h, t, d, ok, X):
     y = gate_of(b, h, t, d, ok, X, o)
     return dy[0] * y + 2.0 * dy[1] * o, (dy[0] * o * y * (1.0 - y),)
+
+
+@triton.jit
+def sink(lse, b, h, X):
+    return tl.load(X[7] + h).to(lse.dtype)

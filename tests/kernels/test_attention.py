@@ -58,7 +58,17 @@ def plain(**changes):
     """A small causal case without holes."""
     c = replace(generate(1), mode="layout", batch=1, kv=1, group=2, nq=40, nk=40, most=(40, 40), dk=16, dv=16, score="")
     return replace(
-        c, **{"epilogue": "", "dlse": False, "lengths": None, "split": False, "amplitude": 1.0, "sign": 1, **changes}
+        c,
+        **{
+            "epilogue": "",
+            "sink": False,
+            "dlse": False,
+            "lengths": None,
+            "split": False,
+            "amplitude": 1.0,
+            "sign": 1,
+            **changes,
+        },
     )
 
 

@@ -147,6 +147,8 @@ def attention(seed: int) -> tuple[Graph, dict[str, int], str]:
     k = g.input("k", Type("f32", ("batch", "key", "kv", "head")))
     v = g.input("v", Type("f32", ("batch", "key", "kv", "own")))
     more = [g.input("segments", Type("i64", ("batch", "seq")))] if meta else []
+    if Random(f"{seed}, sinks").random() < 0.4:
+        meta, more = (*meta, "sinks"), [*more, g.input("sinks", Type("f32", ("kv", "group")))]
     if pattern.needs_length:
         pattern = pattern.at(n)
     scale = parse("1/sqrt(n_head)")

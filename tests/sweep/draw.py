@@ -93,12 +93,15 @@ class Draw:
         for block in blocks_of(s):
             if block["kind"] == "attention":
                 self.maybe(0.3, block, "attention", "qk_norm", o.QK_NORM)
+                self.maybe(0.25, block, "attention", "sinks", [True])
                 self.maybe(0.0 if "relative" in block else 0.3, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
                 self.narrow(block)
             if block["kind"] == "moe":
                 self.experts(block)
+            if block["kind"] in ("mlp", "moe") and block.get("gated"):
+                self.maybe(0.4, block, block["kind"], "activation", o.GATED)
         self.maybe(0.2, s.setdefault("sublayer", {}), "sublayer", "output_norm", o.OUTPUT_NORM)
         self.maybe(0.1, s["sublayer"], "sublayer", "norm", o.OFFSET)
         for step in steps_of(s):

@@ -137,10 +137,14 @@ MOE: dict[str, Options] = {
     "top_k": [1, 2, 3, 4], "inner": [4, "inner"], "activation": ACTIVATION, "gated": [True, False],
     "bias": [True, False], "normalize": [True], "aux_loss": [0.0, 0.5],
 }  # fmt: skip
+GATED: Options = [  # of a gated block
+    "up*x*sigmoid(x)", "(min(max(up, -1), 1) + 1)*min(x, 1)*sigmoid(1.702*min(x, 1))", "up", "tanh(up) + x",
+    "up**2 - x",
+]  # fmt: skip
 MOE_NEWER: dict[str, Options] = {
     "router": ["sigmoid", "sigmoid", "softmax"], "choice_bias": [True], "route_scale": [2.5, 0.5],
     "shared": [{"inner": 5}, {"inner": "inner", "gate": True}], "aux": ["pooled", "sequence"], "z_loss": [0.1],
-    "skip_padding": [True],
+    "skip_padding": [True], "logit_bias": [True],
 }  # fmt: skip
 GROUPS: Options = [{"groups": 2, "groups_kept": 1}, {"groups": 2, "groups_kept": 2}, {"groups": 1, "groups_kept": 1}]
 CAPACITY: Options = ["seq", "max(1, seq // experts)", "min(seq, 8)", 2, "ceil_div(seq, 2)", "seq % 2 + 1"]

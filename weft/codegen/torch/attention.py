@@ -71,7 +71,10 @@ def axes(of: Attend, types: Sequence[Type]) -> AttendAxes | None:
 
 
 def attends(of: Attend, types: Sequence[Type]) -> bool:
-    """Has the runtime a form for it? One at given positions needs them of queries and keys, by sequence."""
+    """Has the runtime a form for it? One at given positions needs them of queries and keys, by sequence. What sinks
+    take is a formula behind it."""
+    if "sinks" in of.meta:
+        return False
     a, given = axes(of, types), dict(zip(of.meta, types[len(types) - len(of.meta) :]))
     if a is None or ("near" in given and _near_places(a, given["near"].dims) is None):
         return False

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class Globals(SpecPart):
     """Longformer's global tokens: they see all and are seen by all; their rows have projections of their own.
 
-    `rotary`, `scale` and `score` hold for these rows as for the others, and so do `valid` and `same_segment` where the
-    pattern joins them to the rest by `and`."""
+    `rotary`, `scale`, `score` and `sinks` hold for these rows as for the others, and so do `valid` and `same_segment`
+    where the pattern joins them to the rest by `and`."""
 
     tokens: Size = Field(description="how many leading positions are global")
 
@@ -78,6 +78,11 @@ class Attention(BlockKind):
         description="score after scaling: a formula in `s`, `q`, `k`, `h` and dims, e.g. `30*tanh(s/30)`; it may be "
         "anything, even undefined, where the pattern hides a key",
     )
+    sinks: bool = Field(
+        default=False,
+        description="a learned logit of each head that takes part in the softmax's sum and has no value (gpt-oss); a "
+        "parameter `sinks` [heads], initialised as biases are",
+    )
     bias: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "output"]], Tag("list")],
         one_of("`true`, `false`, or a list of query, key, value, output"),
@@ -112,9 +117,11 @@ class Attention(BlockKind):
             biased: set[str] = {"query", "key", "value", "output"} if self.bias is True else {*(self.bias or ())}
             q, k, v = self._products(s, x, keys, a, stem, path, biased)
             pattern = _pattern(s, self, path)
-            out = _attend(s, _distanced(s, q, a, self, stem, path, pattern), k, v, a, self, path, pattern)
+            placed = _distanced(s, q, a, self, stem, path, pattern)
+            sinks = s.param(f"{stem}.sinks", a.query, "bias", dtype=s.accumulate) if self.sinks else None
+            out = _attend(s, placed, k, v, a, self, path, pattern, sinks)
             if self.globals:
-                out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern))
+                out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern), sinks)
             own, bias = f"{a.query} {a.value}", "width" if "output" in biased else None
             to = " ".join(s.space)
             return s.linear(stem, out, f"{own} width", to, f"{stem}.output", bias, "output", own), []
@@ -269,14 +276,15 @@ def _distanced(s: Scope, q: Val, a: Axes, block: Attention, stem: str, path: Pat
 
 
 def _attend(
-    s: Scope, x: Placed, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, seq: str = ""
-) -> Val:
+    s: Scope, x: Placed, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, sinks: Val | None,
+    seq: str = "",
+) -> Val:  # fmt: skip
     """The queries of dim `seq`, or all of the stream's, against k and v [batch source ..], with all that the block says
     of scores."""
     k, v = (s.rename(name, y, a.source, a.key) for name, y in (("keys", k), ("values", v)))
     whole, seq = not seq, seq or s.length
     meta = _given(s, a, pattern, seq, block.context or "")
-    meta |= {} if x.near is None else {"near": x.near}
+    meta |= ({} if x.near is None else {"near": x.near}) | ({} if sinks is None else {"sinks": sinks})
     score, heads = _score(s, block, path), tuple(a.query.split())
     op = s.ir.Attend(a.head, a.key, seq, pattern, x.scale, score, heads, tuple(meta))
     op = op if x.near is None else replace(op, first=x.first)
@@ -341,8 +349,9 @@ def _metadata(pattern: Pattern) -> list[str]:
 
 
 def _globals(
-    s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, path: Path, biased: set[str], demands: list[str]
-) -> Val:
+    s: Scope, x: Val, out: Val, a: Axes, block: Attention, stem: str, path: Path, biased: set[str], demands: list[str],
+    sinks: Val | None,
+) -> Val:  # fmt: skip
     """The global tokens' rows, which the pattern left empty: they see every key that `demands` on metadata leave them,
     through their own projections.
 
@@ -363,7 +372,7 @@ def _globals(
             _placed(s, k, s.length, a, block, stem, path, "key_global"),
         )
         placed = Placed(q, _scale(s, a, block, path))
-        seen = _attend(s, placed, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), some)
+        seen = _attend(s, placed, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), sinks, some)
         index = s.map("index", s.ir.symbol(f"i_{s.length}"), to=s.length, dtype="i64")
         spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -22,14 +22,18 @@ class Mlp(BlockKind):
     kind: Literal["mlp"] = "mlp"
     inner: Size = Field(default="inner", description="hidden size")
     activation: Activation = "gelu"
-    gated: bool = Field(default=False, description="a second matrix, multiplied in: GEGLU, SwiGLU")
+    gated: bool = Field(
+        default=False,
+        description="a second matrix, multiplied in: GEGLU, SwiGLU; an `activation` that reads `up` too is all that "
+        "stands between the matrices, in place of activation(gate)*up: `(up + 1)*x*sigmoid(1.702*x)`",
+    )
     bias: bool = Field(default=True, description="biases on every matrix")
 
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
         inner = s.low.axis(self.inner, "inner", (*path, "inner"), s.space)
         to, matrices = f"{s.rows} {inner}", ("gate", "up") if self.gated else ("up",)
         with s.at(*path):
-            act = s.activation(self.activation, (*path, "activation"))
+            act = s.activation(self.activation, (*path, "activation"), self.gated)
             got = {
                 m: s.einsum(m, x, s.param(f"{stem}.{m}.weight", f"width {inner}", fan_in="width"), to=to)
                 for m in matrices

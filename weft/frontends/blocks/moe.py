@@ -48,11 +48,18 @@ class Moe(BlockKind):
     )
     inner: Size = Field(default="inner", description="hidden size of an expert")
     activation: Activation = "gelu"
-    gated: bool = Field(default=False, description="a second matrix, multiplied in")
+    gated: bool = Field(
+        default=False,
+        description="a second matrix, multiplied in; an `activation` that reads `up` too is all that "
+        "stands between the matrices, in place of activation(gate)*up: `(up + 1)*x*sigmoid(1.702*x)`",
+    )
     bias: bool = Field(default=False, description="biases on the experts' matrices")
     normalize: bool = Field(default=False, description="gates of a token's experts sum to 1")
     router: Literal["softmax", "sigmoid"] = Field(
         default="softmax", description="what makes scores, and so gates, of the router's logits"
+    )
+    logit_bias: bool = Field(
+        default=False, description="a bias on the router's logits, a parameter `router.logit_bias`"
     )
     choice_bias: bool = Field(
         default=False,
@@ -161,7 +168,7 @@ def _with_shared(s: Scope, y: Val, x: Val, block: Moe, shared: Shared, stem: str
 
 def _experts(s: Scope, x: Val, block: Moe, stem: str, path: Path, own: Slots, expert: Val, inner: str) -> Val:
     """Every expert's feed-forward on the tokens it was sent."""
-    act, experts = s.activation(block.activation, (*path, "activation")), own.experts
+    act, experts = s.activation(block.activation, (*path, "activation"), block.gated), own.experts
 
     def product(name: str, x: Val, dims: str, to: str, of: str, fan_in: str, role: str) -> Val:
         w = s.param(f"{stem}.{of}.weight", f"{experts} {dims}", role, fan_in)

@@ -29,6 +29,9 @@ def routed(s: Scope, block: Moe, x: Val, stem: str, path: Path, routes: str, cho
     experts; choice: that of a token's, "" for one."""
     router = s.param(f"{stem}.router.weight", f"width {routes}", "router", "width", dtype=s.accumulate)
     logits = s.einsum("logits", s.g.cast(x, s.accumulate), router, to=f"{s.rows} {routes}")
+    if block.logit_bias:
+        b = s.param(f"{stem}.router.logit_bias", routes, "bias", dtype=s.accumulate)
+        logits = s.map("logits", "x + b", x=logits, b=b, to=" ".join(logits.dims), dtype=s.accumulate)
     names = ["expert", "place", "gate", "balance", "load"]
     if block.router == "softmax" and not block.choice_bias and block.groups is None:
         op = s.ir.Route(routes, s.length, block.top_k, choice, block.normalize)

@@ -14,6 +14,7 @@ from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends import vocabulary
+from weft.frontends.lower import gating
 from weft.frontends.lower.norms import normalised
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
@@ -370,24 +371,13 @@ class Scope:
         """x normalised over dims, with weights [over] called by `stem`."""
         return normalised(self, x, rule, stem, over)
 
-    def activation(self, text: str, path: Path) -> sp.Expr:
-        """The formula of an activation, in `x`."""
-        if text == "none":
-            return symbol("x")
-        return self.low.formula(f"{text}(x)" if text.isidentifier() and text != "x" else text, path, {"x": symbol("x")})
+    def activation(self, text: str, path: Path, gated: bool = False) -> sp.Expr:
+        """See `gating`."""
+        return gating.activation(self.low, text, path, gated)
 
     def hidden(self, up: Val, gate: Val | None, act: sp.Expr, to: str, **bias: Val) -> Val:
-        """activation(up), or activation(gate) * up; the biases `up_bias`, `gate_bias` are added first if given."""
-
-        def shifted(name: str) -> str:
-            return f"{name} + {name}_bias" if f"{name}_bias" in bias else name
-
-        if gate is None:
-            lets, value = {"x": shifted("up")}, act
-        else:
-            lets, value = {"x": shifted("gate"), "u": shifted("up")}, act * symbol("u")
-        operands = {"up": up} | ({"gate": gate} if gate is not None else {}) | bias
-        return self.map("hidden", value, to=to, let=lets, dtype=self.compute, **operands)
+        """See `gating`."""
+        return gating.hidden(self, up, gate, act, to, **bias)
 
     def gather(self, name: str, table: Val, *index: Val, at: str) -> Val:
         return self.g.one(Gather(tuple(at.split())), table, *index, names=[name])

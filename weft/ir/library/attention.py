@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from weft.ir.pattern import PatternLayout
 
 S = symbol("s")
-META = ("segments", "key_segments", "valid", "query_at", "key_at", "near")
+META = ("segments", "key_segments", "valid", "query_at", "key_at", "near", "sinks")
 """What an operand after q, k, v can be. segments: i64 ids over the queries; keys have the same under their own dim, or
 key_segments. valid: bool over the keys. query_at, key_at: i64 positions, which then replace the coordinates in pattern
-and score; nobody sees a key at a negative one. near: a table of scores by distance, the one of them that is a float."""
+and score; nobody sees a key at a negative one. near: a table of scores by distance. sinks: a score for each head. The
+last two are floats."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Attend(Composite):
     a table can differ by query (relative positions: Dai et al. 2019), by head (buckets: Raffel et al. 2020), or not at
     all. Its first row is for the distance `first`, a formula in sizes; a distance that it lacks reads 0. tail: the
     queries stand at the last of the keys' positions, query i at i + n_over - n_query, for pattern, score and near.
+
+    sinks [heads]: the score of one more key of value 0, which all rows see that see any (a learned logit: gpt-oss,
+    Agarwal et al. 2025). Its weight is exp(z - lse), and lse counts it.
     """
 
     contract: str
@@ -74,6 +78,8 @@ class Attend(Composite):
         return self
 
     def expand(self, g: Builder, q: Val, k: Val, v: Val, *meta: Val) -> tuple[Val, Val]:
+        if "sinks" in self.meta:
+            return self._sunk(g, q, k, v, *meta)
         acc, x = accumulate(q), Scores(self, g, q, k, meta)
         rows = x.rows
         top = g.detach(g.reduce(x.scores, to=rows, kind="max"))
@@ -87,6 +93,24 @@ class Attend(Composite):
         out = g.map("out / total", out=out, total=safe, to=out.dims, dtype=q.type.dtype)
         lse = "where(total > 0, top + log(safe), oo)"
         return out, g.map(lse, top=top, safe=safe, total=total, dtype=acc)
+
+    def _sunk(self, g: Builder, q: Val, k: Val, v: Val, *meta: Val) -> tuple[Val, Val]:
+        """Attention without the sinks, and then what they take of it; a row that sees nothing stays as it is."""
+        (z,), rest = self.apart(meta, "sinks")
+        need(set(z.dims) == set(self.heads), f"attend's sinks {z.type} are not over its heads {self.heads}")
+        out, lse = g.many(self.without_sinks, q, k, v, *rest)
+        kept = g.map("out * sigmoid(lse - z)", out=out, lse=lse, z=z, to=out.dims, dtype=q.type.dtype)
+        return kept, g.map("logaddexp(lse, z)", lse=lse, z=z, to=lse.dims, dtype=lse.dtype)
+
+    @property
+    def without_sinks(self) -> "Attend":
+        """The same without `sinks`."""
+        return replace(self, meta=tuple(m for m in self.meta if m != "sinks"))
+
+    def apart(self, meta: Sequence[Any], name: str) -> tuple[list[Any], list[Any]]:
+        """What of the operands `meta` is called `name`, and the others."""
+        given = list(zip(self.meta, meta, strict=True))
+        return [v for m, v in given if m == name], [v for m, v in given if m != name]
 
     def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
         """The new queries see past and new keys."""
@@ -138,12 +162,23 @@ class Attend(Composite):
         return prod(sizes[d] for d in self.heads)
 
     def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> Cotangents:
-        """From out and lse (AttendGrad) unless lse has a cotangent of its own: then the derived derivative."""
+        """From out and lse (AttendGrad) unless lse has a cotangent of its own: then the derived derivative.
+
+        With out and lse of all keys, sinks among them, AttendGrad gives q, k and v theirs; a sink of weight w has
+        -w rowsum(d(out) · out), since its value is 0."""
         if dy[1] is not None or dy[0] is None:
             return super().vjp(g, x, y, dy)
         q, k, v, *meta = x
-        dq, dk, dv, *near = g.many(AttendGrad(self), q, k, v, *y, dy[0], *meta)
-        return [dq, dk, dv, *(near[0] if m == "near" else None for m in self.meta)]
+        sinks, rest = self.apart(meta, "sinks")
+        dq, dk, dv, *near = g.many(AttendGrad(self.without_sinks), q, k, v, *y, dy[0], *rest)
+        sunk = [self._sink_grad(g, z, y[0], y[1], dy[0]) for z in sinks]
+        found: dict[str, Val] = dict([*zip(["near"], near), *zip(["sinks"], sunk)])
+        return [dq, dk, dv, *map(found.get, self.meta)]
+
+    def _sink_grad(self, g: Builder, z: Val, out: Val, lse: Val, do: Val) -> Val:
+        delta = g.reduce(g.map("o * d", o=out, d=do, dtype=lse.dtype), to=lse.dims)
+        each = g.map("-exp(z - lse) * delta", z=z, lse=lse, delta=delta, to=lse.dims, dtype=lse.dtype)
+        return g.cast(g.reduce(each, to=z.dims), z.dtype)
 
     def wide(self, results: int) -> tuple[bool, ...] | None:
         return False, *(True for _ in range(results - 1))

@@ -34,6 +34,7 @@ Holes, @triton.jit functions or None; q, k: positions (broadcastable int32 tenso
     block(z, i, s, nq, nk, b, h, BM, BN, PLAN, TAB) -> key block           None: the loop's variable itself
     keep(q, k, b, h, X) -> bool or int                                     called where the block is not full
     score(s, q, k, b, h, X) -> s                                           s: scores in ACC, already scaled
+    sink(lse, b, h, X) -> z                                                the score of one more key, of value 0
     epilogue(o, b, h, t, d, ok, X) -> (y, ...)                             t: row in the tensors, d: column; stored to Y
 """
 
@@ -89,13 +90,21 @@ def merge(o, lse, before, old, DV: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
+def sunk(o, lse, z, DV: tl.constexpr):
+    """The same softmax with one more key of score z and value 0, for rows that see any (lse = -inf: sees nothing)."""
+    top = tl.maximum(lse, z)
+    w, total = tl.exp(lse - top), tl.exp(lse - top) + tl.exp(z - top)
+    return times(o, (w / total)[:, None], DV), tl.where(lse == -INF, lse, top + tl.log(total))
+
+
+@triton.jit
 def forward(
     Q, K, V, OUT, OLD, LSE, Y, sq, sk, sv, so, sold, sl, sy, NQ, NK, CUQ, CUK, TAB, X,
     scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
     K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, REVERSE: tl.constexpr,
     SLOTS: tl.constexpr, PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, keep: tl.constexpr,
-    MULTI: tl.constexpr, score: tl.constexpr, epilogue: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr,
-    IDX: tl.constexpr,
+    MULTI: tl.constexpr, score: tl.constexpr, sink: tl.constexpr, epilogue: tl.constexpr, ACC: tl.constexpr,
+    PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     i, h, b, blocks = program(NQ, Q_AT, BM, HEADS[2])
     i = blocks - 1 - i if REVERSE else i
@@ -139,6 +148,8 @@ def forward(
             before = load(base(OLD, sold, b, h, q0), sold[2], i * BM, nq, BM, DV, True, Q_AT, IDX)
             o, lse = merge(o, lse, before, tl.where(old == INF, -INF, old), DV, ACC)
             tl.debug_barrier()  # all threads have read before one writes
+        if sink is not None:
+            o, lse = sunk(o, lse, sink(lse, b, h, X), DV)
         store(base(OUT, so, b, h, q0), o, so[2], None, 0, i * BM, nq, BM, DV, Q_AT, IDX)
         store_row(Lb, tl.where(lse == -INF, INF, lse), sl[2], i * BM, nq, BM, Q_AT, IDX)
         if epilogue is not None:

@@ -70,12 +70,13 @@ class Part(NamedTuple):
 
 
 class Holes(NamedTuple):
-    """score and its derivative by s; epilogue and its vjp."""
+    """score and its derivative by s; epilogue and its vjp; the score of a sink, of the forward alone."""
 
     score: Any = None
     dscore: Any = None
     epilogue: Any = None
     vjp: Any = None
+    sink: Any = None
 
     def under(self, scale):
         """With a score where the scale is not above 0: then it cannot be a factor on scores that -inf hides."""
@@ -107,12 +108,12 @@ def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dt
             of_heads(total.to(0), heads).zero_()
             of_heads(lse, heads).fill_(torch.inf)
         for n, (_, part) in enumerate(order):
-            epilogue = holes.epilogue if n == len(order) - 1 else None
+            epilogue, sink = (holes.epilogue, holes.sink) if n == len(order) - 1 else (None, None)
             to, old, y = total.to(n), total.old(n), ys if epilogue else ()
             forward_kernel[launch.over_queries(part, heads, config["forward"])](
                 q, k, v, to, old, lse, y or None,
                 *map(strides, (q, k, v, to, old, lse)), tuple(map(strides, y)) or None,
-                score=holes.score, epilogue=epilogue, HEADS=heads or (0, 1, q.shape[1]), REVERSE=True,
+                score=holes.score, sink=sink, epilogue=epilogue, HEADS=heads or (0, 1, q.shape[1]), REVERSE=True,
                 **launch.common(part, part.forward, config["forward"], to),
             )  # fmt: skip
     return (out, lse, *ys)

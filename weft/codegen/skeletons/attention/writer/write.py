@@ -71,6 +71,7 @@ class _AttentionWriter:
         self.reads = Reads()
         self.holes: list[Hole] = []
         self.meta = dict(zip(of.meta, core.ins[6 if self.back else 3 :]))
+        self.sinks = self.meta.pop("sinks", None)
 
     @property
     def side(self) -> str:
@@ -107,7 +108,7 @@ class _AttentionWriter:
     def layout(self) -> PatternLayout:
         nq, nk = self.limit(self.axes.query), self.limit(self.axes.over)
         whole = PatternLayout((LayoutPart("tiles", term=self.of.pattern.at(max(nq, nk))),))
-        if self.of.pattern.multiset or self.of.meta:
+        if self.of.pattern.multiset or self.meta:
             return whole
         return self.of.layout or choose(self.of.pattern, nq, heads=self.heads, nk=nk)
 
@@ -188,6 +189,14 @@ class _AttentionWriter:
             hole.add(f"return {out.text if whole else f'tl.zeros_like(s) + {out.at(ATOM)}'}")
         return "score", "dscore"
 
+    def sink(self) -> tuple[str, ...]:
+        """The hole of a sink's score, where there is one."""
+        if self.sinks is None:
+            return ()
+        hole = self.hole("sink", ("lse", "b", "h", "X"), "lse.dtype")
+        hole.add(f"return {self.loaded(hole, self.sinks, self.coordinates(renamings(self.graph))).text}")
+        return (hole.name,)
+
     def epilogue(self) -> tuple[tuple[str, ...], list[Val]]:
         """The epilogue hole and what it makes; neither where nothing follows."""
         nodes = [n for n in self.graph.nodes if n is not self.core]
@@ -250,7 +259,7 @@ class _AttentionWriter:
     # -- the file ----------------------------------------------------------------------------------------------------
 
     def write(self) -> Written:
-        holes = self.scores()
+        holes = (*self.scores(), *self.sink())
         epilogue, results = self.epilogue()
         widths = self.width((self.of.contract,)), self.width(self.axes.own)
         if max(widths) > WIDEST:
