@@ -62,9 +62,11 @@ def load_hf(
     matched = match(checkpoint, imported.family, imported.architecture, wanted)
     module = compiled(imported.spec if spec is None else spec, device="meta", **given)
     _same(wanted, module)
-    module.to(_dtype(dtype, {checkpoint.tensors[name].dtype for _, name in matched.sources}, module))
+    learned = {n for n, _ in module.named_parameters()}
+    stored = {checkpoint.tensors[name].dtype for t, name in matched.sources if any(p.name in learned for p in t.parts)}
+    module.to(_dtype(dtype, stored, module))
     module.to_empty(device=device)
-    fill({n: p.detach() for n, p in module.named_parameters()}, checkpoint, matched)
+    fill(_weights(module), checkpoint, matched)
     setattr(module, RECORD, dict(imported.config))
     return module.eval()
 
@@ -99,9 +101,14 @@ def save_hf(
         if not force and (held := [n for n in _held(folder) if n == "config.json" or n.endswith(".safetensors")]):
             raise UsageError(f"{folder} holds {held[0]}; force=True overwrites it")
         os.makedirs(folder, exist_ok=True)
-        parameters = {n: p.detach() for n, p in module.named_parameters()}
+        parameters = _weights(module)
         names = write(os.fspath(folder), parameters, wanted, _config(imported, parameters), bytes_of(max_shard_size))
     return [str(Path(folder) / name) for name in names]
+
+
+def _weights(module: Any) -> dict[str, Any]:
+    """What a checkpoint holds of a module: its parameters, and buffers that no gradient moves."""
+    return {n: x.detach() for n, x in (*module.named_parameters(), *module.named_buffers())}
 
 
 def _held(folder: str | os.PathLike[str]) -> list[str]:
@@ -139,7 +146,7 @@ def _same(wanted: Mapping[str, Tensor], module: Any) -> None:
             for n in part.shape:
                 count *= n
             sizes[part.name] = sizes.get(part.name, 0) + count
-    own = {n: p.numel() for n, p in module.named_parameters()}
+    own = {n: x.numel() for n, x in _weights(module).items()}
     wrong = [n for n in {**sizes, **own} if sizes.get(n) != own.get(n)]
     if wrong:
         few = ", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")

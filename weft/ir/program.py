@@ -32,7 +32,8 @@ class Param:
     """One graph input that is a parameter.
 
     `value` is the graph input's name, `name` the logical state_dict name, `dims` the logical dims. With `stack`, the
-    graph input is `[stack *dims]` and row i of it is the parameter `name.format(start + step * i)`.
+    graph input is `[stack *dims]` and row i of it is the parameter `name.format(start + step * i)`. fixed: no gradient
+    moves it, and no optimizer should: it is a buffer of the module.
     """
 
     value: str
@@ -43,6 +44,7 @@ class Param:
     stack: str | None = None
     start: int = 0
     step: int = 1
+    fixed: bool = False
 
     def rows(self, sizes: Mapping[str, int]) -> int:
         """How many logical parameters it holds."""
@@ -177,6 +179,11 @@ class Program:
         """state_dict name -> (its parameter, its row in the stack), in the order of `params`."""
         sizes = self.resolve(**override)
         return {p.logical(i): (p, i) for p in self.params for i in range(p.rows(sizes))}
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """The state_dict names that no gradient moves."""
+        return frozenset(name for name, (p, _) in self.logical_names().items() if p.fixed)
 
     def input(self, name: str) -> Val:
         """The graph input of that name."""

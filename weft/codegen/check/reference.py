@@ -25,7 +25,8 @@ class Reference(nn.Module):
         self.outputs = make_dataclass("Output", [*plain, *(["memory"] if program.states else [])])
         drawn = initial(program, torch, generator)
         for name, (parameter, _) in program.logical_names().items():
-            place(self, name, nn.Parameter(drawn[name].to(device, DTYPES[parameter.dtype])))
+            value = drawn[name].to(device, DTYPES[parameter.dtype])
+            place(self, name, value if parameter.fixed else nn.Parameter(value))
 
     def forward(self, *inputs: Tensor, **named: Tensor | None) -> Any:
         """The program's outputs by name; inputs in the compiled module's order or by name, a seed left out is drawn.

@@ -201,8 +201,10 @@ class Truth:
         wrapped: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.program, self.inputs, self.wrapped = program, inputs, wrapped
-        leaves = {name: p.clone().requires_grad_(program.train) for name, p in params.items()}
-        self.outputs = reference(program, torch, leaves, inputs, sizes, torch.float64, wrapped)
+        fixed = program.buffers
+        values = {name: p.clone().requires_grad_(program.train and name not in fixed) for name, p in params.items()}
+        leaves = {name: p for name, p in values.items() if name not in fixed}
+        self.outputs = reference(program, torch, values, inputs, sizes, torch.float64, wrapped)
         draw = torch.Generator().manual_seed(7)
         floats = {n: y for n, y in self.outputs.items() if y.is_floating_point()}
         self.weights = {n: torch.randn(y.shape, generator=draw, dtype=torch.float64) for n, y in floats.items()}

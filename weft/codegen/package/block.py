@@ -267,7 +267,7 @@ class _BlockWriter:
             code.add()
             mode = f'mode="{next(m.name for m in block.modes)}", ' if many else ""
             with code.indent(f"def __init__(self, {mode}device=None):"):
-                code.add("super().__init__(PARAMETERS, device)")
+                code.add(f"super().__init__(PARAMETERS, device{buffers([(o.name, o.param) for o in block.site.own])})")
                 if many:
                     code.add("self.mode = mode")
             code.add()
@@ -329,6 +329,12 @@ def rows_of(name: str, rows: Sequence[str]) -> list[str]:
     if len(rows) == 1:
         return fit(f"{name} = ({rows[0]},)")
     return [f"{name} = (", *(f"    {row}," for row in rows), ")"]
+
+
+def buffers(own: Sequence[tuple[str, Param]]) -> str:
+    """A further argument of what makes these parameters, of the names that no gradient moves, where there are any."""
+    fixed = [label(name) for name, p in own if p.fixed]
+    return f", {tuple_of(repr(name) for name in fixed)}".replace("'", '"') if fixed else ""
 
 
 def initial(program: Program, p: Param) -> tuple[str, float]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from weft.codegen.package.block import header, initial, rows_of
+from weft.codegen.package.block import buffers, header, initial, rows_of
 from weft.codegen.package.model_decode import DecodeWriter, Decoding
 from weft.codegen.package.model_forward import Forward
 from weft.codegen.package.mounts import Mounts, simple
@@ -168,7 +168,9 @@ class _ModelWriter:
             )
             code.add()
             with code.indent(f"def __init__(self, device=None, generator=0{', modes=MODES' if self.modes else ''}):"):
-                code.add("super().__init__(PARAMETERS, device)")
+                rows = {p: range(self.sizes.frozen(p.stack)) if p.stack else (0,) for p in self.model.root}
+                fixed = buffers([(p.logical(i), p) for p, each in rows.items() for i in each])
+                code.add(f"super().__init__(PARAMETERS, device{fixed})")
                 self.construct(code)
                 code.add("self.reset_parameters(generator)")
             code.add()

@@ -45,7 +45,10 @@ def _state(s: ProgramState) -> dict[str, Any]:
 def _param(p: Param) -> dict[str, Any]:
     init = [p.init.kind, p.init.value, list(p.init.fan_in)]
     stack = None if p.stack is None else [p.stack, p.start, p.step]
-    return {"value": p.value, "name": p.name, "dims": list(p.dims), "dtype": p.dtype, "init": init, "stack": stack}
+    fixed = {"fixed": True} if p.fixed else {}
+    return {
+        "value": p.value, "name": p.name, "dims": list(p.dims), "dtype": p.dtype, "init": init, "stack": stack, **fixed
+    }  # fmt: skip
 
 
 def from_data(data: Mapping[str, Any], graph: str) -> Program:
@@ -110,7 +113,8 @@ def _read_param(data: Mapping[str, Any]) -> Param:
     kind, value, fan_in = data["init"]
     stack, start, step = data["stack"] or (None, 0, 1)
     init = Init(kind, float(value), tuple(fan_in))
-    return Param(data["value"], data["name"], tuple(data["dims"]), init, data["dtype"], stack, int(start), int(step))
+    where = stack, int(start), int(step), bool(data.get("fixed", False))
+    return Param(data["value"], data["name"], tuple(data["dims"]), init, data["dtype"], *where)
 
 
 def read(folder: str | os.PathLike[str]) -> Program:

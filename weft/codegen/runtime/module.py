@@ -21,32 +21,37 @@ class Group(nn.Module):
         return getattr(self, name)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name} {list(p.shape)}" for name, p in self.named_parameters(recurse=False))
+        own = (*self.named_parameters(recurse=False), *self.named_buffers(recurse=False))
+        return ", ".join(f"{name} {list(p.shape)}" for name, p in own)
 
 
-def place(root: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
-    """Register a module or parameter under a dotted name, whatever its parts are called."""
+def place(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    """Register a module, parameter or buffer under a dotted name, whatever its parts are called."""
     *path, leaf = name.split(".")
     for part in path:
         root = root._modules.setdefault(part, Group()) or root
     if isinstance(value, nn.Parameter):
         root._parameters[leaf] = value
+    elif isinstance(value, Tensor):
+        root._buffers[leaf] = value
     else:
         root._modules[leaf] = value
 
 
 class Block(nn.Module):
-    """A block of the model: `PARAMETERS` are its own, in the order its functions take them.
+    """A block of the model: `PARAMETERS` are its own, in the order its functions take them; those among them that no
+    gradient moves, `fixed`, are buffers.
 
     wrapped: modules that are run but not looked into, by key; see `install`."""
 
     wrapped: Mapping[str, nn.Module] = {}
 
-    def __init__(self, parameters: Parameters, device: torch.device | str | None = None):
+    def __init__(self, parameters: Parameters, device: torch.device | str | None = None, fixed: tuple[str, ...] = ()):
         super().__init__()
         self.table = parameters
         for name, shape, dtype, _, _ in parameters:
-            place(self, name, nn.Parameter(torch.empty(shape, dtype=DTYPES[dtype], device=device)))
+            value = torch.empty(shape, dtype=DTYPES[dtype], device=device)
+            place(self, name, value if name in fixed else nn.Parameter(value))
 
 
 def install(root: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
@@ -63,10 +68,11 @@ def weights(block: Block) -> list[Tensor]:
 
 
 def weight(root: nn.Module, name: str) -> Tensor:
-    """The parameter below `root` of that dotted name, or what a parametrization, a hook or a wrapper makes of it."""
+    """The parameter or buffer below `root` of that dotted name, or what a parametrization, a hook or a wrapper makes
+    of it."""
     *path, leaf = name.split(".")
     home = found(root, ".".join(path))
-    own = home._parameters.get(leaf)
+    own = home._parameters.get(leaf, home._buffers.get(leaf))
     if own is not None:
         return own
     if isinstance(home, Group) or not hasattr(home, leaf) or hasattr(home, "base_layer"):
@@ -109,11 +115,12 @@ def initialise(root: nn.Module, generator: torch.Generator | int = 0) -> None:
             drawn.uniform_(generator=draw).mul_(2).sub_(1).mul_(value)
         else:
             drawn.fill_({"zeros": 0.0, "ones": 1.0}.get(kind, value))
-        if isinstance(parameter, nn.Parameter):
+        *path, leaf = name.split(".")
+        home = found(root, ".".join(path))
+        if isinstance(parameter, nn.Parameter) or leaf in home._buffers:
             parameter.copy_(_split_like(parameter, drawn))
         else:
-            *path, leaf = name.split(".")
-            setattr(found(root, ".".join(path)), leaf, drawn.to(parameter))
+            setattr(home, leaf, drawn.to(parameter))
 
 
 def _split_like(parameter: Any, drawn: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Moe(BlockKind):
     choice_bias: bool = Field(
         default=False,
         description="a bias on each expert's score that only chooses: gates have none of it and no gradient moves it "
-        "(DeepSeek-V3); it starts at 0",
+        "(DeepSeek-V3); it starts at 0, a buffer `router.bias` of the module that what trains may set",
     )
     groups: Size | None = Field(
         default=None,

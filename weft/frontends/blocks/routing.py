@@ -71,7 +71,7 @@ def _preferred(s: Scope, block: Moe, scores: Val, stem: str, path: Path, routes:
     groups."""
     to = " ".join(scores.dims)
     if block.choice_bias:
-        bias = s.param(f"{stem}.router.bias", routes, rule=("zeros", path), dtype=s.accumulate)
+        bias = s.param(f"{stem}.router.bias", routes, rule=("zeros", path), dtype=s.accumulate, fixed=True)
         scores = s.map("preferred", "x + b", x=scores, b=bias, to=to, dtype=s.accumulate)
     if block.groups is None:
         return scores

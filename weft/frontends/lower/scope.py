@@ -19,7 +19,6 @@ from weft.frontends.lower.norms import normalised
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
 from weft.frontends.streams import of_heads
-from weft.frontends.vocabulary import exact
 from weft.ir import program as ir
 from weft.ir.builder import Builder, Formula
 from weft.ir.composite import Call
@@ -166,7 +165,7 @@ class Lowering:
         """A formula of the spec. Dims are numbers in it, `batch` and `seq` the largest: a prefix then computes what it
         does in the whole, and a step what the forward does."""
         if not isinstance(text, str):
-            return exact(text)
+            return vocabulary.exact(text)
         known = {d: sp.Integer(n) for d, n in self.dims.most.items()} | (names or {})
         return self.read(text, path, known, names or {})
 
@@ -301,9 +300,10 @@ class Scope:
         rule: tuple[Init, Path] | None = None,
         dtype: str = "",
         shared: bool = False,
+        fixed: bool = False,
     ) -> Val:
         """A parameter of this block, cast to the dtype it is used in. Initialised by `rule`, else by its role. shared:
-        it is the same in every layer that has one of this name."""
+        it is the same in every layer that has one of this name. fixed: no gradient moves it."""
         axes = tuple(dims.split())
         init = self.low.init(*(rule or self.low.role(role)), axes, tuple(fan_in.split()))
         if self.prefix + name in self.found:
@@ -313,7 +313,7 @@ class Scope:
         local = name.replace(".", "_")
         local = f"{local}_table" if local in {*self.low.inputs, *self.low.streams} else local
         full = (self.prefix.removesuffix("layers.{}.") if shared else self.prefix) + name
-        operand = Operand("common" if shared else "param", full, ir.Param(local, full, axes, init, stored))
+        operand = Operand("common" if shared else "param", full, ir.Param(local, full, axes, init, stored, fixed=fixed))
         return self.g.cast(self._input(operand, local, Type(stored, axes)), dtype or self.compute)
 
     def tied(self, logical: str) -> Val:
@@ -356,7 +356,7 @@ class Scope:
         """x itself when the model is not for training or nothing is dropped."""
         if not self.low.train or rate == 0:
             return x
-        op = Dropout(exact(rate), next(self.low.dropouts))
+        op = Dropout(vocabulary.exact(rate), next(self.low.dropouts))
         return self.g.one(op, x, self.shared("seed"), self.shared("layer"), names=["dropped"])
 
     def norm(self, x: Val, rule: Norm, stem: str, path: Path, over: str = "width") -> Val:
