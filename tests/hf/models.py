@@ -26,6 +26,10 @@ def scaled(kind: str, **more: float) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 100.0, **more}}
 
 
+LATENTS = {
+    "moe_intermediate_size": 24, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6,
+    "num_key_value_heads": 4,
+}  # fmt: skip
 SILENT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {
@@ -45,6 +49,26 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     }),
     "qwen3_moe": ("Qwen3MoeForCausalLM", GROUPED | {
         "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": True,
+    }),
+    "qwen2_moe-every_other": ("Qwen2MoeForCausalLM", GROUPED | {
+        "num_hidden_layers": 4, "decoder_sparse_step": 2, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40,
+    }),
+    "qwen3_moe-first_without": ("Qwen3MoeForCausalLM", GROUPED | {
+        "num_hidden_layers": 3, "mlp_only_layers": [0], "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 16,
+        "moe_intermediate_size": 24,
+    }),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", SIZES | LATENTS | {
+        "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3, "n_shared_experts": 2,
+        "first_k_dense_replace": 1, "q_lora_rank": 20,
+    }),
+    "deepseek_v3-whole_queries": ("DeepseekV3ForCausalLM", SIZES | LATENTS | {
+        "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "norm_topk_prob": False,
+        "first_k_dense_replace": 0, "q_lora_rank": None, "attention_bias": True, "rope_interleave": False,
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 20,
+            "mscale": 0.7, "mscale_all_dim": 0.9,
+        },
     }),
     "olmo2": ("Olmo2ForCausalLM", GROUPED | {"attention_bias": True}),
     "gemma": ("GemmaForCausalLM", GROUPED | {"hidden_size": 64, "head_dim": 8}),
@@ -111,6 +135,9 @@ def oracle(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> An
     with doubled(family, dtype):
         model = getattr(transformers, kind)._from_config(config, **takes)
     randomise(model, seed, SCALES.get(family, 0.1))
+    for i, (name, x) in enumerate(model.named_buffers()):
+        if name.endswith("e_score_correction_bias"):  # of which no parameter says anything
+            x.data = torch.randn(x.shape, generator=torch.Generator().manual_seed(i)) * 0.1
     if family.startswith("gemma"):  # whose gains are 1 + weight
         for name, p in model.named_parameters():
             p.data -= float("norm" in name)

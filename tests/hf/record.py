@@ -23,7 +23,8 @@ def record(family: str) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text())
         tensors = Checkpoint.open(folder).tensors
     shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
-    count = sum(p.numel() for p in model.parameters())
+    kept = [x for name, x in model.named_buffers() if name in tensors]
+    count = sum(x.numel() for x in (*model.parameters(), *kept))
     return {"config": config, "parameters": count, "tensors": shapes}
 
 

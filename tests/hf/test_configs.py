@@ -29,6 +29,13 @@ CORPUS = {
         ("W0402", 4, 26, "num_attention_heads is 12, no multiple of num_key_value_heads"),
     ],
     "key_twice": [("W0007", 4, 3, "remove one of them")],
+    "latent_router": [
+        ("W0104", 3, 19, "only the router of DeepSeek-V3"),
+        ("W0104", 4, 18, "only the router of DeepSeek-V3"),
+        ("W0104", 5, 26, "save the weights unquantised"),
+        ("W0105", 6, 19, "kv_lora_rank: expected a whole number"),
+    ],
+    "layers_numbers": [("W0105", 3, 22, "a list of numbers of layers"), ("W0106", 4, 26, "0 is no size")],
     "many": [
         ("W0105", 3, 13, "n_embd: expected a whole number, found '768'"),
         ("W0106", 4, 14, "n_layer: 0 is no size"),
@@ -164,6 +171,16 @@ PUBLISHED = {
         2_779_683_840,
     ),
     "phi3": ({"sliding_window": 2047, "original_max_position_embeddings": 4096}, 3_821_079_552),
+    "deepseek_v3": (
+        {
+            "max_position_embeddings": 163840, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+            "moe_layer_freq": 1, "num_nextn_predict_layers": 1, "ep_size": 1, "rope_theta": 10000, "rope_scaling": {
+                "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+                "original_max_position_embeddings": 4096, "type": "yarn",
+            },
+        },
+        671_026_419_200,
+    ),
     "mixtral": ({"rope_theta": 1e6, "max_position_embeddings": 32768}, 46_702_792_704),
     "bert": ({"architectures": ["BertForPreTraining"]}, 110_106_428),
     "roberta": ({"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}, 124_697_433),

@@ -5,7 +5,7 @@ from typing import Any
 
 from weft.frontends.hf import llama
 from weft.frontends.hf.config.family import Architecture, Spec, Values, norm
-from weft.frontends.hf.config.layers import FULL, PATTERNS, SLIDING, layer_types, stack
+from weft.frontends.hf.config.layers import FULL, PATTERNS, SLIDING, layer_types, numbers, stack, stages
 from weft.frontends.hf.config.options import ConfigOption, default, flag, layers, only, size, whole
 from weft.frontends.hf.mixtral import BALANCE
 from weft.frontends.hf.tensors.weights import WeightRow, same, turned
@@ -31,8 +31,8 @@ SPARSE: dict[str, ConfigOption] = {
     "num_local_experts": size(None),  # what transformers 5 calls it
     "norm_topk_prob": flag(False),
     "use_sliding_window": only(False, "say the window in the spec: pattern: causal and window(window)"),
-    "decoder_sparse_step": only(1, "layers without experts among those with are not imported"),
-    "mlp_only_layers": only([], "layers without experts among those with are not imported", None),
+    "decoder_sparse_step": size(1),
+    "mlp_only_layers": numbers(),
     "output_router_logits": only(False, BALANCE),
 }
 QWEN2_MOE_OPTIONS = (
@@ -83,16 +83,26 @@ def qwen3(c: Values) -> Spec:
 
 
 def sparse(name: str, about: str, c: Values, count: int, attends: Spec, **more: Any) -> Spec:
-    """A decoder of experts that drop no token. attends: keys of its attention; more: of its experts."""
-    many = c["num_local_experts"] or c["num_experts"] or count
-    shared = {"shared": c["shared_expert_intermediate_size"]} if "shared" in more else {}
-    sizes = llama.sizes_of({**c, "intermediate_size": c["moe_intermediate_size"]}, experts=many, **shared)
+    """A decoder of experts that drop no token, and of layers without any. attends: keys of its attention; more: of its
+    experts."""
+    many, step = c["num_local_experts"] or c["num_experts"] or count, c["decoder_sparse_step"]
+    routed = [i not in c["mlp_only_layers"] and (i + 1) % step == 0 for i in range(c["num_hidden_layers"])]
+    kinds = ["experts" if one else "feedforward" for one in routed]
+    made, counted = stages(kinds, lambda kind: ["attention", kind])
+    own: Spec = {"experts": many, "expert": c["moe_intermediate_size"]}
+    own |= {"shared": c["shared_expert_intermediate_size"]} if "shared" in more else {}
+    if all(routed):  # no other size is called `inner`
+        c = {**c, "intermediate_size": own.pop("expert")}
+    sizes = llama.sizes_of(c, **counted, **(own if any(routed) else {}))
     experts = {
-        "kind": "moe", "top_k": c["num_experts_per_tok"], "capacity": "none", "activation": c["hidden_act"],
-        "gated": True, "normalize": c["norm_topk_prob"], "aux_loss": 0, **more,
+        "kind": "moe", "top_k": c["num_experts_per_tok"], "capacity": "none", "inner": "expert",
+        "activation": c["hidden_act"], "gated": True, "normalize": c["norm_topk_prob"], "aux_loss": 0, **more,
     }  # fmt: skip
-    blocks = {"attention": llama.attention(c, sizes, **attends), "experts": experts}
-    return llama.decoder(name, about, c, sizes, blocks)
+    if all(routed):
+        experts.pop("inner")
+    each = {"feedforward": llama.feedforward(c), "experts": experts}
+    blocks = {"attention": llama.attention(c, sizes, **attends), **{kind: each[kind] for kind in each if kind in kinds}}
+    return llama.decoder(name, about, c, sizes, blocks, stack=made)
 
 
 def qwen2_moe(c: Values) -> Spec:
@@ -152,7 +162,7 @@ QWEN3_MOE = llama.DECODER(
     architectures={"Qwen3MoeForCausalLM": Architecture()},
     options=QWEN3_MOE_OPTIONS,
     spec=qwen3_moe,
-    rows=(*llama.ENDS, llama.NORMS[0], *llama.ATTENTION, *QK_NORMS, *EXPERTS),
+    rows=(*llama.LLAMA.rows, *QK_NORMS, *EXPERTS),
     ignored=WINDOWLESS,
 )
 QWEN2_MOE = llama.DECODER(
@@ -160,6 +170,6 @@ QWEN2_MOE = llama.DECODER(
     architectures={"Qwen2MoeForCausalLM": Architecture()},
     options=QWEN2_MOE_OPTIONS,
     spec=qwen2_moe,
-    rows=(*llama.ENDS, llama.NORMS[0], *llama.ATTENTION, *EXPERTS, *SHARED_EXPERT),
+    rows=(*llama.LLAMA.rows, *EXPERTS, *SHARED_EXPERT),
     ignored=WINDOWLESS,
 )

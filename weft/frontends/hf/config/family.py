@@ -77,7 +77,8 @@ def multiple(size: int, of: int) -> Any:
 
 
 SMALL = {"seq": 32, "width": 32, "heads": 4, "kv_heads": 2, "head": 8, "inner": 48, "layers": 2, "vocab": 96,
-         "window": 8, "experts": 4, "shared": 40, "periods": 1}  # fmt: skip
+         "window": 8, "experts": 4, "shared": 40, "periods": 1, "expert": 24, "own": 8, "rotary": 4,
+         "value": 6, "rank": 12, "query_rank": 16, "dense": 1, "routed": 1}  # fmt: skip
 
 
 def small(sizes: Spec, **more: Any) -> Spec:

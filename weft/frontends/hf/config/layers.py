@@ -31,6 +31,18 @@ def layer_types() -> ConfigOption:
     return ConfigOption(read, None)
 
 
+def numbers() -> ConfigOption:
+    """Layers by their numbers; null is none."""
+
+    def read(value: Any) -> list[int]:
+        found = [] if value is None else value
+        if not isinstance(found, list) or any(type(n) is not int or n < 0 for n in found):
+            raise Unsaid("W0105", "expected a list of numbers of layers")
+        return found
+
+    return ConfigOption(read, [])
+
+
 def stack(kinds: Sequence[str], own: Mapping[str, Spec]) -> tuple[str, list[Spec], Spec]:
     """The commonest of the kinds, the stages of layers of these kinds, and the dims that count them. own: by kind, keys
     of the attention; those of the commonest are the block's, the others set what differs."""
@@ -40,10 +52,11 @@ def stack(kinds: Sequence[str], own: Mapping[str, Spec]) -> tuple[str, list[Spec
         changed = {k: v for k, v in own[kind].items() if v != own[usual][k]}
         return [{"block": "attention", "set": changed} if changed else "attention", "feedforward"]
 
-    return usual, *_stages(kinds, layer)
+    return usual, *stages(kinds, layer)
 
 
-def _stages(kinds: Sequence[str], layer: Callable[[str], Layer]) -> tuple[list[Spec], Spec]:
+def stages(kinds: Sequence[str], layer: Callable[[str], Layer]) -> tuple[list[Spec], Spec]:
+    """The stages of layers of these kinds, each as `layer` has it, and the dims that count them."""
     if len(set(kinds)) == 1:
         return [{"repeat": "layers", "layer": layer(kinds[0])}], {}
     period = next(p for p in range(1, len(kinds) + 1) if all(k == kinds[i % p] for i, k in enumerate(kinds)))

@@ -6,6 +6,7 @@ of a head that turns. All are read, and each of transformers' types that has one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from weft.frontends.hf.config.family import SMALL, Values
 from weft.frontends.hf.config.options import REQUIRED, ConfigOption, Unsaid, default, flag, number, size
 
 Turns = dict[str, Any]
-"""`base`, `part` of a head, `scaling`: what a config says of them."""
+"""`base`, `part` of a head, `scaling`, `every`: what a config says of them; the last is YaRN's `mscale_all_dim`."""
 TYPES: Mapping[str, Mapping[str, tuple[str, ConfigOption]]] = {
     "default": {},
     "linear": {"factor": ("factor", number())},
@@ -29,6 +30,8 @@ TYPES: Mapping[str, Mapping[str, tuple[str, ConfigOption]]] = {
         "beta_fast": ("beta_fast", default(number(None), 32.0)),
         "beta_slow": ("beta_slow", default(number(None), 1.0)),
         "attention_factor": ("attention_factor", number(None)),
+        "mscale": ("one", number(None)),
+        "mscale_all_dim": ("every", number(None)),
         "truncate": ("truncate", flag(True)),
     },
 }
@@ -62,13 +65,22 @@ def _turns(value: Any) -> Turns | None:
     if missing := [key for key, (_, option) in keys.items() if key not in value and option.default is REQUIRED]:
         raise Unsaid("W0102", f"rope_type {kind!r} needs {', '.join(missing)}", "add it")
     read = {own: whole(option.read(value.get(key, option.default))) for key, (own, option) in keys.items()}
+    one, every = (read.pop(key, None) for key in ("one", "every"))
+    if one and every and read["attention_factor"] is None:
+        read["attention_factor"] = _grown(read["factor"], one) / _grown(read["factor"], every)
     said = {own: x for own, x in read.items() if x is not None and x != USUAL.get(own)}
     base = number(None, least=1.0).read(value.get("rope_theta"))
     return {
         "base": base,
         "part": share(None).read(value.get("partial_rotary_factor")),
         "scaling": None if kind == "default" else {"kind": kind, **said},
+        "every": every,
     }
+
+
+def _grown(factor: float, by: float) -> float:
+    """YaRN's factor on what turns (Peng et al. 2023), in the form that DeepSeek gave it."""
+    return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1
 
 
 def share(of: float | None) -> ConfigOption:

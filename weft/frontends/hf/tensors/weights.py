@@ -19,13 +19,20 @@ LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 @dataclass(frozen=True)
 class WeightRow:
     """ours: parameters by logical name, which lie one after another. theirs: the tensor; with a `*`, one for each
-    expert. groups: how often they follow each other, a number or an option of the config."""
+    expert. groups: how often they follow each other, a number or an option of the config. given, lacking: an option
+    that the config has, or is null in it, where the row holds."""
 
     ours: tuple[str, ...]
     theirs: str
     turned: bool = False
     axis: int = 0
     groups: int | str = 1
+    given: str = ""
+    lacking: str = ""
+
+    def holds(self, options: Mapping[str, Any]) -> bool:
+        """Is it a row of a config with these options?"""
+        return not (self.given and options[self.given] is None) and not (self.lacking and options[self.lacking])
 
 
 def same(ours: str, theirs: str) -> tuple[WeightRow, ...]:
@@ -127,7 +134,7 @@ def tensors(
 
     options: of the config, for groups that go by one."""
     sizes, names = program.resolve(), program.logical_names()
-    by_name = {ours: row for row in rows for ours in row.ours}
+    by_name = {ours: row for row in rows if row.holds(options) for ours in row.ours}
     found: dict[str, Tensor] = {}
     unnamed: list[str] = []
     for name, (param, _) in names.items():
