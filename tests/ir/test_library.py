@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tests.campaign import count
 from tests.ir.composites import S, evaluate, gradients_match, made, numbers
 from tests.models import f32, i64
+from weft.codegen.runtime import places
 from weft.errors import VerifyError
 from weft.ir.composite import Composite, expansion
 from weft.ir.formula import parse, symbol
@@ -18,6 +19,7 @@ from weft.ir.library import (
     ExpertProduct,
     ExpertWeights,
     LayerNorm,
+    Places,
     RMSNorm,
     Rotary,
     Route,
@@ -234,3 +236,27 @@ def test_large_arguments_stay_finite():
     args = [torch.tensor([[1e4, -1e4, 0, 1, 2, 3], [-1e4] * 6]), torch.tensor([1, 2]), torch.ones(2)]
     loss, _ = run(graph, S, args, torch)
     torch.testing.assert_close(loss, torch.tensor([2e4, math.log(6)]))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 9])
+def test_places_are_counted_in_documents_and_go_on(cut):
+    """Against a count by hand, of the whole and of a part behind what earlier tokens left; torch's form likewise."""
+    segments = torch.tensor([[3, 3, 1, 1, 1, 3, 3, 3, 0], [0] * 9])
+    valid = torch.tensor([[0, 1, 1, 1, 1, 1, 0, 1, 0], [0, 0, 1, 1, 1, 1, 1, 1, 0]]).bool()
+    place = torch.tensor([[0, 0, 0, 1, 2, 0, 1, 1, 0], [0, 0, 0, 1, 2, 3, 4, 5, 6]])
+    number = torch.tensor([[0, 0, 1, 1, 1, 2, 2, 2, 3], [0] * 9])
+    rest = segments[:, cut:], valid[:, cut:]
+    left = [torch.zeros(2, dtype=torch.int64)] * 3
+    if cut:
+        left = [number[:, cut - 1] + 1, segments[:, cut - 1], place[:, cut - 1] + valid[:, cut - 1]]
+    op, rows = Places("t", True, True), Type("bool", ("b", "t"))
+    want = place[:, cut:], number[:, cut:]
+    if not cut:
+        whole = made(op, i64("b t"), rows)
+        assert all(map(torch.equal, evaluate(whole, list(rest)), want))
+        assert all(map(torch.equal, places.documents(*rest), want))
+        assert torch.equal(places.counted(valid), valid.long().cumsum(1) - valid.long())
+    if cut < 9:
+        after = made(op, i64("b t"), rows, *(i64("b") for _ in range(3)))
+        assert all(map(torch.equal, run(after, S | {"t": 9 - cut}, [*rest, *left], torch, torch.float64), want))
+        assert all(map(torch.equal, places.documents(*rest, *left), want))

@@ -27,6 +27,7 @@ from weft.codegen.build import files_of, module_of
 from weft.codegen.check import comparing, decode, kernels, verify
 from weft.codegen.check.calling import call
 from weft.codegen.check.decode import whole_run
+from weft.codegen.check.documents import documents
 from weft.codegen.check.one_dtype import OneDtype, uniform
 from weft.codegen.package.disk import load, write
 from weft.codegen.package.kernels import NO_KERNELS
@@ -131,6 +132,8 @@ class Case:
         with torch.no_grad(), self.wide():
             whole = at(where, lambda: call(self.program, module, inputs))
             self.decoded(module, inputs, params, whole, f"{where}: decode")
+            for row in at(where, documents, self.program, module, inputs):
+                held(where, row)
             first = self.one_row(inputs)
             alone = at(f"{where}: one row", lambda: call(self.program, module, first))
         whole = {k: y for k, y in self.one_row(whole).items() if y.dim()}

@@ -28,6 +28,17 @@ CAUSAL: Options = [
 ACROSS: Options = ["all", "valid", "valid and q - k < 3 and k - q < 3", "same_segment", "k <= q + 2", "k % 2 == h % 2"]
 """Patterns from one stream to another."""
 
+ROWS: Options = [
+    {"documents": True}, {"padding": True}, {"documents": True, "padding": True}, {"positions": "given"},
+    {"documents": True, "positions": "given"}, {"padding": True, "positions": "counted"},
+]  # fmt: skip
+WITHIN: Options = [
+    "causal", "strict_causal", "window(3)", "causal and strided(2)", "heads(window(2), causal)", "k == q",
+    "dilated(3, 2)", "causal and same_segment", "causal and valid", "causal and not window(2)", "window(99)",
+]  # fmt: skip
+"""Patterns of rows of documents: what they show does not depend on where in its row a document stands."""
+WITHIN_BOTH: Options = ["all", "band(2, 1)", "strided(2)", "not window(2)", "heads(all, band(1, 1))", "same_segment"]
+
 SCORE: Options = [
     "0.5*s", "2*s", "s + 1", "0", "s - 0.1*(q - k)", "30*tanh(s/30)", "s*(1 + h)", "s - abs(q - k)/seq", "s*s",
     "where(q - k > 2, s - 1, s)", "s - 1 if q - k > 2 else s", "max(s, -1)", "s*cos(q - k) + k % 3", "s/width + h",
@@ -133,15 +144,6 @@ ATTENTION: dict[str, Options] = {
 MLP: dict[str, Options] = {
     "activation": ACTIVATION, "inner": [3, "2*width"], "gated": [True, False], "bias": [True, False],
 }  # fmt: skip
-CONVOLUTIONS: Options = [
-    [{"taps": 3}], [{"taps": 2, "depthwise": True, "activation": "silu", "channels": "width"}], [{"taps": 1}],
-    [{"taps": 1, "channels": 3, "gated": True}, {"taps": 3, "channels": 3, "dilation": 2, "weight_norm": "ones"},
-     {"taps": 1, "gated": True, "weight_norm": {"constant": 0.5}}],
-    [{"taps": 4, "depthwise": True, "dilation": 3, "weight_norm": "ones"}, {"taps": 2, "bias": False}],
-    [{"taps": "most", "channels": "inner", "bias": False, "gated": True, "activation": "tanh"},
-     {"taps": 2, "depthwise": True, "gated": True}, {"taps": "heads"}],
-    [{"taps": 9, "depthwise": True, "dilation": "heads"}],
-]  # fmt: skip
 MOE: dict[str, Options] = {
     "top_k": [1, 2, 3, 4], "inner": [4, "inner"], "activation": ACTIVATION, "gated": [True, False],
     "bias": [True, False], "normalize": [True], "aux_loss": [0.0, 0.5],

@@ -84,12 +84,19 @@ turn. A query that sees no key gets output 0 and gradient 0.
 _METADATA = """\
 `segments` holds integers [batch seq]: `same_segment` lets a query see the keys whose number is its own, whatever the
 numbers and their order. `valid` holds booleans [batch seq]: whether a key may be seen. Both are inputs of `forward` and
-`prefill`, and of `step` for the positions it is fed; the state keeps those of the keys.
+`prefill`, and of `step` for the tokens it is fed; the state keeps those of the keys.
 
-Several documents packed in one row under `same_segment` never see each other. Each gives what it gives alone where the
-pattern depends on `q - k` and the head only, and positions are rotary or none. `learned` positions, and patterns that
-count from the row's start (`q // block`, `k < 4`, block sets), go on counting along the row; the state of a recurrence
-and the queues of experts go on through it. Blocks of keys are left out by the pattern, not by the numbers given.
+`rows: {documents: true}` packs several documents in a row: tokens see those of their own document, positions and the
+states of a recurrence start anew with each, and a document gives what it gives alone, gradients and its
+load-balancing loss too. So a pattern and a score may read `q - k` and not where in the row a token is, and experts take
+`capacity: none`; both are checked. No target is left out: that of a document's last token is the one that ends it, or
+`ignore`. Other losses are means over all tokens. A number that comes again behind another document is a new document.
+
+`rows: {padding: true}` leaves out the tokens that `valid` denies: nobody sees them, they move no state, count in no
+loss, whatever their target, and what follows them is counted without them, so prompts may be padded on either side.
+Patterns, scores and `relative` go by distance along the row, and what counts from its start (`q // block`, `k < 4`,
+block sets) is for padding behind. With `positions: given` tables and rotary positions go by the input `positions`, as
+Hugging Face's `position_ids` do. `same_segment` or `valid` alone, in a pattern, are conditions on keys and no more.
 """
 
 _ERRORS = """\

@@ -20,7 +20,16 @@ def stream_of(model: Model) -> str | None:
 
 def problems(model: Model) -> list[Problem]:
     """Everything found. What blocks can do with it is told in lowering."""
-    return [] if model.memory is None else [*_stream(model), *_positions(model)]
+    return [] if model.memory is None else [*_stream(model), *_positions(model), *_rows(model)]
+
+
+def _rows(model: Model) -> Iterator[Problem]:
+    """A segment begins where the one before it ended, in the same document and at the next position."""
+    name = stream_of(model)
+    if name in model.sequences and model.sequences[name].rows.model_fields_set:
+        path: Path = ("streams", name, "rows") if model.streams else ("rows",)
+        message = "a row is a segment of one long sequence, of which the memory keeps the last rows"
+        yield Problem("W0403", message, path, "leave out `rows`, or the memory", on_key=True)
 
 
 def _stream(model: Model) -> Iterator[Problem]:

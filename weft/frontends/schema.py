@@ -154,11 +154,37 @@ class Embed(SpecPart):
     dropout: Rate = Field(default=0.0, description="on the result")
 
 
+class RowContent(SpecPart):
+    """What a row of the batch holds, where that is not one sequence from end to end."""
+
+    documents: bool = Field(
+        default=False,
+        description="several documents, numbered by the input `segments`: neighbours of one number are a document, and "
+        "each is computed as if it were alone",
+    )
+    padding: bool = Field(
+        default=False,
+        description="tokens that the input `valid` denies, before and behind the others, which are computed as if "
+        "there were none",
+    )
+    positions: Literal["counted", "given"] = Field(
+        default="counted",
+        description="`counted`: from the first token of a row or document that is no padding; `given`: in the input "
+        "`positions`",
+    )
+
+    @property
+    def counts(self) -> bool:
+        """Is a token's position not its place in the row, and not given either?"""
+        return self.positions == "counted" and (self.documents or self.padding)
+
+
 class Stream(SpecPart):
     """A sequence of its own length, with inputs of its own, such as an encoder's or a decoder's."""
 
     length: Name = Field(description="its length: a dim that is chosen at run time, of no other stream")
     once: bool = Field(default=False, description="read whole before decoding starts, as an encoder's input is")
+    rows: RowContent = Field(default=RowContent(), description="what its rows hold")
     embed: Embed = Field(default=Embed(), description="its embedding")
 
 
@@ -237,6 +263,7 @@ class Model(SpecPart):
         default_factory=dict,
         description="sequences by name, where there are several; else one, of length `seq`",
     )
+    rows: RowContent = Field(default=RowContent(), description="what a row holds, where there is one sequence")
     embed: Embed = Field(default=Embed(), description="the embedding, where there is one sequence")
     memory: Memory | None = Field(
         default=None, description="rows that one segment of a sequence leaves to the next, in every attention"
@@ -274,7 +301,7 @@ class Model(SpecPart):
     @property
     def sequences(self) -> dict[str, Stream]:
         """Every stream by name; a spec that names none has one, `seq`, of the length `seq`."""
-        return self.streams or {"seq": Stream(length="seq", embed=self.embed)}
+        return self.streams or {"seq": Stream(length="seq", rows=self.rows, embed=self.embed)}
 
     @property
     def runtime_dims(self) -> tuple[str, ...]:
@@ -309,6 +336,6 @@ class Model(SpecPart):
 
 __all__ = [
     "ClassifyHead", "DtypePolicy", "Embed", "Head", "Init", "InitRule", "Inits", "LanguageHead", "Layer", "Memory",
-    "Model", "Norm", "NormRule", "Parallel", "Position", "RuntimeDim", "SpecPart", "Stage", "Step", "Stream",
-    "SubLayer", "SubLayerDefaults", "Transform",
+    "Model", "Norm", "NormRule", "Parallel", "Position", "RowContent", "RuntimeDim", "SpecPart", "Stage", "Step",
+    "Stream", "SubLayer", "SubLayerDefaults", "Transform",
 ]  # fmt: skip

@@ -97,12 +97,12 @@ def distinct(model: Structure) -> dict[object, Block]:
         if key(site) in found:
             continue
         name = identifier(site.call.name, {b.name for b in found.values()} | {"model", "runtime"})
-        inputs = tuple(site.body.inputs[i] for i in order(site))
         live = with_gradient(site.body, site.body.outputs)
         floats = [v for v, o in zip(site.node.outs, site.body.outputs) if o in live]
         alone = site.rows is None and len(floats) > 1 and not any(v in read for v in floats[1:])
         may = {v.name for v, s in zip(site.body.inputs, site.sources) if isinstance(s, Given) and s.value.name in left}
-        graph = with_handle(replace(site.body, inputs=inputs))
+        inputs = sorted((site.body.inputs[i] for i in order(site)), key=lambda v: v.name in may)
+        graph = with_handle(replace(site.body, inputs=tuple(inputs)))
         found[key(site)] = Block(name, site, graph, (Mode("save"),), alone, frozenset(may))
     return found
 

@@ -59,18 +59,20 @@ def seamless(program: Program) -> bool:
     """Is a sequence the same in segments of any lengths? Then no attention looks further back than the memory keeps,
     and no expert is full sooner in a longer one."""
     keep, sizes = min((s.keep for s in program.states), default=-1), program.resolve()
-    ops = list(_ops(program.graph))
-    behind = [op for op in ops if isinstance(op, Attend) and op.tail]
+    every = list(ops(program.graph))
+    behind = [op for op in every if isinstance(op, Attend) and op.tail]
     far = [max_distance(op.pattern, heads=op.count(sizes)) for op in behind]
-    return bool(far) and all(r is not None and r <= keep for r in far) and not any(isinstance(op, Route) for op in ops)
+    return (
+        bool(far) and all(r is not None and r <= keep for r in far) and not any(isinstance(op, Route) for op in every)
+    )
 
 
-def _ops(graph: Graph) -> Iterator[Op]:
+def ops(graph: Graph) -> Iterator[Op]:
     """Every op, those of bodies too."""
     for n in graph.nodes:
         yield n.op
         if (body := body_of(n.op)) is not None:
-            yield from _ops(body)
+            yield from ops(body)
 
 
 def in_segments(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Comparison:
@@ -155,15 +157,16 @@ def apart(
 
 def leak(program: Program, module: Any, inputs: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Comparison:
     """Tokens and metadata from the middle on are changed: results before it must not move."""
-    names = {part: grown(program, part) for part in ("tokens", "segments", "valid")}
+    names = {part: grown(program, part) for part in ("tokens", "positions", "segments", "valid")}
     changed = {k: inputs[k].clone() for k in names.values() if k is not None}
     tokens = names["tokens"]
     assert tokens is not None
     n = changed[tokens].shape[1]
-    many = index_range(program.graph, program.input(tokens), program.resolve())
     for name, x in changed.items():
         later = x[:, n // 2 :]
-        later.copy_(~later if x.dtype == torch.bool else (later + 1) % many if name == tokens else later + 1)
+        many = index_range(program.graph, program.input(name), program.resolve())
+        more = later + 1 if name == names["segments"] else (later + 1) % many
+        later.copy_(~later if x.dtype == torch.bool else more)
     after = call(program, module, {**inputs, **changed})
     rows = positional(program)
     got, want = ({k: y[k][:, : n // 2] for k in rows} for y in (after, whole))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from weft.codegen.check.calling import call
 from weft.codegen.check.comparing import Comparison, compare, rms_of
 from weft.codegen.check.decode import decoding
+from weft.codegen.check.documents import documents
 from weft.codegen.check.one_dtype import OneDtype
 from weft.codegen.check.stages import COMPARED, DECODED, OWN, REFERENCE, stages
 from weft.ir.indices import index_range, lookups, targets
@@ -91,6 +92,7 @@ def verify(
                 if dtype == "f64":
                     begin(DECODED)
                     found.rows += decoding(truth, module, params, sizes, found.notes)
+                found.rows += documents(program, module, truth.inputs)
         if mixed:
             begin(OWN)
             dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))

@@ -95,8 +95,9 @@ class DecodeWriter:
         return {v.name: identifier(v.name) for v in once} | {v.name: self.stream(v) for v in self.crossing}
 
     def stream(self, v: Val) -> str:
-        """The name of the stream that a value belongs to."""
-        return identifier(next(s.name for s in self.program.streams if s.length in v.dims))
+        """The name of the stream that a value belongs to; of what is counted in it its own name too."""
+        stream = next(s.name for s in self.program.streams if s.length in v.dims)
+        return identifier(stream if v.type.floating else f"{stream}_{v.name}")
 
     def encoded(self, code: Lines, names: Sequence[str]) -> None:
         """A line that reads the streams which are read once."""

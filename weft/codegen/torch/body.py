@@ -16,8 +16,8 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
 RUNTIME = (
-    *("distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps", "stretched"),
-    "tables",
+    *("distances", "drop", "entropy", "experts", "norms", "philox", "places", "rotary", "rows", "steps"),
+    *("stretched", "tables"),
 )
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _OWN = ("ctx", "run", "saved", "readers", "fused", "wanted", "asked", "filled", "needed")  # of autograd functions

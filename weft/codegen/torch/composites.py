@@ -5,7 +5,6 @@ from typing import Any
 
 from weft.codegen.torch.attention import attend, attend_grad, attends, block_table
 from weft.codegen.torch.body import Body
-from weft.codegen.torch.convolutions import CONVOLUTIONS
 from weft.codegen.torch.experts import EXPERTS
 from weft.codegen.torch.lines import tuple_of
 from weft.codegen.torch.printer import Speller
@@ -20,6 +19,7 @@ from weft.ir.library import (
     Dropout,
     FromStatistics,
     LayerNorm,
+    Places,
     RMSNorm,
     Rotary,
     RotaryBack,
@@ -162,6 +162,15 @@ def _rotary(body: Body, node: Node) -> None:
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
+def _places(body: Body, node: Node) -> None:
+    op: Any = node.op
+    given = iter([body.full(v) for v in node.ins])
+    both = [next(given) if there else "None" for there in (op.documents, op.padding)]
+    body.file.imports.add("places")
+    text = f"places.{'documents' if op.documents else 'counted'}({', '.join([*(both[not op.documents :]), *given])})"
+    body.assign(node.outs, text)
+
+
 COMPOSITES: Mapping[type[Op], Speller] = {
     Softmax: _softmax,
     SoftmaxGrad: _softmax_grad,
@@ -171,13 +180,13 @@ COMPOSITES: Mapping[type[Op], Speller] = {
     WithStatistics: _with_statistics,
     FromStatistics: _from_statistics,
     Dropout: _dropout,
+    Places: _places,
     Rotary: _rotary,
     RotaryBack: _rotary,
     Attend: attend,
     AttendGrad: attend_grad,
     BlockTable: block_table,
     **EXPERTS,
-    **CONVOLUTIONS,
 }
 
 

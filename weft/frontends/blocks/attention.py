@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, Tag, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends.blocks.apart import apart, misplaced, segments
 from weft.frontends.blocks.behind import Keys, remembered, unfit
 from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
@@ -286,6 +287,9 @@ def _attend(
     meta = _given(s, a, pattern, seq, block.context or "")
     meta |= ({} if x.near is None else {"near": x.near}) | ({} if sinks is None else {"sinks": sinks})
     score, heads = _score(s, block, path), tuple(a.query.split())
+    key = "globals" if block.globals else "plan" if block.plan else "pattern"
+    for problem in misplaced(s, pattern, score, block.context or "", path, key):
+        s.low.tell(problem)
     op = s.ir.Attend(a.head, a.key, seq, pattern, x.scale, score, heads, tuple(meta))
     op = op if x.near is None else replace(op, first=x.first)
     if a.past:
@@ -302,11 +306,11 @@ def _given(s: Scope, a: Axes, pattern: Pattern, seq: str, context: str) -> dict[
     """The metadata a pattern reads, of the queries along `seq` and of the keys."""
     found: dict[str, Val] = {}
     if "segments" in pattern.metadata:
-        found["segments"] = segments = s.shared("segments")
-        keys = s.shared("segments", context)
+        found["segments"], keys = segments(s, context)
         if seq != s.length:
             first = s.map("index", s.ir.symbol(f"i_{seq}"), to=seq, dtype="i64")
-            found["segments"] = s.g.expand(s.gather("segments", segments, first, at=s.length), to=f"batch {seq}")
+            own = s.gather("segments", found["segments"], first, at=s.length)
+            found["segments"] = s.g.expand(own, to=f"batch {seq}")
         if found["segments"] is not keys:
             found["key_segments"] = s.rename("key_segments", keys, a.source, a.key)
     if "valid" in pattern.metadata:
@@ -330,10 +334,10 @@ def _score(s: Scope, block: Attention, path: Path) -> Any:
 def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
     dims = s.low.dims.on(s.length).named
     if block.plan is not None:
-        return planned(s, block.plan, block.heads, path)
+        return apart(s, planned(s, block.plan, block.heads, path))
     assert block.pattern is not None
     with s.low.reading((*path, "pattern"), "W0302"):
-        pattern = Pattern.parse(block.pattern, dims)
+        pattern = apart(s, Pattern.parse(block.pattern, dims), block.context or "")
     if block.globals is None:
         return pattern
     with s.low.reading((*path, "globals", "tokens"), "W0201"):

@@ -105,6 +105,9 @@ class Moe(BlockKind):
             routes = low.mint("routes", low.sizes[experts], (*avoid, experts))  # sharded apart from the stacked experts
             with low.reading((*path, "capacity"), "W0201"):
                 size, full = s.ir.capacity(self, dims), s.ir.drops(self, dims)
+                if full and (why := _shares(s)):
+                    key = "capacity" if self.capacity is not None else "capacity_factor"
+                    raise SpecError.at((*path, key), "W0403", why, "`capacity: none` takes all that come")
             slots = low.mint("capacity", size, (*avoid, experts, routes)) if full else ""
             inner = low.axis(self.inner, "inner", (*path, "inner"), (*avoid, experts, slots))
             if self.top_k > low.number(experts):
@@ -136,6 +139,14 @@ class Moe(BlockKind):
                 f"that of the longest ({most} at {longest}), so a shorter run may drop more tokens"
             )
             yield Problem("W0502", message, (*path, "capacity" if self.capacity is not None else "capacity_factor"))
+
+
+def _shares(s: Scope) -> str:
+    """Why the rows of a stream go with no expert that may be full; "" where they do."""
+    rule = s.rows_of()
+    if rule.documents:
+        return "an expert takes tokens up to its capacity from a row, so what one document has depends on the others"
+    return "padding would take places at an expert" if rule.padding else ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, Tag, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends.blocks.apart import apart, misplaced, segments
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.memories import stream_of
 from weft.frontends.resolve import Dims
@@ -15,7 +16,8 @@ from weft.frontends.schema_values import Formula, Init, InitRule, Name, Norm, Ra
 from weft.ir.pattern.pattern import Pattern
 
 if TYPE_CHECKING:
-    from weft.frontends.lower.scope import Forms, Scope
+    from weft.frontends.lower.operands import Forms
+    from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
 
 
@@ -90,7 +92,7 @@ class Recurrence(BlockKind):
                 ones = s.map("mask", 1, to=f"batch {lanes}", dtype=s.accumulate)
                 values["mask"] = s.dropout(ones, self.dropout)
             values |= {name: s.g.cast(v, s.accumulate) for name, v in values.items()}
-            out = _scan(s, self, values, lanes, path)
+            out = _scan(s, self, values, lanes, path, _anew(s))
             h = s.rename("output", out, lanes, "width")
             return s.map(stem, "h", to=" ".join(s.space), h=h, dtype=s.compute), []
 
@@ -102,11 +104,23 @@ class Recurrence(BlockKind):
             yield Problem("W0504", message, (*path, "output"), f"write {way} for the value after it")
 
 
-def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path: Path) -> Val:
+def _anew(s: Scope) -> Val | None:
+    """What a token does with the states, i64[batch seq]: 1, they start anew with it; -1, it is padding and leaves them
+    alone; else 0. None where no token does but the first."""
+    rule = s.rows_of()
+    if not rule.documents and not rule.padding:
+        return None
+    given = {"p": s.counted("place")} if rule.documents else {}
+    given |= {"v": s.shared("valid")} if rule.padding else {}
+    first = "where(p == 0, 1, 0)" if rule.documents else "0"
+    return s.map("anew", f"where(v, {first}, -1)" if rule.padding else first, to=s.rows, dtype="i64", **given)
+
+
+def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path: Path, anew: Val | None) -> Val:
     """The cell's formulas as one loop; gives its output [seq batch channels].
 
     Names of the spec become symbols of our own, so that none can meet a coordinate, a size or a keyword. A state's next
-    value that the output reads is a let too.
+    value that the output reads is a let too, and so is its value where it may start `anew`.
     """
     own = {name: f"v_{name}" for name in (*values, *block.state)}
     symbol = s.ir.symbol
@@ -117,6 +131,9 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
         return s.low.read(text, (*path, *where), names, names, forms)
 
     lets: dict[str, Any] = {}
+    for name, first in block.state.items() if anew is not None else ():
+        lets[f"b_{name}"] = s.ir.where(symbol("anew") > 0, s.ir.exact(first), symbol(own[name]))
+        names[name] = symbol(f"b_{name}")
     for name, text in block.let.items():
         lets[f"w_{name}"] = read(text, "let", name)
         names[name] = symbol(f"w_{name}")
@@ -127,12 +144,14 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
         following = read(block.update[name], "update", name)
         if after[name] in output.free_symbols:
             lets[f"u_{name}"], following = following, after[name]
+        if anew is not None:
+            following = s.ir.where(symbol("anew") < 0, symbol(own[name]), following)
         state[own[name]] = (following, start)
     formulas = [*lets.values(), *(f for f, _ in state.values()), output]
     used = {name for name in values if any(symbol(own[name]) in f.free_symbols for f in formulas)}
     _all_used(s, block, used, path)
     with s.at(*path, "update"):
-        operands = {own[n]: v for n, v in values.items() if n in used}
+        operands = {own[n]: v for n, v in values.items() if n in used} | ({} if anew is None else {"anew": anew})
         space, dtype = ("batch", lanes), s.accumulate
         return s.g.scan(s.length, state, {"h": output}, lets, operands=operands, to=space, dtype=dtype)["h"]
 
@@ -193,7 +212,9 @@ def _low_rank(
         raise SpecError.at((*path, "heads"), "W0402", f"{heads} heads do not divide the rank {low.number(rank)}")
     key = low.mint("key", low.dims.sizes[s.length], (*s.space, rank))
     with low.reading((*path, "pattern"), "W0302"):
-        pattern = Pattern.parse(p.pattern, low.dims.on(s.length).named)
+        pattern = apart(s, Pattern.parse(p.pattern, low.dims.on(s.length).named))
+    for problem in misplaced(s, pattern, s.ir.symbol("s"), "", path):
+        low.tell(problem)
     if heads == 1:
         head, cut, many = low.mint("mixed", low.sizes[rank], (rank, *s.space, key)), (), ""
         q = s.rename("query", z, rank, head)
@@ -210,7 +231,7 @@ def _low_rank(
 
     op = s.ir.Attend(head, key, s.length, pattern, parse(f"1/sqrt(n_{head})"), s.ir.symbol("s"), cut, pattern.metadata)
     given = {
-        "segments": lambda: s.shared("segments"),
+        "segments": lambda: segments(s, "")[0],
         "valid": lambda: s.rename("valid", s.shared("valid"), s.length, key),
     }
     meta = [given[name]() for name in pattern.metadata]

@@ -123,13 +123,25 @@ def turned(s: Scope, x: Val, rule: RotaryPositions, seq: str, head: str, path: P
     with s.low.reading((*path, "scaling", "original"), "W0201"):
         changed: dict[str, Any] = _scaled(s, rule, some) if rule.scaling else {"theta": s.ir.exact(rule.base)}
     with s.at(*path):
-        at = [s.map("place", s.ir.parse(f"i_{seq} + n_{past}"), to=seq, dtype="i64")] if past else []
-        x = s.g.one(s.ir.Rotary(seq, head, style=style, fraction=fraction, **changed), x, *at, names=[name])
+        given = [at] if (at := _places(s, seq, past)) is not None else []
+        x = s.g.one(s.ir.Rotary(seq, head, style=style, fraction=fraction, **changed), x, *given, names=[name])
         factor = _on_scores(s, rule)
         if rule.dims is None or factor == 1 or not name.startswith("query"):
             return x
         formula = f"where(i_{head} < {some}, {factor}*x, x)"
         return s.map(name, formula, x=x, to=" ".join(x.dims), dtype=s.compute)
+
+
+def _places(s: Scope, seq: str, past: str) -> Val | None:
+    """The positions of rows along `seq`: of a stream's tokens, or of its first ones; None: they are coordinates."""
+    if past:
+        return s.map("place", s.ir.parse(f"i_{seq} + n_{past}"), to=seq, dtype="i64")
+    stream = next((name for name, x in s.low.model.sequences.items() if x.length == seq), "")
+    at = s.place(stream)
+    if at is None or stream:
+        return at
+    first = s.map("index", s.ir.symbol(f"i_{seq}"), to=seq, dtype="i64")
+    return s.g.expand(s.gather("place", at, first, at=s.length), to=f"batch {seq}")
 
 
 def score_factor(s: Scope, rule: RotaryPositions) -> Any:

@@ -44,7 +44,8 @@ def routed(s: Scope, block: Moe, x: Val, stem: str, path: Path, routes: str, cho
         gate, aux, shares = _gates(s, block, s.gather("gate", scores, expert, at=routes), choice), None, scores
     if block.route_scale != 1:
         gate = s.map("gate", s.ir.symbol("g") * s.ir.exact(block.route_scale), g=gate, dtype=s.accumulate)
-    if aux is None or block.aux == "pooled" or block.skip_padding:
+    rows = s.rows_of()
+    if aux is None or block.aux == "pooled" or block.skip_padding or rows.documents or rows.padding:
         shares = _scores(s, block, logits, routes) if shares is None else shares
         aux = _balance(s, block, shares, expert, routes, choice)
     losses: Aux = [(aux, block.aux_loss)]
@@ -123,20 +124,22 @@ def _kept(s: Scope, block: Moe, scores: Val, groups: str) -> Val:
 
 def _counting(s: Scope, block: Moe) -> Val:
     """1 for each token that counts in the router's losses, else 0: [batch length]."""
-    if not block.skip_padding:
+    if not block.skip_padding and not s.rows_of().padding:
         return s.map("counting", 1, to=s.rows, dtype=s.accumulate)
     return s.map("counting", "where(v, 1, 0)", v=s.shared("valid"), to=s.rows, dtype=s.accumulate)
 
 
 def _balance(s: Scope, block: Moe, scores: Val, expert: Val, routes: str, choice: str) -> Val:
-    """n sum_i f_i P_i over the tokens of a sequence, or of the whole batch: f_i the share of tokens that chose expert
-    i, P_i the mean of its share of a token's scores."""
+    """n sum_i f_i P_i over the tokens of a sequence or document, or of the whole batch: f_i the share of tokens that
+    chose expert i, P_i the mean of its share of a token's scores."""
     every, dtype = " ".join(scores.dims), s.accumulate
     if block.router == "sigmoid":
         total = s.g.reduce(scores, to=s.rows.split())
         scores = s.map("shares", "p / t", p=scores, t=total, to=every, dtype=dtype)
     taken = s.map("taken", f"where(i_{routes} == k, 1, 0)", k=expert, to=f"{every} {choice}".strip(), dtype=dtype)
     taken, counting = s.g.reduce(taken, to=scores.dims), _counting(s, block)
+    if block.aux == "sequence" and s.rows_of().documents:
+        return _of_documents(s, taken, scores, counting, routes)
     over = ("batch",) if block.aux == "sequence" else ()
     tokens = s.g.reduce(counting, to=over)
 
@@ -147,6 +150,23 @@ def _balance(s: Scope, block: Moe, scores: Val, expert: Val, routes: str, choice
     load: Any = s.map("load", f"n_{routes}*f*p", f=mean(taken), p=mean(scores), dtype=dtype)
     total = s.g.reduce(load, to=over)
     return s.g.mean(total, total.dims) if over else total
+
+
+def _of_documents(s: Scope, taken: Val, scores: Val, counting: Val, routes: str) -> Val:
+    """The mean over documents of n sum_i f_i P_i: what they have is added up in a row for each that there can be."""
+    number, dtype = s.counted("document"), s.accumulate
+    each = s.low.mint("documents", s.low.sizes[s.length], (*s.space, routes))
+
+    def total(name: str, x: Val) -> Val:
+        counted = s.map(name, "x*m", x=x, m=counting, to=" ".join(x.dims), dtype=dtype)
+        to = tuple(each if d == s.length else d for d in x.dims)
+        return s.g.one(s.ir.Scatter((each,), to), counted, number, names=[name])
+
+    tokens = total("tokens", counting)
+    load = s.map("load", f"n_{routes}*f*p / max(n, 1)**2", f=total("taken", taken), p=total("scores", scores), n=tokens)
+    there = s.map("there", "where(n > 0, 1, 0)", n=tokens, dtype=dtype)
+    formula = "t / max(n, 1)"
+    return s.map("balance", formula, t=s.g.reduce(load, to=()), n=s.g.reduce(there, to=()), to="", dtype=dtype)
 
 
 def _z(s: Scope, block: Moe, logits: Val) -> Val:

@@ -80,12 +80,18 @@ def _factor(s: Scope, scale: float | str, path: Path) -> sp.Expr:
 
 
 def _position(s: Scope, number: int, path: Path, learned: int | str, index: str) -> Val:
-    """A table's rows at the index of each position: [length width]."""
+    """A table's rows at the index of each position: [length width], of the batch too where rows differ."""
     low = s.low
     rows = low.axis(learned, "positions", (*path, "learned"), s.space)
     table = s.param(f"positions.{number}", f"{rows} width", "position", "width")
-    formula = low.formula(index, (*path, "index"), {"i": symbol(f"i_{s.length}")})
-    return s.gather("position", table, s.map("row", formula, to=s.length, dtype="i64"), at=rows)
+    at = s.place()
+    i = symbol(f"i_{s.length}" if at is None else "at")
+    formula = low.formula(index, (*path, "index"), {"i": i})
+    if at is None:
+        at = s.map("row", formula, to=s.length, dtype="i64")
+    elif formula != i:
+        at = s.map("row", formula, at=at, to=s.rows, dtype="i64")
+    return s.gather("position", table, at, at=rows)
 
 
 def language(s: Scope, x: Val, head: LanguageHead, stem: str, path: Path) -> tuple[Val, Val | None]:
@@ -142,10 +148,13 @@ def _matrix(s: Scope, head: LanguageHead, stem: str, path: Path, vocab: str) -> 
 def classify(s: Scope, x: Val, head: ClassifyHead, stem: str, path: Path) -> tuple[Val, Val | None]:
     """Logits [batch classes] of the first position, pooled, and when training their mean cross-entropy f32[]."""
     low = s.low
+    if s.rows_of().documents:
+        message = f"a row of '{s.stream}' holds several documents, and its label is one"
+        raise SpecError.at(path, "W0403", message, "leave out `documents`, or this head")
     with s.at(*path):
         classes = low.axis(head.classes, "classes", (*path, "classes"), s.space)
         pooled = low.mint("pooled", low.sizes["width"], (*s.space, classes))
-        first = s.gather("first", x, s.map("at", 0, to="", dtype="i64"), at=s.length)
+        first = s.gather("first", x, _first(s), at=s.length)
         y = s.einsum(
             "pooled", first, s.param(f"{stem}pool.weight", f"width {pooled}", fan_in="width"), to=f"batch {pooled}"
         )
@@ -158,6 +167,14 @@ def classify(s: Scope, x: Val, head: ClassifyHead, stem: str, path: Path) -> tup
         return logits, _loss(s, logits, classes, "labels", head.ignore, path) if low.train else None
 
 
+def _first(s: Scope) -> Val:
+    """The place in the row of a sequence's first token: i64[], of each row where it may be padding."""
+    if not s.rows_of().padding:
+        return s.map("at", 0, to="", dtype="i64")
+    there = s.map("there", "where(v, 1, 0)", v=s.shared("valid"), to=s.rows, dtype=s.accumulate)
+    return s.g.reduce(there, to="batch", kind="argmax")
+
+
 def _loss(
     s: Scope, logits: Val, over: str, target: str, ignore: int, path: Path, smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Val:
@@ -168,6 +185,11 @@ def _loss(
         if smoothing or z_loss:
             each = _more(s, each, logits, want, over, ignore, smoothing, z_loss)
         counts = s.map("counts", f"where(Ne(y, {ignore}), 1, 0)", y=want, dtype="i64")
+        if s.rows_of().padding and s.length in want.dims:
+            each, counts = (
+                s.map(name, "where(v, x, 0)", v=s.shared("valid"), x=x, to=" ".join(x.dims), dtype=x.dtype)
+                for name, x in (("losses", each), ("counts", counts))
+            )
         formula = "total / max(count, 1)"
         total, number = s.g.reduce(each, to=""), s.g.reduce(counts, to="")
         return s.map("mean", formula, total=total, count=number, to="", dtype=each.dtype)

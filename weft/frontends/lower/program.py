@@ -8,6 +8,7 @@ from typing import Any
 from weft.errors import Path, Problem, SpecError, VerifyError
 from weft.frontends.blocks.kind import Aux
 from weft.frontends.lower.ends import embed, heads
+from weft.frontends.lower.rows import count, unread
 from weft.frontends.lower.scope import Lowering, Scope
 from weft.frontends.lower.stack import stage
 from weft.frontends.lower.top import once
@@ -63,6 +64,8 @@ def _model(low: Lowering) -> dict[str, Val]:
     if not low.problems:
         _all_read(low)
         _remembered(low)
+        for problem in unread(low):
+            low.tell(problem)
     with low.collecting():
         return _heads(low, of_heads(low.model), aux) | {state.value: v for state, v in low.states.values()}
     return {}
@@ -113,8 +116,13 @@ def _program(low: Lowering, outputs: dict[str, Val], source: str) -> ir.Program:
 def _embed(low: Lowering, stream: str) -> Val:
     path: Path = ("streams", stream, "embed") if low.model.streams else ("embed",)
     scope = Scope(low, low.called(stream, "embed.", "."), stream)
+    rows = count(scope, (*path[:-1], "rows"))
     with low.collecting():
-        return once(low, low.called(stream, "embed"), scope, {}, path, embed(scope, path))[0]
+        x = embed(scope, path)
+        x, *values = once(low, low.called(stream, "embed"), scope, {}, path, x, *rows.values())
+        low.counted |= dict(zip(rows, values))
+        return x
+    low.counted |= {name: low.top.input(name.replace(".", "_"), v.type) for name, v in rows.items()}
     return low.top.input(low.called(stream, "unknown"), Type(low.model.dtype.compute, scope.space))
 
 

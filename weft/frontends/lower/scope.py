@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
-from math import isfinite, prod
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -16,6 +16,7 @@ from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends import vocabulary
 from weft.frontends.lower import gating
 from weft.frontends.lower.norms import normalised
+from weft.frontends.lower.operands import OF_HEADS, OF_STREAM, Forms, Operand, finite
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
 from weft.frontends.streams import of_heads
@@ -30,24 +31,7 @@ from weft.ir.types import Type, Val
 
 if TYPE_CHECKING:
     from weft.frontends.blocks.queries import QkNorm
-    from weft.frontends.schema import Model
-
-OF_STREAM = {"tokens": "i64", "types": "i64", "segments": "i64", "valid": "bool"}
-"""The public inputs [batch length] that a stream can have, and their dtypes, in the order of `forward`. Where there are
-several streams their names follow the stream's: source_tokens."""
-OF_HEADS = {"targets": "i64", "labels": "i64", "seed": "i64"}
-"""Those that a model has once, after them: of the heads, and the seed of dropout."""
-
-
-Forms = dict[str, dict[str, Any]]
-"""What `form(name)` stands for in a formula, by form and name."""
-
-
-def _finite(number: sp.Expr) -> bool:
-    try:
-        return isfinite(scalar(number))
-    except OverflowError:  # an integer beyond every float
-        return False
+    from weft.frontends.schema import Model, RowContent
 
 
 @dataclass
@@ -70,6 +54,8 @@ class Lowering:
     stages: set[str] = field(default_factory=set)
     streams: dict[str, Val] = field(default_factory=dict)
     """What each stream has come to."""
+    counted: dict[str, Val] = field(default_factory=dict[str, Val])
+    """Of each stream whose rows hold documents or padding, by name: where its tokens stand, and in which document."""
     stage: int = 0
     """The place in the stack of the stage at hand."""
     contexts: set[str] = field(default_factory=set[str])
@@ -187,7 +173,7 @@ class Lowering:
     def constant(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
         """A formula of the spec that comes to a finite number when compiling; 1 stands for one that does not."""
         found: Any = self.formula(text, path, names)
-        if not found.free_symbols and _finite(found):
+        if not found.free_symbols and finite(found):
             return found
         self.tell(Problem("W0301", f"'{text}' is not a finite number", path, "a number, or a formula over dims"))
         return sp.S.One
@@ -229,16 +215,6 @@ class Lowering:
             self.values[param.name] = self.top.input(param.value, Type(param.dtype, dims))
             self.params.append(replace(param, value=self.values[param.name].name))
         return self.values[param.name]
-
-
-@dataclass
-class Operand:
-    """What one input of a block's body is: the running value ("carry"), a parameter ("param", or "common" to all
-    layers), another stream, what an earlier call left ("state"), or something shared by all blocks."""
-
-    kind: str
-    key: str
-    param: ir.Param | None = None
 
 
 class Scope:
@@ -284,6 +260,24 @@ class Scope:
     def state(self, part: str, dims: Sequence[str]) -> Val:
         """What earlier calls left to a part of this block."""
         return self._input(Operand("state", part), f"past_{part}", Type(self.compute, tuple(dims)))
+
+    def rows_of(self, stream: str = "") -> RowContent:
+        """What the rows of this stream hold, or of that one."""
+        return self.low.model.sequences[stream or self.stream].rows
+
+    def place(self, stream: str = "") -> Val | None:
+        """The positions of a stream's tokens: i64[batch length]; None where they are their coordinates."""
+        rule = self.rows_of(stream)
+        if rule.positions == "given":
+            return self.shared("positions", stream)
+        return self.counted("place", stream) if rule.counts else None
+
+    def counted(self, name: str, stream: str = "") -> Val:
+        """Of a stream's tokens their `place` in their document, over what is no padding, or the number of that
+        `document` in its row: i64[batch length]."""
+        stream = stream or self.stream
+        type_ = Type("i64", ("batch", self.low.length(stream)))
+        return self._input(Operand("counted", f"{stream}.{name}"), self.low.called(stream, name), type_)
 
     def shared(self, name: str, stream: str = "") -> Val:
         """A public input, of this stream or that one, or `layer`: the number of this layer in its stage."""

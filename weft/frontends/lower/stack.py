@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from weft.errors import Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
-from weft.frontends.lower.scope import Lowering, Operand, Scope
+from weft.frontends.lower.operands import Operand
+from weft.frontends.lower.scope import Lowering, Scope
 from weft.frontends.lower.top import once, top_value
 from weft.frontends.schema import Layer, Norm, Parallel, Step, SubLayer
 from weft.frontends.streams import of_stage

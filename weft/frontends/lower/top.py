@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from weft.errors import Path
-from weft.frontends.lower.scope import Lowering, Operand, Scope
+from weft.frontends.lower.operands import Operand
+from weft.frontends.lower.scope import Lowering, Scope
 from weft.ir.types import Val
 
 
@@ -26,6 +27,8 @@ def top_value(low: Lowering, operand: Operand, carried: Mapping[str, Val]) -> Va
         return carried[operand.key]
     if operand.kind == "stream":
         return low.streams[operand.key]
+    if operand.kind == "counted":
+        return low.counted[operand.key]
     if operand.param is not None:
         known = low.values.get(operand.key)
         return known if known is not None else low.own(replace(operand.param, value=operand.key.replace(".", "_")))

@@ -1,18 +1,17 @@
 """The composite ops: named, and declared by what they mean in primitives. Plans and code generators see the name."""
 
 from weft.ir.library.attention import Attend, AttendGrad, BlockTable
-from weft.ir.library.convolution import Convolve, ConvolveWeights
 from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax, SoftmaxGrad
+from weft.ir.library.places import Places
 from weft.ir.library.rotary import Rotary, RotaryBack
 from weft.ir.library.routing import ExpertProduct, ExpertWeights, Route
 from weft.ir.library.statistics import FromStatistics, WithStatistics
 
 COMPOSITES = (
     *(Softmax, SoftmaxGrad, LayerNorm, RMSNorm, CrossEntropy, WithStatistics, FromStatistics),
-    *(Attend, AttendGrad, Dropout, Rotary, RotaryBack, Route, ExpertProduct, ExpertWeights),
-    *(Convolve, ConvolveWeights),
+    *(Attend, AttendGrad, Dropout, Places, Rotary, RotaryBack, Route, ExpertProduct, ExpertWeights),
 )
 
 __all__ = [
@@ -20,14 +19,13 @@ __all__ = [
     "Attend",
     "AttendGrad",
     "BlockTable",
-    "Convolve",
-    "ConvolveWeights",
     "CrossEntropy",
     "Dropout",
     "ExpertProduct",
     "ExpertWeights",
     "FromStatistics",
     "LayerNorm",
+    "Places",
     "RMSNorm",
     "Rotary",
     "RotaryBack",

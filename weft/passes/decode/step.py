@@ -240,9 +240,13 @@ class _Step:
 
     def routes(self, n: Node, held: Val, row: Val, key: str, results: Iterable[Val]) -> None:
         """Note a router: it holds its past choices, and `results` say where it sends tokens."""
+        self.keeps(n, held, row, key)
+        self.router |= dict.fromkeys(results, len(self.states))
+
+    def keeps(self, n: Node, held: Val, row: Val, key: str) -> None:
+        """Note that all rows of `row` are held, past ones in `held`."""
         both = self.join(held, row, key, f"all_{row.name}")
         self.states.append(StepState("rows", held, row, both, f"past_{key}", src=n.src))
-        self.router |= dict.fromkeys(results, len(self.states))
 
     def inline(self, n: Node, ins: Sequence[_Found]) -> Iterable[_Found]:
         """The rules on what a composite means, where it meets positions."""
