@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weft.api import save_hf as save_hf
     from weft.errors import WeftError as WeftError
     from weft.frontends.blocks import Attention as Attention
+    from weft.frontends.blocks import Convolution as Convolution
     from weft.frontends.blocks import Mlp as MLP
     from weft.frontends.blocks import Moe as MoE
     from weft.frontends.blocks import OpaqueBlock as Opaque
@@ -36,6 +37,7 @@ _HOME = {
     "save_hf": "weft.api:save_hf",
     "Model": "weft.frontends.schema:Model",
     "Attention": "weft.frontends.blocks:Attention",
+    "Convolution": "weft.frontends.blocks:Convolution",
     "MLP": "weft.frontends.blocks:Mlp",
     "Recurrence": "weft.frontends.blocks:Recurrence",
     "MoE": "weft.frontends.blocks:Moe",
@@ -46,6 +48,7 @@ _HOME = {
 __all__ = [
     "MLP",
     "Attention",
+    "Convolution",
     "MoE",
     "Model",
     "Opaque",

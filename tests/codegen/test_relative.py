@@ -79,6 +79,7 @@ def test_it_is_transformer_xl(given: Any, shape: dict[str, Any], n: int):
         ("all", {"score": "3*tanh(s/3) - 0.1*h", "value": 5}),
         ("band(2, 3)", {}),
         ("causal and same_segment", {"score": "3*tanh(s/3) - 0.1*h"}),
+        ("causal and window(2)", {"score": "0"}),
         ("k <= q + 2 and valid", {"kv_heads": 1, "bias": True}),
     ],
 )

@@ -15,6 +15,8 @@ from weft.ir.all_ops import OPS
 from weft.ir.builder import Builder
 from weft.ir.formula import parse
 from weft.ir.library import (
+    Convolve,
+    ConvolveWeights,
     CrossEntropy,
     Dropout,
     ExpertProduct,
@@ -36,6 +38,8 @@ from weft.ir.reference import run
 from weft.ir.types import Graph, Node, Type
 from weft.passes.derivative import joint
 
+DENSE = Convolve("key", "seq", "gate", ("batch", "seq", "inner"), 2)
+EACH = Convolve("key", "seq", "gate", ("batch", "seq", "width"), placed=True)
 ROWS, NORM, LOSS = f32("batch seq width"), LayerNorm("width", EPS), CrossEntropy("vocab")
 MODULE = Opaque("mixer", (f32("batch out"),), ("weight", "bias"))
 MODULES = {"mixer": torch.nn.Linear(SIZES["width"], SIZES["out"])}
@@ -68,6 +72,9 @@ EXTRA: tuple[Node, ...] = (
     one(Dropout(parse("0.1"), 1), ROWS, i64(), i64()),
     one(Rotary("seq", "head"), f32("batch seq heads head")),
     one(RotaryBack(Rotary("seq", "head")), f32("batch seq heads head")),
+    one(DENSE, f32("batch key width"), f32("gate width inner")),
+    one(EACH, f32("batch key width"), f32("gate width"), i64("batch seq")),
+    one(ConvolveWeights(DENSE, ("gate", "width", "inner")), f32("batch key width"), f32("batch seq inner")),
     one(ExpertProduct("router", ("batch", "seq", "inner")), ROWS, f32("router width inner"), i64("batch seq")),
     one(ExpertWeights("router", ("router", "width", "inner")), ROWS, f32("batch seq inner"), i64("batch seq")),
     one(Places("seq", documents=True), i64("batch seq")),
@@ -135,7 +142,7 @@ def test_every_result_is_linear_in_the_groups_that_ops_declare():
                 seen.add(op_name(type(n.op)))
     assert seen == {
         *("einsum", "map", "reduce", "gather", "scatter", "rename", "concat", "part", "detach"),
-        *("grad", "softmax_grad", "rotary_back", "from_statistics"),
+        *("grad", "softmax_grad", "rotary_back", "from_statistics", "convolve", "convolve_weights"),
     }
 
 

@@ -115,6 +115,7 @@ class Draw:
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
             self.maybe(0.2, head, "head", "z_loss", o.Z_LOSS)
+        self.convolved(s)
         return {k: v for k, v in s.items() if v != {}}
 
     def narrow(self, block: Spec) -> None:
@@ -130,6 +131,15 @@ class Draw:
                 rotary.pop("dims", None)
         if "shared" in latent:
             block["head"] = 4 + latent["shared"] // 4 * 2
+
+    def convolved(self, s: Spec) -> None:
+        """Convolutions in a layer, now and then."""
+        if "memory" not in s and self.rows.random() < 0.15:
+            block: Spec = {"kind": "convolution", "layers": copy.deepcopy(self.rows.choice(o.CONVOLUTIONS))}
+            self.told.append(f"convolution.layers={block['layers']}")
+            layers = [x for stage in s["stack"] for x in (stage.get("cycle") or [stage["layer"]])]
+            layer = self.rows.choice(layers)
+            layer.insert(self.rows.randint(0, len(layer)), {"block": block})
 
     def experts(self, block: Spec) -> None:
         """Routed experts with more that a router may do."""

@@ -144,6 +144,15 @@ ATTENTION: dict[str, Options] = {
 MLP: dict[str, Options] = {
     "activation": ACTIVATION, "inner": [3, "2*width"], "gated": [True, False], "bias": [True, False],
 }  # fmt: skip
+CONVOLUTIONS: Options = [
+    [{"taps": 3}], [{"taps": 2, "depthwise": True, "activation": "silu", "channels": "width"}], [{"taps": 1}],
+    [{"taps": 1, "channels": 3, "gated": True}, {"taps": 3, "channels": 3, "dilation": 2, "weight_norm": "ones"},
+     {"taps": 1, "gated": True, "weight_norm": {"constant": 0.5}}],
+    [{"taps": 4, "depthwise": True, "dilation": 3, "weight_norm": "ones"}, {"taps": 2, "bias": False}],
+    [{"taps": "most", "channels": "inner", "bias": False, "gated": True, "activation": "tanh"},
+     {"taps": 2, "depthwise": True, "gated": True}, {"taps": "heads"}],
+    [{"taps": 9, "depthwise": True, "dilation": "heads"}],
+]  # fmt: skip
 MOE: dict[str, Options] = {
     "top_k": [1, 2, 3, 4], "inner": [4, "inner"], "activation": ACTIVATION, "gated": [True, False],
     "bias": [True, False], "normalize": [True], "aux_loss": [0.0, 0.5],

@@ -11,6 +11,7 @@ from weft.ir.formula import symbol as symbol
 from weft.ir.formula.functions import minimum as minimum
 from weft.ir.formula.functions import where as where
 from weft.ir.library import Attend as Attend
+from weft.ir.library import Convolve as Convolve
 from weft.ir.library import ExpertProduct as ExpertProduct
 from weft.ir.library import Rotary as Rotary
 from weft.ir.library import Route as Route

@@ -190,7 +190,8 @@ class Steps:
         weight = 0.0 if keep.dtype == torch.bool else keep.to(dtype).log()
         added = read(near, query_at[:, :, None] - key_at[:, None, :] - first).to(dtype)
         s = (by_kv_head(q, kv).to(dtype) @ k[:, :, None].to(dtype).mT * scale).flatten(1, 2) + added
-        s = s if self.score is None else self.score(s, *places, *metadata)
+        if self.score is not None:  # which may be a number
+            s = torch.as_tensor(self.score(s, *places, *metadata), dtype=dtype, device=q.device)
         bias = torch.where((keep > 0) & (places[1] >= 0), s + weight, -torch.inf).expand(*q.shape[:3], k.shape[2])
         lse = bias.logsumexp(-1)
         p = torch.exp(bias - lse.masked_fill(lse == -torch.inf, torch.inf)[..., None])

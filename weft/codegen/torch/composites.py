@@ -5,6 +5,7 @@ from typing import Any
 
 from weft.codegen.torch.attention import attend, attend_grad, attends, block_table
 from weft.codegen.torch.body import Body
+from weft.codegen.torch.convolutions import CONVOLUTIONS
 from weft.codegen.torch.experts import EXPERTS
 from weft.codegen.torch.lines import tuple_of
 from weft.codegen.torch.printer import Speller
@@ -187,6 +188,7 @@ COMPOSITES: Mapping[type[Op], Speller] = {
     AttendGrad: attend_grad,
     BlockTable: block_table,
     **EXPERTS,
+    **CONVOLUTIONS,
 }
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from weft.frontends.blocks.attention import Attention
+from weft.frontends.blocks.convolution import Convolution
 from weft.frontends.blocks.mlp import Mlp
 from weft.frontends.blocks.moe import Moe
 from weft.frontends.blocks.opaque import OpaqueBlock
 from weft.frontends.blocks.recurrence import Recurrence
 
-Block = Annotated[Attention | Mlp | Recurrence | Moe | OpaqueBlock, Field(discriminator="kind")]
+Block = Annotated[Attention | Mlp | Recurrence | Moe | Convolution | OpaqueBlock, Field(discriminator="kind")]

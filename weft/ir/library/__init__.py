@@ -1,6 +1,7 @@
 """The composite ops: named, and declared by what they mean in primitives. Plans and code generators see the name."""
 
 from weft.ir.library.attention import Attend, AttendGrad, BlockTable
+from weft.ir.library.convolution import Convolve, ConvolveWeights
 from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax, SoftmaxGrad
@@ -12,6 +13,7 @@ from weft.ir.library.statistics import FromStatistics, WithStatistics
 COMPOSITES = (
     *(Softmax, SoftmaxGrad, LayerNorm, RMSNorm, CrossEntropy, WithStatistics, FromStatistics),
     *(Attend, AttendGrad, Dropout, Places, Rotary, RotaryBack, Route, ExpertProduct, ExpertWeights),
+    *(Convolve, ConvolveWeights),
 )
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "Attend",
     "AttendGrad",
     "BlockTable",
+    "Convolve",
+    "ConvolveWeights",
     "CrossEntropy",
     "Dropout",
     "ExpertProduct",

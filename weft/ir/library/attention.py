@@ -14,7 +14,7 @@ from weft.ir.formula.functions import diff, where
 from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
 from weft.ir.ops.op import Cotangents, Op
-from weft.ir.pattern import METADATA, Pattern, holds, is_causal, opaque_atoms, to_sympy
+from weft.ir.pattern import METADATA, Pattern, holds, is_causal, max_distance, opaque_atoms, to_sympy
 from weft.ir.pattern.expression import K, Q, add, const
 from weft.ir.pattern.formula import BatchCondition, Leaf, moved
 from weft.ir.pattern.writing import written
@@ -132,6 +132,12 @@ class Attend(Composite):
         given = [s.joined_keys(x, n) if s.is_keyed(x) else s.value(x) for x in ins]
         wide = replace(self, meta=(*self.meta, *meta), layout=None)
         return s.g.many(wide, *given, *meta.values(), names=[v.name for v in n.outs])
+
+    def reach(self, sizes: Mapping[str, int], time: str) -> tuple[str, int | None] | None:
+        if self.query != time:
+            return None
+        far = max_distance(self.pattern, sizes[time], self.count(sizes))
+        return self.over, None if far is None else max(1, far + 1)
 
     def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> tuple[Op, list[Val]]:
         own = self.meta.index("query_at") if "query_at" in self.meta else len(self.meta)  # a step's come after them

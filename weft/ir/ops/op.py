@@ -140,6 +140,11 @@ class Op:
         """The op and its operands in a step before which there was nothing: without the positions `at`."""
         return self, list(ins)
 
+    def reach(self, sizes: Mapping[str, int], time: str) -> tuple[str, int | None] | None:
+        """The dim of positions that results along `time` read, and how many back from their own, that one counted, as
+        far as any of them; None: no end. None: it reads no positions by another name."""
+        return None
+
     def refitted(self, rows: str, has: bool) -> "Op":
         """The op for operands some of which have the dim `rows` (has: True) where none had it, or the reverse."""
         return self

@@ -7,7 +7,6 @@ from weft.errors import DecodeError
 from weft.ir.builder import Builder
 from weft.ir.graphs import dce
 from weft.ir.ops.op import Op, op_name
-from weft.ir.pattern import max_distance
 from weft.ir.types import Graph, Node, Type, Val
 
 
@@ -41,10 +40,8 @@ def above(graph: Graph, v: Val) -> list[Node]:
 
 
 def windows(graph: Graph, sizes: Mapping[str, int], time: str) -> dict[str, int]:
-    """Key dim -> how many positions back its attentions still read, where that is bounded."""
+    """Key dim -> how many positions back it is still read, where that is bounded."""
     far: dict[str, list[int | None]] = {}
-    for of in (n.op.attention for n in graph.nodes):
-        if of is not None and of.query == time:
-            reach = max_distance(of.pattern, sizes[time], of.count(sizes))
-            far.setdefault(of.over, []).append(None if reach is None else max(1, reach + 1))
+    for key, back in filter(None, (n.op.reach(sizes, time) for n in graph.nodes)):
+        far.setdefault(key, []).append(back)
     return {key: max(w for w in ws if w is not None) for key, ws in far.items() if None not in ws}
