@@ -136,8 +136,8 @@ def test_onnx_is_the_reference(pattern: str, kind: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"rotary": True}, "without `globals`, `rotary` and `context`"),
-        ({"globals": {"tokens": 1}}, "without `globals`, `rotary` and `context`"),
+        ({"rotary": True}, "kind `sinusoid` goes without `rotary`"),
+        ({"globals": {"tokens": 1}}, "without `globals` and `context`"),
         ({"pattern": None, "plan": {"block": 3}}, "goes with a `pattern`"),
     ],
 )

@@ -96,7 +96,8 @@ class Draw:
             if block["kind"] == "attention":
                 self.maybe(0.3, block, "attention", "qk_norm", o.QK_NORM)
                 self.maybe(0.25, block, "attention", "sinks", [True])
-                self.maybe(0.0 if "relative" in block else 0.3, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
+                turns = block.get("relative", {"kind": "none"}).get("kind", "sinusoid") != "sinusoid"
+                self.maybe(0.3 if turns else 0.0, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
                 self.narrow(block)

@@ -49,6 +49,9 @@ BACKWARD_SCORE: Options = ["s*(1 + h) - log(1 + q - k)", "s - sqrt(q - k)", "s +
 
 RELATIVE: Options = [
     {}, {"shared": True}, {"biases": []}, {"biases": ["v"], "kind": "sinusoid"}, {"biases": ["u", "v"]},
+    {"kind": "buckets"}, {"kind": "buckets", "buckets": 8, "max_distance": 7, "shared": True}, {"kind": "slopes"},
+    {"kind": "buckets", "buckets": 4, "max_distance": 5}, {"kind": "slopes", "learned": True},
+    {"kind": "slopes", "learned": True, "shared": True},
 ]  # fmt: skip
 
 REMEMBERED: Options = [

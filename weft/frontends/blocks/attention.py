@@ -106,8 +106,10 @@ class Attention(BlockKind):
             raise ValueError("with `latent`, rotary positions turn its `shared` dims: say how many there are")
         if self.latent and isinstance(self.rotary, RotaryPositions) and self.rotary.dims is not None:
             raise ValueError("with `latent`, `shared` says which dims turn, not `dims`")
-        if self.relative and (self.plan or self.globals or self.rotary or self.context):
-            raise ValueError("`relative` goes with a `pattern` and without `globals`, `rotary` and `context`")
+        if self.relative and (self.plan or self.globals or self.context):
+            raise ValueError("`relative` goes with a `pattern` and without `globals` and `context`")
+        if self.relative and self.rotary and not self.relative.with_rotary:
+            raise ValueError(f"`relative` of kind `{self.relative.kind}` goes without `rotary`")
         return self
 
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
@@ -286,7 +288,7 @@ def _attend(
     whole, seq = not seq, seq or s.length
     meta = _given(s, a, pattern, seq, block.context or "")
     meta |= ({} if x.near is None else {"near": x.near}) | ({} if sinks is None else {"sinks": sinks})
-    score, heads = _score(s, block, path), tuple(a.query.split())
+    score, heads = _score(s, block, path, x.added), tuple(a.query.split())
     key = "globals" if block.globals else "plan" if block.plan else "pattern"
     for problem in misplaced(s, pattern, score, block.context or "", path, key):
         s.low.tell(problem)
@@ -326,8 +328,9 @@ def _scale(s: Scope, a: Axes, block: Attention, path: Path) -> Any:
     return scale * score_factor(s, block.turning) if block.rotary else scale
 
 
-def _score(s: Scope, block: Attention, path: Path) -> Any:
-    names = {"s": s.ir.symbol("s")} | {c: s.ir.symbol(f"i_{c}") for c in "qkh"}
+def _score(s: Scope, block: Attention, path: Path, added: Any) -> Any:
+    """The formula of scores; added: to `s` before."""
+    names = {"s": s.ir.symbol("s") + added} | {c: s.ir.symbol(f"i_{c}") for c in "qkh"}
     return s.low.formula(block.score, (*path, "score"), names)
 
 
