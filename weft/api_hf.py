@@ -157,6 +157,7 @@ def _same(wanted: Mapping[str, Tensor], module: Any) -> None:
 def _config(imported: ImportedSpec, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The config with the class and the dtype that the weights are of."""
     made = dict(imported.config) | {"architectures": [imported.values["architecture"]]}
+    made.pop("quantization_config", None)  # what is written is not
     kinds = {str(p.dtype).removeprefix("torch.") for p in parameters.values()}
     key = "torch_dtype" if "torch_dtype" in made else "dtype"
     return made | ({key: kinds.pop()} if len(kinds) == 1 else {})

@@ -80,6 +80,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "sliding_window_pattern": 3,
     }),
     "phi3": ("Phi3ForCausalLM", GROUPED | {"sliding_window": 7}),
+    "gpt_oss": ("GptOssForCausalLM", GROUPED | {
+        "hidden_size": 64, "head_dim": 16, "num_hidden_layers": 3, "sliding_window": 7, "num_local_experts": 5,
+        "num_experts_per_tok": 2, "swiglu_limit": 0.1, "swiglu_alpha": 1.5, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 20,
+            "truncate": False,
+        },
+    }),
     "gpt_neox": ("GPTNeoXForCausalLM", SIZES | {"hidden_size": 64}),
     "gpt_neox-one_after_another": ("GPTNeoXForCausalLM", SIZES | {
         "use_parallel_residual": False, "attention_bias": False,

@@ -181,6 +181,18 @@ PUBLISHED = {
         },
         671_026_419_200,
     ),
+    "gpt_oss": (
+        {
+            "num_hidden_layers": 24, "num_local_experts": 32, "experts_per_token": 4, "rope_theta": 150000,
+            "rope_scaling": {
+                "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+                "rope_type": "yarn", "truncate": False,
+            },
+            "layer_types": ["sliding_attention", "full_attention"] * 12, "initial_context_length": 4096,
+            "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+        },
+        20_914_757_184,
+    ),
     "mixtral": ({"rope_theta": 1e6, "max_position_embeddings": 32768}, 46_702_792_704),
     "bert": ({"architectures": ["BertForPreTraining"]}, 110_106_428),
     "roberta": ({"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}, 124_697_433),

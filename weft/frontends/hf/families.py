@@ -7,6 +7,7 @@ from weft.frontends.hf.deepseek import DEEPSEEK_V3
 from weft.frontends.hf.gemma import GEMMA, GEMMA2, GEMMA3
 from weft.frontends.hf.gpt2 import GPT2
 from weft.frontends.hf.gpt_neox import GPT_NEOX
+from weft.frontends.hf.gpt_oss import GPT_OSS
 from weft.frontends.hf.llama import LLAMA
 from weft.frontends.hf.longformer import LONGFORMER
 from weft.frontends.hf.mistral import MISTRAL
@@ -19,7 +20,7 @@ from weft.frontends.hf.roberta import ROBERTA
 
 DECODERS = (
     *(GPT2, GPT_NEOX, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMO2),
-    *(GEMMA, GEMMA2, GEMMA3, PHI, PHI3, DEEPSEEK_V3),
+    *(GEMMA, GEMMA2, GEMMA3, PHI, PHI3, DEEPSEEK_V3, GPT_OSS),
 )
 ENCODERS = (BERT, ROBERTA, LONGFORMER, BIG_BIRD)
 FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS, *ENCODERS)}
@@ -27,7 +28,6 @@ FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS
 REFUSED = {
     "gemma3": "a model of text and images; of one of text alone the model_type is gemma3_text",
     "olmo": "a norm without weights is not in the spec language",
-    "gpt_oss": "sinks of attention and a clamped SwiGLU are not in the spec language",
     "switch_transformers": "its checkpoints are an encoder with a decoder, with biases by relative position, which no "
     "spec says; `weft new moe` starts a decoder with routed experts",
     "t5": "biases by relative position are not in the spec language",

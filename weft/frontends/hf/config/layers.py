@@ -43,14 +43,15 @@ def numbers() -> ConfigOption:
     return ConfigOption(read, [])
 
 
-def stack(kinds: Sequence[str], own: Mapping[str, Spec]) -> tuple[str, list[Spec], Spec]:
+def stack(kinds: Sequence[str], own: Mapping[str, Spec], second: str = "feedforward") -> tuple[str, list[Spec], Spec]:
     """The commonest of the kinds, the stages of layers of these kinds, and the dims that count them. own: by kind, keys
-    of the attention; those of the commonest are the block's, the others set what differs."""
+    of the attention; those of the commonest are the block's, the others set what differs. second: the other block of
+    a layer."""
     usual = max(dict.fromkeys(kinds), key=kinds.count)
 
     def layer(kind: str) -> Layer:
         changed = {k: v for k, v in own[kind].items() if v != own[usual][k]}
-        return [{"block": "attention", "set": changed} if changed else "attention", "feedforward"]
+        return [{"block": "attention", "set": changed} if changed else "attention", second]
 
     return usual, *stages(kinds, layer)
 

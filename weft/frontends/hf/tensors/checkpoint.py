@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from weft.errors import BackendError, FileError, UsageError
+from weft.frontends.hf.tensors import mxfp4
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
@@ -27,12 +28,14 @@ MOST_INDEX = 1 << 26
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as the header of its file has it. dtype: torch's name of it, "" for one that is no float."""
+    """A tensor as the header of its file has it. dtype: torch's name of it, "" for one that is no float. packed: the
+    tensors that it stands in, by name, where it is none of its own; see `mxfp4`."""
 
     file: str
     shape: tuple[int, ...]
     dtype: str
     kind: str
+    packed: tuple[tuple[str, Stored], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,31 @@ class Checkpoint:
             if named is not None and (odd := sorted(set(found) - named)):
                 raise FileError(path, f"holds {_listed(odd)}, of which {INDEX} says nothing")
             tensors |= found
-        return cls(folder, tensors)
+        return cls(folder, _together(tensors))
 
     @contextmanager
     def reading(self, name: str) -> Generator[Callable[[int, int], Any]]:
         """A function from the first row and the row after the last to those rows, as a tensor that lives no longer
         than this block: what was read is a mapped file until it is closed."""
         stored = self.tensors[name]
+        if stored.packed:
+            with ExitStack() as files:
+                opened = [files.enter_context(_opened(each.file)).get_slice(own) for own, each in stored.packed]
+                yield lambda begin, end: mxfp4.unpacked(*(part[begin:end] for part in opened))
+            return
         with _opened(stored.file) as file:
             part = file.get_slice(name)
             yield lambda begin, end: part[begin:end]
+
+
+def _together(tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """The tensors, those that stand in two as the one that they are."""
+    packed = mxfp4.pairs(tensors)
+    names = [tuple(stem + suffix for suffix in mxfp4.SUFFIXES) for stem in packed]
+    found = {name: x for name, x in tensors.items() if not any(name in own for own in names)}
+    for own, (stem, parts) in zip(names, packed.items()):
+        found[stem] = Stored(parts[0].file, mxfp4.shape(parts[0]), "bfloat16", "MXFP4", tuple(zip(own, parts)))
+    return found
 
 
 def present(folder: str | os.PathLike[str]) -> None:

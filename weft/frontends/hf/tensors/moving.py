@@ -83,7 +83,10 @@ def _own(parameters: Parameters, tensor: Tensor, run: RowRun) -> torch.Tensor:
 
 def _theirs(rows: torch.Tensor, tensor: Tensor, run: RowRun) -> torch.Tensor:
     """What of a tensor's rows belongs to the run's part."""
-    return rows if tensor.axis == 0 else rows.narrow(tensor.axis, run.start, run.part.size)
+    if tensor.axis == 0:
+        return rows
+    stop = run.start + (run.part.size - 1) * run.step + 1
+    return rows[(slice(None),) * tensor.axis + (slice(run.start, stop, run.step),)]
 
 
 def _gathered(parameters: Parameters, tensor: Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Which tensor of a checkpoint holds which parameters of ours: rows of a family's table, and what they come to.
 
 A row names parameters of ours and a tensor of theirs, `{}` for the layer. The parameters lie one after another in the
-tensor, along `axis`, once or in several `groups`; each is `turned` where theirs is a torch Linear's [out, in] and ours
-[in, out]. Since a parameter only moves, one row reads and writes. Nothing here imports torch.
+tensor, along `axis`, once or in several `groups`, or take turns in it; each is `turned` where theirs is a torch
+Linear's [out, in] and ours [in, out]. Since a parameter only moves, one row reads and writes. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 class WeightRow:
     """ours: parameters by logical name, which lie one after another. theirs: the tensor; with a `*`, one for each
     expert. groups: how often they follow each other, a number or an option of the config. given, lacking: an option
-    that the config has, or is null in it, where the row holds."""
+    that the config has, or is null in it, where the row holds. stacked: the tensor holds all experts, as its first dim;
+    then parameters take turns along `axis`, entry by entry."""
 
     ours: tuple[str, ...]
     theirs: str
@@ -29,6 +31,7 @@ class WeightRow:
     groups: int | str = 1
     given: str = ""
     lacking: str = ""
+    stacked: bool = False
 
     def holds(self, options: Mapping[str, Any]) -> bool:
         """Is it a row of a config with these options?"""
@@ -64,9 +67,19 @@ def fused(stem: str, parts: tuple[str, ...], theirs: str, groups: int | str = 1)
     )
 
 
+def stacked(stem: str, parts: tuple[str, ...], theirs: str) -> tuple[WeightRow, ...]:
+    """Matrices [experts, in, out] and biases [experts, out] of all experts, whose columns take turns."""
+    names = lambda leaf: tuple(f"{stem}.{part}.{leaf}" for part in parts)  # noqa: E731
+    return (
+        WeightRow(names("weight"), theirs, axis=2, stacked=True),
+        WeightRow(names("bias"), f"{theirs}_bias", axis=1, stacked=True),
+    )
+
+
 @dataclass(frozen=True)
 class HeldPart:
-    """One parameter, or one expert's share of it, as two dims or one: `shape` of [in, out] or [entries].
+    """One parameter, or one expert's share of it, as two dims or one: `shape` of [in, out] or [entries]; behind the
+    experts where all of them are in one tensor.
 
     size: its entries along the row's axis in each group."""
 
@@ -79,13 +92,14 @@ class HeldPart:
 @dataclass(frozen=True)
 class RowRun:
     """Rows [begin, end) of a tensor that hold rows of one part, from `own` on. start: where in a group of columns, if
-    that is how the tensor is shared."""
+    that is how the tensor is shared; step: from one of its columns to the next."""
 
     part: HeldPart
     begin: int
     end: int
     own: int
     start: int = 0
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,7 @@ class Tensor:
     turned: bool
     axis: int
     groups: int
+    stacked: bool = False
 
     def walk(self, most: int) -> Iterator[RowRun]:
         """The tensor in runs of at most `most` rows (of a vector, entries) which lie together in it."""
@@ -111,9 +126,10 @@ class Tensor:
                     at += part.size
             return
         for a in range(0, self.shape[0], most):
-            start = 0
-            for part in self.parts:
-                yield RowRun(part, a, min(self.shape[0], a + most), a, start)
+            b, start = min(self.shape[0], a + most), 0
+            for i, part in enumerate(self.parts):
+                where = (i, len(self.parts)) if self.stacked else (start, 1)
+                yield RowRun(part, a, b, a, *where)
                 start += part.size
 
 
@@ -167,22 +183,24 @@ def _tensor(
         name = ours.format(layer)
         if name in names:
             dims = names[name][0].dims
-            shapes[name] = _flat(name, dims[expert is not None :], sizes, row.turned)
+            flat = _flat(name, dims[expert is not None or row.stacked :], sizes, row.turned)
+            shapes[name] = (sizes[dims[0]], *flat) if row.stacked else flat
     laid = {n: (s[::-1] if row.turned else s) for n, s in shapes.items()}
     axis = row.axis % len(next(iter(laid.values())))
     groups = options[row.groups] if isinstance(row.groups, str) else row.groups
     parts = tuple(HeldPart(n, expert, shapes[n], laid[n][axis] // groups) for n in laid)
     shape = list(next(iter(laid.values())))
     shape[axis] = sum(p.size for p in parts) * groups
-    return Tensor(theirs, tuple(shape), parts, row.turned, axis, groups)
+    return Tensor(theirs, tuple(shape), parts, row.turned, axis, groups, row.stacked)
 
 
 def _flat(name: str, dims: tuple[str, ...], sizes: Mapping[str, int], turned: bool) -> tuple[int, ...]:
-    """A parameter's shape as [in, out], or [entries] of a bias or a norm. What is turned and a vector is [in, 1]."""
+    """A parameter's shape as [in, out], or [entries] of a bias, sinks or a norm. What is turned and a vector is
+    [in, 1]."""
     count = lambda some: math.prod(sizes[d] for d in some)  # noqa: E731
     if len(dims) == 1 and turned:
         return (count(dims), 1)
-    if len(dims) == 1 or name.endswith(".bias") or "_norm." in name:
+    if len(dims) == 1 or name.endswith((".bias", ".sinks")) or "_norm." in name:
         return (count(dims),)
     split = len(dims) - 1 if dims[-1] == "width" else 1
     return count(dims[:split]), count(dims[split:])
