@@ -20,10 +20,13 @@ BLOCKS = {
     "both ways": {"kind": "attention", "pattern": "all"},
     "cell": CELL,
     "attending cell": {**CELL, "projection": {"rank": 4, "alpha": 1.0}},
+    "convolution": {"kind": "convolution", "layers": [{"taps": 3, "channels": 6, "gated": True}, {"taps": 2}]},
     "experts": {"kind": "moe", "capacity": "none", "top_k": 2, "aux_loss": 0.5},
     "sigmoid experts": {"kind": "moe", "capacity": "none", "top_k": 2, "router": "sigmoid", "choice_bias": True},
 }
-MIXTURES = {"mixture": ("rotary", "attending cell", "sigmoid experts")} | {n: (n,) for n in BLOCKS if SOAK}
+MIXTURES = {"mixture": ("rotary", "convolution", "attending cell", "sigmoid experts")} | {
+    n: (n,) for n in BLOCKS if SOAK
+}
 DIMS = {"batch": 3, "seq": 12, "width": 8, "heads": 2, "head": 4, "inner": 6, "experts": 4, "layers": 2, "vocab": 13}
 SEGMENTS = torch.tensor([[5, 5, 5, 2, 7, 7, 7, 7, 2, 2, 2, 2], [1] * 12, [0, 1, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3]])
 VALID = torch.tensor([[0] * 3 + [1] * 9, [1] * 7 + [0] * 5, [0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 0]]).bool()

@@ -99,15 +99,23 @@ class Lane:
         if s.low.number(self.tap) == 1:
             got = {k: s.einsum("convolved", x, w[k], to=to) for k in names}
         else:
-            rows = s.rename("rows", x, s.length, self.past)
-            op = s.ir.Convolve(self.past, s.length, self.tap, tuple(to.split()), self.dilation)
-            got = {k: s.g.one(op, rows, w[k], names=["convolved"]) for k in names}
+            rows, rule = s.rename("rows", self._there(x), s.length, self.past), s.rows_of()
+            at = [s.counted("place")] if rule.documents else []
+            op = s.ir.Convolve(self.past, s.length, self.tap, tuple(to.split()), self.dilation, placed=bool(at))
+            got = {k: s.g.one(op, rows, w[k], *at, names=["convolved"]) for k in names}
         bias = {f"{k}_bias": s.param(f"{stem}.bias", self.out, "bias") for k, stem in names.items() if layer.bias}
         act = s.activation(layer.activation or ("sigmoid" if layer.gated else "none"), (*self.path, "activation"))
         let = {k: f"{k}_in + {k}_bias" if bias else f"{k}_in" for k in names}
         if layer.gated:
             act = s.ir.symbol("x") * act.xreplace({s.ir.symbol("x"): s.ir.symbol("gate")})
         return s.map("hidden", act, to=to, let=let, dtype=s.compute, **{f"{k}_in": v for k, v in got.items()}, **bias)
+
+    def _there(self, x: Val) -> Val:
+        """x, 0 where it is padding."""
+        if not self.s.rows_of().padding:
+            return x
+        to = " ".join(x.dims)
+        return self.s.map("there", "where(v, x, 0)", v=self.s.shared("valid"), x=x, to=to, dtype=self.s.compute)
 
     def weights(self, stem: str) -> Val:
         """The weights [taps into out], or [taps channels]; their norms over all but the last dim are as they are, or

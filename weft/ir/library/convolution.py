@@ -48,13 +48,16 @@ class Convolve(Composite):
         x, w, *at = ins
         if not s.is_keyed(x):
             return super().step(s, n, ins)
-        if self.query != s.time or self.later or s.is_keyed(w) or at:
+        if self.query != s.time or self.later or s.is_keyed(w):
             raise s.refusal(n, f"reads positions along {s.time} in another way than one after the other")
         wide = replace(self, to=with_or_without(self.to, s.rows, True), placed=True)
-        return s.g.many(wide, s.joined_keys(x, n), s.value(w), s.fed.at, names=[v.name for v in n.outs])
+        return s.g.many(
+            wide, s.joined_keys(x, n), s.value(w), s.value(at[0]) if at else s.fed.at, names=[v.name for v in n.outs]
+        )
 
     def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> tuple[Op, list[Val]]:
-        return replace(self, placed=False), [v for v in ins if v != at]
+        left = [v for v in ins if v != at]
+        return replace(self, placed=len(left) > 2), left
 
     def refitted(self, rows: str, has: bool) -> Op:
         return replace(self, to=with_or_without(self.to, rows, has))
