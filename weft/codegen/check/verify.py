@@ -92,7 +92,7 @@ def verify(
                 if dtype == "f64":
                     begin(DECODED)
                     found.rows += decoding(truth, module, params, sizes, found.notes)
-                found.rows += documents(program, module, truth.inputs)
+                    found.rows += documents(program, module, truth.inputs)
         if mixed:
             begin(OWN)
             dtype = next(d for d in ("bf16", "f16", "f32") if d in (program.policy.compute, program.policy.params))
