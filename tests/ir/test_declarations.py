@@ -4,7 +4,7 @@ Roles, and what adds up by `linear`, are executed in `test_roles`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -74,6 +74,7 @@ EXTRA: tuple[Node, ...] = (
     one(RotaryBack(Rotary("seq", "head")), f32("batch seq heads head")),
     one(DENSE, f32("batch key width"), f32("gate width inner")),
     one(EACH, f32("batch key width"), f32("gate width"), i64("batch seq")),
+    one(replace(EACH, later=True), f32("batch key width"), f32("gate width"), i64("batch key")),
     one(ConvolveWeights(DENSE, ("gate", "width", "inner")), f32("batch key width"), f32("batch seq inner")),
     one(ExpertProduct("router", ("batch", "seq", "inner")), ROWS, f32("router width inner"), i64("batch seq")),
     one(ExpertWeights("router", ("router", "width", "inner")), ROWS, f32("batch seq inner"), i64("batch seq")),

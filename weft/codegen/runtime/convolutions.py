@@ -10,9 +10,9 @@ def convolve(
 ) -> Tensor:
     """y[.., t] = sum over j of x[.., t - dilation (K - 1 - j)] w[j], x being 0 before its first row.
 
-    x [*rows, T, C]; w [K, C], each channel by itself, or [K, C, D]. later: rows after t are read. queries: how many of
-    the last rows have a result (None: all); at: i64 [*rows, queries], their positions: what lies before 0 is not read.
-    Sums are taken in float32 at least."""
+    x [*rows, T, C]; w [K, C], each channel by itself, or [K, C, D]. queries: how many of the last rows have a result
+    (None: all). at: i64 [*rows, queries], how many rows before its own each may read. later: rows after t are read, and
+    `at` [*rows, T] is that of what is read. Sums are taken in float32 at least."""
     read = shifted(x, len(w), queries, dilation, later, at)
     if w.dim() == 3:
         return torch.cat(list(read), -1) @ w.flatten(0, 1)
@@ -24,10 +24,12 @@ def convolve(
     return y.to(x.dtype)
 
 
-def convolve_weights(x: Tensor, dy: Tensor, taps: int, dilation: int = 1, dense: bool = False) -> Tensor:
-    """The gradient of w from x [*rows, T, C] and that of the result [*rows, T, D]: [K, C, D] where dense, else [K, C]
-    with D = C."""
-    read, rows = shifted(x, taps, None, dilation, False, None), dy.flatten(0, -2)
+def convolve_weights(
+    x: Tensor, dy: Tensor, taps: int, dilation: int = 1, dense: bool = False, at: Tensor | None = None
+) -> Tensor:
+    """The gradient of w from x [*rows, T, C], that of the result [*rows, T, D], and `at` as above: [K, C, D] where
+    dense, else [K, C] with D = C."""
+    read, rows = shifted(x, taps, None, dilation, False, at), dy.flatten(0, -2)
     if dense:
         return (torch.cat(list(read), -1).flatten(0, -2).mT @ rows).unflatten(0, (taps, -1))
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -41,8 +43,11 @@ def shifted(
     """For each tap what the queries read of x: [*rows, queries, C]."""
     far, length = dilation * (taps - 1), x.shape[-2]
     count = length if queries is None else queries
-    room = F.pad(x, (0, 0, 0, far) if later else (0, 0, far, 0))
     steps = [dilation * (taps - 1 - j) for j in range(taps)]
+    if later and at is not None:
+        told = [(d, torch.where((at >= d)[..., None], x, 0)) for d in steps]
+        return tuple(F.pad(x, (0, 0, 0, d)).narrow(-2, d, length) for d, x in told)
+    room = F.pad(x, (0, 0, 0, far) if later else (0, 0, far, 0))
     read = [room.narrow(-2, length - count + (d if later else far - d), count) for d in steps]
     if at is None:
         return tuple(read)

@@ -17,7 +17,7 @@ def _convolve(body: Body, node: Node) -> None:
     (x, w, *at), out = node.ins, node.outs[0]
     rows, inner, channels = parts(op, x.dims, w.dims)
     weights = _flat(body, w, ((op.tap,), *([inner] if inner else []), channels))
-    more: dict[str, object] = {"queries": body.size(op.query).text} if op.placed else {}
+    more: dict[str, object] = {"queries": body.size(op.query).text} if op.placed and not op.later else {}
     more |= {"dilation": op.dilation} if op.dilation != 1 else {}
     more |= {"later": True} if op.later else {}
     more |= {"at": body.full(at[0])} if at else {}
@@ -27,11 +27,12 @@ def _convolve(body: Body, node: Node) -> None:
 
 def _weights(body: Body, node: Node) -> None:
     op: Any = node.op
-    (x, dy), of = node.ins, op.of
+    (x, dy, *at), of = node.ins, op.of
     rows, inner, channels = parts(of, x.dims, op.to)
     given = [_flat(body, x, _by(rows, of.over, inner or channels)), _flat(body, dy, _by(rows, of.query, channels))]
     more: dict[str, object] = {"dilation": of.dilation} if of.dilation != 1 else {}
     more |= {"dense": True} if inner else {}
+    more |= {"at": body.full(at[0])} if at else {}
     text = call("convolutions.convolve_weights", *given, body.size(of.tap).text, **more)
     _put(body, node, text, ((of.tap,), *([inner] if inner else []), channels), node.outs[0])
 
