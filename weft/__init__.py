@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from weft.api import compile as compile
     from weft.api import load as load
     from weft.api import load_hf as load_hf
+    from weft.api import optimizer as optimizer
     from weft.api import plan as plan
     from weft.api import reference as reference
     from weft.api import save_hf as save_hf
@@ -32,6 +33,7 @@ _HOME = {
     "compile": "weft.api:compile",
     "load": "weft.api:load",
     "load_hf": "weft.api:load_hf",
+    "optimizer": "weft.api:optimizer",
     "plan": "weft.api:plan",
     "reference": "weft.api:reference",
     "save_hf": "weft.api:save_hf",
@@ -57,6 +59,7 @@ __all__ = [
     "compile",
     "load",
     "load_hf",
+    "optimizer",
     "plan",
     "reference",
     "save_hf",

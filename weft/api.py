@@ -147,6 +147,29 @@ def load(folder: str | os.PathLike[str], device: Any = None) -> Any:
 
 
 @public
+def optimizer(
+    rule: str,
+    params: Iterable[Any],
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+    trust: bool = True,
+    bound: tuple[float, float] = (0.0, float("inf")),
+    bias_correction: bool = True,
+) -> Any:
+    """A torch.optim.Optimizer by the layer-wise rule "lamb" or "lars" (You et al. 2020), for the parameters of a compiled
+    module or any others, or groups of them; torch has other rules.
+
+    Each parameter x moves by lr * |x| / |r| * r, r being the rule's direction; bound: what |x| is clamped to, such as
+    (0, 10). trust: False for a ratio of 1, as groups of biases and norms have it. Raises UsageError for another rule,
+    ValueError for numbers out of range."""
+    from weft.codegen.optimizers import LayerWise  # only when it is asked for: every verb imports this file
+
+    return LayerWise(rule, params, lr, betas, eps, weight_decay, trust, bound, bias_correction)
+
+
+@public
 def load_hf(
     folder: str | os.PathLike[str],
     target: str | None = None,

@@ -54,7 +54,7 @@ def PLAN(function: Any) -> Any:
     options = (
         TARGET,
         click.option("--memory", metavar="BYTES", help="Peak memory allowed, such as 60GB or 24GiB."),
-        click.option("--optimizer", default="none", metavar="O", help="Count its state and step: adamw, sgd, lamb."),
+        click.option("--optimizer", default="none", metavar="O", help="Count what it takes: adamw, sgd, lamb, lars."),
     )
     return _all(options)(function)
 

@@ -34,6 +34,7 @@ OPTIMIZERS = {
         Optimizer("sgd", 1, 0),  # momentum
         Optimizer("adamw", 2, 2),  # Loshchilov and Hutter 2019, 1711.05101
         Optimizer("lamb", 2, 2),  # You et al. 2020, 1904.00962
+        Optimizer("lars", 1, 2),  # the same, algorithm 1
     )
 }
 
