@@ -158,8 +158,8 @@ def optimizer(
     bound: tuple[float, float] = (0.0, float("inf")),
     bias_correction: bool = True,
 ) -> Any:
-    """A torch.optim.Optimizer by the layer-wise rule "lamb" or "lars" (You et al. 2020), for the parameters of a compiled
-    module or any others, or groups of them; torch has other rules.
+    """A torch.optim.Optimizer by the layer-wise rule "lamb" or "lars" (You et al. 2020), for the parameters of a module
+    or groups of them; torch has other rules.
 
     Each parameter x moves by lr * |x| / |r| * r, r being the rule's direction; bound: what |x| is clamped to, such as
     (0, 10). trust: False for a ratio of 1, as groups of biases and norms have it. Raises UsageError for another rule,
