@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.specs import EVERY as NAMES
+from benchmarks.specs import SPECS
 from weft import api
 from weft.codegen.build import files_of, temporary
 from weft.codegen.check.calling import call
@@ -29,8 +31,6 @@ from weft.codegen.package.disk import load
 from weft.codegen.plan.as_json import totals
 from weft.codegen.plan.planner import Planned
 
-SPECS = Path(__file__).parent.parent / "examples" / "specs"
-NAMES = tuple(sorted(p.stem for p in SPECS.glob("*.yaml")))
 ROUTES = {"torch": "cpu", "kernels": "sm_90"}
 """The target that each is planned for."""
 

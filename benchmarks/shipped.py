@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment, version
+from benchmarks.specs import EVERY as NAMES
+from benchmarks.specs import SPECS
 from weft import api
 from weft.autotune.inspection import Inspected, Recorded, compiled, record
 from weft.autotune.workers.compile_pool import CompilePool
@@ -21,8 +23,6 @@ from weft.codegen.build import files_of, temporary
 from weft.codegen.package.disk import as_json
 
 RESULT = Path(__file__).parent / "results" / "shipped.json"
-SPECS = Path(__file__).parent.parent / "examples" / "specs"
-NAMES = tuple(sorted(p.stem for p in SPECS.glob("*.yaml")))
 TARGETS = ("sm_80", "sm_90", "sm_120")
 DTYPE = "bf16"
 

@@ -23,7 +23,6 @@ from weft.ir.types import Graph
 from weft.passes.opened import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
-SPECS = sorted(p.stem for p in (ROOT / "examples/specs").glob("*.yaml"))
 RUNTIME = (
     *("attention", "decode", "distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps"),
     "tables",

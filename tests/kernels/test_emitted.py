@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.specs import EVERY as ALL
 from tests.campaign import SOAK
 from tests.kernels.dual import interpreting
 from weft import api
@@ -26,7 +27,6 @@ from weft.ir.reference_model import reference
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "examples" / "specs"
-ALL = sorted(p.stem for p in SPECS.glob("*.yaml"))
 QUICK = ("gpt2_345m", "sru_pp_enwik8", "switch_base", "mistral_7b")
 TOLERANCE = 1e-10
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.specs import EVERY
 from tests.campaign import SOAK
 from weft import api
 from weft.codegen import skeletons
@@ -12,7 +13,6 @@ from weft.codegen.skeletons.common.writer import hazards
 from weft.codegen.skeletons.common.writer.hazards import HAZARDS, Hazard, broken, clear, every, offences
 
 FOLDER = Path(__file__).parents[2] / "examples" / "specs"
-SPECS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 SHOWN = {
     "reversed-scan": "tl.associative_scan(x, 0, add, reverse=True)",
     "specialized-warps": "for n in tl.range(0, N, warp_specialize=True):",
@@ -32,7 +32,7 @@ def test_no_skeleton_shows_one():
     assert {name: offences(text) for name, text in texts.items() if offences(text)} == {}
 
 
-@pytest.mark.parametrize("name", SPECS if SOAK else ["gpt2_345m", "mistral_7b"])
+@pytest.mark.parametrize("name", EVERY if SOAK else ["gpt2_345m", "mistral_7b"])
 def test_nothing_emitted_shows_or_meets_one(name):
     planned = api.planned(api.open_spec(FOLDER / f"{name}.yaml"), target="sm_90")
     for region in planned.kernels.regions:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import shipped
+from benchmarks.specs import EVERY, LIKE, STANDS_FOR
 from tests.campaign import SOAK
 from weft.autotune.inspection import Inspected, compiled
 from weft.autotune.workers.compile_pool import CompilePool
@@ -22,7 +23,7 @@ from weft.targets import LIMITS
 ROOT = Path(__file__).parents[2]
 OLDER = os.environ.get("WEFT_TRITON36", "")
 SAMPLE = (("mistral_7b", "sm_90"), ("gpt2_345m", "sm_90"), ("megatron_8b", "sm_90"))
-EVERY = [(name, target) for name in shipped.NAMES for target in shipped.TARGETS]
+COMPILED = [(name, target) for name in EVERY for target in shipped.TARGETS]
 
 
 def flawed(found: list[Inspected]) -> dict[str, list[str]]:
@@ -33,10 +34,11 @@ def test_the_limits_are_the_published_ones():
     found = {t: LIMITS[t]["shared_limit"] for t in shipped.TARGETS}
 
     assert found == {"sm_80": 166_912, "sm_90": 232_448, "sm_120": 101_376}
-    assert len(shipped.NAMES) == 13
+    assert not STANDS_FOR.keys() & LIKE.keys()
+    assert {*STANDS_FOR, *LIKE} == set(EVERY), "benchmarks/specs.py says what each spec is for"
 
 
-@pytest.mark.parametrize(("name", "target"), EVERY if SOAK else [random.Random(0).choice(SAMPLE)])
+@pytest.mark.parametrize(("name", "target"), COMPILED if SOAK else [random.Random(0).choice(SAMPLE)])
 def test_shipped_kernels_compile(name, target, record_property):
     if SOAK:
         found = list(shipped.survey(name, target))
@@ -53,7 +55,7 @@ def test_shipped_kernels_compile(name, target, record_property):
 
 
 @pytest.mark.skipif(not SOAK or not OLDER, reason="WEFT_TRITON36 names a Python with Triton 3.6, in the soak")
-@pytest.mark.parametrize("name", shipped.NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_shipped_kernels_compile_with_the_oldest_triton(name, tmp_path, record_property):
     out = tmp_path / "shipped.json"
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}

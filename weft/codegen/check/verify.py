@@ -184,7 +184,8 @@ def _near_ties(
         if isinstance(node.op, Route):
             axis = node.types[0].dims.index(node.op.over)
             top = x[0].topk(min(node.op.k + 1, x[0].shape[axis]), axis).values
-            found.append(int((-top.diff(dim=axis) < NEAR_TIE * x[0].abs().max()).sum()))
+            size = x[0][x[0].isfinite()].abs().max()  # those outside a token's groups are -oo
+            found.append(int((-top.diff(dim=axis) < NEAR_TIE * size).sum()))
 
     with torch.no_grad():
         reference(program, torch, params, given, sizes, torch.float64, wrapped, watch)

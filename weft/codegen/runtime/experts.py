@@ -35,7 +35,7 @@ def product(x: Tensor, w: Tensor, rows: Sequence[Tensor], each: int = 1) -> Tens
     for own, matrix in zip(rows, w):
         if own.dtype == torch.bool:
             y = torch.where(own[:, None], (x @ matrix).repeat_interleave(each, 0), y)
-        elif own.numel():
+        elif own.numel() or own.is_meta:  # what is counted there is what experts with rows launch
             y.index_copy_(0, own, x.index_select(0, _shared(own, each)) @ matrix)
     return y
 

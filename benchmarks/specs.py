@@ -1,0 +1,33 @@
+"""The shipped specs, and which of them are run through what every one is: a table, and nothing imported."""
+
+from pathlib import Path
+
+SPECS = Path(__file__).parent.parent / "examples" / "specs"
+EVERY = tuple(sorted(p.stem for p in SPECS.glob("*.yaml")))
+STANDS_FOR = {
+    "bart_base": "two streams, cross attention, post-norm",
+    "bert_base": "an encoder, two heads",
+    "bigbird_base": "a drawn block plan",
+    "gpt2_345m": "learned positions, dropout, biases, a tied head",
+    "longformer_base": "global tokens, a window of two sides",
+    "megatron_8b": "large sizes of a decoder's shapes",
+    "mistral_7b": "grouped queries, a causal window, rotary positions, RMSNorm, a gated feed-forward",
+    "sparse_transformer_cifar10": "strided attention, positions of several tables",
+    "sparse_transformer_enwik8": "the fixed pattern, recomputation at length",
+    "sparse_transformer_imagenet64": "strided attention of images",
+    "sru_pp_enwik8": "a recurrent cell with attention, keys of its queries",
+    "switch_base": "experts with a capacity, layers of two kinds",
+    "transformer_xl_base": "relative positions, a memory",
+}
+"""Specs that `make test` crosses with what every spec goes through (ONNX, decoding, gradients, leaks), and for what."""
+LIKE = {
+    "deepseek_v3": "latents, groups of experts, a bias that chooses, an expert of all: the sweep, tests/hf",
+    "gemma3_4b": "mistral_7b; norms of queries and keys, norms behind sub-layers: drawn by the sweep, and tests/hf",
+    "llama3_8b": "mistral_7b without a window",
+    "olmo2_7b": "mistral_7b; norms of whole projections: drawn by the sweep, and tests/hf",
+    "phi3_mini": "mistral_7b without grouped queries",
+    "qwen3_30b_a3b": "mistral_7b; experts that drop none: drawn by the sweep, and tests/hf",
+    "qwen3_8b": "mistral_7b; norms of queries and keys: drawn by the sweep, and tests/hf",
+}
+"""Specs of parts that others stand for: checked, counted and lowered in `make test`; the soak runs them through all."""
+CROSSED = tuple(name for name in EVERY if name not in LIKE)
