@@ -5,9 +5,13 @@ import random
 from collections.abc import Iterable
 from typing import TypeVar
 
+from benchmarks.specs import CROSSED, EVERY
+
 T = TypeVar("T")
 
 SOAK = os.environ.get("WEFT_SOAK") == "1"
+SHIPPED = EVERY if SOAK else CROSSED
+"""The shipped specs that tests of what holds for every one go through: in `make test`, those that stand for others."""
 
 
 def count(sample: int, soak: int) -> int:

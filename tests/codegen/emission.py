@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from tests.campaign import SHIPPED
 from weft import api
 from weft.codegen.build import files_of
 from weft.codegen.torch.body import File, floats
@@ -23,6 +24,7 @@ from weft.ir.types import Graph
 from weft.passes.opened import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
+SPECS = SHIPPED
 RUNTIME = (
     *("attention", "decode", "distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows", "steps"),
     "tables",

@@ -9,9 +9,8 @@ import onnx
 import pytest
 import torch
 
-from benchmarks.specs import CROSSED, EVERY
 from tests import models
-from tests.campaign import SOAK
+from tests.campaign import SHIPPED
 from weft import api, cli
 from weft.codegen import onnx as weft_onnx
 from weft.errors import UsageError
@@ -143,7 +142,7 @@ def test_a_wrapped_module_is_refused_and_nothing_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-SPECS = [Path(__file__).parents[2] / "examples" / "specs" / f"{name}.yaml" for name in (EVERY if SOAK else CROSSED)]
+SPECS = [Path(__file__).parents[2] / "examples" / "specs" / f"{name}.yaml" for name in SHIPPED]
 
 
 @pytest.mark.parametrize("kind", ["portable", "semantic"])

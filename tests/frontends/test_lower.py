@@ -6,20 +6,7 @@ import pytest
 import torch
 
 from tests.effort import counted
-from tests.frontends.lowering import (
-    BASE,
-    CAUSAL,
-    CELL,
-    SHIPPED,
-    SPECS,
-    arguments,
-    nodes,
-    ops,
-    run,
-    small,
-    tiny,
-    weights,
-)
+from tests.frontends.lowering import ALL, BASE, CAUSAL, CELL, SPECS, arguments, nodes, ops, run, small, tiny, weights
 from weft.errors import SpecError
 from weft.frontends.load import load_spec, load_text
 from weft.frontends.lower.program import lower
@@ -35,7 +22,7 @@ from weft.ir.text import parse, show
 from weft.ir.verify import verify
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
 @pytest.mark.parametrize("train", [True, False])
 def test_shipped_specs_lower(path: Path, train: bool) -> None:
     """embed, loops over calls, head; every node has its line; the text reads back; the numbers are finite."""

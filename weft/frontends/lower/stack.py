@@ -40,6 +40,7 @@ def stage(low: Lowering, index: int, start: int) -> tuple[Aux, int]:
             out, aux = _layer(scope, layer, where)
             weights += [w for _, w in aux]
             name = stem if len(part.layers) == 1 else f"{stem}_{j}"
+            low.stages.add(name)  # a later stage is called otherwise
             calls.append((scope.call(name, out, *(v for v, _ in aux), *scope.left.values()), scope))
         outs = _loop(low, stream, calls, dim, start, path)
         low.streams[stream] = outs[0]
