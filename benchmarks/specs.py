@@ -23,6 +23,7 @@ STANDS_FOR = {
 LIKE = {
     "deepseek_v3": "latents, groups of experts, a bias that chooses, an expert of all: the sweep, tests/hf",
     "gemma3_4b": "mistral_7b; norms of queries and keys, norms behind sub-layers: drawn by the sweep, and tests/hf",
+    "gpt_oss_20b": "mistral_7b; sinks, experts that drop none, clamped gates: drawn by the sweep, and tests/hf",
     "llama3_8b": "mistral_7b without a window",
     "olmo2_7b": "mistral_7b; norms of whole projections: drawn by the sweep, and tests/hf",
     "phi3_mini": "mistral_7b without grouped queries",
