@@ -12,6 +12,7 @@ from torch import Tensor
 from weft.codegen.measure.launched import Cost, Launches, Ledger
 from weft.codegen.measure.meta import Meta
 from weft.codegen.measure.stand_in import StandIn
+from weft.codegen.measure.tracer import untraced
 from weft.codegen.package.fused import Printed
 from weft.codegen.package.kernels import Emitted
 from weft.codegen.package.model import ranges
@@ -29,7 +30,7 @@ def checks(program: Program, sizes: Mapping[str, int]) -> Ran:
     seen: list[Cost] = []
     given = {name: program.input(name) for name in program.inputs}
     inputs = {identifier(name): _tensor(v, sizes) for name, v in given.items()}
-    with Launches(seen.append):
+    with untraced(), Launches(seen.append):
         bounded(inputs, ranges(program, Sizes.of(program)))
     return Ran((), sum(c.launches for c in seen), sum(c.bytes for c in seen))
 
@@ -62,7 +63,7 @@ class _Meter:
         function = getattr(self.kernels.module(f"fused.{block}"), printed.function.name)
         self.ledger = ledger = Ledger(function, printed.function)
         args: list[Tensor | int] = [_tensor(v, self.sizes) for v in printed.graph.inputs]
-        with torch.no_grad(), Launches(self.see, self.meta):
+        with torch.no_grad(), untraced(), Launches(self.see, self.meta):
             function(*args, *(self.sizes[d] for d in printed.given))
         names = printed.origins
         return tuple(replace(one, nodes=tuple(names.get(n, n) for n in one.nodes)) for one in ledger.ran())

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from weft.codegen.measure.launched import Ledger
 from weft.codegen.measure.meta import Meta
 from weft.codegen.measure.stand_in import Text
+from weft.codegen.measure.tracer import untraced
 from weft.codegen.measure.workspace import Constants, workspace
 from weft.codegen.package.block import printed_file
 from weft.codegen.torch.sizes import Sizes
@@ -144,11 +145,12 @@ def profiler(target: Target) -> Callable[[Structure, Mapping[str, int], Sequence
 
     def measure(model: Structure, sizes: Mapping[str, int], blocks: Sequence[Derived]) -> list[BlockProfile]:
         found: list[BlockProfile] = []
-        _first_call()
-        meta = Meta(torch.get_num_threads() if target.kind == "cpu" else 0)
-        for i, made in enumerate(blocks):
-            doing(f"planning: memory of {made.block.name}", i, len(blocks))
-            found.append(_profiled(model, sizes, made, target, meta))
+        with untraced():
+            _first_call()
+            meta = Meta(torch.get_num_threads() if target.kind == "cpu" else 0)
+            for i, made in enumerate(blocks):
+                doing(f"planning: memory of {made.block.name}", i, len(blocks))
+                found.append(_profiled(model, sizes, made, target, meta))
         return found
 
     return measure
