@@ -219,11 +219,10 @@ def test_published_configs_have_the_published_parameters(family):
     program(load_text(imported.text, small=True), False)
 
 
-def test_dropout_inside_attention_is_a_note_and_others_are_in_the_spec():
+def test_dropouts_are_in_the_spec():
     imported = import_values({"model_type": "gpt2", "attn_pdrop": 0.2, "embd_pdrop": 0.3, "resid_pdrop": 0.0})
-
-    assert [note.split(" ")[0] for note in imported.notes] == ["attn_pdrop"]
-    assert "# attn_pdrop (0.2) is left out" in imported.text
+    assert imported.notes == ()
+    assert imported.spec["blocks"]["attention"]["dropout"] == 0.2
     assert imported.spec["embed"]["dropout"] == 0.3
     assert "dropout" not in imported.spec["sublayer"]
 

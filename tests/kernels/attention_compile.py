@@ -21,7 +21,7 @@ PLAIN = {
     "G": 1, "HEADS": (0, 1, 8), "KEY_HEADS": 8, "CLASSES": 1, "Q_AT": (1, 1, 0), "K_AT": (1, 1, 0), "REVERSE": True,
     "MULTI": False, "PACKED": False, "WANT_K": True, "WANT_V": True, "IDX": tl.int32, "ACC": tl.float32, "PREC": "tf32",
 }  # fmt: skip
-NONE = "keep score dscore sink epilogue vjp CUQ CUK TAB X OLD OLDK OLDV OLDQ DLSE Y DG"
+NONE = "keep score dscore drop sink epilogue vjp CUQ CUK TAB X OLD OLDK OLDV OLDQ DLSE Y DG"
 PLAIN |= dict.fromkeys(NONE.split())
 NAMES = {"bf16": "*bf16", "f16": "*fp16", "f32": "*fp32"}
 

@@ -80,7 +80,7 @@ FAULTS = (
     Fault("dk without scale", BACKWARD, "dk = times(dk, tl.full([], scale, ACC), DK)", "dk = times(dk, tl.full([], 1.0, ACC), DK)"),
     Fault("dk with dv's stride", BACKWARD, "dk, sdk[2], old", "dk, sdv[2], old"),
     Fault("other parts' dk lost", BACKWARD, "old = None if OLDK is None else base(OLDK, soldk, b, hk, k0)", "old = None"),
-    Fault("dq without delta", BACKWARD, "(dot_nt(do, v, DV, ACC, PREC) - de[:, None])", "dot_nt(do, v, DV, ACC, PREC)"),
+    Fault("dq without delta", BACKWARD, "ds = p * (dp - de[:, None])", "ds = p * dp"),
     Fault("dq stored twice", BACKWARD, "acc, sdq[2], old, soldq[2], i * BM, nq", "acc, sdq[2], old, soldq[2], i // 2 * BM, nq"),
     Fault("dq: slope left out", BACKWARD, "tl.where(p > 0, ds * dscore(raw, qi, ki, b, h, X), 0.0)", "ds", nth=1),
     Fault("p through fp16", FORWARD, "p.to(V.dtype.element_ty)", "p.to(tl.float16).to(V.dtype.element_ty)"),

@@ -127,7 +127,7 @@ class Emitted:
         ops = self.ops
 
         def by_kernel(op: Fused, s: Any, torch_: Any, *x: Any) -> Any:
-            layers = {a for n in op.body.nodes if type(n.op).__name__ == "Dropout" for a in n.ins[2:]}
+            layers = {n.ins[i] for n in op.body.nodes for i, what in n.op.scalars.items() if what == "layer"}
             given = [int(a) if v in layers else a for v, a in zip(op.body.inputs, x)]
             return getattr(ops.OPS, op.kernel)(*given)
 

@@ -44,8 +44,8 @@ def facts(dim: int, dtype: str, block: int = 0) -> dict[str, int]:
 
 @pytest.mark.parametrize("block", [0, 16, 32, 48, 64, 128])
 def test_defaults_lie_in_their_spaces(block):
-    for target, dtype, kernel, dim in itertools.product(ARCHS, KERNEL_DTYPES, KERNELS, DIMS):
-        space, config = FOUND[f"attention_{kernel}"], default(kernel, target, dtype, dim, dim, block)
+    for target, dtype, kernel, dim, drops in itertools.product(ARCHS, KERNEL_DTYPES, KERNELS, DIMS, {False, not block}):
+        space, config = FOUND[f"attention_{kernel}"], default(kernel, target, dtype, dim, dim, block, drops)
         known = facts(dim, dtype, block)
 
         assert space.refusal(target, known, config) == "", (target, dtype, kernel, dim, config)

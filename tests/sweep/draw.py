@@ -98,6 +98,7 @@ class Draw:
                 self.maybe(0.25, block, "attention", "sinks", [True])
                 turns = block.get("relative", {"kind": "none"}).get("kind", "sinusoid") != "sinusoid"
                 self.maybe(0.3 if turns else 0.0, block, "attention", "rotary", [*o.ROTARY, *o.NTK])
+                self.maybe(0.25, block, "attention", "dropout", o.ATTENTION_DROPOUT)
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
                 self.narrow(block)

@@ -62,6 +62,7 @@ REMEMBERED: Options = [
 KEEP: Options = [2, 3, "most"]
 FAR: Options = ["s - 0.1*(q - k)", "30*tanh(s/30)", "s*(1 + h)", "s*cos(q - k) + h", "0.5*s"]
 
+ATTENTION_DROPOUT: Options = [0.1, 0.5]
 SCALE: Options = [0.3, "1/head", "4/seq", "-1/8", 1.0, "sqrt(head)/heads"]
 
 ACTIVATION: Options = [

@@ -2,6 +2,7 @@
 
     loss, logits = call head(x, targets, w)   ->   logits = call head(x, w)
     y = dropout(x, seed, layer)               ->   x
+    o = attend(q, k, v, seed, layer)          ->   o = attend(q, k, v)
 
 Applied to a program without training it does nothing. What only losses and dropout read goes too: targets, the seed.
 An input that nothing reads stays where it alone tells how large a run is, as under a head that is the same for every
@@ -61,7 +62,7 @@ def narrowed(graph: Graph, outputs: Iterable[int], inputs: Iterable[int] = ()) -
     for n in reversed(graph.nodes):
         if n.op.regularizes or not any(v in live for v in n.outs):
             continue
-        new = _node(replace(n, ins=tuple(same.get(v, v) for v in n.ins)), live)
+        new = _node(n.op.untrained(replace(n, ins=tuple(same.get(v, v) for v in n.ins))), live)
         nodes.append(new)
         live |= set(new.ins)
     left = [i for i, v in enumerate(graph.inputs) if v in live or i in tuple(inputs)]

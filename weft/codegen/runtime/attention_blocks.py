@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention_core import attend, attend_backward
+from .attention_core import accumulate_dtype, attend, attend_backward
+from .attention_drop import attend_dropped, attend_dropped_backward
 from .attention_layouts import Layout
 from .attention_pieces import Gradients, Operands, Output, Saved, Span
 
@@ -33,7 +34,9 @@ class Blocks(Layout):
         lse = into.buffers()[1].new_full((batch, tiles.shape[1], self.block), -torch.inf)
         for rows, columns, mask in self._calls(x):
             q, k, v = tiles[:, rows], _pick(keys, columns), _pick(values, columns)
-            out[:, rows], lse[:, rows] = attend(q, k, v, x.scale, mask=mask)
+            left = self._left(x, rows, columns)
+            made = attend(q, k, v, x.scale, mask=mask) if left is None else attend_dropped(q, k, v, x.scale, left, mask)
+            out[:, rows], lse[:, rows] = made
         out, lse = (y.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, None, :n] for y in (out, lse))
         into.put(Span(0, n), out, lse, False, slice(None))
 
@@ -44,7 +47,8 @@ class Blocks(Layout):
         for rows, columns, mask in self._calls(x.of):
             do, q, out = (y[:, rows] for y in tiles)
             k, v = _pick(keys, columns), _pick(values, columns)
-            part = attend_backward(do, q, k, v, out, row_lse[:, rows], x.of.scale, mask=mask)
+            saved, left = (do, q, k, v, out, row_lse[:, rows], x.of.scale), self._left(x.of, rows, columns)
+            part = attend_backward(*saved, mask=mask) if left is None else attend_dropped_backward(*saved, left, mask)
             dq[:, rows] = part[0].to(dq.dtype)
             for total, y in zip((dk, dv), part[1:]):
                 y = y.unflatten(2, (columns.shape[1], -1)).flatten(1, 2)
@@ -76,6 +80,17 @@ class Blocks(Layout):
                 rows, columns = zip(*tiles[at : at + step])
                 rows, columns = (torch.tensor(x, device=q.device) for x in (rows, columns))
                 yield rows, columns, self._mask(columns, key_blocks, ragged, q) if cut else None
+
+    def _left(self, x: Operands, rows: Tensor, columns: Tensor) -> Tensor | None:
+        """What is left of the weights [B, P, block, c block] of query tiles [P] and key tiles [P, c]."""
+        if x.bits is None:
+            return None
+        device, blocks, key_blocks = x.q.device, *(-(-y.shape[2] // self.block) for y in (x.q, x.k))
+        b = torch.arange(x.q.shape[0], device=device).view(-1, 1, 1, 1)
+        h = torch.arange(x.heads.start, x.heads.stop, x.heads.step, device=device)[rows // blocks]
+        q = (rows % blocks * self.block)[:, None] + torch.arange(self.block, device=device)
+        k, dtype = columns % key_blocks * self.block, accumulate_dtype(x.q)
+        return x.bits.along(b, h[:, None, None], q[..., None], k[:, None], self.block, dtype).flatten(3)
 
     def _mask(self, columns: Tensor, key_blocks: int, ragged: int, q: Tensor) -> Tensor:
         """Additive mask [1, P, block, c block] that hides what lies past the last key."""

@@ -6,6 +6,8 @@ views are fine; any N, M >= 0):
     forward(q, k, v, scale)                     -> out [B, H, N, Dv], lse [B, H, N]
     backward(do, q, k, v, out, lse, scale)      -> dq, dk, dv
 
+Both take `drop`, by which weights are dropped (see attention_drop).
+
 lse is float32 (float64 for float64); a row that sees no key has out 0, lse +inf and gradient 0. Given the out and lse
 of a merge, backward gives that layout's share of the gradients. Nothing of size N x M is ever made.
 """
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .attention_core import by_rows
+from .attention_drop import NONE, Drop
 from .attention_op import OPS
 from .attention_pieces import (
     Gradient,
@@ -30,6 +33,7 @@ from .attention_pieces import (
     run_pieces,
     run_pieces_backward,
 )
+from .attention_strips import run_dropped, run_dropped_backward
 from .whole import Whole
 
 ROWS_AT_ONCE = 16384  # of a band's backward: bounds the gradients of overlapping keys before they are added up
@@ -42,31 +46,57 @@ class Layout(Whole):
         """The pieces for n queries and m keys (the best sizes differ for a backward)."""
         raise NotImplementedError
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, *metadata: Tensor, drop: Drop = NONE
+    ) -> tuple[Tensor, Tensor]:
         if torch.compiler.is_compiling():
-            return OPS.attend(self.key, q, k, v, scale, metadata)
+            return OPS.attend(self.key, q, k, v, scale, metadata, *drop)
         q, k, v = map(by_rows, (q, k, v))
         into = Output(q, v)
-        self.run(into, Operands(q, k, v, scale, metadata))
+        self.run(into, Operands(q, k, v, scale, metadata, bits=drop.over(q, k)))
         return into.result()
 
     def backward(
-        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, *metadata: Tensor
+        self,
+        do: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        scale: float,
+        *metadata: Tensor,
+        drop: Drop = NONE,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if torch.compiler.is_compiling():
-            return OPS.attend_backward(self.key, do, q, k, v, out, lse, scale=scale, metadata=metadata)
+            return OPS.attend_backward(self.key, do, q, k, v, out, lse, scale, metadata, *drop)
         do, q, k, v, out = map(by_rows, (do, q, k, v, out))
         into = (Gradient(q), Gradient(k), Gradient(v))
-        self.run_backward(into, Saved(do, Operands(q, k, v, scale, metadata), out, lse))
+        self.run_backward(into, Saved(do, Operands(q, k, v, scale, metadata, bits=drop.over(q, k)), out, lse))
         return into[0].result(), into[1].result(), into[2].result()
 
     def run(self, into: Output, x: Operands) -> None:
         """Merge this layout's share into `into`."""
-        run_pieces(self.pieces(*x.lengths), into, x)
+        _run(self.pieces(*x.lengths), into, x)
 
     def run_backward(self, into: Gradients, x: Saved) -> None:
         """Add this layout's share of the gradients to `into`."""
-        run_pieces_backward(self.pieces(*x.of.lengths, backward=True), into, x)
+        _run_backward(self.pieces(*x.of.lengths, backward=True), into, x)
+
+
+def _run(pieces: Iterator[Piece], into: Output, x: Operands) -> None:
+    """Pieces by fused calls, or in strips where weights are dropped."""
+    if x.bits is None:
+        run_pieces(pieces, into, x)
+    else:
+        run_dropped(pieces, into, x, x.bits)
+
+
+def _run_backward(pieces: Iterator[Piece], into: Gradients, x: Saved) -> None:
+    if x.of.bits is None:
+        run_pieces_backward(pieces, into, x)
+    else:
+        run_dropped_backward(pieces, into, x, x.of.bits)
 
 
 @dataclass(frozen=True)
@@ -245,6 +275,12 @@ class Columns(Layout):
         tail = min(self.width, rest - self.start)
         return body if tail <= 0 else torch.cat([body, x[:, :, -rest:].narrow(2, self.start, tail)], 2)
 
+    def _on_columns(self, x: Operands) -> Operands:
+        """The operands with the summary columns for keys."""
+        k, v = self.packed(x.k), self.packed(x.v)
+        at = torch.arange(k.shape[2], device=k.device)
+        return replace(x, k=k, v=v, key_places=at // self.width * self.modulus + self.start + at % self.width)
+
     def _unpack(self, into: Gradient, packed: Tensor) -> None:
         """Add a gradient of the packed columns to the keys they came from."""
         whole = into.like.shape[2] // self.modulus
@@ -253,14 +289,13 @@ class Columns(Layout):
         into.add(Span(whole * self.modulus + self.start, tail.shape[2]), tail[:, :, None])
 
     def run(self, into: Output, x: Operands) -> None:
-        x = replace(x, k=self.packed(x.k), v=self.packed(x.v))
-        run_pieces(self.staircase(*x.lengths), into, x)
+        x = self._on_columns(x)
+        _run(self.staircase(*x.lengths), into, x)
 
     def run_backward(self, into: Gradients, x: Saved) -> None:
-        k, v = self.packed(x.of.k), self.packed(x.of.v)
-        dk, dv = Gradient(k), Gradient(v)
-        x = replace(x, of=replace(x.of, k=k, v=v))
-        run_pieces_backward(self.staircase(*x.of.lengths), (into[0], dk, dv), x)
+        x = replace(x, of=self._on_columns(x.of))
+        dk, dv = Gradient(x.of.k), Gradient(x.of.v)
+        _run_backward(self.staircase(*x.of.lengths), (into[0], dk, dv), x)
         self._unpack(into[1], dk.result())
         self._unpack(into[2], dv.result())
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention_core import accumulate_dtype, attend, attend_backward
+from .attention_drop import PairBits
 
 LONG = 2048  # from this many rows on, a Python loop over the batch is cheaper than copying operands
 
@@ -34,6 +35,11 @@ class Span:
         shape = (*x.shape[:2], self.groups, self.count, *x.shape[3:])
         strides = (batch, heads, self.step * along, self.stride * along, *rest)
         return x.as_strided(shape, strides, x.storage_offset() + self.start * along)
+
+    def places(self, device: torch.device) -> Tensor:
+        """The positions [G, count]."""
+        members = torch.arange(self.groups, device=device)[:, None] * self.step
+        return members + torch.arange(self.count, device=device) * self.stride + self.start
 
     def covers(self, n: int) -> bool:
         """Whether the span is all of 0..n-1, each once."""
@@ -218,7 +224,8 @@ class Operands:
     """q [B, H, N, D], k [B, Hkv, M, D], v [B, Hkv, M, Dv], the scale of scores, and metadata [B, L] of predicates.
 
     head, every: where a layout runs on some of the model's query heads, which one the first here is, and how many on
-    the next."""
+    the next. bits: what is left of each pair's weight where some are dropped. key_places: the positions [M] of the keys
+    where they are not 0 .. M - 1."""
 
     q: Tensor
     k: Tensor
@@ -227,6 +234,8 @@ class Operands:
     metadata: tuple[Tensor, ...] = ()
     head: int = 0
     every: int = 1
+    bits: PairBits | None = None
+    key_places: Tensor | None = None
 
     @property
     def heads(self) -> range:

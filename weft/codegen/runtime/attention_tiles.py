@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .attention_core import accumulate_dtype, attend, attend_backward, by_kv_head
+from .attention_drop import attend_dropped, attend_dropped_backward
 from .attention_layouts import Layout
 from .attention_pieces import Gradients, Operands, Output, Saved, Span
 
@@ -61,7 +62,8 @@ class Group:
 class Gathered:
     """A group ready to run: q [B G, H, count, D], k and v [B G, Hkv, L, .], additive mask [B G, 1 or H, count, L].
 
-    index [G, L] says where the keys came from; places are q, k, h and the metadata, as predicates want them.
+    index [G, L] says where the keys came from; places are q, k, h and the metadata, as predicates want them; left
+    [B G, H, count, L] is what is left of weights where some are dropped.
     """
 
     rows: Span
@@ -72,6 +74,7 @@ class Gathered:
     mask: Tensor
     places: tuple[Tensor, ...]
     scale: float
+    left: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,20 @@ class Tiles(Layout):
         mask = mask.to(x.q.dtype).transpose(1, 2)
         mask = mask.expand(batch, group.tiles, mask.shape[2], group.count, index.shape[1]).flatten(0, 1)
         q, k, v = _tiles(rows, x.q), _gathered(x.k, index), _gathered(x.v, index)
-        return Gathered(rows, index, q, k, v, mask, places, x.scale)
+        left = None
+        if x.bits is not None:
+            sample = torch.arange(batch, device=device).view(batch, 1, 1, 1, 1)
+            left = x.bits.at(sample, head, row, places[1], accumulate_dtype(x.q)).transpose(1, 2).flatten(0, 1)
+        return Gathered(rows, index, q, k, v, mask, places, x.scale, left)
 
     def _attend(self, x: Gathered) -> tuple[Tensor, Tensor]:
+        if x.left is not None:
+            return attend_dropped(x.q, x.k, x.v, x.scale, x.left, x.mask)
         return attend(x.q, x.k, x.v, x.scale, mask=x.mask)
 
     def _backward(self, x: Gathered, do: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if x.left is not None:
+            return attend_dropped_backward(do, x.q, x.k, x.v, out, lse, x.scale, x.left, x.mask)
         return attend_backward(do, x.q, x.k, x.v, out, lse, x.scale, mask=x.mask)
 
 
@@ -207,6 +218,7 @@ class Scored(Tiles):
         s = self._scores(x)[1]
         lse = s.logsumexp(-1)
         p = torch.exp(s - lse.masked_fill(lse == -torch.inf, torch.inf)[..., None])
+        p = p if x.left is None else p * x.left
         out = by_kv_head(p, x.k.shape[1]) @ x.v[:, :, None].to(p.dtype)
         return out.flatten(1, 2).to(x.q.dtype), lse
 
@@ -216,7 +228,10 @@ class Scored(Tiles):
         p = by_kv_head(torch.exp(s - lse[..., None]), kv)
         slope = by_kv_head(_spread(self.slope(plain, *x.places), plain), kv)
         do, out, q = (by_kv_head(y, kv).to(dtype) for y in (do, out, x.q))
-        dp = do @ x.v[:, :, None].to(dtype).mT
+        dp, dropped = do @ x.v[:, :, None].to(dtype).mT, p
+        if x.left is not None:
+            left = by_kv_head(x.left, kv)
+            dp, dropped = dp * left, p * left
         ds = p * (dp - (do * out).sum(-1, keepdim=True)) * x.scale
         ds = torch.where(p > 0, ds * slope, 0.0)
-        return (ds @ x.k[:, :, None].to(dtype)).flatten(1, 2), (ds.mT @ q).sum(2), (p.mT @ do).sum(2)
+        return (ds @ x.k[:, :, None].to(dtype)).flatten(1, 2), (ds.mT @ q).sum(2), (dropped.mT @ do).sum(2)

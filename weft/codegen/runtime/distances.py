@@ -9,12 +9,14 @@ Letters as in attention_core: B batch, H heads, N queries, M keys, D head width,
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .attention_core import accumulate_dtype, by_kv_head
+from .attention_drop import NONE, Drop, PairBits
+from .attention_drop import SCHEMA as DROP
 from .whole import KNOWN, OPS, Whole, define
 
 PAIRS_AT_ONCE = 1 << 22  # (query, key) pairs of one tile, over batch and heads; bounds the scores that exist at a time
@@ -39,6 +41,13 @@ class Tile(NamedTuple):
     places: tuple[Tensor, ...]
     gaps: Tensor
 
+    def left(self, q: Tensor, bits: PairBits) -> Tensor:
+        """What is left of the weights [B, H, n, L] of q [B, H, N, D]."""
+        b, h, rows = (torch.arange(n, device=q.device) for n in q.shape[:3])
+        count = self.keys.stop - self.keys.start
+        first = torch.full((), self.keys.start, device=q.device)
+        return bits.along(b.view(-1, 1, 1), h.view(-1, 1), rows[self.rows], first, count, accumulate_dtype(q))
+
 
 @dataclass(frozen=True)
 class Tiles(Whole):
@@ -58,21 +67,30 @@ class Tiles(Whole):
     tail: bool = False
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, near: Tensor | None, first: int, *metadata: Tensor
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        near: Tensor | None,
+        first: int,
+        *metadata: Tensor,
+        drop: Drop = NONE,
     ) -> tuple[Tensor, Tensor]:
         """out [B, H, N, Dv], lse [B, H, N] of q [B, H, N, D], k [B, Hkv, M, D], v [B, Hkv, M, Dv]; Hkv divides H.
 
         lse is float32 (float64 for float64); a row that sees no key has out 0, lse +inf and gradient 0."""
         if torch.compiler.is_compiling():
-            return OPS.attend_near(self.key, q, k, v, scale, near, first, metadata)
+            return OPS.attend_near(self.key, q, k, v, scale, near, first, metadata, *drop)
         batch, heads, n, _ = q.shape
         out = q.new_zeros(batch, n, heads, v.shape[-1]).transpose(1, 2)
-        lse = q.new_full((batch, heads, n), torch.inf, dtype=accumulate_dtype(q))
+        lse, bits = q.new_full((batch, heads, n), torch.inf, dtype=accumulate_dtype(q)), drop.over(q, k)
         for t in self.tiles(q, k, first, metadata):
             _, s = self._scores(q, k, scale, near, t)
             total = s.logsumexp(-1)
             lse[:, :, t.rows] = torch.where(total == -torch.inf, torch.inf, total)
             p = torch.exp(s - lse[:, :, t.rows, None])
+            p = p if bits is None else p * t.left(q, bits)
             found = by_kv_head(p, k.shape[1]) @ v[:, :, None, t.keys].to(p.dtype)
             out[:, :, t.rows] = found.flatten(1, 2).to(q.dtype)
         return out, lse
@@ -89,12 +107,13 @@ class Tiles(Whole):
         near: Tensor | None,
         first: int,
         *metadata: Tensor,
+        drop: Drop = NONE,
     ) -> tuple[Tensor, ...]:
         """dq, dk, dv, and the gradient of `near` where there is one."""
         if torch.compiler.is_compiling():
-            got = OPS.attend_near_backward(self.key, do, q, k, v, out, lse, scale, near, first, metadata)
+            got = OPS.attend_near_backward(self.key, do, q, k, v, out, lse, scale, near, first, metadata, *drop)
             return tuple(got)
-        dtype, kv = accumulate_dtype(q), k.shape[1]
+        dtype, kv, bits = accumulate_dtype(q), k.shape[1], drop.over(q, k)
         dq, dk, dv = (x.new_zeros(x.transpose(1, 2).shape, dtype=dtype).transpose(1, 2) for x in (q, k, v))
         dnear = None if near is None else torch.zeros_like(near, dtype=dtype)
         for t in self.tiles(q, k, first, metadata):
@@ -102,7 +121,11 @@ class Tiles(Whole):
             g, o, rows = (by_kv_head(x[:, :, t.rows], kv).to(dtype) for x in (do, out, q))
             keys, values = (x[:, :, None, t.keys].to(dtype) for x in (k, v))
             p = by_kv_head(torch.exp(s - lse[:, :, t.rows, None]), kv)
-            ds = p * (g @ values.mT - (g * o).sum(-1, keepdim=True))
+            dp, dropped = g @ values.mT, p
+            if bits is not None:
+                left = by_kv_head(t.left(q, bits), kv)
+                dp, dropped = dp * left, p * left
+            ds = p * (dp - (g * o).sum(-1, keepdim=True))
             if self.slope is not None:
                 slope = torch.as_tensor(self.slope(plain, *t.places), dtype=dtype, device=q.device)
                 ds = torch.where(p > 0, ds * by_kv_head(slope.expand_as(plain)[:, :, 0], kv), 0.0)
@@ -110,7 +133,7 @@ class Tiles(Whole):
                 self._spread(dnear, t, ds.flatten(1, 2))
             dq[:, :, t.rows] = (ds @ keys).flatten(1, 2) * scale
             dk[:, :, t.keys] += (ds.mT @ rows).sum(2) * scale
-            dv[:, :, t.keys] += (p.mT @ g).sum(2)
+            dv[:, :, t.keys] += (dropped.mT @ g).sum(2)
         grads = (dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype))
         return grads if dnear is None or near is None else (*grads, dnear.to(near.dtype))
 
@@ -200,9 +223,10 @@ class Steps:
 
 
 def _run(
-    layout: str, q: Tensor, k: Tensor, v: Tensor, scale: float, near: Tensor | None, first: int, metadata: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    out, lse = KNOWN[layout].forward(q, k, v, scale, near, first, *metadata)
+    layout: str, q: Tensor, k: Tensor, v: Tensor, scale: float, near: Tensor | None, first: int,
+    metadata: list[Tensor], *drop: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    out, lse = KNOWN[layout].forward(q, k, v, scale, near, first, *metadata, drop=Drop(*drop))
     return out, lse.contiguous()
 
 
@@ -212,14 +236,14 @@ def _fake(layout: str, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Ten
 
 def _run_backward(
     layout: str, do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
-    near: Tensor | None, first: int, metadata: list[Tensor],
+    near: Tensor | None, first: int, metadata: list[Tensor], *drop: Any,
 ) -> list[Tensor]:  # fmt: skip
-    return [*KNOWN[layout].backward(do, q, k, v, out, lse, scale, near, first, *metadata)]
+    return [*KNOWN[layout].backward(do, q, k, v, out, lse, scale, near, first, *metadata, drop=Drop(*drop))]
 
 
 def _fake_backward(
     layout: str, do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
-    near: Tensor | None, first: int, metadata: list[Tensor],
+    near: Tensor | None, *_: object,
 ) -> list[Tensor]:  # fmt: skip
     return [*(_empty(x, x.shape[3]) for x in (q, k, v)), *([torch.empty_like(near)] if near is not None else [])]
 
@@ -231,15 +255,15 @@ def _empty(like: Tensor, width: int) -> Tensor:
 
 define(
     "attend_near",
-    "(str layout, Tensor q, Tensor k, Tensor v, float scale, Tensor? near, SymInt first, Tensor[] metadata)"
-    " -> (Tensor, Tensor)",
+    "(str layout, Tensor q, Tensor k, Tensor v, float scale, Tensor? near, SymInt first, Tensor[] metadata,"
+    f" {DROP}) -> (Tensor, Tensor)",
     _run,
     _fake,
 )
 define(
     "attend_near_backward",
     "(str layout, Tensor do, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale, Tensor? near,"
-    " SymInt first, Tensor[] metadata) -> Tensor[]",
+    f" SymInt first, Tensor[] metadata, {DROP}) -> Tensor[]",
     _run_backward,
     _fake_backward,
 )

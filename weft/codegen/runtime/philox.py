@@ -16,6 +16,7 @@ WORD = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 CHUNK = 1 << 17  # counters at a time: bounds temporaries to some 15 MB
+NEAR = 1 << 14  # the same of runs, which are made many times: their temporaries stay in a core's cache
 UNIT = 2.0**-24
 
 Integer = Any  # an int64 tensor or an int, freely mixed
@@ -74,6 +75,29 @@ def dropout_mask(
     for start, stop, words in _ranges(prod(shape), seed, op_id, layer, device, first):
         torch.ge(words, least, out=keep.view(-1)[start:stop])
     return keep
+
+
+def keep_at(index: Tensor, rate: float, seed: Integer, op_id: int, layer: Integer) -> Tensor:
+    """Which of the elements at any int64 logical indices to keep, as bool."""
+    keep, least = torch.empty(index.numel(), dtype=torch.bool, device=index.device), ceil(rate / UNIT)
+    for places, part in zip(index.reshape(-1).split(CHUNK), keep.split(CHUNK)):
+        torch.ge(_at(places, seed, op_id, layer), least, out=part)
+        if index.is_meta:  # later chunks would allocate the same again
+            break
+    return keep.view(index.shape)
+
+
+def keep_along(first: Tensor, count: int, rate: float, seed: Integer, op_id: int, layer: Integer) -> Tensor:
+    """The same of the elements first, first + 1, ... first + count - 1, along a last dim; one counter gives four."""
+    blocks, places = (torch.arange(n, device=first.device) for n in ((count + 6) // 4, count))
+    keep, least = torch.empty(first.numel(), count, dtype=torch.bool, device=first.device), ceil(rate / UNIT)
+    rows = max(1, NEAR // len(blocks))
+    for start, part in zip(first.reshape(-1, 1).split(rows), keep.split(rows)):
+        words = torch.stack([_top24(word) for word in _words((start >> 2) + blocks, seed, op_id, layer)], -1)
+        torch.gather(words.flatten(1) >= least, 1, (start & 3) + places, out=part)
+        if first.is_meta:  # later chunks would allocate the same again
+            break
+    return keep.view(*first.shape, count)
 
 
 def _ranges(

@@ -12,7 +12,7 @@ from weft.codegen.torch.spelling import ATOM, COMPARE, SUM, Src, TorchFormulas, 
 from weft.ir.formula import normal, symbol
 from weft.ir.formula.evaluate import evaluate
 from weft.ir.formula.functions import diff
-from weft.ir.library.attention import Attend, BlockTable, S
+from weft.ir.library.attention import DRAWN, Attend, BlockTable, S
 from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, max_distance, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
 from weft.ir.pattern.formula import BatchCondition, InTable, Leaf, leaves, swapped
@@ -147,6 +147,16 @@ def _metadata(body: Body, of: Attend, a: AttendAxes, meta: Sequence[Val]) -> str
     return "".join(f", {text}" for text in out)
 
 
+def _drop(body: Body, of: Attend, node: Node) -> str:
+    """The last argument, after a comma, where weights are dropped."""
+    drawn = {name: node.ins[i] for i, name in node.op.scalars.items()}
+    if not drawn:
+        return ""
+    seed, layer = (body.argument(drawn[name]) for name in DRAWN)
+    name = body.file.object("dropping", f"attention.Dropping({literal(float(of.rate)).text}, {of.op_id})")
+    return f", drop={name}.by({seed}, {layer})"
+
+
 def attend(body: Body, node: Node) -> None:
     of, (q, k, v, *meta) = node.op, node.ins
     assert isinstance(of, Attend)
@@ -154,10 +164,11 @@ def attend(body: Body, node: Node) -> None:
     assert a is not None
     order = {m: i for i, m in enumerate(PLACES)}
     given = sorted(zip(of.meta, meta), key=lambda m: order.get(m[0], len(order)))
+    given, drop = [m for m in given if m[0] not in DRAWN], _drop(body, of, node)
     of = replace(of, meta=tuple(m for m, _ in given))
     name = steps(body.file, of) if set(PLACES) <= set(of.meta) else layout(body, of, a)
     operands = ", ".join(_operand(body, x, g) for x, g in ((q, a.queries()), (k, a.keys()), (v, a.values())))
-    text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, [v for _, v in given])})"
+    text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, [v for _, v in given])}{drop})"
     _results(body, node.outs, (a.outs(), a.rows()), text)
 
 
@@ -166,10 +177,12 @@ def attend_grad(body: Body, node: Node) -> None:
     q, k, v, out, lse, do, *meta = node.ins
     a = axes(of, node.types)
     assert a is not None
+    drop, meta = _drop(body, of, node), [v for m, v in zip(of.meta, meta) if m not in DRAWN]
+    of = replace(of, meta=tuple(m for m in of.meta if m not in DRAWN))
     name = layout(body, of, a)
     order = ((do, a.outs()), (q, a.queries()), (k, a.keys()), (v, a.values()), (out, a.outs()), (lse, a.rows()))
     operands = ", ".join(_operand(body, x, g) for x, g in order)
-    text = f"{name}.backward({operands}, {_scale(body, of)}{_metadata(body, of, a, meta)})"
+    text = f"{name}.backward({operands}, {_scale(body, of)}{_metadata(body, of, a, meta)}{drop})"
     near = [_near_places(a, v.dims) or () for v in node.outs[3:]]
     _results(body, node.outs, (a.queries(), a.keys(), a.values(), *near), text)
 

@@ -19,7 +19,7 @@ from weft.frontends.blocks.queries import QkNorm, normed
 from weft.frontends.blocks.relative import Placed, Relative, placed
 from weft.frontends.blocks.rotary import RotaryPositions, rotary_problems, score_factor, turned
 from weft.frontends.resolve import Dims
-from weft.frontends.schema_values import Formula, Name, Number, Size, SpecPart, one_of
+from weft.frontends.schema_values import Formula, Name, Number, Rate, Size, SpecPart, one_of
 from weft.frontends.suggest import did_you_mean
 from weft.ir.pattern import is_causal, rows_seeing_nothing
 from weft.ir.pattern.formula import BatchCondition, Junction
@@ -84,6 +84,7 @@ class Attention(BlockKind):
         description="a learned logit of each head that takes part in the softmax's sum and has no value (gpt-oss); a "
         "parameter `sinks` [heads], initialised as biases are",
     )
+    dropout: Rate = Field(default=0.0, description="on each weight of the softmax, where it meets its value")
     bias: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "output"]], Tag("list")],
         one_of("`true`, `false`, or a list of query, key, value, output"),
@@ -294,6 +295,9 @@ def _attend(
         s.low.tell(problem)
     op = s.ir.Attend(a.head, a.key, seq, pattern, x.scale, score, heads, tuple(meta))
     op = op if x.near is None else replace(op, first=x.first)
+    if s.low.train and block.dropout:
+        meta |= {m: s.shared(m) for m in ("seed", "layer")}
+        op = replace(op, meta=tuple(meta), rate=s.ir.exact(block.dropout), op_id=next(s.low.dropouts))
     if a.past:
         op = replace(op, tail=True)
         for problem in unfit(pattern, score, s, prod(map(s.low.number, heads)), path):

@@ -17,7 +17,6 @@ from weft.frontends.hf.config.options import (
     only,
     rate,
     size,
-    undropped,
 )
 from weft.frontends.hf.tensors.weights import WeightRow, affine, linear, same, turned
 
@@ -39,7 +38,7 @@ OPTIONS: dict[str, ConfigOption] = {
     "intermediate_size": size(3072),
     "hidden_act": activation("gelu"),
     "hidden_dropout_prob": rate(0.1),
-    "attention_probs_dropout_prob": undropped(0.1),
+    "attention_probs_dropout_prob": rate(0.1),
     "max_position_embeddings": size(512),
     "type_vocab_size": size(2),
     "initializer_range": number(0.02),
@@ -70,7 +69,7 @@ def encoder(name: str, about: str, c: Values, sizes: Spec, attention: Spec, embe
         "dims": sizes,
         "runtime": RUNTIME,
         "blocks": {
-            "attention": {"kind": "attention"} | attention,
+            "attention": without({"kind": "attention"} | attention | {"dropout": c["attention_probs_dropout_prob"]}),
             "feedforward": {"kind": "mlp", "activation": c["hidden_act"]},
         },
         "embed": without(embed | {"norm": rule, "dropout": c["hidden_dropout_prob"]}),

@@ -12,8 +12,8 @@ from weft.frontends.hf.config.options import (
     layers,
     number,
     only,
+    rate,
     size,
-    undropped,
     whole,
 )
 from weft.frontends.hf.config.rotary import options as rotary_options
@@ -49,7 +49,7 @@ OPTIONS: dict[str, ConfigOption] = {
     "tie_word_embeddings": flag(False),
     "rope_interleave": flag(True),
     "attention_bias": flag(False),
-    "attention_dropout": undropped(),
+    "attention_dropout": rate(),
     "output_router_logits": only(False, BALANCE),
     "moe_layer_freq": only(1, "layers without experts behind those with are not imported"),
     "scoring_func": only("sigmoid", ROUTER),
@@ -76,6 +76,7 @@ def attention(c: Values) -> Spec:
     }  # fmt: skip
     if c["attention_bias"] and not c["q_lora_rank"]:
         made["bias"] = ["key", "value", "output"]
+    made |= {"dropout": c["attention_dropout"]} if c["attention_dropout"] else {}
     if (every := found.get("every")) and found["scaling"]["factor"] > 1:
         made["scale"] = f"(0.1*{every}*log({found['scaling']['factor']}) + 1)**2/sqrt(head)"
     return made

@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each sub-layer, weights [in, out]."""
 
 from weft.frontends.hf.config.family import RUNTIME, Architecture, ModelFamily, Spec, Values, dims, norm, small, without
-from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
+from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, only, rate, size
 from weft.frontends.hf.tensors.weights import WeightRow, affine, same, turned
 
 OPTIONS: dict[str, ConfigOption] = {
@@ -14,7 +14,7 @@ OPTIONS: dict[str, ConfigOption] = {
     "activation_function": activation("gelu_new"),
     "resid_pdrop": rate(0.1),
     "embd_pdrop": rate(0.1),
-    "attn_pdrop": undropped(0.1),
+    "attn_pdrop": rate(0.1),
     "layer_norm_epsilon": number(1e-5),
     "initializer_range": number(0.02),
     "scale_attn_weights": flag(True),
@@ -33,9 +33,10 @@ def spec(c: Values) -> Spec:
         "dims": sizes,
         "runtime": RUNTIME,
         "blocks": {
-            "attention": without(
-                {"kind": "attention", "pattern": "causal", "scale": None if c["scale_attn_weights"] else 1}
-            ),
+            "attention": without({
+                "kind": "attention", "pattern": "causal", "scale": None if c["scale_attn_weights"] else 1,
+                "dropout": c["attn_pdrop"],
+            }),
             "feedforward": {"kind": "mlp", "activation": c["activation_function"]},
         },
         "embed": without({"positions": [{"learned": "seq"}], "dropout": c["embd_pdrop"]}),

@@ -15,7 +15,7 @@ from weft.frontends.hf.config.family import (
     small,
     without,
 )
-from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, only, rate, size, undropped
+from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, only, rate, size
 from weft.frontends.hf.config.rotary import head_of, kept, rotary, share
 from weft.frontends.hf.config.rotary import options as rotary_options
 from weft.frontends.hf.tensors.weights import WeightRow, affine, fused, linear, same, turned
@@ -27,7 +27,7 @@ OPTIONS: dict[str, ConfigOption] = {
     "num_attention_heads": size(64),
     "intermediate_size": size(24576),
     "hidden_act": activation("gelu"),
-    "attention_dropout": undropped(),
+    "attention_dropout": rate(0.0),
     "hidden_dropout": rate(0.0),
     "max_position_embeddings": size(2048),
     "initializer_range": number(0.02),
@@ -64,6 +64,7 @@ def spec(c: Values) -> Spec:
         "blocks": {
             "attention": without({
                 "kind": "attention", "pattern": "causal", "rotary": turning(c), "bias": bias(c["attention_bias"]),
+                "dropout": c["attention_dropout"],
             }),
             "feedforward": {"kind": "mlp", "activation": c["hidden_act"]},
         },

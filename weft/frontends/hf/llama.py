@@ -16,7 +16,7 @@ from weft.frontends.hf.config.family import (
     small,
     without,
 )
-from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, size, undropped
+from weft.frontends.hf.config.options import ConfigOption, activation, flag, layers, number, rate, size
 from weft.frontends.hf.config.rotary import head_of, kept, rotary
 from weft.frontends.hf.config.rotary import options as rotary_options
 from weft.frontends.hf.tensors.weights import WeightRow, linear, same
@@ -35,7 +35,7 @@ OPTIONS: dict[str, ConfigOption] = {
     "rms_norm_eps": number(1e-6),
     "tie_word_embeddings": flag(False),
     "attention_bias": flag(False),
-    "attention_dropout": undropped(),
+    "attention_dropout": rate(),
     "mlp_bias": flag(False),
     **rotary_options(10000.0),
 }
@@ -65,7 +65,7 @@ def attention(c: Values, sizes: Spec, pattern: str = "causal", biased: Any = Fal
     return without({
         "kind": "attention", "kv_heads": "kv_heads" if "kv_heads" in sizes else None, "pattern": pattern,
         "rotary": more.pop("rotary", None) or rotary(c),
-        "bias": bias(biased) if isinstance(biased, bool) else biased, **more,
+        "bias": bias(biased) if isinstance(biased, bool) else biased, "dropout": c["attention_dropout"], **more,
     })  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from weft.ir.builder import Builder
 from weft.ir.composite import Composite
 from weft.ir.formula import normal, symbol
 from weft.ir.formula.functions import diff, where
+from weft.ir.library.dropout import kept
 from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
 from weft.ir.ops.op import Cotangents, Op
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     from weft.ir.pattern import PatternLayout
 
 S = symbol("s")
-META = ("segments", "key_segments", "valid", "query_at", "key_at", "near", "sinks")
+META = ("segments", "key_segments", "valid", "query_at", "key_at", "near", "sinks", "seed", "layer")
 """What an operand after q, k, v can be. segments: i64 ids over the queries; keys have the same under their own dim, or
 key_segments. valid: bool over the keys. query_at, key_at: i64 positions, which then replace the coordinates in pattern
-and score; nobody sees a key at a negative one. near: a table of scores by distance. sinks: a score for each head. The
-last two are floats."""
+and score; nobody sees a key at a negative one. near: a table of scores by distance. sinks: a score for each head. These
+two are floats. seed, layer: i64[], of the bits by which weights are dropped."""
+DRAWN = ("seed", "layer")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Attend(Composite):
 
     sinks [heads]: the score of one more key of value 0, which all rows see that see any (a learned logit: gpt-oss,
     Agarwal et al. 2025). Its weight is exp(z - lse), and lse counts it.
+
+    rate: with seed and layer, a weight counts 1 / (1 - rate) times where uniform(seed, op_id, layer, index) >= rate and
+    not at all elsewhere (Vaswani et al. 2017, as in their code); lse is that of all. The index is the row-major place
+    of (batch, head, query, key) over the dims' global sizes, so a pair has one bit in any layout, tiling or sharding.
     """
 
     contract: str
@@ -65,6 +71,8 @@ class Attend(Composite):
     layout: "PatternLayout | None" = None
     first: sp.Expr = sp.S.Zero
     tail: bool = False
+    rate: sp.Expr = sp.S.Zero
+    op_id: int = 0
 
     def __post_init__(self) -> None:
         heads: Any = self.heads or ()
@@ -76,6 +84,10 @@ class Attend(Composite):
     @property
     def attention(self) -> "Attend":  # pyright: ignore[reportIncompatibleVariableOverride]
         return self
+
+    @property
+    def scalars(self) -> Mapping[int, str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return _drawn(self, 3)
 
     def expand(self, g: Builder, q: Val, k: Val, v: Val, *meta: Val) -> tuple[Val, Val]:
         if "sinks" in self.meta:
@@ -89,7 +101,7 @@ class Attend(Composite):
         total = g.reduce(e, to=rows)
         safe = g.map("where(t > 0, t, 1)", t=total, dtype=acc)
         own = [d for d in v.dims if d not in (*rows, self.over)]
-        out = g.einsum(e, g.cast(v, acc), to=[*rows, *own])
+        out = g.einsum(x.dropped(g, e), g.cast(v, acc), to=[*rows, *own])
         out = g.map("out / total", out=out, total=safe, to=out.dims, dtype=q.type.dtype)
         lse = "where(total > 0, top + log(safe), oo)"
         return out, g.map(lse, top=top, safe=safe, total=total, dtype=acc)
@@ -114,6 +126,9 @@ class Attend(Composite):
 
     def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:
         """The new queries see past and new keys."""
+        if "seed" in self.meta:
+            plain = self.untrained(n)
+            return plain.op.step(s, plain, [x for x, v in zip(ins, n.ins) if v in plain.ins])
         moving = any(map(s.is_keyed, ins))
         if not moving and s.time not in (self.query, self.over):
             return s.same(n, ins)
@@ -138,6 +153,12 @@ class Attend(Composite):
             return None
         far = max_distance(self.pattern, sizes[time], self.count(sizes))
         return self.over, None if far is None else max(1, far + 1)
+
+    def untrained(self, node: Node) -> Node:
+        drawn = set(self.scalars)
+        ins = tuple(v for i, v in enumerate(node.ins) if i not in drawn)
+        meta = tuple(m for m in self.meta if m not in DRAWN)
+        return replace(node, op=replace(self, meta=meta, rate=sp.S.Zero, op_id=0), ins=ins) if drawn else node
 
     def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> tuple[Op, list[Val]]:
         own = self.meta.index("query_at") if "query_at" in self.meta else len(self.meta)  # a step's come after them
@@ -201,6 +222,10 @@ class AttendGrad(Composite):
 
     of: Attend
 
+    @property
+    def scalars(self) -> Mapping[int, str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return _drawn(self.of, 6)
+
     def work(self, types: tuple[Type, ...]) -> str:
         return "attention"
 
@@ -212,8 +237,8 @@ class AttendGrad(Composite):
         acc, x = accumulate(q), Scores(self.of, g, q, k, meta)
         p = g.map("exp(x - lse)", x=x.scores, lse=lse, to=x.scores.dims, dtype=acc)
         do32, v32 = g.cast(do, acc), g.cast(v, acc)
-        dv = g.einsum(p, do32, to=v.dims)
-        dp = g.einsum(do32, v32, to=p.dims)
+        dv = g.einsum(x.dropped(g, p), do32, to=v.dims)
+        dp = x.dropped(g, g.einsum(do32, v32, to=p.dims))
         delta = g.reduce(g.map("o * d", o=out, d=do, dtype=acc), to=x.rows)
         pulled = g.map("p * (dp - delta)", p=p, dp=dp, delta=delta, to=p.dims, dtype=acc)
         ds = x.pull(g, pulled, "dots")
@@ -225,6 +250,11 @@ class AttendGrad(Composite):
         return (False,) * results
 
 
+def _drawn(of: Attend, before: int) -> Mapping[int, str]:
+    """Which operands are the seed and the layer, behind so many others."""
+    return {before + i: m for i, m in enumerate(of.meta) if m in DRAWN}
+
+
 class Scores:
     """The scores [rows over] of an Attend in a builder: -inf where a key is not seen."""
 
@@ -234,7 +264,8 @@ class Scores:
         need({of.query, *of.heads} <= set(q.dims), f"attend's queries {q.type} lack one of {(of.query, *of.heads)}")
         acc = accumulate(q)
         self.of = of
-        self.given: dict[str, Any] = dict(zip(of.meta, meta))
+        self.given: dict[str, Any] = {m: v for m, v in zip(of.meta, meta) if m not in DRAWN}
+        self.drawn: dict[str, Any] = {m: v for m, v in zip(of.meta, meta) if m in DRAWN}
         self.rows = tuple(d for d in q.dims if d != of.contract)
         self.dots = g.einsum(g.cast(q, acc), g.cast(k, acc), to=[*self.rows, of.over])
         before = symbol(f"n_{of.over}") - symbol(f"n_{of.query}") if of.tail else sp.S.Zero
@@ -281,6 +312,15 @@ class Scores:
         if "key_at" not in of.meta:
             return see
         return where(i_k >= 0, see, 0) if of.pattern.multiset else sp.And(i_k >= 0, see)
+
+    def dropped(self, g: Builder, w: Val) -> Val:
+        """w [rows over] times what each pair's bit leaves of its weight: 1 / (1 - rate), or 0."""
+        if not self.drawn:
+            return w
+        of = self.of
+        batch = [d for d in self.rows if d not in (*of.heads, of.query)]
+        index = row_major((*batch, *of.heads, of.query, of.over))
+        return g.map(kept(of.rate, of.op_id, index), x=w, **self.drawn, to=w.dims, dtype=w.dtype)
 
     def pull(self, g: Builder, d: Val, name: str) -> Val:
         """d(scores) -> d(dots) or d(near), through the score formula, whose slope may be anything where a key is not

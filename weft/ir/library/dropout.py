@@ -14,6 +14,12 @@ from weft.ir.ops.op import Vals
 from weft.ir.types import Dims, Node, Val
 
 
+def kept(rate: sp.Expr, op_id: int, index: sp.Expr) -> sp.Expr:
+    """What is left of x at a global logical index: x / (1 - rate), or 0. In `x`, `seed`, `layer`."""
+    formula = f"where(uniform(seed, {op_id}, layer, index) >= rate, x * scale, 0)"
+    return constants(formula, rate=rate, scale=1 / (1 - rate), index=index)
+
+
 @dataclass(frozen=True)
 class Dropout(Composite):
     """x / (1 - rate) where uniform(seed, op_id, layer, index) >= rate, else 0.
@@ -34,12 +40,7 @@ class Dropout(Composite):
 
     def expand(self, g: Builder, x: Val, seed: Val, layer: Val) -> Val:
         index = row_major(tuple(d for d in x.dims if d not in self.shared))
-        formula = constants(
-            f"where(uniform(seed, {self.op_id}, layer, index) >= rate, x * scale, 0)",
-            rate=self.rate,
-            scale=1 / (1 - self.rate),
-            index=index,
-        )
+        formula = kept(self.rate, self.op_id, index)
         return g.map(formula, x=x, seed=seed, layer=layer, to=x.dims, dtype=x.type.dtype)
 
     def step(self, s: Any, n: Node, ins: Sequence[Any]) -> Iterable[Any]:

@@ -136,6 +136,10 @@ class Op:
         these."""
         return s.same(n, ins)
 
+    def untrained(self, node: Node) -> Node:
+        """The node of this op in a model that is not training."""
+        return node
+
     def unplaced(self, ins: Sequence[Val], at: Val, time: str) -> "tuple[Op, list[Val]]":
         """The op and its operands in a step before which there was nothing: without the positions `at`."""
         return self, list(ins)

@@ -3,8 +3,8 @@
 
 With p from the log-sum-exp as in `forward` and do = d(o):
 
-    delta[t] = do[t] . o[t] - d(lse)[t]           dv[u] = sum_t p[t, u] do[t]
-    ds[t, u] = p[t, u] (do[t] . v[u] - delta[t]) score'(t, u)
+    delta[t] = do[t] . o[t] - d(lse)[t]           dv[u] = sum_t drop(t, u) p[t, u] do[t]
+    ds[t, u] = p[t, u] (drop(t, u) do[t] . v[u] - delta[t]) score'(t, u)
     dq[t] = scale sum_u ds[t, u] k[u]             dk[u] = scale sum_t ds[t, u] q[t]
 
 Algorithm: FlashAttention-2 (Dao, 2023, algorithm 2), with dq in a kernel of its own: no atomics, always the same bits.
@@ -131,8 +131,8 @@ def dkdv(
     Q_AT: tl.constexpr, K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SLOTS: tl.constexpr,
     PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, PACKED: tl.constexpr, keep: tl.constexpr,
-    MULTI: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr,
-    ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
+    MULTI: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, drop: tl.constexpr, WANT_K: tl.constexpr,
+    WANT_V: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     """One block of keys against the queries that see it, of all heads that share it, in one flat loop a slot."""
     j, hk, b, _ = program(NK, K_AT, BN, KEY_HEADS)
@@ -176,10 +176,15 @@ def dkdv(
                     x = visible(x, qi, ki, b, h, None, keep, X, c, MULTI)
                 p = tl.exp2(x * c - lse[None, :])
                 do = load(Db, sdo[2], i * BM, nq, BM, DV, True, Q_AT, IDX)  # [BM, dv]
+                if drop is not None:
+                    left = drop(p, qi, ki, b, h, X)
                 if WANT_V:
-                    dv = dot_acc(p.to(DO.dtype.element_ty), do, dv, DV, ACC, PREC)
+                    w = p if drop is None else p * left
+                    dv = dot_acc(w.to(DO.dtype.element_ty), do, dv, DV, ACC, PREC)
                 if WANT_K:
                     dp = dot_nt(v, do, DV, ACC, PREC)  # [BN, BM]
+                    if drop is not None:
+                        dp = dp * left
                     ds = p * (dp - load_row(Eb, sl[2], i * BM, nq, BM, 0.0, ACC, Q_AT, IDX)[None, :])
                     if score is not None:  # where p is 0 the slope may be anything
                         ds = tl.where(p > 0, ds * dscore(raw, qi, ki, b, h, X), 0.0)
@@ -199,8 +204,8 @@ def dq(
     scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
     K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, REVERSE: tl.constexpr,
     SLOTS: tl.constexpr, PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, keep: tl.constexpr,
-    MULTI: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr,
-    IDX: tl.constexpr,
+    MULTI: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, drop: tl.constexpr, ACC: tl.constexpr,
+    PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head against the key blocks of the forward."""
     i, h, b, blocks = program(NQ, Q_AT, BM, HEADS[2])
@@ -232,7 +237,10 @@ def dq(
                 if not SLOTS[s]:
                     x = visible(x, qi, ki, b, h, (j * BN + tl.arange(0, BN) < nk)[None, :], keep, X, c, MULTI)
                 p = tl.exp2(x * c - lse[:, None])
-                ds = p * (dot_nt(do, v, DV, ACC, PREC) - de[:, None])
+                dp = dot_nt(do, v, DV, ACC, PREC)
+                if drop is not None:
+                    dp = dp * drop(p, qi, ki, b, h, X)
+                ds = p * (dp - de[:, None])
                 if score is not None:
                     ds = tl.where(p > 0, ds * dscore(raw, qi, ki, b, h, X), 0.0)
                 acc = dot_acc(ds.to(K.dtype.element_ty), k, acc, DK, ACC, PREC)

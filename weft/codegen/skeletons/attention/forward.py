@@ -1,7 +1,7 @@
 # ruff: noqa: RUF005 -- Triton compiles no starred tuples
 """Softmax attention over blocks of keys, forward.
 
-    o[t] = sum_u p[t, u] v[u],   p[t, u] = exp(s[t, u] - lse[t]) where keep(t, u), else 0
+    o[t] = sum_u drop(t, u) p[t, u] v[u],   p[t, u] = exp(s[t, u] - lse[t]) where keep(t, u), else 0
     s[t, u] = score(scale * q[t] . k[u])
 
 A row that sees nothing has o = 0 and lse = +inf. Algorithm: FlashAttention-2 (Dao, 2023, algorithm 1): one pass over
@@ -34,6 +34,7 @@ Holes, @triton.jit functions or None; q, k: positions (broadcastable int32 tenso
     block(z, i, s, nq, nk, b, h, BM, BN, PLAN, TAB) -> key block           None: the loop's variable itself
     keep(q, k, b, h, X) -> bool or int                                     called where the block is not full
     score(s, q, k, b, h, X) -> s                                           s: scores in ACC, already scaled
+    drop(p, q, k, b, h, X) -> like p                                       what is left of weights, as a factor
     sink(lse, b, h, X) -> z                                                the score of one more key, of value 0
     epilogue(o, b, h, t, d, ok, X) -> (y, ...)                             t: row in the tensors, d: column; stored to Y
 """
@@ -103,8 +104,8 @@ def forward(
     scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
     K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, REVERSE: tl.constexpr,
     SLOTS: tl.constexpr, PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, keep: tl.constexpr,
-    MULTI: tl.constexpr, score: tl.constexpr, sink: tl.constexpr, epilogue: tl.constexpr, ACC: tl.constexpr,
-    PREC: tl.constexpr, IDX: tl.constexpr,
+    MULTI: tl.constexpr, score: tl.constexpr, drop: tl.constexpr, sink: tl.constexpr, epilogue: tl.constexpr,
+    ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     i, h, b, blocks = program(NQ, Q_AT, BM, HEADS[2])
     i = blocks - 1 - i if REVERSE else i
@@ -137,6 +138,8 @@ def forward(
                 p = tl.exp2(x * c - top[:, None])
                 a = tl.exp2(m - top)
                 den = den * a + tl.sum(p, 1)
+                if drop is not None:
+                    p = p * drop(p, qi, ki, b, h, X)
                 v = load(Vb, sv[2], j * BN, nk, BN, DV, not SLOTS[s], K_AT, IDX)  # [BN, dv]
                 acc = dot_acc(p.to(V.dtype.element_ty), v, times(acc, a[:, None], DV), DV, ACC, PREC)
                 m = new

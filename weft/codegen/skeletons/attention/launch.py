@@ -70,13 +70,19 @@ class Part(NamedTuple):
 
 
 class Holes(NamedTuple):
-    """score and its derivative by s; epilogue and its vjp; the score of a sink, of the forward alone."""
+    """score and its derivative by s; epilogue and its vjp; of the forward alone the score of a sink; drop."""
 
     score: Any = None
     dscore: Any = None
     epilogue: Any = None
     vjp: Any = None
     sink: Any = None
+    drop: Any = None
+
+    @property
+    def weights(self):
+        """Those that the backward makes weights with."""
+        return {"score": self.score, "dscore": self.dscore, "drop": self.drop}
 
     def under(self, scale):
         """With a score where the scale is not above 0: then it cannot be a factor on scores that -inf hides."""
@@ -113,7 +119,8 @@ def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dt
             forward_kernel[launch.over_queries(part, heads, config["forward"])](
                 q, k, v, to, old, lse, y or None,
                 *map(strides, (q, k, v, to, old, lse)), tuple(map(strides, y)) or None,
-                score=holes.score, sink=sink, epilogue=epilogue, HEADS=heads or (0, 1, q.shape[1]), REVERSE=True,
+                score=holes.score, drop=holes.drop, sink=sink, epilogue=epilogue,
+                HEADS=heads or (0, 1, q.shape[1]), REVERSE=True,
                 **launch.common(part, part.forward, config["forward"], to),
             )  # fmt: skip
     return (out, lse, *ys)
@@ -182,9 +189,8 @@ def run_dq(launch, saved, total, order, holes, config):
     for n, (heads, part) in enumerate(order):
         to, old = total.to(n), total.old(n)
         backward_kernels.dq[launch.over_queries(part, heads, config)](
-            *saved, to, old, *map(strides, (*saved[:5], to, old)), score=holes.score, dscore=holes.dscore,
-            HEADS=heads or (0, 1, launch.q.shape[1]), REVERSE=True,
-            **launch.common(part, part.dq, config, saved[3]),
+            *saved, to, old, *map(strides, (*saved[:5], to, old)), HEADS=heads or (0, 1, launch.q.shape[1]),
+            REVERSE=True, **holes.weights, **launch.common(part, part.dq, config, saved[3]),
         )  # fmt: skip
 
 
@@ -197,7 +203,7 @@ def run_dkdv(launch, saved, dk, dv, order, want, holes, config):
     for n, (heads, part) in enumerate(order):
         tensors = (dk.to(n), dv.to(n), dk.old(n), dv.old(n))
         backward_kernels.dkdv[launch.over_keys(part, heads, config)](
-            *saved, *tensors, *map(strides, (*saved[:5], *tensors)), score=holes.score, dscore=holes.dscore,
+            *saved, *tensors, *map(strides, (*saved[:5], *tensors)), **holes.weights,
             HEADS=heads, KEY_HEADS=launch.key_heads(heads), PACKED=part.dkdv.packed, WANT_K=want[0], WANT_V=want[1],
             **launch.common(part, part.dkdv, config, saved[3]),
         )  # fmt: skip

@@ -92,11 +92,7 @@ def rate(default: Any = 0.0, note: str = "") -> ConfigOption:
 
 
 UNDROPPED = "{} is left out: weft drops nothing there, so training differs in that alone"
-
-
-def undropped(default: Any = 0.0) -> ConfigOption:
-    """A dropout that the language has not: nothing of it is in the spec, and a note says so."""
-    return rate(default, UNDROPPED)
+"""The note on a dropout that the language has not."""
 
 
 def flag(default: bool) -> ConfigOption:

@@ -75,17 +75,26 @@ SINGLE = {"sm_80": FLOAT80, "sm_90": FLOAT90, "sm_100": FLOAT90, "sm_120": FLOAT
 """f32, whose products run on the ordinary units."""
 CHAINED = (32, 32, 8, 2)
 """bf16 and f16 on sm_100 where a head dim has several tiles: see `chained-dots-tcgen05` in the table of hazards."""
+DRAWN = {"forward": 32, "dq": 32, "dkdv": 16}
+"""Scores a thread where weights are dropped: the registers of their bits would spill."""
 DELTA = {"BM": 32, "num_warps": 8, "num_stages": 1}
 
 
-def configurations(side: str, dk: int, dv: int, block: int = 0) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+def configurations(
+    side: str, dk: int, dv: int, block: int = 0, drops: bool = False
+) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """target -> dtype -> kernel -> configuration, of the kernels that a forward or backward launches.
 
-    block: of a static block set, which the kernels' blocks must divide; 0: there is none. dk, dv: at most WIDEST."""
-    return {a: {d: {k: default(k, a, d, dk, dv, block) for k in SIDES[side]} for d in KERNEL_DTYPES} for a in ARCHS}
+    block: of a static block set, which the kernels' blocks must divide; 0: there is none. drops: whether weights are
+    dropped. dk, dv: at most WIDEST."""
+    return {
+        a: {d: {k: default(k, a, d, dk, dv, block, drops) for k in SIDES[side]} for d in KERNEL_DTYPES} for a in ARCHS
+    }
 
 
-def default(kernel: str, target: str, dtype: str, dk: int, dv: int, block: int = 0) -> dict[str, Any]:
+def default(
+    kernel: str, target: str, dtype: str, dk: int, dv: int, block: int = 0, drops: bool = False
+) -> dict[str, Any]:
     """The configuration of one kernel. ValueError for a head dim over WIDEST."""
     if max(dk, dv) > WIDEST:
         raise ValueError(f"no attention kernel holds a head dim of {max(dk, dv)}: at most {WIDEST}")
@@ -95,6 +104,8 @@ def default(kernel: str, target: str, dtype: str, dk: int, dv: int, block: int =
     if target == "sm_100" and dtype != "f32" and max(tile_count(dk), tile_count(dv)) > 1:
         row = (*CHAINED, *row[4:])
     found = {"LOOPS": 2, "SPLIT": False, **dict(zip(NAMES, row))}
+    while drops and found["BM"] * found["BN"] > DRAWN[kernel] * 32 * found["num_warps"]:
+        found["BN" if found["BN"] >= found["BM"] else "BM"] //= 2
     if block:
         most = block & -block
         found |= {"BM": min(found["BM"], most), "BN": min(found["BN"], most)}

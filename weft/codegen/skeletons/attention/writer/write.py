@@ -15,7 +15,7 @@ import sympy as sp
 from weft.codegen.skeletons.attention.writer.plan import ELSEWHERE, geometry, static_block
 from weft.codegen.skeletons.attention.writer.space import WIDEST, configurations, pairs
 from weft.codegen.skeletons.attention.writer.walks import Walks
-from weft.codegen.skeletons.common.writer.holes import Hole, HoleBody
+from weft.codegen.skeletons.common.writer.holes import TOP24, Hole, HoleBody
 from weft.codegen.skeletons.common.writer.iteration import renamings
 from weft.codegen.skeletons.common.writer.job import Job, Written
 from weft.codegen.skeletons.common.writer.maps import POINTWISE, kind
@@ -29,7 +29,7 @@ from weft.ir.formula import normal, symbol
 from weft.ir.formula.evaluate import scalar
 from weft.ir.formula.functions import diff
 from weft.ir.library import Dropout
-from weft.ir.library.attention import Attend, AttendGrad, S
+from weft.ir.library.attention import DRAWN, Attend, AttendGrad, S
 from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
 from weft.ir.pattern.formula import BatchCondition, InTable
@@ -108,7 +108,7 @@ class _AttentionWriter:
     def layout(self) -> PatternLayout:
         nq, nk = self.limit(self.axes.query), self.limit(self.axes.over)
         whole = PatternLayout((LayoutPart("tiles", term=self.of.pattern.at(max(nq, nk))),))
-        if self.of.pattern.multiset or self.meta:
+        if self.of.pattern.multiset or self.meta.keys() - set(DRAWN):
             return whole
         return self.of.layout or choose(self.of.pattern, nq, heads=self.heads, nk=nk)
 
@@ -197,6 +197,25 @@ class _AttentionWriter:
         hole.add(f"return {self.loaded(hole, self.sinks, self.coordinates(renamings(self.graph))).text}")
         return (hole.name,)
 
+    def drop(self) -> tuple[str, ...]:
+        """The drop hole, where weights are dropped."""
+        if not set(DRAWN) <= self.meta.keys():
+            return ()
+        seed, layer = (self.reads.at(self.w.argument(self.meta[m]).name) for m in DRAWN)
+        threshold, scale = math.ceil(self.of.rate * TOP24), float(1 / (1 - self.of.rate))
+        a, hole = self.axes, self.hole("drop", ("p", "q", "k", "b", "h", "X"), "p.dtype")
+        heads, queries, keys = (self.extent(dims).at(ATOM) for dims in (a.heads, (a.query,), (a.over,)))
+        hole.note("the row-major place of (batch, head, query, key)")
+        index = hole.bind("index", Tri(f"((b.to(tl.int64) * {heads} + h) * {queries} + q) * {keys} + k"))
+        drawn = f"{threshold}, {scale!r}, {seed}, {self.of.op_id}, {layer}, {index.text}"
+        hole.add(f"return elementwise.dropout(tl.zeros_like(p) + 1, {drawn})")
+        return (hole.name,)
+
+    def extent(self, dims: Dims) -> Tri:
+        """The product of sizes, read at run time where one is known then only."""
+        known = [self.job.sizes.number(d) for d in dims]
+        return literal(math.prod(n for n in known if n)) if None not in known else self.size(dims[0])
+
     def epilogue(self) -> tuple[tuple[str, ...], list[Val]]:
         """The epilogue hole and what it makes; neither where nothing follows."""
         nodes = [n for n in self.graph.nodes if n is not self.core]
@@ -259,7 +278,7 @@ class _AttentionWriter:
     # -- the file ----------------------------------------------------------------------------------------------------
 
     def write(self) -> Written:
-        holes = (*self.scores(), *self.sink())
+        holes = (*self.scores(), *self.sink(), *self.drop())
         epilogue, results = self.epilogue()
         widths = self.width((self.of.contract,)), self.width(self.axes.own)
         if max(widths) > WIDEST:
@@ -274,7 +293,7 @@ class _AttentionWriter:
         more = named(**ins, results=self.results(results), x=self.reads.text, dtypes=dtypes)
         name = "launch.attend_grad" if self.back else "launch.attend"
         launch = call(name, "NAME", "HOLES", self.w.anchor.name, "PATTERN", self.scale, **more)
-        configs = configurations(self.side, *widths, self.block)
+        configs = configurations(self.side, *widths, self.block, "seed" in self.meta)
         below = {"HOLES": given, "PATTERN": pattern}
         return Written(self.w, "attention", tuple(self.holes), launch, configs, below, tuple(walks.lines), returns=True)
 

@@ -25,7 +25,7 @@ from weft.ir.text import show
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 _RESERVED = frozenset({*keyword.kwlist, *dir(builtins), "tl", "triton", "elementwise", "X", "ACC"})
-_TOP24 = 1 << 24
+TOP24 = 1 << 24
 
 
 def ir_line(node: Node) -> str:
@@ -173,7 +173,7 @@ class HoleBody:
         value, number = TritonFormulas(self.hole, "x").tensor(self.value(x)), self.value(layer)
         self.hole.note(ir_line(node))
         at = self.place(node) or self.index(tuple(d for d in x.dims if d not in op.shared))
-        threshold, scale = math.ceil(op.rate * _TOP24), float(1 / (1 - op.rate))
+        threshold, scale = math.ceil(op.rate * TOP24), float(1 / (1 - op.rate))
         said = f"elementwise.dropout({value.text}, {threshold}, {scale!r}, {self.seeds[seed.name]}, {op.op_id}, "
         self.put(node.outs[0], Tri(f"{said}{number.text}, {at.text})"))
 
