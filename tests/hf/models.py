@@ -11,7 +11,7 @@ import transformers
 from transformers import modeling_rope_utils
 
 from tests.parity.oracle import in_double, integers, randomise
-from weft.frontends.hf.families import DECODERS
+from weft.frontends.hf.families import DECODERS, WITH_DECODERS
 
 SEQ, VOCAB = 80, 96
 SIZES = {
@@ -29,6 +29,11 @@ def scaled(kind: str, **more: float) -> dict[str, Any]:
 LATENTS = {
     "moe_intermediate_size": 24, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6,
     "num_key_value_heads": 4,
+}  # fmt: skip
+T5_SIZES = {
+    "vocab_size": VOCAB, "n_positions": SEQ, "d_model": 32, "d_kv": 12, "d_ff": 56, "num_heads": 3, "pad_token_id": 0,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "dropout_rate": 0.0,
+    "decoder_start_token_id": 0, "eos_token_id": None,
 }  # fmt: skip
 SILENT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -111,6 +116,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "big_bird-both_heads": ("BigBirdForPreTraining", SIZES | SILENT | {
         "attention_type": "original_full", "use_bias": False, "rescale_embeddings": True, "hidden_size": 64,
     }),
+    "t5": ("T5ForConditionalGeneration", T5_SIZES | {"num_layers": 3, "num_decoder_layers": 2}),
+    "t5-gated": ("T5ForConditionalGeneration", T5_SIZES | {
+        "num_layers": 3, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+    }),
     "big_bird": ("BigBirdForMaskedLM", SIZES | SILENT | {"block_size": 4, "num_random_blocks": 3}),
 }  # fmt: skip
 """family -> class and config; what a default of transformers does not show is set to something else."""
@@ -123,7 +132,7 @@ def base(name: str) -> str:
 
 SCALES = {"olmo2": 0.05}
 """Of the weights: where keys are normalised, their gradient is the smaller the larger they are, down to rounding."""
-DECODING = [name for name in MODELS if base(name) in {family.name for family in DECODERS}]
+DECODING = [name for name in MODELS if base(name) in {family.name for family in (*DECODERS, *WITH_DECODERS)}]
 
 
 def config_of(family: str) -> Any:
@@ -141,6 +150,8 @@ def oracle(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> An
         takes |= {"experts_implementation": "eager"}  # torch's own product of experts takes no fp64
     with doubled(family, dtype):
         model = getattr(transformers, kind)._from_config(config, **takes)
+    if family == "t5-gated":  # transformers ties what its checkpoints do not
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     randomise(model, seed, SCALES.get(family, 0.1))
     for i, (name, x) in enumerate(model.named_buffers()):
         if name.endswith("e_score_correction_bias"):  # of which no parameter says anything
@@ -160,11 +171,17 @@ def saved(model: Any, folder: Path) -> Path:
 def inputs(family: str, many: int = 2) -> dict[str, torch.Tensor]:
     """Tokens but those of padding, whose embeddings transformers keeps from learning; and types, where it has some."""
     given = {"tokens": integers(1, VOCAB - 2, many, SEQ) + 2}
+    if base(family) == "t5":
+        given["tokens"][:, 0] = 0  # what `generate` would put before it
+        return {"source_tokens": integers(3, VOCAB - 2, many, SEQ - 9) + 2, "target_tokens": given["tokens"]}
     return given | ({"types": integers(2, 2, many, SEQ)} if base(family) in ("bert", "big_bird") else {})
 
 
 def logits_of(model: Any, family: str, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What the oracle gives for inputs of ours, by our names."""
+    if "source_tokens" in given:
+        source, target = given.values()
+        return {"logits": model(input_ids=source, decoder_input_ids=target, use_cache=False).logits}
     named = {"input_ids": given["tokens"]} | ({"token_type_ids": given["types"]} if "types" in given else {})
     if family == "longformer":
         everywhere = torch.zeros_like(given["tokens"])

@@ -22,7 +22,7 @@ BAD = Path(__file__).parent / "bad"
 CORPUS = {
     "architecture": [("W0104", 3, 20, "known: LlamaForCausalLM")],
     "code": [("W0104", 3, 20, "known: LlamaForCausalLM")],
-    "family_refused": [("W0104", 2, 17, "biases by relative position")],
+    "family_refused": [("W0104", 2, 17, "a norm without weights")],
     "family_unknown": [("W0104", 2, 17, "did you mean 'llama'?")],
     "heads_do_not_divide": [
         ("W0402", 3, 18, "hidden_size is 100, no multiple of num_attention_heads"),
@@ -204,6 +204,7 @@ PUBLISHED = {
         148_711_257,
     ),
     "big_bird": ({}, 127_520_694),
+    "t5": ({"n_positions": 512, "output_past": True}, 60_506_624),
 }  # fmt: skip
 """What the published configs say beside the defaults of transformers, and the parameters they give."""
 

@@ -76,9 +76,9 @@ def compared(module: Any, model: Any, family: str, dtype: torch.dtype, folder: P
     return errors | {f"d {n}": worst(own[n], g, floor) for n, g in theirs.items()}
 
 
-def generated(module: Any, prompt: torch.Tensor, steps: int) -> torch.Tensor:
+def generated(module: Any, prompt: list[torch.Tensor], steps: int) -> torch.Tensor:
     """Greedy text, by prefill and steps."""
-    out, state = module.prefill(prompt)
+    out, state = module.prefill(*prompt)
     chosen = [out.logits[:, -1].argmax(-1)]
     for _ in range(steps - 1):
         out, state = module.step(chosen[-1], state)
@@ -101,9 +101,11 @@ def test_a_folder_gives_the_function_it_was_saved_as(family, tmp_path):
     assert {p.dtype for p in module.parameters()} == {torch.float64}
 
     if family in DECODING:
-        prompt, model = inputs(family)["tokens"][:, :9], oracle(family)
+        *source, prompt = inputs(family).values()
+        prompt, model = [*source, prompt[:, :9]], oracle(family)
+        named = {"input_ids": prompt[0]} | ({"decoder_input_ids": prompt[1]} if source else {})
         with doubled(family):
-            want = model.generate(prompt, max_new_tokens=64, do_sample=False, pad_token_id=0)[:, 9:]
+            want = model.generate(**named, max_new_tokens=64, do_sample=False, pad_token_id=0)[:, 9:]
         assert torch.equal(generated(module, prompt, 64), want)
     again = api.save_hf(module, tmp_path / "again", max_shard_size="40KB")
     assert_equal_checkpoints(folder, tmp_path / "again", missing=("pooler",) if family == "big_bird" else ())

@@ -17,19 +17,21 @@ from weft.frontends.hf.phi import PHI
 from weft.frontends.hf.phi3 import PHI3
 from weft.frontends.hf.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from weft.frontends.hf.roberta import ROBERTA
+from weft.frontends.hf.t5 import T5
 
 DECODERS = (
     *(GPT2, GPT_NEOX, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMO2),
     *(GEMMA, GEMMA2, GEMMA3, PHI, PHI3, DEEPSEEK_V3, GPT_OSS),
 )
 ENCODERS = (BERT, ROBERTA, LONGFORMER, BIG_BIRD)
-FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS, *ENCODERS)}
+WITH_DECODERS = (T5,)
+"""An encoder with a decoder."""
+FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS, *ENCODERS, *WITH_DECODERS)}
 
 REFUSED = {
     "gemma3": "a model of text and images; of one of text alone the model_type is gemma3_text",
     "olmo": "a norm without weights is not in the spec language",
-    "switch_transformers": "its checkpoints are an encoder with a decoder, with biases by relative position, which no "
-    "spec says; `weft new moe` starts a decoder with routed experts",
-    "t5": "biases by relative position are not in the spec language",
+    "switch_transformers": "its experts pass on what they drop, which no spec says; `weft new moe` starts a decoder "
+    "with routed experts, and t5 is imported",
 }
 """Model types that have been looked at: what of them no spec says."""

@@ -21,7 +21,7 @@ CONFIG = "config.json"
 PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 """A character past the first 65,536 as JSON escapes it: in two halves, which no YAML reads."""
 SECTIONS = (("weft", "name", "about"), ("dims", "runtime"), ("dtype",), ("blocks",),
-            ("embed", "sublayer", "stack", "norm", "head"), ("init",), ("small",))  # fmt: skip
+            ("streams", "embed", "sublayer", "stack", "norm", "head"), ("init",), ("small",))  # fmt: skip
 """Keys that stand together in a spec; an empty line is between two groups."""
 
 
@@ -90,6 +90,7 @@ def _imported(document: Document) -> ImportedSpec:
     problems += found + _divided(values, family)
     if problems:
         raise _wrong(document, problems)
+    values |= family.derived(values)
     values["architecture"] = (data.get("architectures") or [*family.architectures])[0]
     said = notes(values, family.options)
     if data.get("auto_map"):

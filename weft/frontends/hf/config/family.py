@@ -28,15 +28,17 @@ class ModelFamily:
     name: its `model_type`, and the name of the spec. architectures: the classes whose weights a spec holds, the one
     that a config without any means first. options: keys that change the function; ignored: further keys that do not.
     divides: pairs of options of which the first divides the second, unless a third is given. spec: from the options'
-    values to the spec; "architecture" is among them. rows: weights. prefix: what the checkpoint of a bare model leaves
-    out of every name. renamed: endings of old checkpoints and what they are called. tied: tensors that are another's
-    copy where the head is tied. unneeded: endings of names of tensors that no result reads."""
+    values to the spec; "architecture" is among them. derived: further values, which rows go by. rows: weights.
+    prefix: what the checkpoint of a bare model leaves out of every name. renamed: endings of old checkpoints and what
+    they are called. tied: tensors that are another's copy where the head is tied. unneeded: endings of names of
+    tensors that no result reads."""
 
     name: str
     architectures: Mapping[str, Architecture]
     options: Options
     spec: Callable[[Values], Spec]
     rows: tuple[WeightRow, ...]
+    derived: Callable[[Values], Values] = lambda c: {}
     prefix: str = ""
     ignored: frozenset[str] = frozenset()
     divides: tuple[tuple[str, ...], ...] = ()

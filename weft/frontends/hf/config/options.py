@@ -186,7 +186,7 @@ IGNORED = frozenset({
 where. A checkpoint says its own dtype."""
 
 UNKNOWN = "take it out if it does not change what the model computes; else weft cannot say this model"
-ENCODERS = "weft imports a model of one sequence; an encoder with a decoder is written by hand (docs/spec.md, streams)"
+ENCODERS = "weft imports models of one sequence, and t5; others of two are written by hand (docs/spec.md, streams)"
 COMMON: Options = {
     "add_cross_attention": only(False, ENCODERS),
     "is_encoder_decoder": only(False, ENCODERS),
