@@ -240,7 +240,7 @@ def test_a_bidirectional_spec_has_no_step(name: str):
         decode(block.graph, sizes)
 
 
-def latent(bias: bool = False, rank: str = "rank", joined: bool = True) -> Graph:
+def latent(bias: bool = False, rank: str = "rank", joined: bool = True, shared: str = "x") -> Graph:
     """Keys and values that are products of one latent, keys joined of these and of one that heads share."""
     g = Builder("spec.yaml:4")
     x = g.input("x", floats("batch seq width"))
@@ -253,7 +253,8 @@ def latent(bias: bool = False, rank: str = "rank", joined: bool = True) -> Graph
     if joined:
         one = g.einsum(x, g.input("ws", floats("width turning")), to="batch seq turning")
         one = g.one(Rotary("seq", "turning"), one, names=["one"])
-        k = g.concat(g.expand(one, to="batch seq heads turning"), k, dims="turning own", new="head")
+        each = g.map(shared, x=one, to="batch seq heads turning")
+        k = g.concat(each, k, dims="turning own", new="head")
     q = g.einsum(x, g.input("wq", floats("width heads head")), to="batch seq heads head")
     op = Attend("head", "key", "seq", Pattern.parse("causal"), parse("1/2"), parse("s + i_q - i_k"), ("heads",))
     out, _ = g.many(op, q, g.rename(k, "seq", "key"), g.rename(v, "seq", "key"), names=["out", "lse"])
@@ -284,7 +285,7 @@ def test_a_latent_is_kept_and_meets_the_queries(joined: bool):
     assert (got - want).norm() <= 1e-10 * want.norm()
 
 
-@pytest.mark.parametrize("how", [{"bias": True}, {"rank": "most"}])
+@pytest.mark.parametrize("how", [{"bias": True}, {"rank": "most"}, {"shared": "2*x"}])
 def test_keys_and_values_are_kept_where_a_latent_gains_nothing(how: dict[str, Any]):
     graph = latent(**how)
     narrow = narrowed(graph, LATENT, "seq", WEIGHTS, TARGETS[0])
