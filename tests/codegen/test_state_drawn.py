@@ -37,6 +37,8 @@ MIXERS = {
     "window": "kind: attention, pattern: window(3)",
     "rotary window": "kind: attention, pattern: window(5), rotary: {interleaved: true}, kv_heads: pairs",
     "own position alone": "kind: attention, pattern: window(1)",
+    "latent": "kind: attention, pattern: causal, latent: {rank: 3, shared: 2}, rotary: {}",
+    "latent window": "kind: attention, pattern: window(5), latent: {rank: 3, query_rank: 2}",
     "strict": "kind: attention, pattern: strict_causal",
     "strided": 'kind: attention, pattern: "causal and strided(3)"',
     "fixed": 'kind: attention, pattern: "causal and fixed(4, 1)"',
