@@ -120,6 +120,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5-gated": ("T5ForConditionalGeneration", T5_SIZES | {
         "num_layers": 3, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     }),
+    "switch_transformers": ("SwitchTransformersForConditionalGeneration", T5_SIZES | {
+        "num_layers": 4, "num_decoder_layers": 2, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2,
+        "num_experts": 5, "expert_capacity": SEQ, "router_jitter_noise": 0.0,
+    }),
+    "switch_transformers-dropping": ("SwitchTransformersForConditionalGeneration", T5_SIZES | {
+        "num_layers": 3, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 0, "num_decoder_layers": 2,
+        "num_experts": 3, "expert_capacity": 20, "router_jitter_noise": 0.0, "router_bias": True,
+    }),
     "big_bird": ("BigBirdForMaskedLM", SIZES | SILENT | {"block_size": 4, "num_random_blocks": 3}),
 }  # fmt: skip
 """family -> class and config; what a default of transformers does not show is set to something else."""
@@ -132,7 +140,11 @@ def base(name: str) -> str:
 
 SCALES = {"olmo2": 0.05}
 """Of the weights: where keys are normalised, their gradient is the smaller the larger they are, down to rounding."""
-DECODING = [name for name in MODELS if base(name) in {family.name for family in (*DECODERS, *WITH_DECODERS)}]
+DECODING = [
+    name for name in MODELS
+    if base(name) in {family.name for family in (*DECODERS, *WITH_DECODERS)} and not name.endswith("-dropping")
+]  # fmt: skip
+"""Those whose greedy text is compared: a step of transformers fills experts anew, one of ours as the whole does."""
 
 
 def config_of(family: str) -> Any:
@@ -171,7 +183,7 @@ def saved(model: Any, folder: Path) -> Path:
 def inputs(family: str, many: int = 2) -> dict[str, torch.Tensor]:
     """Tokens but those of padding, whose embeddings transformers keeps from learning; and types, where it has some."""
     given = {"tokens": integers(1, VOCAB - 2, many, SEQ) + 2}
-    if base(family) == "t5":
+    if base(family) in ("t5", "switch_transformers"):
         given["tokens"][:, 0] = 0  # what `generate` would put before it
         return {"source_tokens": integers(3, VOCAB - 2, many, SEQ - 9) + 2, "target_tokens": given["tokens"]}
     return given | ({"types": integers(2, 2, many, SEQ)} if base(family) in ("bert", "big_bird") else {})

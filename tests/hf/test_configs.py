@@ -204,6 +204,13 @@ PUBLISHED = {
         148_711_257,
     ),
     "big_bird": ({}, 127_520_694),
+    "switch_transformers": (
+        {
+            "num_sparse_encoder_layers": 6, "num_sparse_decoder_layers": 6, "encoder_sparse_step": 2,
+            "decoder_sparse_step": 2, "d_ff": 3072, "n_positions": 512, "router_type": "tokens_masked",
+        },
+        619_339_008,
+    ),
     "t5": ({"n_positions": 512, "output_past": True}, 60_506_624),
 }  # fmt: skip
 """What the published configs say beside the defaults of transformers, and the parameters they give."""

@@ -17,6 +17,7 @@ from weft.frontends.hf.phi import PHI
 from weft.frontends.hf.phi3 import PHI3
 from weft.frontends.hf.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from weft.frontends.hf.roberta import ROBERTA
+from weft.frontends.hf.switch import SWITCH
 from weft.frontends.hf.t5 import T5
 
 DECODERS = (
@@ -24,14 +25,12 @@ DECODERS = (
     *(GEMMA, GEMMA2, GEMMA3, PHI, PHI3, DEEPSEEK_V3, GPT_OSS),
 )
 ENCODERS = (BERT, ROBERTA, LONGFORMER, BIG_BIRD)
-WITH_DECODERS = (T5,)
+WITH_DECODERS = (T5, SWITCH)
 """An encoder with a decoder."""
 FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (*DECODERS, *ENCODERS, *WITH_DECODERS)}
 
 REFUSED = {
     "gemma3": "a model of text and images; of one of text alone the model_type is gemma3_text",
     "olmo": "a norm without weights is not in the spec language",
-    "switch_transformers": "its experts pass on what they drop, which no spec says; `weft new moe` starts a decoder "
-    "with routed experts, and t5 is imported",
 }
 """Model types that have been looked at: what of them no spec says."""

@@ -57,8 +57,17 @@ def buckets(c: Values) -> Spec:
 
 
 def spec(c: Values) -> Spec:
-    rule, (act, gated) = norm("rms_norm", c["layer_norm_epsilon"]), c["feed_forward_proj"]
+    act, gated = c["feed_forward_proj"]
     scaled = c["tie_word_embeddings"] if c["scale_decoder_outputs"] is None else c["scale_decoder_outputs"]
+    dense = {"kind": "mlp", "activation": act, **({"gated": True} if gated else {}), "bias": False}
+    last = {"layer": ["feedforward"]}
+    return made("t5", "T5 (Raffel et al. 2020)", c, {"feedforward": dense}, scaled, last, last)
+
+
+def made(name: str, about: str, c: Values, blocks: Spec, scaled: bool, encoder: Spec, decoder: Spec) -> Spec:
+    """An encoder and a decoder. blocks: besides attention. scaled: is the head the table of tokens, scaled?
+    encoder, decoder: `layer`, or `cycle`, of what stands behind the attentions of a layer."""
+    rule = norm("rms_norm", c["layer_norm_epsilon"])
     sizes = {
         "batch": 1, "source": c["n_positions"], "target": c["n_positions"], "width": c["d_model"],
         "heads": c["num_heads"], "head": c["d_kv"], "inner": c["d_ff"], "layers": c["num_layers"],
@@ -68,15 +77,15 @@ def spec(c: Values) -> Spec:
     embed = {"embed": {"dropout": c["dropout_rate"]}} if c["dropout_rate"] else {}
     return {
         "weft": 1,
-        "name": "t5",
-        "about": "T5 (Raffel et al. 2020), at the shapes of a Hugging Face config.",
+        "name": name,
+        "about": f"{about}, at the shapes of a Hugging Face config.",
         "dims": sizes,
         "runtime": RUNTIME,
         "blocks": {
             "encode": attention(c, "all", **buckets(c)),
             "decode": attention(c, "causal", **buckets(c)),
             "cross": attention(c, "all", context="source"),
-            "feedforward": {"kind": "mlp", "activation": act, **({"gated": True} if gated else {}), "bias": False},
+            **blocks,
         },
         "streams": {
             "source": {"length": "source", "once": True, **embed},
@@ -84,8 +93,8 @@ def spec(c: Values) -> Spec:
         },
         "sublayer": without({"norm": rule, "residual": "pre", "dropout": c["dropout_rate"]}),
         "stack": [
-            {"stream": "source", "repeat": "layers", "layer": ["encode", "feedforward"], "norm": rule},
-            {"stream": "target", "repeat": "decoder_layers", "layer": ["decode", "cross", "feedforward"]},
+            {"stream": "source", **_behind("layers", ["encode"], encoder), "norm": rule},
+            {"stream": "target", **_behind("decoder_layers", ["decode", "cross"], decoder)},
         ],
         "norm": rule,
         "head": {"stream": "target", **({"tied": True, "scale": "1/sqrt(width)"} if scaled else {})},
@@ -100,14 +109,27 @@ def spec(c: Values) -> Spec:
     }  # fmt: skip
 
 
-def layer(ours: str, theirs: str, parts: dict[str, str]) -> tuple[WeightRow, ...]:
-    """One layer's attentions, by ours and theirs, then its feed-forward, each after its norm."""
+def _behind(count: str, attentions: list[str], rest: Spec) -> Spec:
+    """The layers of a stage: these attentions, and behind them what the layer has besides."""
+    if "layer" in rest:
+        return {"repeat": count, "layer": [*attentions, *rest["layer"]]}
+    every = [[*attentions, *each] for each in rest["cycle"]]
+    return {"repeat": f"{count} // {len(every)}", "cycle": every}
+
+
+def attentions(ours: str, theirs: str, parts: dict[str, str]) -> list[WeightRow]:
+    """One layer's attentions, by ours and theirs, each after its norm."""
     rows: list[WeightRow] = []
     for i, (own, other) in enumerate(parts.items()):
         for part, letter in {"query": "q", "key": "k", "value": "v", "output": "o"}.items():
             rows += linear(f"{ours}.{own}.{part}", f"{theirs}.layer.{i}.{other}.{letter}")
         rows += same(f"{ours}.{own}_norm.weight", f"{theirs}.layer.{i}.layer_norm.weight")
-    last = f"{theirs}.layer.{len(parts)}"
+    return rows
+
+
+def layer(ours: str, theirs: str, parts: dict[str, str]) -> tuple[WeightRow, ...]:
+    """One layer's attentions, then its feed-forward after its norm."""
+    rows, last = attentions(ours, theirs, parts), f"{theirs}.layer.{len(parts)}"
     matrix = partial(WeightRow, turned=True)
     rows += [
         matrix((f"{ours}.feedforward.gate.weight",), f"{last}.DenseReluDense.wi_0.weight"),
@@ -124,16 +146,17 @@ def table(ours: str, theirs: str) -> tuple[WeightRow, ...]:
 
 
 SHARED = "shared.weight"
-ROWS: tuple[WeightRow, ...] = (
+ENCODER, DECODER = {"encode": "SelfAttention"}, {"decode": "SelfAttention", "cross": "EncDecAttention"}
+ENDS: tuple[WeightRow, ...] = (
     *same("source.embed.tokens", SHARED),
     *table("source.encode.buckets", "encoder"),
     *table("target.decode.buckets", "decoder"),
-    *layer("source.layers.{}", "encoder.block.{}", {"encode": "SelfAttention"}),
-    *layer("target.layers.{}", "decoder.block.{}", {"decode": "SelfAttention", "cross": "EncDecAttention"}),
     *same("source_layer_norm.weight", "encoder.final_layer_norm.weight"),
     *same("norm.weight", "decoder.final_layer_norm.weight"),
     *linear("head", "lm_head"),
 )
+TIED = tuple((f"{name}.weight", SHARED) for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head"))
+UNNEEDED = (".layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 T5 = ModelFamily(
     name="t5",
@@ -141,9 +164,13 @@ T5 = ModelFamily(
     options=OPTIONS,
     spec=spec,
     derived=lambda c: {"gated": c["feed_forward_proj"][1] or None},
-    rows=ROWS,
+    rows=(
+        *ENDS,
+        *layer("source.layers.{}", "encoder.block.{}", ENCODER),
+        *layer("target.layers.{}", "decoder.block.{}", DECODER),
+    ),
     # what feed_forward_proj says, of heads that classify, and of files that were written long ago
     ignored=frozenset({"dense_act_fn", "is_gated_act", "classifier_dropout", "output_past"}),
-    tied=tuple((f"{name}.weight", SHARED) for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")),
-    unneeded=(".layer.1.EncDecAttention.relative_attention_bias.weight",),
+    tied=TIED,
+    unneeded=UNNEEDED,
 )
