@@ -55,6 +55,16 @@ def test_a_layer_takes_two_all_reduces_forward_and_two_backward(residual, bias, 
     assert per_layer(plan) == MEGATRON
 
 
+@pytest.mark.parametrize(("own", "backward"), [(True, 2), (False, 1)])
+def test_sub_layers_beside_each_other_are_added_before_they_are_reduced(own, backward):
+    """One all-reduce forward; backward one a norm, of which each is nonlinear in what it normalises."""
+    parts = [{"block": "b0"}, {"block": "b1"}]
+    layer = {"parallel": parts} | ({} if own else {"norm": "layer_norm"})
+    plan = planned("tp=2", ATTENTION, MLP, stack=[{"repeat": "layers", "layer": [layer]}])
+
+    assert per_layer(plan) == {("forward", "all_reduce"): 1, ("backward", "all_reduce"): backward}
+
+
 @pytest.mark.parametrize("name", some(["gpt2_345m", "bert_base", "mistral_7b", "sparse_transformer_enwik8"], 2))
 def test_shipped_layers_take_four(name):
     plan = api.plan(SPECS / f"{name}.yaml", small=True, target="sm_90", mesh="tp=2")

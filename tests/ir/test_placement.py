@@ -28,6 +28,14 @@ def kept_stack():
     return keep(flat, {v.name for n in flat.nodes if isinstance(n.op, Loop) for m in n.op.body.nodes for v in m.outs})
 
 
+def beside():
+    """Two products of split rows, added to what is whole; a third that is read elsewhere is reduced by itself."""
+    g = Builder()
+    x, h = g.input("x", Type("f32", ("batch", "width"))), g.input("h", Type("f32", ("batch", "inner")))
+    a, b, c = (g.einsum(h, g.input(n, Type("f32", ("inner", "width"))), to="batch width") for n in "abc")
+    return g.graph(g.map("x + a + b", x=x, a=a, b=b), g.map("x + c", x=x, c=c), g.map("c*c", c=c))
+
+
 def case(make, mesh, ranks, forward, both):
     return SimpleNamespace(make=make, mesh=mesh, ranks=ranks, forward=forward, both=both)
 
@@ -65,6 +73,7 @@ CASES = {
         {(GATHER, "cp"): 2, (REDUCE, "tp"): 2},
         {(GATHER, "cp"): 2, (SCATTER, "cp"): 2, (REDUCE, "tp"): 4, (REDUCE, "dp"): 12, (REDUCE, "cp"): 12},
     ),
+    "beside": case(beside, {"tp": TP}, [2], {(REDUCE, "tp"): 2}, {(REDUCE, "tp"): 2}),
     "stack, tensor, kept": case(kept_stack, {"tp": TP}, [2], {(REDUCE, "tp"): 2}, {(REDUCE, "tp"): 4}),
     "stack, tensor, redone": case(gpt_stack, {"tp": TP}, [2], {(REDUCE, "tp"): 2}, {(REDUCE, "tp"): 5}),
     "stack, data x sequence": case(

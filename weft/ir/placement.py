@@ -94,6 +94,7 @@ class _PlacementWalk:
         self.out: list[Collective] = []
         self.have: dict[Val, dict[Place, None]] = {}  # the placements in which a value exists, oldest first
         self.readers: dict[Val, list[Node]] = {}
+        self.results: set[Val] = set()
 
     def run(self, graph: Graph) -> list[Collective]:
         self.nodes(graph)
@@ -103,7 +104,7 @@ class _PlacementWalk:
 
     def nodes(self, graph: Graph) -> None:
         """Everything but the outputs, which stay as they come."""
-        self.readers = {}
+        self.readers, self.results = {}, {*graph.outputs}
         for n in graph.nodes:
             for v in n.ins:
                 self.readers.setdefault(v, []).append(n)
@@ -164,8 +165,9 @@ class _PlacementWalk:
         """Does a linear node work on partial sums along axis i?
 
         It does where all operands are such, and no other reader wants them whole, as a product wants the cotangent
-        whose sum over rows is a bias's; and in a chain of sums, such as a cotangent's, where the others are whole,
-        which then count on one rank alone: the last sum is reduced in place of each term."""
+        whose sum over rows is a bias's; and where the others are whole, which then count on one rank alone, in a chain
+        of sums, such as a cotangent's, and in a sum of several such terms, such as sub-layers beside each other: the
+        last sum is reduced in place of each term."""
         at = [{p[i] for p in self.have[v]} for v in n.ins]
         partial = [places == {SUM} for places in at]
         if all(partial):
@@ -174,7 +176,10 @@ class _PlacementWalk:
         if not any(partial) or not all(p or REPLICATED in places for p, places in zip(partial, at)):
             return False
         linked = [r for v in n.outs for r in self.readers.get(v, [])]
-        return len(linked) == 1 and type(linked[0].op) is type(n.op) and linked[0].op.linear()
+        if len(linked) == 1 and type(linked[0].op) is type(n.op) and linked[0].op.linear():
+            return True
+        terms = {v for v, p in zip(n.ins, partial) if p and {*v.dims} == {*n.outs[0].dims} and v not in self.results}
+        return sum(all(r is n for r in self.readers[v]) for v in terms) > 1
 
     def loop(self, n: Node) -> None:
         """Operands and results lie as their slices do inside; the loop's own dim is never split."""
