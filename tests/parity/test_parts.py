@@ -5,6 +5,7 @@ What the families share is said once: a spec is the keys that differ from `DECOD
 from collections.abc import Mapping
 from copy import deepcopy
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import pytest
@@ -115,12 +116,14 @@ def test_olmo2_norms_whole_projections_and_outputs() -> None:
     compared("olmo2", config, ours, (*ROWS, *BEHIND, *QK))
 
 
-@pytest.mark.parametrize("over", ["head", "projection"])
-@pytest.mark.parametrize("kind", ["l2", "layer_norm"])
+@pytest.mark.parametrize(
+    ("kind", "over"),
+    [*product(["l2", "layer_norm"], ["head", "projection"]), ("rms_norm", "each_head"), ("layer_norm", "each_head")],
+)
 def test_other_norms_of_queries_and_keys(kind: str, over: str) -> None:
     """Against an attention of torch's own functions, whose l2 norm is normalize."""
     block = {"kind": "attention", "pattern": "causal", "kv_heads": "kv", "bias": False}
-    norm = {"kind": kind, "over": over, "eps": 1e-30 if kind == "l2" else 1e-5, "bias": over == "head"}
+    norm = {"kind": kind, "over": over, "eps": 1e-30 if kind == "l2" else 1e-5, "bias": over != "projection"}
     ours = built(Model.model_validate({
         "name": "attention", "dims": DIMS, "stack": [{"layer": [{"block": block | {"qk_norm": norm}, "norm": "none"}]}],
     }))  # fmt: skip
@@ -133,6 +136,9 @@ def test_other_norms_of_queries_and_keys(kind: str, over: str) -> None:
     def made(name: str, x: torch.Tensor) -> torch.Tensor:
         y = torch.einsum("bsw,w...->bs...", x, own[f"{name}.weight"])
         weight, bias = own[f"{name}_norm.weight"], own.get(f"{name}_norm.bias")
+        if over == "each_head":
+            unit = (F.layer_norm if kind == "layer_norm" else F.rms_norm)(y, (8,), eps=1e-5) * weight
+            return (unit if bias is None else unit + bias).reshape(2, 24, -1, 8).transpose(1, 2)
         rows = y if over == "head" else y.flatten(2)
         gains = (weight.flatten(), bias.flatten() if bias is not None else None)
         wide = (

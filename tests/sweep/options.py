@@ -115,6 +115,8 @@ OUTPUT_NORM: Options = [*NORM, *OFFSET]
 QK_NORM: Options = [
     "rms_norm", "layer_norm", "l2", "none", {"kind": "rms_norm", "over": "projection"}, {"kind": "l2", "eps": 0.01},
     {"kind": "layer_norm", "over": "projection", "bias": False}, {"kind": "rms_norm", "over": "head", "offset": 1.0},
+    {"kind": "rms_norm", "over": "each_head", "offset": 1.0}, {"kind": "layer_norm", "over": "each_head"},
+    {"kind": "l2", "over": "each_head", "eps": 0.01},
     {"kind": "l2", "over": "projection"}, {"kind": "layer_norm", "over": "projection", "eps": 0.1},
 ]  # fmt: skip
 ROTARY: Options = [  # of heads of 2 dims or 4

@@ -20,10 +20,10 @@ class QkNorm(SpecPart):
     `l2` is x / sqrt(sum(x**2) + eps) times a weight."""
 
     kind: Literal["rms_norm", "layer_norm", "l2"] = Field(description="`rms_norm`, `layer_norm` or `l2`")
-    over: Literal["head", "projection"] = Field(
+    over: Literal["head", "each_head", "projection"] = Field(
         default="head",
-        description="`head`: each head by itself, all with one weight [head]; `projection`: all heads together, with a "
-        "weight [heads head] (OLMo 2)",
+        description="`head`: each head by itself, all with one weight [head]; `each_head`: by itself, with a weight of "
+        "its own [heads head] (Cohere); `projection`: all heads together, with a weight [heads head] (OLMo 2)",
     )
     eps: float | None = Field(
         default=None,
@@ -36,6 +36,6 @@ class QkNorm(SpecPart):
 
 def normed(s: Scope, x: Val, rule: QkNorm, heads: tuple[str, ...], head: str, stem: str, path: Path) -> Val:
     """x [batch rows heads head] normalised; its weights are called by `stem`."""
-    over = (head,) if rule.over == "head" else (*heads, head)
+    over = (*heads, head) if rule.over == "projection" else (head,)
     with s.at(*path):
-        return s.normalised(x, rule, stem, over)
+        return s.normalised(x, rule, stem, over, heads if rule.over == "each_head" else ())

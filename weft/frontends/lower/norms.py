@@ -22,24 +22,33 @@ if TYPE_CHECKING:
 EPS = {"layer_norm": 1e-5, "rms_norm": 1e-6, "l2": 1e-6}
 
 
-def normalised(s: Scope, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple[str, ...]) -> Val:
-    """x normalised over dims, with the gain `stem`.weight [over], and `stem`.bias where a layer norm has one."""
+def normalised(
+    s: Scope, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple[str, ...], each: tuple[str, ...] = ()
+) -> Val:
+    """x normalised over dims, with the gain `stem`.weight [each over], and `stem`.bias where a layer norm has one."""
     eps, name = exact(rule.eps or EPS[rule.kind]), stem.rsplit(".", 1)[-1]
-    affine = [_gain(s, f"{stem}.weight", rule, over, s.compute if rule.kind == "layer_norm" else accumulate(x))]
+    narrow = rule.kind == "layer_norm" and not each
+    affine = [_gain(s, f"{stem}.weight", rule, over, each, s.compute if narrow else accumulate(x))]
     if rule.kind == "layer_norm" and rule.bias:
-        affine.append(s.param(f"{stem}.bias", " ".join(over), "bias"))
+        affine.append(s.param(f"{stem}.bias", " ".join((*each, *over)), "bias"))
     dim, *others = over
     if others:
         return _together(s, x, rule, eps, name, over, affine)
-    if rule.kind == "layer_norm":
-        return s.g.one(LayerNorm(dim, eps), x, *affine, names=[name])
-    return s.g.one(RMSNorm(dim, eps / s.low.number(dim) if rule.kind == "l2" else eps), x, *affine, names=[name])
+    norm = RMSNorm(dim, eps / s.low.number(dim) if rule.kind == "l2" else eps)
+    norm = LayerNorm(dim, eps) if rule.kind == "layer_norm" else norm
+    if not each:
+        return s.g.one(norm, x, *affine, names=[name])
+    unit = s.g.one(norm, s.g.cast(x, accumulate(x)), names=["unit"])  # its op has a gain over one dim alone
+    formula, operands = "x*w + b" if len(affine) > 1 else "x*w", dict[str, Any](zip("wb", affine))
+    return s.map(name, formula, x=unit, to=" ".join(x.dims), dtype=s.compute, **operands)
 
 
-def _gain(s: Scope, name: str, rule: NormRule | QkNorm, over: tuple[str, ...], dtype: str) -> Val:
+def _gain(
+    s: Scope, name: str, rule: NormRule | QkNorm, over: tuple[str, ...], each: tuple[str, ...], dtype: str
+) -> Val:
     """What the normalised value is multiplied by: the weight, with the rule's offset. For `l2` over one dim, said as
     an RMS norm, it has the factor 1/sqrt(n) too. dtype: that of the norm's statistics; torch's layer_norm wants x's."""
-    dims = " ".join(over)
+    dims = " ".join((*each, *over))
     as_rms = rule.kind == "l2" and len(over) == 1
     if not rule.offset and not as_rms:
         return s.param(name, dims, "norm")

@@ -361,9 +361,11 @@ class Scope:
         with self.at(*path):
             return normalised(self, x, rule, stem, (over,))
 
-    def normalised(self, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple[str, ...]) -> Val:
-        """x normalised over dims, with weights [over] called by `stem`."""
-        return normalised(self, x, rule, stem, over)
+    def normalised(
+        self, x: Val, rule: NormRule | QkNorm, stem: str, over: tuple[str, ...], each: tuple[str, ...] = ()
+    ) -> Val:
+        """x normalised over dims, with weights [each over] called by `stem`."""
+        return normalised(self, x, rule, stem, over, each)
 
     def activation(self, text: str, path: Path, gated: bool = False) -> sp.Expr:
         """See `gating`."""
