@@ -123,7 +123,7 @@ def counts(c: Case, pattern: Pattern, segments: Tensor | None) -> Tensor:
     q, k = np.arange(c.nq)[:, None], np.arange(c.nk)[None]
     out = []
     for b in range(1 if segments is None else c.batch):
-        meta = None if segments is None else {"segments": (segments[b].numpy(), segments[b].numpy())}
+        meta = None if segments is None else {"segments": (segments[b, :, None].numpy(), segments[b].numpy())}
         seen = [np.asarray(holds(pattern, q, k, head=h, meta=meta, np=np, n=n)) for h in range(c.kv * c.group)]
         out.append([np.broadcast_to(x.astype(np.int8), (c.nq, c.nk)) for x in seen])
     return torch.from_numpy(np.array(out))
@@ -236,7 +236,9 @@ def operands(c: Case, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor | N
     tensors["dlse"] = tensors["dlse"][..., 0]
     tensors["slopes"] = torch.rand(heads, dtype=single) * 0.2
     tensors["sinks"] = torch.linspace(-1, 2, heads, dtype=single)
-    segments = torch.randint(0, 3, (c.batch, c.nq)).sort(-1).values if "segment" in c.text else None
+    segments = torch.randint(0, 7, (c.batch, c.nq)) if "segment" in c.text else None
+    if segments is not None and c.seed // len(KINDS) % 3:  # else in no order
+        segments = segments.sort(-1).values
     return tensors, segments, c.sign * rng.uniform(0.2, 0.5)
 
 
@@ -257,6 +259,7 @@ def run(modules: Any, c: Case, dtype: torch.dtype = torch.float64, precision: st
     sink = H.sink if c.sink else None
     holes, many = A.Holes(*HOLES[c.score], *HOLES[c.epilogue], sink), {"": 0, "gated": 1, "two": 2}[c.epilogue]
     common = {"holes": holes, "x": x, "packed": packed, "precision": precision}
+    common["segments"] = None if segments is None else (segments, segments)
     made = patch.object(A, "rows_like", lambda like, width, kind: strided(rng, (*like.shape[:3], width), kind))
     with made, interpreting(), checked(c.seed) if check else patch.object(A, "EMPTY", A.EMPTY):
         out, lse, *ys = A.forward(*(t[n] for n in "qkv"), groups, scale, config, dtypes=(dtype,) * many, **common)

@@ -96,6 +96,8 @@ FAULTS = (
     Fault("plan: cut block dropped", PIECES, "total += cut(i, PLAN, m, B)", "total += 0"),
     Fault("plan: phase of a stride lost", PIECES, "anchor = ((PLAN[at + 9] + t * PLAN[at + 10]) % PLAN[at + 8] + PLAN[at + 8]) % PLAN[at + 8]", "anchor = ((PLAN[at + 9] + 0 * t) % PLAN[at + 8] + PLAN[at + 8]) % PLAN[at + 8]"),
     Fault("plan: entries overlap", PIECES, "member(first + z - past, anchor", "member(first + z, anchor"),
+    Fault("plan within segments: last block dropped", PIECES, "tl.load(TAB[1] + p))", "tl.load(TAB[1] + p) - 1)"),
+    Fault("walks within segments: blocks exchanged", LAUNCH, 'if back else (config["BM"], config["BN"])', 'if back else (config["BN"], config["BM"])'),
     Fault("table: another head's row", PIECES, "(h if PLAN[0] > 1 else 0)", "0"),
     Fault("table: next slot's blocks", PIECES, "tl.load(p), tl.load(p + 1), 1", "tl.load(p), tl.load(p + 2 - (p - TAB[0] + 2 > PLAN[0] * PLAN[1] * PLAN[2])), 1"),
     Fault("causal in one loop: last block dropped", PIECES, "return 0, up(tl.minimum(i * A + A, m), B), 1", "return 0, up(tl.minimum(i * A + A, m), B) - 1, 1"),

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from triton.runtime.interpreter import InterpreterBuilder
 
 from tests.campaign import SOAK, count
-from tests.kernels import attention_faults, attention_holes
-from tests.kernels.attention_cases import KINDS, MODES, case, generate, run, too_rough, truth, wrong
+from tests.kernels import attention_cases, attention_faults, attention_holes
+from tests.kernels.attention_cases import KINDS, MODES, case, generate, operands, run, too_rough, truth, wrong
 from tests.kernels.dual import interpreting
 from tests.kernels.mutate import found, planted
 from tests.kernels.sanitize import checked
@@ -121,6 +122,28 @@ def test_rows_beyond_two_to_the_31_elements():
     want = torch.nn.functional.scaled_dot_product_attention(near, k.float(), v.float(), is_causal=True, scale=0.25)
     assert torch.allclose(out[:, :, n - rows :].float(), want, atol=2e-3)
     assert lse[:, :, n - rows :].isfinite().all()
+
+
+def test_blocks_of_other_segments_are_left_out(monkeypatch):
+    """Products that each kernel makes, of causal rows of 4 and of 2 documents in blocks of 16."""
+    blocks = dict.fromkeys(("forward", "delta", "dkdv", "dq"), (16, 16))
+    sizes = {"batch": 2, "nq": 64, "nk": 64, "most": (64, 64), "group": 1, "blocks": blocks}
+    c = plain(text="causal and same_segment", mode="plan", **sizes)
+    number = torch.arange(64) // torch.tensor([[16], [32]])
+    monkeypatch.setattr(attention_cases, "operands", lambda c, dtype: (made(c, dtype)[0], number, 0.3))
+    made, product, dots = operands, InterpreterBuilder.create_dot, list[int]()
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda *a: dots.append(1) or product(*a))
+    found = []
+    for narrow in (True, False):
+        with monkeypatch.context() as m:
+            if not narrow:
+                m.setattr(launch.Launch, "inside", lambda self, walk, config, back: walk)
+            found.append((run(MODULES, c, check=False).results, len(dots)))
+            dots.clear()
+    (few, some), (plenty, many) = found
+
+    assert all(torch.equal(few[name], plenty[name]) for name in few)
+    assert (some, many) == (9 * (4 * 1 + 2 * 3), 9 * 2 * 10)  # 2 products a block forward, 4 for dk and dv, 3 for dq
 
 
 SOON = ("key bound missing", "sum not rescaled", "delta not subtracted in dkdv", "dq without delta")  # by case 0

@@ -97,6 +97,9 @@ loss, whatever their target, and what follows them is counted without them, so p
 Patterns, scores and `relative` go by distance along the row, and what counts from its start (`q // block`, `k < 4`,
 block sets) is for padding behind. With `positions: given` tables and rotary positions go by the input `positions`, as
 Hugging Face's `position_ids` do. `same_segment` or `valid` alone, in a pattern, are conditions on keys and no more.
+
+Tiles of attention that lie in different documents are left out, as the numbers say, in torch on a CPU and in kernels,
+which wait for nothing; where a kernel walks a list of blocks (`strided`, `fixed`, block sets) they are only hidden.
 """
 
 _ERRORS = """\

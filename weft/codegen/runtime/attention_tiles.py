@@ -6,7 +6,7 @@ that depend on data (segments, padding) and for scores that depend on positions 
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from .attention_core import accumulate_dtype, attend, attend_backward, by_kv_hea
 from .attention_drop import attend_dropped, attend_dropped_backward
 from .attention_layouts import Layout
 from .attention_pieces import Gradients, Operands, Output, Saved, Span
+from .attention_segments import SegmentBounds
 
 PAIRS_AT_ONCE = 1 << 20  # (query, key) pairs of one group of tiles; bounds the masks that exist at a time
 
@@ -53,7 +54,7 @@ class Group:
 
     def keys(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """(key index [G, L], how many of them count [G, 1]); tiles that see fewer are filled up with key 0."""
-        rows = [torch.cat([torch.arange(lo, hi) for lo, hi in tile]) for tile in self.ranges]
+        rows = [torch.cat([torch.arange(0), *(torch.arange(lo, hi) for lo, hi in tile)]) for tile in self.ranges]
         index = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return index.to(device), torch.tensor([[len(row)] for row in rows], device=device)
 
@@ -83,30 +84,52 @@ class Tiles(Layout):
 
     keep gets broadcastable index tensors (all 5-dimensional; `at` reads metadata [B, L] at them). ranges(start, stop)
     gives disjoint ascending key ranges (first, last) outside which queries start..stop-1 see nothing; None is all keys.
+    documents: which of the metadata are segments of queries and of keys, where other segments are never seen; then of
+    each sequence what lies in others is left out.
     """
 
     keep: Predicate
     block: int = 256
     ranges: Ranges | None = None
+    documents: tuple[int, int] | None = None
 
     def run(self, into: Output, x: Operands) -> None:
         first = into.untouched
-        for group in self.groups(x.q, x.k):
-            part = self._gather(group, x)
-            out, lse = (_apart(y, x.q.shape[0]) for y in self._attend(part))
-            into.put(part.rows, out, lse, first, slice(None))
+        for rows, group in self.seen(x):
+            own = _of_rows(x, rows)
+            part = self._gather(group, own)
+            out, lse = (_apart(y, own.q.shape[0]) for y in self._attend(part))
+            into.put(part.rows, out, lse, first, rows)
 
     def run_backward(self, into: Gradients, x: Saved) -> None:
-        batch = x.of.q.shape[0]
-        for group in self.groups(x.of.q, x.of.k):
-            part = self._gather(group, x.of)
-            do, out, lse = (_tiles(part.rows, y) for y in (x.do, x.out, x.lse))
+        for rows, group in self.seen(x.of):
+            own = _of_rows(x.of, rows)
+            batch, part = own.q.shape[0], self._gather(group, own)
+            do, out, lse = (_tiles(part.rows, y[rows]) for y in (x.do, x.out, x.lse))
             dq, dk, dv = self._backward(part, do, out, lse)
-            into[0].add(part.rows, _apart(dq, batch))
+            into[0].add(part.rows, _apart(dq, batch), rows)
             for total, y in ((into[1], dk), (into[2], dv)):
-                buffer = total.buffer().transpose(1, 2)
+                buffer = total.buffer()[rows].transpose(1, 2)
                 y = y.transpose(1, 2).unflatten(0, (batch, -1)).flatten(1, 2)  # [B, G L, Hkv, D]
                 buffer.index_add_(1, part.index.flatten(), y.to(buffer.dtype))
+
+    def seen(self, x: Operands) -> Iterator[tuple[slice, Group]]:
+        """The groups, and which sequences each is for: of several documents each sequence by itself."""
+        bounds = None
+        if self.documents is not None:
+            queries, keys = (x.metadata[i] for i in self.documents)
+            bounds = SegmentBounds.of(queries, keys, self.block)
+        for group in self.groups(x.q, x.k):
+            if bounds is None:
+                yield slice(None), group
+                continue
+            n, places = x.q.shape[2], range(group.start, group.start + group.count * group.tiles, group.count)
+            every = [slice(b, b + 1) for b in range(x.q.shape[0])]
+            for rows in every if x.bits is None else [slice(None)]:  # bits are those of a pair's place in the batch
+                tiles = zip(places, group.ranges)
+                left = tuple(bounds.within(at, min(at + group.count, n), seen, rows) for at, seen in tiles)
+                if any(left):
+                    yield rows, replace(group, ranges=left)
 
     def groups(self, q: Tensor, k: Tensor) -> Iterator[Group]:
         """Neighbouring tiles that see about as many keys, as many as PAIRS_AT_ONCE allows."""
@@ -163,6 +186,15 @@ class Tiles(Layout):
         if x.left is not None:
             return attend_dropped_backward(do, x.q, x.k, x.v, out, lse, x.scale, x.left, x.mask)
         return attend_backward(do, x.q, x.k, x.v, out, lse, x.scale, mask=x.mask)
+
+
+def _of_rows(x: Operands, rows: slice) -> Operands:
+    """The operands of some sequences of the batch."""
+    if rows == slice(None):
+        return x
+    return replace(
+        x, q=x.q[rows], k=x.k[rows], v=x.v[rows], metadata=tuple(m if len(m) == 1 else m[rows] for m in x.metadata)
+    )
 
 
 def _tiles(rows: Span, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .attention_core import accumulate_dtype, by_kv_head
 from .attention_drop import NONE, Drop, PairBits
 from .attention_drop import SCHEMA as DROP
+from .attention_segments import SegmentBounds
 from .whole import KNOWN, OPS, Whole, define
 
 PAIRS_AT_ONCE = 1 << 22  # (query, key) pairs of one tile, over batch and heads; bounds the scores that exist at a time
@@ -56,7 +57,8 @@ class Tiles(Whole):
     Its score is score(s, q, k, h, *metadata) of s = scale q k' + near, `slope` the derivative in s; None is s itself.
     All get broadcastable index tensors, metadata as attention.at reads it. ranges(start, stop) gives disjoint ascending
     key ranges (first, last) outside which queries start..stop-1 see nothing; None is all keys. tail: queries stand at
-    the last of the keys' positions. Plain matmuls, a tile of queries at a time, in the accumulation dtype.
+    the last of the keys' positions. documents: as of attention's own tiles. Plain matmuls, a tile of queries at a time,
+    in the accumulation dtype.
     """
 
     keep: Callable[..., Tensor | bool]
@@ -65,6 +67,7 @@ class Tiles(Whole):
     score: Pointwise | None = None
     slope: Pointwise | None = None
     tail: bool = False
+    documents: tuple[int, int] | None = None
 
     def forward(
         self,
@@ -143,10 +146,17 @@ class Tiles(Whole):
         before = m - n if self.tail else 0
         block = min(self.block, max(1, PAIRS_AT_ONCE // max(1, batch * heads * m)))
         head = torch.arange(heads, device=q.device).view(1, heads, 1, 1, 1)
+        bounds = None
+        if self.documents is not None:
+            queries, keys = (metadata[i] for i in self.documents)
+            bounds = SegmentBounds.of(queries, keys, block)
         for start in range(0, n if q.numel() else 0, block):
             stop = min(start + block, n)
             seen = [(0, m)] if self.ranges is None else [*self.ranges(start + before, stop + before)]
             low, high = max(0, seen[0][0]) if seen else m, min(m, seen[-1][1]) if seen else 0
+            if bounds is not None and low < high:
+                parts = bounds.within(start, stop, [(low, high)])
+                low, high = (parts[0][0], parts[-1][1]) if parts else (0, 0)
             if low >= high:
                 continue
             row = torch.arange(start + before, stop + before, device=q.device)[:, None]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from weft.codegen.torch.attention_ranges import documents, near
 from weft.codegen.torch.attention_tables import looked_up, walked
 from weft.codegen.torch.body import Body, File
 from weft.codegen.torch.lines import Lines, tuple_of
@@ -13,10 +14,9 @@ from weft.ir.formula import normal, symbol
 from weft.ir.formula.evaluate import evaluate
 from weft.ir.formula.functions import diff
 from weft.ir.library.attention import DRAWN, Attend, BlockTable, S
-from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, max_distance, opaque_atoms, to_sympy
+from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
-from weft.ir.pattern.formula import BatchCondition, InTable, Leaf, leaves, swapped
-from weft.ir.pattern.writing import written
+from weft.ir.pattern.formula import BatchCondition, InTable, Leaf, leaves
 from weft.ir.types import Dims, Node, Type, Val
 
 PLACES = ("query_at", "key_at")
@@ -311,7 +311,11 @@ def _blocks(file: File, of: Attend, p: LayoutPart) -> str:
 
 def _tiles(file: File, of: Attend, pattern: Pattern) -> str:
     """The general layout, from a pattern's formula alone."""
-    said = [_function(file, "keep", of, None, pattern), *_near(file, of, pattern)]
+    said = [
+        _function(file, "keep", of, None, pattern),
+        *near(file, of, pattern),
+        *documents([m for m in of.meta if m not in APART], pattern),
+    ]
     if normal(of.score) == S:
         return f"attention.Tiles({', '.join(said)})"
     return f"attention.Scored({', '.join([*said, *_scored(file, of, pattern)])})"
@@ -326,20 +330,13 @@ def _scored(file: File, of: Attend, pattern: Pattern) -> list[str]:
 
 def _distant(file: File, of: Attend) -> str:
     """The layout of what depends on distances, from the pattern's formula alone."""
-    said = [_function(file, "keep", of, None, of.pattern), *_near(file, of, of.pattern)]
+    said = [
+        _function(file, "keep", of, None, of.pattern),
+        *near(file, of, of.pattern),
+        *documents([m for m in of.meta if m not in APART], of.pattern),
+    ]
     said += _scored(file, of, of.pattern) if normal(of.score) != S else []
     return f"distances.Tiles({', '.join([*said, *(['tail=True'] if of.tail else [])])})"
-
-
-def _near(file: File, of: Attend, pattern: Pattern) -> list[str]:
-    """`ranges=...` where the keys of a query lie near it, or none lie behind it; of a pattern without tables."""
-    if any(isinstance(leaf, InTable) for leaf in leaves(pattern.formula)):
-        return []
-    along = of.over if of.tail else of.query
-    n, heads = (math.prod(file.sizes.limit(d) or 1 for d in dims) for dims in ((along,), of.heads))
-    turned = Pattern.parse(written(swapped(pattern.formula)))
-    back, ahead = (max_distance(p, n, heads) for p in (pattern, turned))
-    return [f"ranges=attention.Near({back}, {ahead})"] if (back, ahead) != (None, None) else []
 
 
 def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) -> str:

@@ -42,6 +42,7 @@ class Junction(NamedTuple):
 
 
 Leaf = Atom | BatchCondition | InTable
+SAME_SEGMENT = BatchCondition("same_segment", False)
 Formula = bool | Atom | BatchCondition | InTable | Junction
 
 
@@ -142,6 +143,14 @@ def relax(f: Formula, to: bool, names: "frozenset[Leaf] | None" = None) -> Formu
         return to if gone else leaf
 
     return replace(f, by)
+
+
+def demands(f: Formula, leaf: Leaf) -> bool:
+    """Does the formula hold nowhere but where an atom does? True is for certain."""
+    if isinstance(f, Junction):
+        every = all if f.op == "or" else any
+        return every(demands(p, leaf) for p in f.parts)
+    return f == leaf if not isinstance(f, bool) else not f
 
 
 def at_head(f: Formula, head: int) -> Formula:

@@ -20,6 +20,7 @@ config   {kernel: {"BM", "BN", "num_warps", "num_stages"}} for kernels forward, 
 holes    see `forward` and `backward`, the modules; x: the tuple X they read.
 packed   (cu_q, cu_k, longest rows, longest keys) of sequences packed into a batch of 1, cu int32 [sequences + 1].
 precision "ieee", "tf32" or "tf32x3", how fp32 operands are multiplied.
+segments  int64 [batch, rows], [batch, keys], where no row sees a key of another segment: blocks are left out by them.
 """
 
 from math import prod
@@ -34,7 +35,8 @@ from ..common import host
 from . import backward as backward_kernels
 from .forward import forward as forward_kernel
 from .forward import one, unchanged
-from .pieces import nothing
+from .pieces import nothing, plan_pieces, plan_within
+from .segments import bounds
 from .tiles import tiles
 
 AT = (1, 1, 0)
@@ -101,12 +103,13 @@ EMPTY = Part(*(Walk(nothing, slots=()),) * 3)
 PLAIN = Holes()
 
 
-def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dtypes=(), precision="ieee"):
+def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dtypes=(), precision="ieee",
+            segments=None):  # fmt: skip
     """out, lse, then the epilogue's outputs, of the shape of out, in `dtypes`."""
     holes = holes.under(scale)
     out, lse = rows_like(q, v.shape[3], q.dtype), rows_like(q, 1, wide(q.dtype))[..., 0]
     ys = tuple(rows_like(q, v.shape[3], dtype) for dtype in dtypes)
-    launch = Launch(q, k, v, scale, precision, packed, x)
+    launch = Launch(q, k, v, scale, precision, packed, x, segments)
     for heads, parts in groups:
         order = in_order([(heads, p) for p in parts] or [(heads, EMPTY)], "q_at", finish=holes.epilogue is not None)
         total = Sum(out, len(order))
@@ -127,13 +130,13 @@ def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dt
 
 
 def backward(dys, q, k, v, out, lse, groups, scale, config, holes=PLAIN, x=None, packed=None, dlse=None, dtypes=(),
-             precision="ieee"):  # fmt: skip
+             precision="ieee", segments=None):  # fmt: skip
     """dq, dk, dv, then what vjp gives besides, of the shape of out, in `dtypes`.
 
     dys: d(out), or d(outputs of the epilogue) as a tuple. dlse: d(lse) or None.
     """
     holes = holes.under(scale)
-    launch, dys = Launch(q, k, v, scale, precision, packed, x), dys if isinstance(dys, tuple) else (dys,)
+    launch, dys = Launch(q, k, v, scale, precision, packed, x, segments), dys if isinstance(dys, tuple) else (dys,)
     do, delta, *others = run_delta(launch, out, dys, dlse, lse, holes.vjp, dtypes, config["delta"])
     dq, dk, dv = (rows_like(t, t.shape[3], t.dtype) for t in (q, k, v))
     saved = (q, k, v, do, lse, delta)
@@ -150,20 +153,20 @@ def backward(dys, q, k, v, out, lse, groups, scale, config, holes=PLAIN, x=None,
     return (dq, dk, dv, *others)
 
 
-def attend(name, holes, like, pattern, scale, q, k, v, results, x=None, dtypes=()):
+def attend(name, holes, like, pattern, scale, q, k, v, results, x=None, dtypes=(), segments=None):
     """The results of a region, as it wants them. name, like: of the configuration. pattern: see `walks.Pattern`.
 
     q, k, v: (tensor, its axes in each of the four that `forward` takes). results: (which of what `forward` gives, axes
     likewise, shape)."""
     config, (q, k, v) = host.config(name, like), (joined(*t) for t in (q, k, v))
-    made = forward(q, k, v, pattern.parts(config, q.device), scale, config, holes, x, dtypes=dtypes)
+    made = forward(q, k, v, pattern.parts(config, q.device), scale, config, holes, x, dtypes=dtypes, segments=segments)
     return apart(made, results)
 
 
-def attend_grad(name, holes, like, pattern, scale, q, k, v, out, lse, do, results, x=None):
+def attend_grad(name, holes, like, pattern, scale, q, k, v, out, lse, do, results, x=None, segments=None):
     """As `attend`, of `backward`."""
     config, (q, k, v, out, lse, do) = host.config(name, like), (joined(*t) for t in (q, k, v, out, lse, do))
-    made = backward(do, q, k, v, out, lse, pattern.parts(config, q.device), scale, config, holes, x)
+    made = backward(do, q, k, v, out, lse, pattern.parts(config, q.device), scale, config, holes, x, segments=segments)
     return apart(made, results)
 
 
@@ -205,18 +208,19 @@ def run_dkdv(launch, saved, dk, dv, order, want, holes, config):
         backward_kernels.dkdv[launch.over_keys(part, heads, config)](
             *saved, *tensors, *map(strides, (*saved[:5], *tensors)), **holes.weights,
             HEADS=heads, KEY_HEADS=launch.key_heads(heads), PACKED=part.dkdv.packed, WANT_K=want[0], WANT_V=want[1],
-            **launch.common(part, part.dkdv, config, saved[3]),
+            **launch.common(part, part.dkdv, config, saved[3], back=True),
         )  # fmt: skip
 
 
 class Launch:
     """What all launches on one q, k, v have in common."""
 
-    def __init__(self, q, k, v, scale, precision, packed, x):
+    def __init__(self, q, k, v, scale, precision, packed, x, segments=None):
         self.q, self.k, self.v, self.scale, self.precision, self.x = q, k, v, scale, precision, x or None
         self.problem = packed or Packed(None, None, q.shape[2], k.shape[2])
         self.sequences = q.shape[0] if packed is None else len(packed.cu_q) - 1
         self.group = q.shape[1] // k.shape[1]
+        self.segments, self.within = segments, {}
         self.acc = tl.float64 if q.dtype == torch.float64 else tl.float32
 
     def over_queries(self, part, heads, config):
@@ -233,9 +237,10 @@ class Launch:
         """How many key heads `dkdv` runs for."""
         return heads[2] if heads and self.group == 1 else self.k.shape[1]
 
-    def common(self, part, walk, config, like):
-        """Arguments that `forward`, `dq` and `dkdv` share; `like`: of the memory layout of out."""
+    def common(self, part, walk, config, like, back=False):
+        """Arguments that `forward`, `dq` and `dkdv` share; `like`: of the memory layout of out. back: of `dkdv`."""
         cu_q, cu_k, rows, keys = self.problem
+        walk = self.inside(walk, config, back)
         spread = max(at[0] // at[1] + 1 if at[0] != at[1] else 1 for at in (part.q_at, part.k_at))
         reach = max(config["BM"], config["BN"]) * spread
         return {
@@ -246,6 +251,16 @@ class Launch:
             "keep": part.keep if walk.keep else None, "MULTI": part.multi and walk.keep, "ACC": self.acc,
             "PREC": self.precision, "IDX": self.index((self.q, self.k, self.v, like), reach), **options(config),
         }  # fmt: skip
+
+    def inside(self, walk, config, back):
+        """The walk, of runs no more than what lies in the segments of a row of blocks. back: rows are keys."""
+        if self.segments is None or walk.pieces is not plan_pieces or not any(walk.plan[2:4]):
+            return walk
+        blocks = (config["BN"], config["BM"]) if back else (config["BM"], config["BN"])
+        if (back, blocks) not in self.within:
+            rows, columns = self.segments[::-1] if back else self.segments
+            self.within[back, blocks] = bounds(rows, columns, *blocks)
+        return walk._replace(pieces=plan_within, table=self.within[back, blocks])
 
     def index(self, tensors, reach):
         """The integer that holds the offsets of `reach` rows."""

@@ -9,6 +9,7 @@ holes get the key block as i, the numbers of queries and keys exchanged, and a p
    entries of slot 0, of slot 1; CUT; the entries), an entry being twelve numbers as in `members`: see `flat`. It holds
    for every length up to the one it was made for: blocks past the end are dropped, and with CUT (patterns that look
    ahead) a full block that the end cuts is visited by the partial slot; the slots then are full, partial.
+ * `plan_within`: a plan whose runs end where documents do, as int32 bounds say that a launch makes of their numbers.
  * `table_`: int32 lists, TAB = (first, blocks): block list entries first[(h * rows + i) * slots + s] to the next one's.
    PLAN = (heads, rows, slots) as the table was made; heads = 1: for all. A block listed m times counts m times.
 """
@@ -197,6 +198,17 @@ def plan_block(z, i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constex
             j = tl.where((z >= past) & (z < past + count), found, j)
             past += count
     return j
+
+
+@triton.jit
+def plan_within(i, s: tl.constexpr, n, m, b, h, A: tl.constexpr, B: tl.constexpr, PLAN: tl.constexpr, TAB):
+    """`plan_pieces`, of a run no more than the blocks that can be of the row's segments: TAB = (first, end, rows), of
+    row i of sequence b first[b * rows + i] to end[..] - 1."""
+    start, stop, step = plan_pieces(i, s, n, m, b, h, A, B, PLAN, None)
+    if PLAN[2 + s]:
+        p = b.to(tl.int64) * TAB[2] + i
+        start, stop = tl.maximum(start, tl.load(TAB[0] + p)), tl.minimum(stop, tl.load(TAB[1] + p))
+    return start, stop, step
 
 
 def flat(entries, runs, cut):

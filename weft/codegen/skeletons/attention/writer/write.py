@@ -32,7 +32,7 @@ from weft.ir.library import Dropout
 from weft.ir.library.attention import DRAWN, Attend, AttendGrad, S
 from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
-from weft.ir.pattern.formula import BatchCondition, InTable
+from weft.ir.pattern.formula import SAME_SEGMENT, BatchCondition, InTable, demands
 from weft.ir.types import FLOATS, Dims, Graph, Node, Val
 
 KERNELS: dict[Any, tuple[str, ...]] = {Attend: ("forward",), AttendGrad: ("dkdv", "dq")}
@@ -163,6 +163,15 @@ class _AttentionWriter:
             return Tri(f"{q} == {self.vector(hole, keys, 'k', self.axes.over)}", 1, "bool")
         return Tri(f"{self.vector(hole, self.meta['valid'], 'k', self.axes.over)} != 0", 1, "bool")
 
+    def segments(self) -> str:
+        """The segments of queries and keys, where nobody sees a key of another one; "" where somebody may."""
+        queries = self.meta.get("segments")
+        if queries is None or not demands(self.of.pattern.formula, SAME_SEGMENT):
+            return ""
+        keys = self.meta.get("key_segments", queries)
+        both = all(len(v.dims) == 2 and v.dims[:1] == self.axes.batch for v in (queries, keys))
+        return pair(self.w.argument(v).name for v in (queries, keys)) if both else ""
+
     def vector(self, hole: Hole, v: Val, place: str, dim: str) -> str:
         """One number for each position of the queries or keys."""
         name = self.w.argument(v).name
@@ -290,7 +299,7 @@ class _AttentionWriter:
         given = call("launch.Holes", **{name: name for name in (*holes, *epilogue)})
         dtypes = pair(self.dtype(v) for v in results)
         ins = {name: self.operand(v, groups) for name, v, groups in self.operands()}
-        more = named(**ins, results=self.results(results), x=self.reads.text, dtypes=dtypes)
+        more = named(**ins, results=self.results(results), x=self.reads.text, dtypes=dtypes, segments=self.segments())
         name = "launch.attend_grad" if self.back else "launch.attend"
         launch = call(name, "NAME", "HOLES", self.w.anchor.name, "PATTERN", self.scale, **more)
         configs = configurations(self.side, *widths, self.block, "seed" in self.meta)
