@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import weft
 from tests.codegen.emission import callable_of, source_of
 from tests.ir.composites import evaluate, gradients_match, numbers
 from tests.models import f32, i64
@@ -118,3 +119,17 @@ def test_positions_that_are_given():
         callable_of(source_of(given, SIZES, ("b",)))(*args, *places),
     ):
         torch.testing.assert_close(got[0] if isinstance(got, tuple | list) else got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_a_model_moved_to_half_precision():
+    """gpt-oss at its small shape, with sinks that matter: log-sum-exps stay wide, and nothing else does."""
+    module = weft.compile("examples/specs/gpt_oss_20b.yaml", small=True)
+    for name, p in module.named_parameters():
+        p.data = torch.linspace(-3, 9, p.numel()).view_as(p) if name.endswith(".sinks") else p.data
+    tokens = torch.randint(0, 96, (2, 32), generator=torch.Generator().manual_seed(0))
+    want = module.double()(tokens).logits
+    out = module.half()(tokens, tokens)
+    out.loss.backward()
+    assert out.logits.dtype == torch.float16
+    assert (out.logits - want).abs().max() < 0.02 * want.abs().max()
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)

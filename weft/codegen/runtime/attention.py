@@ -2,6 +2,7 @@
 
 from .attention_blocks import Blocks as Blocks
 from .attention_blocks import Listed as Listed
+from .attention_core import sunk as sunk
 from .attention_drop import Dropping as Dropping
 from .attention_layouts import Band as Band
 from .attention_layouts import Causal as Causal

@@ -158,3 +158,10 @@ def _backward_in_slabs(
         dk += (ds.mT @ qs).sum(2)
         dv += (p.mT @ g).sum(2)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+
+
+def sunk(out: Tensor, lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+    """The out [B, H, N, D] and lse [B, H, N] of a softmax with one key more, of score sinks [H] and value 0. A row that
+    sees nothing (lse = +inf) stays as it is."""
+    z = sinks.to(lse.dtype)[:, None]
+    return (out * torch.sigmoid(lse - z)[..., None]).to(out.dtype), torch.logaddexp(lse, z)

@@ -71,10 +71,7 @@ def axes(of: Attend, types: Sequence[Type]) -> AttendAxes | None:
 
 
 def attends(of: Attend, types: Sequence[Type]) -> bool:
-    """Has the runtime a form for it? One at given positions needs them of queries and keys, by sequence. What sinks
-    take is a formula behind it."""
-    if "sinks" in of.meta:
-        return False
+    """Has the runtime a form for it? One at given positions needs them of queries and keys, by sequence."""
     a, given = axes(of, types), dict(zip(of.meta, types[len(types) - len(of.meta) :]))
     if a is None or ("near" in given and _near_places(a, given["near"].dims) is None):
         return False
@@ -164,12 +161,14 @@ def attend(body: Body, node: Node) -> None:
     assert a is not None
     order = {m: i for i, m in enumerate(PLACES)}
     given = sorted(zip(of.meta, meta), key=lambda m: order.get(m[0], len(order)))
-    given, drop = [m for m in given if m[0] not in DRAWN], _drop(body, of, node)
+    sinks = [_operand(body, v, (a.heads,)) for m, v in given if m == "sinks"]
+    given, drop = [m for m in given if m[0] not in (*DRAWN, "sinks")], _drop(body, of, node)
     of = replace(of, meta=tuple(m for m, _ in given))
     name = steps(body.file, of) if set(PLACES) <= set(of.meta) else layout(body, of, a)
     operands = ", ".join(_operand(body, x, g) for x, g in ((q, a.queries()), (k, a.keys()), (v, a.values())))
     text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, [v for _, v in given])}{drop})"
-    _results(body, node.outs, (a.outs(), a.rows()), text)
+    body.file.imports |= {"attention"} if sinks else set()
+    _results(body, node.outs, (a.outs(), a.rows()), f"attention.sunk(*{text}, {sinks[0]})" if sinks else text)
 
 
 def attend_grad(body: Body, node: Node) -> None:

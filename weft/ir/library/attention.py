@@ -203,8 +203,8 @@ class Attend(Composite):
         return [dq, dk, dv, *map(found.get, self.meta)]
 
     def _sink_grad(self, g: Builder, z: Val, out: Val, lse: Val, do: Val) -> Val:
-        delta = g.reduce(g.map("o * d", o=out, d=do, dtype=lse.dtype), to=lse.dims)
-        each = g.map("-exp(z - lse) * delta", z=z, lse=lse, delta=delta, to=lse.dims, dtype=lse.dtype)
+        weight = g.map("exp(z - lse)", z=z, lse=lse, to=lse.dims, dtype=lse.dtype)
+        each = g.map("-w * o * d", w=weight, o=out, d=do, to=out.dims, dtype=lse.dtype)
         return g.cast(g.reduce(each, to=z.dims), z.dtype)
 
     def wide(self, results: int) -> tuple[bool, ...] | None:
