@@ -88,6 +88,11 @@ def save_hf(
     from weft.frontends.hf.imported import import_config, import_values
     from weft.frontends.hf.tensors.moving import write
 
+    parameters, most = _weights(module), bytes_of(max_shard_size)
+    if most < 1:
+        raise UsageError("max_shard_size is above 0, such as '5GB'")
+    if nowhere := next((n for n, x in parameters.items() if x.is_meta), ""):
+        raise UsageError(f"{nowhere} is on device meta, where no weights are; weft.load_hf or module.to_empty puts it")
     config = getattr(module, RECORD, None) if config is None else config
     if config is None:
         raise UsageError(
@@ -101,13 +106,16 @@ def save_hf(
         if not force and (held := [n for n in _held(folder) if n == "config.json" or n.endswith(".safetensors")]):
             raise UsageError(f"{folder} holds {held[0]}; force=True overwrites it")
         os.makedirs(folder, exist_ok=True)
-        parameters = _weights(module)
-        names = write(os.fspath(folder), parameters, wanted, _config(imported, parameters), bytes_of(max_shard_size))
+        names = write(os.fspath(folder), parameters, wanted, _config(imported, parameters), most)
     return [str(Path(folder) / name) for name in names]
 
 
 def _weights(module: Any) -> dict[str, Any]:
     """What a checkpoint holds of a module: its parameters, and buffers that no gradient moves."""
+    import torch  # torch is imported only where it is needed
+
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"a module is what weft.load_hf or weft.compile gives, not {type(module).__name__}")
     return {n: x.detach() for n, x in (*module.named_parameters(), *module.named_buffers())}
 
 
@@ -135,10 +143,6 @@ def tensors_of(imported: ImportedSpec, held: int | None = None) -> dict[str, Ten
 
 def _same(wanted: Mapping[str, Tensor], module: Any) -> None:
     """UsageError where a module's parameters are not those of the config."""
-    import torch  # torch is imported only where it is needed
-
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"a module is what weft.load_hf or weft.compile gives, not {type(module).__name__}")
     sizes: dict[str, int] = {}
     for tensor in wanted.values():
         for part in tensor.parts:

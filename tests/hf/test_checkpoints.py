@@ -14,7 +14,7 @@ import torch
 from tests.hf.folders import GPT2, weights, written
 from tests.hf.record import RECORDED
 from weft import api
-from weft.errors import BackendError, FileError, UsageError
+from weft.errors import BackendError, FileError, SpecError, UsageError
 from weft.frontends.hf.tensors.matching import CheckpointError
 
 C_ATTN = "transformer.h.0.attn.c_attn.weight"
@@ -125,6 +125,10 @@ def _cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def _pointer(folder: Path) -> None:
+    (folder / "model-1.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
 def _long_header(folder: Path) -> None:
     path = folder / "model-1.safetensors"
     path.write_bytes((1 << 62).to_bytes(8, "little") + path.read_bytes()[8:])
@@ -133,6 +137,7 @@ def _long_header(folder: Path) -> None:
 SHARDS = {
     "gone": (lambda f: (f / "model-1.safetensors").unlink(), "model-1.safetensors: no such file"),
     "cut": (_cut, "model-1.safetensors: is no safetensors file, or is cut short"),
+    "pointer": (_pointer, "model-1.safetensors: is a pointer of Git LFS, not the weights: `git lfs pull` brings them"),
     "header": (_long_header, "model-1.safetensors: is no safetensors file, or is cut short"),
     "outside": (
         lambda f: _index(f, lambda m: m.update({C_ATTN: "../model-1.safetensors"})),
@@ -175,6 +180,12 @@ def test_no_checkpoint_at_all(tmp_path, monkeypatch):
     refused(tmp_path / "none", UsageError, "no such folder; weft downloads nothing", monkeypatch)
     (tmp_path / "config.json").write_text(json.dumps(GPT2))
     refused(tmp_path, UsageError, "holds no model.safetensors", monkeypatch)
+    refused(tmp_path / "config.json", UsageError, "is a file: a checkpoint is the folder", monkeypatch)
+    (tmp_path / "config.json").write_text("\n")
+    (tmp_path / "model.safetensors").touch()
+    refused(tmp_path, SpecError, "the file is empty, and no config", monkeypatch)
+    with pytest.raises(UsageError, match=r"holds weights; the config is config\.json beside it"):
+        api.import_hf(tmp_path / "model.safetensors")
 
 
 def test_without_the_package_it_says_how_to_install_it(drawn, tmp_path, monkeypatch):
@@ -224,6 +235,12 @@ def test_a_module_that_is_not_the_configs_is_not_saved(tmp_path):
         api.save_hf(module, tmp_path / "a")
     with pytest.raises(UsageError, match=r"not those of the config: embed\.positions\.0, layers\.1"):
         api.save_hf(module, tmp_path / "b", config=GPT2)
+    with pytest.raises(UsageError, match=r"max_shard_size is above 0"):
+        api.save_hf(module, tmp_path / "c", config=GPT2, max_shard_size=0)
+    with pytest.raises(UsageError, match="is on device meta, where no weights are"):
+        api.save_hf(module.to("meta"), tmp_path / "d", config=GPT2)
+    with pytest.raises(TypeError, match=r"a module is what weft\.load_hf or weft\.compile gives, not OrderedDict"):
+        api.save_hf(module.state_dict(), tmp_path / "e", config=GPT2)
     assert not any(tmp_path.iterdir())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weft.errors import Problem, SpecError, UsageError
+from weft.errors import Place, Problem, SpecError, UsageError
 from weft.frontends.emit_yaml import emit
 from weft.frontends.hf.config.family import Architecture, ModelFamily
 from weft.frontends.hf.config.options import notes, read
@@ -63,6 +63,11 @@ def import_config(path: str | os.PathLike[str]) -> ImportedSpec:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or 'cannot be read'}") from None
+    if path.endswith((".safetensors", ".bin")):
+        raise UsageError(f"{path} holds weights; the config is config.json beside it, or the folder of both")
+    if not raw.strip():
+        hint = "a folder of transformers has it as config.json"
+        raise SpecError([Problem("W0005", "the file is empty, and no config", place=Place(path, 1, 1), hint=hint)])
     return _imported(load(PAIR.sub(_together, decode(raw, path)), path))
 
 

@@ -24,6 +24,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 MOST_INDEX = 1 << 26
+POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,12 @@ def _together(tensors: dict[str, Stored]) -> dict[str, Stored]:
 
 def present(folder: str | os.PathLike[str]) -> None:
     """UsageError where there is no such folder."""
+    folder = os.fspath(folder)
+    if os.path.isfile(folder):
+        raise UsageError(f"{folder} is a file: a checkpoint is the folder that holds config.json and its safetensors")
     if not os.path.isdir(folder):
         way = "weft downloads nothing: `hf download NAME --local-dir FOLDER` does"
-        raise UsageError(f"{os.fspath(folder)}: no such folder; {way}")
+        raise UsageError(f"{folder}: no such folder; {way}")
 
 
 def _shards(folder: str) -> dict[str, set[str] | None]:
@@ -155,9 +159,17 @@ def _opened(path: str) -> Generator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
+        if _points(path):
+            raise FileError(path, "is a pointer of Git LFS, not the weights: `git lfs pull` brings them") from None
         raise FileError(path, f"is no safetensors file, or is cut short: {str(error)[:120]}") from None
     except OSError as error:
         raise FileError(path, error.strerror or "cannot be read") from None
+
+
+def _points(path: str) -> bool:
+    """Is a file what stands for another in a clone without its large files?"""
+    with open(path, "rb") as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def _listed(names: list[str]) -> str:
