@@ -9,7 +9,7 @@ from weft.frontends.hf.config.options import ACTIVATIONS, ConfigOption, Unsaid, 
 from weft.frontends.hf.config.rotary import whole
 from weft.frontends.hf.tensors.weights import WeightRow, linear, same
 
-DROPPED = "{} is left out inside attention and feed-forward and behind the last norms, where weft drops nothing"
+DROPPED = "{} is left out inside feed-forwards and behind the last norms, where weft drops nothing"
 ONE_SEQUENCE = "a decoder of its blocks is a spec with one stream"
 
 
@@ -46,7 +46,9 @@ OPTIONS: dict[str, ConfigOption] = {
 
 def attention(c: Values, pattern: str, **more: Any) -> Spec:
     """Scores as they are, no biases."""
-    return {"kind": "attention", "pattern": pattern, "scale": 1, "bias": False, **more}
+    return without(
+        {"kind": "attention", "pattern": pattern, "scale": 1, "bias": False, "dropout": c["dropout_rate"], **more}
+    )
 
 
 def buckets(c: Values) -> Spec:
