@@ -23,4 +23,4 @@ def estimated(made: Derived, prices: Prices) -> BlockProfile:
         return BlockProfile(block.name, modes, bytes_of(entering, prices), bytes_of(leaves, prices))
     kept = {m.name: m.saved for m in block.modes}
     names = [v.name for v in entering]
-    return estimate(block.name, joint, len(block.graph.outputs), kept, prices, names, held(site))
+    return estimate(block.name, joint, block.graph.outputs, kept, prices, names, held(site))

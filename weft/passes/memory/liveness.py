@@ -4,7 +4,7 @@ An estimate that needs no torch: views share storage, and what an operation need
 profile that a memory budget is kept by is measured on the emitted functions instead.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from weft.ir.types import Graph, Val
 from weft.passes.fusion.price import Prices
@@ -39,7 +39,7 @@ def peak(graph: Graph, prices: Prices) -> int:
 def estimate(
     name: str,
     joint: Graph,
-    outputs: int,
+    outputs: Sequence[Val],
     kept: dict[str, tuple[str, ...]],
     prices: Prices,
     entering: Collection[str],
@@ -47,16 +47,20 @@ def estimate(
 ) -> BlockProfile:
     """The profile of a block in each mode, mode -> names of the values it keeps.
 
-    entering: inputs that other blocks make; held: parameters, which live anyway."""
+    outputs: as the block calls them, which passes may have renamed since. entering: inputs that other blocks make;
+    held: parameters, which live anyway."""
+    count = len(outputs)
     ins = [v for v in joint.inputs if v.name in entering]
     gradients = [v for v in joint.inputs if v.name in held and v.type.floating]
-    ends = (*ins, *leaving(joint.outputs[:outputs], joint))
-    modes = [_mode(mode, split(joint, outputs, names), prices, ends, held) for mode, names in kept.items()]
+    called = {v: own.name for v, own in zip(joint.outputs, outputs)}
+    leaves = {v: called[v] for v in leaving(joint.outputs[:count], joint)}
+    ends = {v: v.name for v in ins} | leaves
+    modes = [_mode(mode, split(joint, count, names), prices, ends, held) for mode, names in kept.items()]
     return BlockProfile(
         name,
         tuple(modes),
         bytes_of(ins, prices),
-        bytes_of(ends[len(ins) :], prices),
+        tuple((name, prices.size(v)) for v, name in leaves.items()),
         sum(map(prices.size, gradients)),
     )
 
@@ -71,11 +75,11 @@ def leaving(outputs: Sequence[Val], graph: Graph) -> list[Val]:
     return [v for v in dict.fromkeys(outputs) if v.type.floating and v not in graph.inputs]
 
 
-def _mode(name: str, halves: Halves, prices: Prices, ends: Sequence[Val], held: Collection[str]) -> RunMode:
+def _mode(name: str, halves: Halves, prices: Prices, ends: Mapping[Val, str], held: Collection[str]) -> RunMode:
     shown = storages(halves.forward)
     read = {shown[v] for v in (*halves.saved, *(v for v in halves.backward.inputs if v in shown))}
-    keeps = [v for v in ends if shown[v] in read]
+    keeps = frozenset(name for v, name in ends.items() if shown[v] in read)
     known = {shown[v] for v in ends}
     saved = sum(prices.size(v) for v in read if v not in known and v.name not in held)
     forward, backward = (peak(graph, prices) for graph in (halves.forward, halves.backward))
-    return RunMode(name, saved, forward, backward, extra_time(halves, prices), frozenset(v.name for v in keeps))
+    return RunMode(name, saved, forward, backward, extra_time(halves, prices), keeps)
