@@ -116,6 +116,12 @@ def test_what_is_printed(pattern, table, grouped):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+def test_a_pattern_that_shows_nothing_reads_no_metadata():
+    _, graph = attend("false", "s", "h r", tail=True)
+    (out,) = callable_of(source_of(graph, SIZES, ("t", "s")))(*numbers(graph))
+    assert not out.any()
+
+
 def test_tiles_of_any_size_are_the_same(monkeypatch):
     from weft.codegen.runtime import distances  # the module that is set is the one that is run
 

@@ -13,8 +13,8 @@ from weft.ir.pattern.writing import written
 def documents(given: Sequence[str], pattern: Pattern) -> list[str]:
     """`documents=...` where nobody sees a key of another segment: which of the metadata say so.
 
-    given: the metadata of predicates, in order."""
-    if not demands(pattern.formula, SAME_SEGMENT):
+    given: the metadata of predicates, in order; a pattern that shows nothing reads none."""
+    if "segments" not in given or not demands(pattern.formula, SAME_SEGMENT):
         return []
     keys = "key_segments" if "key_segments" in given else "segments"
     return [f"documents=({given.index('segments')}, {given.index(keys)})"]
