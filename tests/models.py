@@ -29,6 +29,7 @@ SIZES = {
     "memory": 4,
     "joined": 12,
     "half": 4,
+    "place": 8,
 }
 
 

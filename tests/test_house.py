@@ -113,13 +113,14 @@ DECLARATIONS = (
     "weft/ir/ops/op.py",
     "weft/ir/composite.py",
     "weft/ir/ops/primitives.py",
+    "weft/ir/ops/chunks.py",
     "weft/ir/ops/movement.py",
     "weft/ir/ops/regions.py",
     "weft/ir/library/",
 )
 TORCH_PRINTERS = (
-    *("attention.py", "body.py", "composites.py", "einsum.py", "experts.py", "function.py", "loops.py", "memory.py"),
-    *("opaque.py", "printer.py", "spelling.py"),
+    *("attention.py", "body.py", "chunked.py", "composites.py", "einsum.py", "experts.py", "function.py", "loops.py"),
+    *("memory.py", "opaque.py", "printer.py", "spelling.py"),
 )
 PRINTERS = tuple(
     f"weft/codegen/{name}"

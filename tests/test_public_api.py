@@ -16,6 +16,7 @@ NAMES = {
     "Model",
     "Opaque",
     "Recurrence",
+    "TensorRecurrence",
     "WeftError",
     "compile",
     "load",
@@ -29,7 +30,7 @@ NAMES = {
 
 def test_the_names_are_these():
     assert set(weft.__all__) == NAMES
-    assert len(NAMES) < 16
+    assert len(NAMES) < 17
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -51,8 +52,17 @@ def test_the_builder_and_the_file_are_the_same_language():
             "mlp": weft.MLP(activation="silu", gated=True),
             "moe": weft.MoE(capacity=8),
             "cell": weft.Recurrence(inputs=["u"], state={"c": 0.0}, update={"c": "c + u"}, output="c"),
+            "tensors": weft.TensorRecurrence(
+                inputs={"k": ["heads", "head"], "v": ["inner"]},
+                state={"s": ["heads", "head", "inner"]},
+                update={"s": "s + k*v"},
+                output="sum(head, k*next(s))",
+            ),
         },
-        stack=[{"repeat": 2, "layer": ["attention", {"block": "mlp", "dropout": 0.1}]}, {"layer": ["cell", "moe"]}],
+        stack=[
+            {"repeat": 2, "layer": ["attention", {"block": "mlp", "dropout": 0.1}]},
+            {"layer": ["cell", "tensors", "moe"]},
+        ],
         init={"weight": {"normal": "1/sqrt(fan_in)"}, "output": "zeros"},
     )
     text = model.to_yaml()

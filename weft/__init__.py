@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from weft.frontends.blocks import Moe as MoE
     from weft.frontends.blocks import OpaqueBlock as Opaque
     from weft.frontends.blocks import Recurrence as Recurrence
+    from weft.frontends.blocks import TensorRecurrence as TensorRecurrence
     from weft.frontends.schema import Model as Model
 
 # Loaded on first use: `import weft` costs nothing, and no name here imports torch before it is called.
@@ -42,6 +43,7 @@ _HOME = {
     "Convolution": "weft.frontends.blocks:Convolution",
     "MLP": "weft.frontends.blocks:Mlp",
     "Recurrence": "weft.frontends.blocks:Recurrence",
+    "TensorRecurrence": "weft.frontends.blocks:TensorRecurrence",
     "MoE": "weft.frontends.blocks:Moe",
     "Opaque": "weft.frontends.blocks:OpaqueBlock",
     "WeftError": "weft.errors:WeftError",
@@ -55,6 +57,7 @@ __all__ = [
     "Model",
     "Opaque",
     "Recurrence",
+    "TensorRecurrence",
     "WeftError",
     "compile",
     "load",

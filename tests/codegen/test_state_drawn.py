@@ -52,6 +52,9 @@ MIXERS = {
     "recurrence": f"kind: recurrence, inputs: [u, f], {CELL}",
     "sru++": f"kind: recurrence, inputs: [u, f], projection: {{rank: 4, alpha: 0.5}}, {CELL}",
     "sru++ window": f"kind: recurrence, inputs: [u, f], projection: {{rank: 4, alpha: 1, pattern: window(4)}}, {CELL}",
+    "tensors": """kind: tensor_recurrence, inputs: {k: [heads, head], v: [inner], g: [heads]}, chunk: 4,
+     state: {s: {dims: [heads, head, inner], init: 0.5}, m: [heads]}, let: {top: "max(m - 0.1, g)"},
+     update: {s: "exp(m - top)*s + k*v", m: top}, output: "sum(head, k*next(s))*exp(-next(m))\"""",
     "experts": "kind: moe, capacity: 3, inner: 6",
     "experts that drop none": "kind: moe, capacity: seq, inner: 6",
     "two experts": "kind: moe, capacity: 4, inner: 6, top_k: 2, normalize: true",
@@ -203,7 +206,7 @@ def test_a_crop_is_the_state_from_before(name):
     _, after = module.prefill(**fed(9, 14), state=before)
 
     assert after.crop(14) is after
-    if {"recurrence", "sru++", "sru++ window"} & set(KINDS[name][0]):
+    if {"recurrence", "tensors", "sru++", "sru++ window"} & set(KINDS[name][0]):
         with pytest.raises(ValueError, match="crop: block 1 carries what all positions left behind; keep the state"):
             after.crop(9)
         return

@@ -18,6 +18,8 @@ from weft.ir.library import (
     Convolve,
     ConvolveWeights,
     CrossEntropy,
+    DecayedProduct,
+    DecayedProductGrad,
     Dropout,
     ExpertProduct,
     ExpertWeights,
@@ -29,8 +31,10 @@ from weft.ir.library import (
     RotaryBack,
     Softmax,
     SoftmaxGrad,
+    UnitInverse,
     WithStatistics,
 )
+from weft.ir.ops.chunks import Chunk, Unchunk
 from weft.ir.ops.op import KINDS, body_of, kind, op_name
 from weft.ir.ops.primitives import Einsum, Loop, Opaque, OpaqueGrad, Scatter
 from weft.ir.ops.regions import Fused
@@ -41,6 +45,7 @@ from weft.passes.derivative import joint
 DENSE = Convolve("key", "seq", "gate", ("batch", "seq", "inner"), 2)
 EACH = Convolve("key", "seq", "gate", ("batch", "seq", "width"), placed=True)
 ROWS, NORM, LOSS = f32("batch seq width"), LayerNorm("width", EPS), CrossEntropy("vocab")
+PLACES = f32("batch seq head")
 MODULE = Opaque("mixer", (f32("batch out"),), ("weight", "bias"))
 MODULES = {"mixer": torch.nn.Linear(SIZES["width"], SIZES["out"])}
 WEIGHTS = f32("out width"), f32("out")
@@ -80,6 +85,11 @@ EXTRA: tuple[Node, ...] = (
     one(ExpertWeights("router", ("router", "width", "inner")), ROWS, f32("batch seq inner"), i64("batch seq")),
     one(Places("seq", documents=True), i64("batch seq")),
     one(Places("seq", True, True), i64("batch seq"), Type("bool", ("batch", "seq")), *(i64("batch") for _ in range(3))),
+    one(DecayedProduct("seq", "key", ("head",)), PLACES, f32("batch key head"), PLACES),
+    one(DecayedProductGrad("seq", "key", ("head",)), PLACES, f32("batch key head"), PLACES, f32("batch seq key")),
+    one(UnitInverse("seq", "key", "place"), f32("batch seq key")),
+    one(Chunk("seq", "gate", "capacity"), ROWS),
+    one(Unchunk("gate", "capacity", "seq"), f32("batch gate capacity width")),
     one(MODULE, f32("batch width"), *WEIGHTS),
     one(OpaqueGrad(MODULE, 3, (True,)), f32("batch width"), *WEIGHTS, f32("batch out")),
     one(stirred(), f32("batch out"), f32("batch seq out"), f32("out width")),
@@ -142,8 +152,9 @@ def test_every_result_is_linear_in_the_groups_that_ops_declare():
                 linear_in_holds(n, group)
                 seen.add(op_name(type(n.op)))
     assert seen == {
-        *("einsum", "map", "reduce", "gather", "scatter", "rename", "concat", "part", "detach"),
-        *("grad", "softmax_grad", "rotary_back", "from_statistics", "convolve", "convolve_weights"),
+        *("einsum", "map", "reduce", "gather", "scatter", "rename", "concat", "part", "detach", "chunk", "unchunk"),
+        *("decayed_product_grad", "grad", "softmax_grad", "rotary_back", "from_statistics"),
+        *("convolve", "convolve_weights"),
     }
 
 

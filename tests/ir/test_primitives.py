@@ -12,6 +12,7 @@ from weft.ir.composite import Call, Grad
 from weft.ir.derive import joint
 from weft.ir.graphs import with_gradient
 from weft.ir.library import Softmax
+from weft.ir.ops.chunks import Chunk, Unchunk
 from weft.ir.ops.op import op_name
 from weft.ir.ops.primitives import PRIMITIVES, Opaque
 from weft.ir.reference import run
@@ -99,6 +100,14 @@ def concat(g):
 
 def part(g):
     return g.part(g.input("x", f("b z")), "z", "p", "n_z - n_p - 1")
+
+
+def chunk(g):
+    return g.one(Chunk("t", "c", "p"), g.input("x", f("b t d")))
+
+
+def unchunk(g):
+    return g.one(Unchunk("c", "p", "t"), g.input("x", f("b c p d")))
 
 
 def detach(g):
@@ -221,6 +230,8 @@ VALUES = {
     rename: lambda x: torch.einsum("btd,bnd->btn", x, x),
     concat: lambda x, y: torch.cat([x, y], 1),
     part: lambda x: x[:, 2:4],
+    chunk: lambda x: torch.cat([x, x[:, :1] * 0], 1).view(2, 2, 2, 4),
+    unchunk: lambda x: x.flatten(1, 2)[:, :3],
     table: lambda x: x * torch.tensor([[3, 1, 4], [1, 5, 9]]),
 }
 

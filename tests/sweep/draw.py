@@ -10,6 +10,8 @@ from tests.sweep import options as o
 from tests.sweep.rows import packed
 
 Spec = dict[str, Any]
+TENSORS = 0.12
+"""Share of specs with a recurrence of tensors."""
 
 
 def blocks_of(spec: Spec) -> list[Spec]:
@@ -42,6 +44,7 @@ class Draw:
         self.places = random.Random(f"{seed}, places")
         self.latents = random.Random(f"{seed}, latents")
         self.rows = random.Random(f"{seed}, rows")
+        self.tensors = random.Random(f"{seed}, tensors")
         self.told: list[str] = []
         self.most = 0
 
@@ -111,14 +114,24 @@ class Draw:
         for step in steps_of(s):
             if isinstance(step, dict):
                 self.maybe(0.3, step, "step", "output_norm", o.OUTPUT_NORM)
-        for layer in (x for stage in s["stack"] for x in (stage.get("cycle") or [stage["layer"]])):
+        layers = [x for stage in s["stack"] for x in (stage.get("cycle") or [stage["layer"]])]
+        for layer in layers:
             self.beside(layer, s.get("sublayer", {}).get("residual", "pre"))
+        if "memory" not in s and self.tensors.random() < TENSORS:
+            layers[0].append({"block": self.tensor()})
         for head in language_heads(s):
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
             self.maybe(0.2, head, "head", "z_loss", o.Z_LOSS)
         self.convolved(s)
         return {k: v for k, v in s.items() if v != {}}
+
+    def tensor(self) -> Spec:
+        """A recurrence of tensors, every key of it likely."""
+        found: Spec = {"kind": "tensor_recurrence", **copy.deepcopy(self.tensors.choice(o.TENSORS))}
+        found |= {k: copy.deepcopy(self.tensors.choice(v)) for k, v in o.TENSOR.items() if self.tensors.random() < 0.75}
+        self.told += [f"tensors={found['update']}", *(f"tensors.{k}={found[k]}" for k in o.TENSOR if k in found)]
+        return found
 
     def narrow(self, block: Spec) -> None:
         """An attention's keys and values of a latent, now and then, and what does not go with it taken away."""

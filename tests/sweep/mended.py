@@ -177,7 +177,7 @@ FAULTS = (
     Planted(
         "no_next",
         "an output cannot name a state after the step",
-        (Edit("frontends/blocks/recurrence.py", '"output", forms={"next": after})', '"output")'),),
+        (Edit("frontends/blocks/recurrence.py", '"output", next=after)', '"output")'),),
         (r"cell=1[78]$",),
     ),
     Planted(

@@ -101,6 +101,58 @@ CELL: Options = [  # inputs, state, parameters, let, update, output
     (["u", "g"], {"a": 0.0, "b": 0.0}, {"p": "ones"}, {}, {"a": "b", "b": "tanh(a + p*u)"}, "next(b)*sigmoid(g) + a"),
 ]  # fmt: skip
 
+_KEY, _VALUE, _STATE = ["heads", "head"], ["heads", "inner"], ["heads", "head", "inner"]
+TENSORS: Options = [  # what is computed in chunks, and what is not; `norm`, `gate` and `chunk` are drawn apart
+    {
+        "inputs": {"q": _KEY, "k": _KEY, "v": _VALUE, "g": ["heads"]},
+        "parameters": {"b": {"dims": ["heads"], "init": {"constant": 1.0}}},
+        "state": {"s": {"dims": _STATE, "init": 0.25}}, "let": {"a": "sigmoid(g + b)"},
+        "update": {"s": "a*s + k*v"}, "output": "sum(head, q*next(s))",
+    },
+    {
+        "inputs": {"q": ["head"], "k": ["head"], "v": _VALUE, "g": _KEY, "z": _VALUE},
+        "parameters": {"u": {"dims": _KEY, "init": "ones"}}, "state": {"s": {"dims": _STATE}},
+        "let": {"w": "exp(-softplus(g))"}, "update": {"s": "w*s + k*v"}, "output": "sum(head, q*(s + u*k*v)) + z/heads",
+    },
+    {
+        "inputs": {"q": _KEY, "k": _KEY, "v": _VALUE, "b": ["heads"]}, "parameters": {"d": {"dims": _VALUE}},
+        "state": {"s": {"dims": _STATE, "init": -0.5}}, "let": {"n": "k*rsqrt(sum(head, k*k) + 1)"},
+        "update": {"s": "s + sigmoid(b)*n*(v + d - sum(head, n*s))"}, "output": "sum(head, q*next(s))",
+    },
+    {
+        "inputs": {"r": _KEY, "k": _KEY, "v": _VALUE, "w": _KEY, "e": _KEY},
+        "parameters": {"c": {"dims": [], "init": "zeros"}},
+        "state": {"s": _STATE, "t": {"dims": ["head"], "init": 1.0}},
+        "let": {"d": "sigmoid(w + c)"}, "update": {"s": "d*s - r*sum(head, e*s) + k*v", "t": "0.9*t + sum(heads, k)"},
+        "output": "sum(head, r*next(s)) / (2 + tanh(sum(head, r*next(t))))",
+    },
+    {
+        "inputs": {"q": _KEY, "k": _KEY, "v": _VALUE, "f": ["heads"], "j": ["heads"]},
+        "parameters": {"b": {"dims": ["heads"], "init": "ones"}},
+        "state": {"m": ["heads"], "s": _STATE, "n": {"dims": _KEY, "init": 0.0}},
+        "let": {"x": "logsigmoid(f + b)", "top": "max(x + m, j)"},
+        "update": {
+            "m": "top", "s": "exp(x + m - top)*s + exp(j - top)*k*v", "n": "exp(x + m - top)*n + exp(j - top)*k",
+        },
+        "output": "sum(head, q*next(s)) / max(abs(sum(head, q*next(n))), exp(-next(m)))",
+    },
+    {
+        "inputs": {"q": _KEY, "k": _KEY, "v": _VALUE},
+        "parameters": {"p": {"dims": ["heads"], "init": {"normal": 0.5}}},
+        "state": {"s": {"dims": _STATE, "init": 0.0}}, "let": {"g": "p + i(heads)/heads"},
+        "update": {"s": "tanh(g*s + k*v)"}, "output": "sum(head, q*s) + v",
+    },
+    {
+        "inputs": {"a": [], "b": ["inner"]}, "parameters": {"p": {"dims": ["inner"], "init": "ones"}},
+        "state": {"c": {"dims": ["inner"], "init": 0.5}}, "let": {"g": "sigmoid(a)"}, "update": {"c": "g*c + b"},
+        "output": "p*next(c)*a",
+    },
+]  # fmt: skip
+TENSOR: dict[str, Options] = {
+    "norm": ["rms_norm", "layer_norm", {"kind": "rms_norm", "offset": 1.0}, "none"],
+    "gate": ["silu(i(inner) - 1.5)", "2"], "chunk": [1, 3, "head", 64],
+}  # fmt: skip
+
 RULE: Options = [
     "zeros", "ones", {"normal": 0.3}, {"uniform": "sqrt(3/width)"}, {"xavier": 1.0}, {"constant": 0.1},
     {"normal": "1/sqrt(fan_in)"}, {"uniform": "1/fan_out"},

@@ -81,17 +81,24 @@ class Pair:
 class Derived:
     """A block with what is made of it to train it; whoever prices, fuses, measures or prints it reads this.
 
-    plain: its joint graph; joint: the same in torch's terms; both None where nothing is trained. alone: its forward as
-    it is printed, there. candidates: the modes it could have, of which `block` has those in use. own: its halves in
-    each of these. bare: the block without the loss, where it can do without."""
+    chunked: its forward with recurrences in chunks, None as it is. plain: its joint graph; joint: the same in torch's
+    terms; both None where nothing is trained. alone: its forward as it is printed, there. candidates: the modes it
+    could have, of which `block` has those in use. own: its halves in each of these. bare: the block without the loss,
+    where it can do without."""
 
     block: Block
+    chunked: Graph | None = None
     plain: Graph | None = None
     joint: Graph | None = None
     alone: Graph | None = None
     candidates: tuple[Mode, ...] = ()
     own: tuple[Pair, ...] = ()
     bare: "Derived | None" = None
+
+    @property
+    def graph(self) -> Graph:
+        """Its forward, as passes have it before it is derived."""
+        return self.chunked or self.block.graph
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

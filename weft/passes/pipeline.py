@@ -14,6 +14,7 @@ from weft.ir.types import Graph
 from weft.ir.verify import verify
 from weft.passes import recompute
 from weft.passes.blocks import Mode, distinct
+from weft.passes.chunk.chunk import chunk
 from weft.passes.derivative import joint
 from weft.passes.dispatch import dispatched
 from weft.passes.fusion.apart import apart
@@ -63,10 +64,20 @@ def _blocks(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     return replace(stage, model=model, blocks=tuple(replace(b, bare=x) for b, x in zip(found, bare)))
 
 
+def _chunk(stage: StagedProgram, options: PassOptions) -> StagedProgram:
+    """Decoding goes on from the block as it is: a step at a time."""
+
+    def one(made: Derived) -> Derived:
+        found = chunk(made.block.graph)
+        return replace(made, chunked=found, alone=made.alone and found)
+
+    return _each(stage, one)
+
+
 def _derivative(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     if not stage.program.train:
         return stage
-    return _each(stage, lambda made: replace(made, plain=joint(made.block.graph)))
+    return _each(stage, lambda made: replace(made, plain=joint(made.graph)))
 
 
 def _joints(make: Callable[[Graph], Graph]) -> Callable[[StagedProgram, PassOptions], StagedProgram]:
@@ -143,7 +154,7 @@ def _fused(made: Derived, options: PassOptions) -> list[Half]:
         return Half(name, side, mode, grouped(graph, found), found, further)
 
     if made.joint is None:
-        return [half("forward", "forward", "", made.block.graph)]
+        return [half("forward", "forward", "", made.graph)]
     return [
         half(pair.half(side, of), side, pair.mode.name, graph, beside)
         for pair, (side, of, graph), beside in _parts(made, lambda pair: pair.parts())
@@ -170,6 +181,7 @@ def _each(stage: StagedProgram, make: Callable[[Derived], Derived]) -> StagedPro
 PIPELINE: tuple[Pass, ...] = (
     Pass("pattern", _pattern, "attention patterns", decides=True),
     Pass("blocks", _blocks),
+    Pass("chunk", _chunk, "recurrences in chunks", decides=True),
     Pass("derivative", _derivative, "derivatives"),
     Pass("unlet", _joints(lambda g: merge(unlet(g)))),
     Pass("pairs", _joints(fast)),

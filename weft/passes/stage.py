@@ -101,7 +101,7 @@ def _graphs(made: Derived) -> dict[str, Graph]:
     block = made.block
     name = f"{block.name}{block.variant.replace('_', ' ')}"
     if not made.own:
-        return {name: made.joint or made.plain or made.alone or block.graph}
+        return {name: made.joint or made.plain or made.alone or made.graph}
     out: dict[str, Graph] = {}
     for pair in made.own:
         printed = [pair.forward, pair.backward, *pair.only.values()]

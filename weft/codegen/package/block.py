@@ -19,8 +19,8 @@ from weft.passes.blocks import Block
 from weft.passes.halves import Derived, Pair
 
 RUNTIME = (
-    *("attention", "convolutions", "decode", "distances", "drop", "entropy", "experts", "norms", "philox", "places"),
-    *("rotary", "rows", "steps", "stretched", "tables"),
+    *("attention", "chunked", "convolutions", "decode", "distances", "drop", "entropy", "experts", "norms", "philox"),
+    *("places", "rotary", "rows", "steps", "stretched", "tables"),
 )
 
 

@@ -144,7 +144,7 @@ class KernelPath:
 
 def kernel_path(made: Derived, kernels: Kernels, trusted: frozenset[str]) -> KernelPath:
     """The kernel path of a block. trusted: its inputs whose range the model has checked."""
-    block, graph = made.block, made.joint or made.block.graph
+    block, graph = made.block, made.joint or made.graph
     mixed = File(Sizes.of(kernels.program), floats=frozenset(floats(graph))).mixed
     halves = list(_halves(made, kernels, mixed))
     has = any(r.block == block.name and set(r.kernel.split(" + ")) != {"torch"} for r in kernels.rows)
@@ -163,7 +163,7 @@ def _halves(made: Derived, kernels: Kernels, mixed: bool) -> Iterator[tuple[str,
     """Half, function, sizes that it takes besides, and graph with regions as nodes."""
     block = made.block
     if made.joint is None:
-        yield "forward", "forward", (), kernels.collapsed(block.graph, block.name, "forward", mixed)
+        yield "forward", "forward", (), kernels.collapsed(made.graph, block.name, "forward", mixed)
         return
     values = wide_of_joint(made.joint, len(block.graph.outputs))
     for pair in made.pairs:

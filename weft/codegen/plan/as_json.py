@@ -94,6 +94,7 @@ def decisions(planned: Planned) -> tuple[Decision, ...]:
     if planned.choice:
         out += recompute_decisions(planned)
     for b in planned.settled:
+        out += [_within(d, b.name) for d in b.made.graph.decisions]
         for where, half in _halves(b):
             out += [_within(d, where) for d in half.graph.decisions]
     return (*out, *decode_decisions(planned))
@@ -213,8 +214,8 @@ def _block(planned: Planned, b: PlannedBlock, parameters: int) -> Document:
             "parameters": parameters,
             "inputs": {v.name: str(v.type) for v in b.block.graph.inputs},
             "outputs": {v.name: str(v.type) for v in b.block.graph.outputs},
-            "flops": sum(map(prices.flops, b.block.graph.nodes)),
-            "bytes": sum(map(prices.bytes, b.block.graph.nodes)),
+            "flops": sum(map(prices.flops, b.made.graph.nodes)),
+            "bytes": sum(map(prices.bytes, b.made.graph.nodes)),
             "boundary_bytes": b.profile.boundary,
             "gradient_bytes": b.profile.grads,
             "attention": [found for _, found in attentions(b.block.graph, sizes, planned.longest)],

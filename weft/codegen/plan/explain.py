@@ -17,7 +17,7 @@ def text(found: Document) -> str:
         return _table(values, ("value", "is", "from"))
     parts = [table(found["plan"])]
     parts += [kernels(found["kernels"])] if "kernels" in found else []
-    parts += ["\n".join(lines)] if (lines := refused(found)) else []
+    parts += ["\n".join(lines)] if (lines := [*recurrences(found["plan"]), *refused(found)]) else []
     parts += [found["kernels_note"]] if "kernels_note" in found else []
     return "\n\n".join(parts)
 
@@ -167,6 +167,13 @@ def memory(plan: Document) -> str:
     found = plan["memory"] | {k: n for k, n in plan["memory"]["optimizer"].items() if n}
     shown = [(text, f"{found[key]:,}") for key, text in names.items() if found.get(key) is not None]
     return _table(shown, ("bytes", ""), colalign=("left", "right"))
+
+
+def recurrences(plan: Document) -> list[str]:
+    """How each recurrence of tensors runs, and why not otherwise."""
+    found = [d for d in plan["decisions"] if d["pass"] == "chunk"]
+    said = [(d, "; ".join(f"not {r['choice']}: {r['reason']}" for r in d["rejected"])) for d in found]
+    return [f"{d['subject']} ({d['src']}) runs {d['choice']} ({others})" for d, others in said]
 
 
 def layers(plan: Document) -> str:

@@ -160,7 +160,7 @@ def _halves(planned: Planned, index: int, b: PlannedBlock) -> Iterator[tuple[str
     collectives, for what they keep lies where it was made."""
     joint = b.made.plain
     if joint is None:
-        yield "forward", b.block.graph, b.calls
+        yield "forward", b.made.graph, b.calls
         return
     made = {v.name for n in joint.nodes for v in n.outs}
     for mode in b.block.modes:

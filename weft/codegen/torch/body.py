@@ -16,7 +16,7 @@ from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
 RUNTIME = (
-    *("distances", "drop", "entropy", "experts", "norms", "philox", "places", "rotary", "rows", "steps"),
+    *("chunked", "distances", "drop", "entropy", "experts", "norms", "philox", "places", "rotary", "rows", "steps"),
     *("stretched", "tables"),
 )
 _WORD = re.compile(r"[A-Za-z_]\w*")

@@ -5,6 +5,7 @@ from typing import Any
 
 from weft.codegen.torch.attention import attend, attend_grad, attends, block_table
 from weft.codegen.torch.body import Body
+from weft.codegen.torch.chunked import CHUNKED
 from weft.codegen.torch.convolutions import CONVOLUTIONS
 from weft.codegen.torch.experts import EXPERTS
 from weft.codegen.torch.lines import tuple_of
@@ -187,6 +188,7 @@ COMPOSITES: Mapping[type[Op], Speller] = {
     Attend: attend,
     AttendGrad: attend_grad,
     BlockTable: block_table,
+    **CHUNKED,
     **EXPERTS,
     **CONVOLUTIONS,
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.codegen.torch.body import Body, File
+from weft.codegen.torch.chunked import MOVES
 from weft.codegen.torch.composites import COMPOSITES
 from weft.codegen.torch.lines import Lines
 from weft.codegen.torch.loops import loop_speller
@@ -22,7 +23,7 @@ def _fused(body: Body, node: Node) -> None:
     body.assign(node.outs, f"OPS.{op.kernel}({', '.join(body.argument(v) for v in node.ins)})")
 
 
-TABLE: dict[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **COMPOSITES, **OPAQUE, Fused: _fused}
+TABLE: dict[type[Op], Speller] = {**PRIMITIVES, **MEMORY, **MOVES, **COMPOSITES, **OPAQUE, Fused: _fused}
 TABLE[Loop] = loop_speller(TABLE)
 
 

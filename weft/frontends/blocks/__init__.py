@@ -13,5 +13,8 @@ from weft.frontends.blocks.mlp import Mlp
 from weft.frontends.blocks.moe import Moe
 from weft.frontends.blocks.opaque import OpaqueBlock
 from weft.frontends.blocks.recurrence import Recurrence
+from weft.frontends.blocks.tensor_recurrence import TensorRecurrence
 
-Block = Annotated[Attention | Mlp | Recurrence | Moe | Convolution | OpaqueBlock, Field(discriminator="kind")]
+Block = Annotated[
+    Attention | Mlp | Recurrence | TensorRecurrence | Moe | Convolution | OpaqueBlock, Field(discriminator="kind")
+]

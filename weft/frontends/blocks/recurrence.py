@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
@@ -16,7 +17,6 @@ from weft.frontends.schema_values import Formula, Init, InitRule, Name, Norm, Ra
 from weft.ir.pattern.pattern import Pattern
 
 if TYPE_CHECKING:
-    from weft.frontends.lower.operands import Forms
     from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
 
@@ -92,7 +92,7 @@ class Recurrence(BlockKind):
                 ones = s.map("mask", 1, to=f"batch {lanes}", dtype=s.accumulate)
                 values["mask"] = s.dropout(ones, self.dropout)
             values |= {name: s.g.cast(v, s.accumulate) for name, v in values.items()}
-            out = _scan(s, self, values, lanes, path, _anew(s))
+            out = _scan(s, self, values, lanes, path, starts_anew(s))
             h = s.rename("output", out, lanes, "width")
             return s.map(stem, "h", to=" ".join(s.space), h=h, dtype=s.compute), []
 
@@ -104,7 +104,7 @@ class Recurrence(BlockKind):
             yield Problem("W0504", message, (*path, "output"), f"write {way} for the value after it")
 
 
-def _anew(s: Scope) -> Val | None:
+def starts_anew(s: Scope) -> Val | None:
     """What a token does with the states, i64[batch seq]: 1, they start anew with it; -1, it is padding and leaves them
     alone; else 0. None where no token does but the first."""
     rule = s.rows_of()
@@ -127,8 +127,8 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
     names: dict[str, Any] = {"mask": s.ir.sympy.Integer(1)} | {name: symbol(minted) for name, minted in own.items()}
     after: dict[str, Any] = {name: symbol(f"u_{name}") for name in block.state}
 
-    def read(text: str, *where: str, forms: Forms | None = None) -> Any:
-        return s.low.read(text, (*path, *where), names, names, forms)
+    def read(text: str, *where: str, **forms: dict[str, Any]) -> Any:
+        return s.low.read(text, (*path, *where), names, names, partial(s.ir.parse, forms=forms))
 
     lets: dict[str, Any] = {}
     for name, first in block.state.items() if anew is not None else ():
@@ -137,7 +137,7 @@ def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path:
     for name, text in block.let.items():
         lets[f"w_{name}"] = read(text, "let", name)
         names[name] = symbol(f"w_{name}")
-    output = read(block.output, "output", forms={"next": after})
+    output = read(block.output, "output", next=after)
     state: dict[str, tuple[Any, Val]] = {}
     for name, first in block.state.items():
         start = s.map(f"{name}_first", s.ir.exact(first), to=f"batch {lanes}", dtype=s.accumulate)

@@ -17,8 +17,8 @@ several streams their names follow the stream's: source_tokens."""
 OF_HEADS = {"targets": "i64", "labels": "i64", "seed": "i64"}
 """Those that a model has once, after them: of the heads, and the seed of dropout."""
 
-Forms = dict[str, dict[str, Any]]
-"""What `form(name)` stands for in a formula, by form and name."""
+Names = dict[str, Any]
+"""What names stand for in a formula."""
 
 
 def finite(number: sp.Expr) -> bool:

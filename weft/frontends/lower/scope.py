@@ -16,7 +16,7 @@ from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends import vocabulary
 from weft.frontends.lower import gating
 from weft.frontends.lower.norms import normalised
-from weft.frontends.lower.operands import OF_HEADS, OF_STREAM, Forms, Operand, finite
+from weft.frontends.lower.operands import OF_HEADS, OF_STREAM, Names, Operand, finite
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
 from weft.frontends.streams import of_heads
@@ -155,13 +155,11 @@ class Lowering:
         known = {d: sp.Integer(n) for d, n in self.dims.most.items()} | (names or {})
         return self.read(text, path, known, names or {})
 
-    def read(
-        self, text: str, path: Path, known: dict[str, Any], used: dict[str, Any], forms: Forms | None = None
-    ) -> Any:
-        """A formula in the names `known` that gives a number. A refused one is kept as a problem, and the sum of `used`
-        stands for it, so that whatever else is wrong is found as well."""
+    def read(self, text: str, path: Path, known: Names, used: Names, parse: Callable[..., Any] = parse) -> Any:
+        """A formula in the names `known` that gives a number, as `parse` reads it. A refused one is kept as a problem,
+        and the sum of `used` stands for it, so that whatever else is wrong is found as well."""
         try:
-            found = parse(text, known, forms=forms)
+            found = parse(text, known)
             if found.is_Symbol or not isinstance(found, Boolean):
                 return found
             error = FormulaError("expected a number, found a condition", text, 1, "write where(condition, 1, 0)")

@@ -15,7 +15,7 @@ from weft.ir.formula.normal import CONSTANTS, MAX_NODES
 from weft.ir.formula.normal import names_in as names_in
 from weft.ir.formula.normal import normal as normal
 from weft.ir.formula.normal import symbol as symbol
-from weft.ir.formula.reader import Reader
+from weft.ir.formula.reader import Reader, Sums
 
 Table = tuple[tuple[str, Any], ...]
 
@@ -46,6 +46,19 @@ def parse(
     table = tuple(names.items()) if isinstance(names, Mapping) else tuple((n, symbol(n)) for n in names or ())
     more = tuple((form, tuple(of.items())) for form, of in (forms or {}).items())
     return _parse(text, table, names is None if open is None else open, limit, more)
+
+
+def parse_sums(
+    text: str,
+    names: Mapping[str, sp.Basic],
+    over: Collection[str],
+    sums: Sums,
+    forms: Mapping[str, Mapping[str, sp.Basic]] | None = None,
+) -> Any:
+    """`parse` of a formula in which `sum(dim, e)` may stand for the dims `over`: a symbol of the result each, said in
+    `sums`."""
+    more = {form: dict(of) for form, of in (forms or {}).items()}
+    return normal(Reader(text, dict(names), False, MAX_NODES, more, over, sums).read())
 
 
 @lru_cache(maxsize=1 << 12)

@@ -5,7 +5,7 @@ Nothing is evaluated, and SymPy never sees the text. The caps keep a hostile for
 import ast
 import difflib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import sympy as sp
@@ -17,6 +17,8 @@ from weft.ir.formula.normal import CONSTANTS, MAX_NODES, normal, symbol
 
 MAX_TEXT = 20  # characters for each syntax node allowed
 MAX_DEPTH, MAX_EXPONENT, MAX_DIGITS, MAX_BITS = 60, 64, 40, 1_200
+Sums = dict[sp.Symbol, tuple[str, Any]]
+"""Symbol -> the dim and the expression that it is the sum of; those inside one stand before it."""
 _SPACES = {ord(c): " " for c in "\n\r\t"}
 _COMPARE: dict[type, Callable[..., Any]] = {
     ast.Lt: sp.Lt,
@@ -32,10 +34,17 @@ class Reader:
     """One walk over one formula's syntax tree."""
 
     def __init__(
-        self, text: str, names: dict[str, Any], open: bool, limit: int, forms: dict[str, dict[str, Any]]
+        self,
+        text: str,
+        names: dict[str, Any],
+        open: bool,
+        limit: int,
+        forms: dict[str, dict[str, Any]],
+        over: Collection[str] = (),
+        sums: Sums | None = None,
     ) -> None:
         self.text, self.names, self.open, self.limit = text.translate(_SPACES), names, open, limit
-        self.forms = forms
+        self.forms, self.over, self.sums = forms, over, sums if sums is not None else {}
         self.count, self.digits = 0, MAX_DIGITS * (1 if limit == MAX_NODES else 25)
         self.exponent = MAX_EXPONENT * (1 if limit == MAX_NODES else 25)
 
@@ -65,14 +74,16 @@ class Reader:
             raise FormulaError(f"not a formula: {e.msg}", self.text[:200], column, "write it like `a*x + b`") from None
         except (ValueError, MemoryError, RecursionError):
             raise self.error(None, "the formula is nested too deeply", "split it with `let`") from None
-        out = self.go(tree.body, 0)
+        return self.checked(tree.body, self.go(tree.body, 0))
+
+    def checked(self, n: ast.expr, out: Any) -> Any:
+        """What a formula came to, if every backend has it."""
         parts: Any = sp.preorder_traversal(out)
         for e in parts:
             if e.is_Rational and max(abs(e.p), e.q) >= 10**self.digits:
-                raise self.error(tree.body, "a number in it is too long", f"at most {self.digits} digits")
+                raise self.error(n, "a number in it is too long", f"at most {self.digits} digits")
             if isinstance(e, sp.Function) and type(e) not in NAMES:  # SymPy answered with one outside the closed set
-                what = f"it comes to {type(e).__name__}(..), which no backend has"
-                raise self.error(tree.body, what, "rewrite it")
+                raise self.error(n, f"it comes to {type(e).__name__}(..), which no backend has", "rewrite it")
         return out
 
     def go(self, n: ast.expr, depth: int) -> Any:
@@ -154,6 +165,8 @@ class Reader:
     def call(self, n: ast.expr, f: str, args: list[ast.expr], d: int) -> Any:
         if f in self.forms:
             return self.of_name(n, f, args)
+        if f == "sum" and self.over:
+            return self.sum(n, args, d)
         if f not in FUNCTIONS:
             near = difflib.get_close_matches(f, [*FUNCTIONS, *self.forms], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the functions are {', '.join(sorted(FUNCTIONS))}"
@@ -177,6 +190,20 @@ class Reader:
             case _:
                 said = ", ".join(f"{form}({name})" for name in known)
                 raise self.error(n, f"{form} takes one name", f"write {said}" if said else f"there is no {form} here")
+
+    def sum(self, n: ast.expr, args: list[ast.expr], d: int) -> Any:
+        """`sum(dim, e)`: a symbol, and what it stands for among `sums`."""
+        match args:
+            case [ast.Name(id=dim), e] if dim in self.over:
+                found = dim, normal(self.checked(e, self.number(e, d)))
+            case _:
+                said = ", ".join(f"sum({dim}, ..)" for dim in self.over)
+                raise self.error(n, "sum takes a dim and what to sum along it", f"write {said}")
+        known = next((s for s, other in self.sums.items() if other == found), None)
+        if known is None:
+            known = symbol(f"sum_{len(self.sums)}")
+            self.sums[known] = found
+        return known
 
     def piecewise(self, n: ast.expr, build: Callable[..., Any], args: list[ast.expr], d: int) -> Any:
         pairs: list[Any] = []

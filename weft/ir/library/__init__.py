@@ -2,6 +2,7 @@
 
 from weft.ir.library.attention import Attend, AttendGrad, BlockTable
 from weft.ir.library.convolution import Convolve, ConvolveWeights
+from weft.ir.library.decay import DecayedProduct, DecayedProductGrad, UnitInverse
 from weft.ir.library.dropout import Dropout
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax, SoftmaxGrad
@@ -13,7 +14,7 @@ from weft.ir.library.statistics import FromStatistics, WithStatistics
 COMPOSITES = (
     *(Softmax, SoftmaxGrad, LayerNorm, RMSNorm, CrossEntropy, WithStatistics, FromStatistics),
     *(Attend, AttendGrad, Dropout, Places, Rotary, RotaryBack, Route, ExpertProduct, ExpertWeights),
-    *(Convolve, ConvolveWeights),
+    *(Convolve, ConvolveWeights, DecayedProduct, DecayedProductGrad, UnitInverse),
 )
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "Convolve",
     "ConvolveWeights",
     "CrossEntropy",
+    "DecayedProduct",
+    "DecayedProductGrad",
     "Dropout",
     "ExpertProduct",
     "ExpertWeights",
@@ -36,5 +39,6 @@ __all__ = [
     "Route",
     "Softmax",
     "SoftmaxGrad",
+    "UnitInverse",
     "WithStatistics",
 ]

@@ -11,6 +11,7 @@ from weft.ir.formula import local, names_in, normal, operand, symbol
 from weft.ir.formula.degree import degrees
 from weft.ir.formula.evaluate import op_count
 from weft.ir.formula.functions import diff, where
+from weft.ir.ops.chunks import Chunk, Unchunk
 from weft.ir.ops.movement import Concat, Detach, Gather, Part, Rename, Scatter, Table
 from weft.ir.ops.op import Cotangents, Grads, Op, Types, Vals, listed, points
 from weft.ir.ops.regions import Loop, Opaque, OpaqueGrad
@@ -275,6 +276,6 @@ class Reduce(Op):
 
 
 PRIMITIVES: tuple[type[Op], ...] = (
-    *(Einsum, Map, Reduce, Gather, Scatter, Rename, Concat, Part, Detach, Table),
+    *(Einsum, Map, Reduce, Gather, Scatter, Rename, Concat, Part, Chunk, Unchunk, Detach, Table),
     *(Loop, Opaque, OpaqueGrad),
 )

@@ -9,7 +9,7 @@ import sympy as sp
 from weft.ir.formula import symbol
 from weft.ir.ops.loop_derivative import loop_vjp
 from weft.ir.ops.op import Cotangents, Grads, Op, Types, Vals, listed
-from weft.ir.types import Graph, Node, Type, Val, need
+from weft.ir.types import Dims, Graph, Node, Type, Val, need
 
 if TYPE_CHECKING:
     from weft.ir.builder import Builder
@@ -20,12 +20,15 @@ class Loop(Op):
     """Run `body` along `dim`: carries first, then operands (sliced where they have `dim`, else shared).
 
     Gives the final carries, the stacked outputs, and the carries as they were before each step (free unless used);
-    what is stacked has `dim` first. Layers, time, windows. reverse: from the last coordinate to the first."""
+    what is stacked has `dim` first. Layers, time, windows. reverse: from the last coordinate to the first. chunks: dims
+    that `dim` can be cut into, where its body is linear in the carries: chunks, places in one, the same by two more
+    names."""
 
     dim: str
     body: Graph
     carries: int
     reverse: bool = False
+    chunks: Dims = ()
 
     def work(self, types: tuple[Type, ...]) -> str:
         """A scan when its body is an elementwise cell: maps alone."""

@@ -18,8 +18,8 @@ def estimated(made: Derived, prices: Prices) -> BlockProfile:
     block, joint, site = made.block, made.joint, made.block.site
     entering = [v for v in block.graph.inputs if v.type.floating and v.name not in held(site)]
     if joint is None:
-        leaves = leaving(block.graph.outputs, block.graph)
-        modes = (RunMode("forward", 0, peak(block.graph, prices), 0),)
+        leaves = leaving(block.graph.outputs, made.graph)
+        modes = (RunMode("forward", 0, peak(made.graph, prices), 0),)
         return BlockProfile(block.name, modes, bytes_of(entering, prices), bytes_of(leaves, prices))
     kept = {m.name: m.saved for m in block.modes}
     names = [v.name for v in entering]

@@ -1,0 +1,153 @@
+"""Recurrences whose states are tensors of named dims: linear attention and its kin, from formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, Tag, model_validator
+
+from weft.errors import Path, Problem, SpecError
+from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.memories import stream_of
+from weft.frontends.schema_values import Formula, Init, Name, Norm, Size, SpecPart, one_of
+from weft.frontends.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from weft.frontends.lower.scope import Scope
+    from weft.frontends.resolve import Dims
+    from weft.ir.types import Val
+
+TAKEN = ("output", "norm", "sum", "next", "i")
+"""Names that stand for something else: parameters of the block, and what formulas call."""
+
+
+class StateTensor(SpecPart):
+    """A state of a tensor recurrence."""
+
+    dims: list[Name] = Field(description="its dims")
+    init: float = Field(default=0.0, description="every entry before the first position")
+
+
+class CellParameter(SpecPart):
+    """A parameter of a tensor recurrence."""
+
+    dims: list[Name] = Field(description="its dims")
+    init: Init = Field(default="zeros", description="its rule")
+
+
+class TensorRecurrence(BlockKind):
+    """A recurrence along `seq` whose states are tensors: linear attention, state spaces, delta rules, as formulas.
+
+    Values meet by the names of their dims: `k*v` of `k: [heads, key]` and `v: [heads, value]` is an outer product
+    [heads key value]. `sum(key, q*s)` sums along a dim, `i(heads)` is the place along one, and dims are numbers. In a
+    formula: the states (their value before this step), `inputs`, `parameters` and earlier lets; in `output` also
+    `next(s)`, the value of the state `s` after this step. A matrix takes the output from its dims to `width`.
+
+    Where each state's next value is linear in the states, and these are read by sums alone, chunks of positions are
+    computed as products; `weft explain` says which, and why not.
+    """
+
+    kind: Literal["tensor_recurrence"] = "tensor_recurrence"
+    inputs: dict[Name, list[Name]] = Field(
+        description="projected inputs and their dims; each has a matrix from the layer's input"
+    )
+    state: dict[
+        Name,
+        Annotated[
+            Annotated[list[Name], Tag("list")] | Annotated[StateTensor, Tag("map")],
+            one_of("a list of dims, or a map with `dims`"),
+        ],
+    ] = Field(min_length=1, description="the states and their dims; they start at 0 where `init` says nothing else")
+    parameters: dict[Name, CellParameter] = Field(default_factory=dict, description="parameters of their own")
+    let: dict[Name, Formula] = Field(default_factory=dict, description="named steps, in order")
+    update: dict[Name, Formula] = Field(description="each state's next value")
+    output: Formula = Field(description="what a position gives, such as `sum(key, q*next(s))`")
+    norm: Norm = Field(
+        default="none", description="normalisation of the output over its last dim, with one gain for all its rows"
+    )
+    gate: Formula | None = Field(
+        default=None, description="factor on the output after `norm`, such as `silu(z)`: a formula without states"
+    )
+    chunk: Size = Field(default=64, description="positions in a chunk, where chunks are computed as products")
+
+    @model_validator(mode="after")
+    def _complete(self) -> TensorRecurrence:
+        if set(self.update) != set(self.state):
+            raise ValueError("`update` must give the next value of each state, and of nothing else")
+        names = [*TAKEN, *self.inputs, *self.state, *self.parameters, *self.let]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: a name may stand for one thing only")
+        return self
+
+    @property
+    def shapes(self) -> dict[str, tuple[Path, list[str]]]:
+        """The dims of each state, input and parameter, and where they stand."""
+        states = {n: ((n, "dims"), v.dims) if isinstance(v, StateTensor) else ((n,), v) for n, v in self.state.items()}
+        found: dict[str, tuple[Path, list[str]]] = {n: (("state", *at), dims) for n, (at, dims) in states.items()}
+        found |= {n: (("inputs", n), dims) for n, dims in self.inputs.items()}
+        return found | {n: (("parameters", n, "dims"), p.dims) for n, p in self.parameters.items()}
+
+    @property
+    def starts(self) -> dict[str, float]:
+        """What each state is before the first position."""
+        return {name: state.init if isinstance(state, StateTensor) else 0.0 for name, state in self.state.items()}
+
+    def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
+        """A loop over positions whose body is one step, its states in the accumulate dtype."""
+        from weft.frontends.blocks.tensor_formulas import Cell  # SymPy, which the language alone does without
+
+        if stream_of(s.low.model) == s.stream:
+            message = "the states of a cell start anew in each segment, and the memory keeps rows for attention alone"
+            raise SpecError.at(path, "W0403", message, "leave out `memory`, or make it an attention")
+        with s.at(*path):
+            axes = self.axes(s, path)
+            cell = Cell(s, self, path, stem, axes, x)
+            with s.at(*path, "update"):
+                out = cell.run()
+            to = s.rows.split()
+            own = [d for d in out.dims if d not in to]
+            out = s.map("read", "o", to=" ".join(out.dims), o=out, dtype=s.compute)
+            if self.norm != "none":
+                if not own:
+                    message = "the output has no dim to normalise over"
+                    raise SpecError.at((*path, "norm"), "W0403", message, "leave it out, or give the output a dim")
+                out = s.norm(out, self.norm, f"{stem}.norm", (*path, "norm"), own[-1])
+            if self.gate is not None:
+                with s.at(*path, "gate"):
+                    out = cell.gated(out)
+                own = [d for d in out.dims if d not in to]
+            name, matrix = stem.rsplit(".", 1)[-1], " ".join([*own, "width"])
+            return s.linear(name, out, matrix, " ".join(s.space), f"{stem}.output", None, "output", " ".join(own)), []
+
+    def axes(self, s: Scope, path: Path) -> dict[str, str]:
+        """The dim of the graph for each dim that the block names."""
+        found: dict[str, str] = {}
+        problems: list[Problem] = []
+        dims = s.low.dims
+        for at, names in self.shapes.values():
+            for i, name in enumerate(names):
+                where = (*path, *at, i)
+                if name not in dims.values:
+                    problems.append(
+                        Problem("W0202", f"no dim is called '{name}'", where, did_you_mean(name, dims.values))
+                    )
+                elif name in s.space or not isinstance(dims.sizes[name], int):
+                    hint = "give it a dim of its own, whose size is a number"
+                    problems.append(Problem("W0403", f"'{name}' cannot be a dim of a cell", where, hint))
+                elif name in names[:i]:
+                    hint = "a second dim of this size under another name"
+                    problems.append(Problem("W0402", f"'{name}' stands twice in one shape", where, hint))
+                else:
+                    found[name] = s.low.axis(name, name, where, s.space)
+        if problems:
+            raise SpecError(problems)
+        return found
+
+    def problems(self, dims: Dims, path: Path) -> Iterator[Problem]:
+        """Names that a formula could read in two ways."""
+        where = {name: (*path, at[0], name) for name, (at, _) in self.shapes.items()}
+        for name, at in (where | {name: (*path, "let", name) for name in self.let}).items():
+            if name in dims.values:
+                yield Problem("W0403", f"'{name}' is a dim already, a number in formulas", at, "give it another name")

@@ -1,0 +1,201 @@
+"""Loops over positions that are linear in their states become products within chunks and a loop over chunks.
+
+before:
+    loop seq (s; q, k, v, a) { s' = a*s + k*v; o = <q, s'> }
+after:
+    q, k, v, a = chunk(.., seq -> chunks chunk)
+    M = <q, k> * decays between two places;  loop chunks (s; whole, add) { s' = whole*s + add; stack s }
+    o = unchunk(q*before @ s + M @ v)
+
+It fires on loops whose positions can be cut (`chunks`) and whose states' next values are linear in the states, which
+nothing reads but by sums along their key dims; states that others read and that are not linear (a stabiliser's maximum)
+stay a loop of their own before it. What is free of the states is computed for all positions at once. Derivatives are
+those of the result, so what is kept of states is one for each chunk. The same real-arithmetic function: `numerics`.
+
+It does not fire, and the decision says why, on any other loop; nor where decays differ by key and no other dim shares
+the products: each number of the state would need a chunk's square of them.
+
+Source: see `product`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from weft.ir.builder import Builder, flatten, rebuilt
+from weft.ir.graphs import dce
+from weft.ir.ops.regions import Loop
+from weft.ir.types import Decision, Graph, Node, Val, union
+from weft.passes.chunk.forms import Form, Forms, NotLinear, Outside, StateItself, StateRead
+from weft.passes.chunk.product import Chunked
+from weft.passes.chunk.states import LinearState, linear_state
+
+
+def chunk(graph: Graph) -> Graph:
+    """The graph with its linear recurrences in chunks."""
+    if not any(isinstance(n.op, Loop) and n.op.chunks for n in graph.nodes):
+        return graph
+    read = {v for n in graph.nodes for v in n.ins} | set(graph.outputs)
+    decisions: list[Decision] = []
+
+    def rule(g: Builder, n: Node, ins: list[Val]) -> Sequence[Val | None] | None:
+        if not isinstance(n.op, Loop) or not n.op.chunks:
+            return None
+        try:
+            outs, said = _Loop(g, n, ins, read).build()
+        except NotLinear as e:
+            decisions.append(_decision(n, "step by step", ("in chunks", str(e))))
+            return None
+        decisions.append(_decision(n, f"in chunks: {said}", ("step by step", "slower")))
+        return outs
+
+    made = dce(rebuilt(graph, rule))
+    return replace(made, decisions=(*made.decisions, *decisions))
+
+
+def _decision(n: Node, choice: str, rejected: tuple[str, str]) -> Decision:
+    op: Any = n.op
+    numbers = (("states", op.carries),)
+    return Decision("chunk", n.outs[op.carries].name, choice, "numerics", numbers, ((*rejected, ()),), n.src)
+
+
+class _Loop:
+    """One loop on its way into chunks."""
+
+    def __init__(self, g: Builder, n: Node, ins: Sequence[Val], read: set[Val]) -> None:
+        op: Any = n.op
+        if op.reverse:
+            raise NotLinear("it runs backwards")
+        self.g, self.node, self.op, self.ins, self.read = g, n, op, ins, read
+        self.body = flatten(op.body)
+        self.count = op.carries
+        self.carries = self.body.inputs[: self.count]
+        self.dtype = self.carries[0].dtype
+        every = union(*(v.dims for v in self.carries), *(m.space for m in self.body.nodes))
+        self.out = Outside(g, op.dim, every)
+        self.results: dict[int, Val] = {}
+        self.histories: dict[Val, Val] = {}
+
+    def build(self) -> tuple[list[Val | None], str]:
+        """The loop's results, None for one that nothing reads; and what its states are, in words."""
+        alone = self.alone()
+        given = dict(zip(self.body.inputs[self.count :], self.ins[self.count :]))
+        if alone:
+            given |= self.serial(alone)
+        states = {v: i for i, v in enumerate(self.carries) if i not in alone}
+        forms = Forms(self.out, self.body, given, states, self.dtype)
+        reads = self.reads(forms)
+        found = {i: self.state(forms, i, reads) for i in states.values()}
+        histories = self.node.outs[len(self.body.outputs) :]
+        if any(histories[i] in self.read for i in states.values()):
+            raise NotLinear("the states of all positions are read")
+        known: dict[StateRead, Val] = {}
+        for i, state in found.items():
+            self.chunked(i, state, reads, known)
+        outs = self.outputs(forms, known)
+        said = [f"{self.carries[i].name} step by step before the others" for i in sorted(alone)]
+        return outs, "; ".join([*said, *(s.kind(self.out) for s in found.values())])
+
+    def alone(self) -> set[int]:
+        """The states whose next value is not linear in those it goes round with: they must depend on no others."""
+        uses = [self.below(v) for v in self.body.outputs[: self.count]]
+        found: set[int] = set()
+        for i in range(self.count):
+            group = {i} | {j for j in uses[i] if i in uses[j]}
+            if any(self.without(group).form[self.body.outputs[j]] is None for j in group):
+                found |= group
+        for i in sorted(found):
+            if more := sorted(uses[i] - found):
+                raise NotLinear(
+                    f"{self.carries[i].name} is not linear in the states and reads {self.carries[more[0]].name}"
+                )
+        if len(found) == self.count:
+            raise NotLinear(f"the next value of {self.carries[min(found)].name} is not linear in the states")
+        return found
+
+    def below(self, v: Val) -> set[int]:
+        """The states that a value of the body depends on, through the steps before it too."""
+        found, todo = set[int](), [v]
+        while todo:
+            below = dce(replace(self.body, outputs=(todo.pop(),)))
+            read = {x for n in below.nodes for x in n.ins} | set(below.outputs)
+            new = {i for i, c in enumerate(self.carries) if c in read} - found
+            found |= new
+            todo += [self.body.outputs[i] for i in new]
+        return found
+
+    def without(self, group: set[int]) -> Forms:
+        """The forms of the body's values in these states alone, all others as if they were given."""
+        first, time, *rest = self.out.order
+        out = Outside(Builder(), time, [first, *rest])
+        given = {v: out.g.input(v.name, v.type) for i, v in enumerate(self.body.inputs) if i not in group}
+        return Forms(out, self.body, given, {self.carries[i]: i for i in group}, self.dtype)
+
+    def serial(self, alone: set[int]) -> dict[Val, Val]:
+        """A loop of the states that are not linear; gives what they are before each step."""
+        at = sorted(alone)
+        body = dce(replace(self.body, outputs=tuple(self.body.outputs[i] for i in at)))
+        used = {v for n in body.nodes for v in n.ins} | set(body.outputs)
+        inputs = [(v, o) for v, o in zip(self.body.inputs[self.count :], self.ins[self.count :]) if v in used]
+        body = replace(body, inputs=(*(self.carries[i] for i in at), *(v for v, _ in inputs)))
+        outs = self.g.many(Loop(self.op.dim, body, len(at)), *(self.ins[i] for i in at), *(o for _, o in inputs))
+        self.results |= dict(zip(at, outs))
+        before = outs[len(at) :]
+        first, *rest = self.out.order
+        order = {v: tuple(d for d in (first, *rest) if d in v.dims) for v in before}
+        self.histories = {self.node.outs[len(self.body.outputs) + i]: v for i, v in zip(at, before)}
+        return {self.carries[i]: self.g.expand(v, to=order[v]) for i, v in zip(at, before)}
+
+    def reads(self, forms: Forms) -> list[StateRead]:
+        """Every read of a state, in order."""
+        wanted = [v for n in forms.later for v in n.ins] + list(self.body.outputs)
+        found = [a for v in wanted for a in (forms.form[v] or ())]
+        if whole := [a for v in self.wanted(forms) for a in (forms.form[v] or ()) if isinstance(a, StateItself)]:
+            raise NotLinear(f"{self.carries[whole[0].carry].name} is read as a whole")
+        return list(dict.fromkeys(a for a in found if isinstance(a, StateRead)))
+
+    def wanted(self, forms: Forms) -> list[Val]:
+        """What has to be known at each position."""
+        return [*(v for n in forms.later for v in n.ins), *self.body.outputs[self.count :]]
+
+    def state(self, forms: Forms, i: int, reads: Sequence[StateRead]) -> LinearState:
+        step = forms.form[self.body.outputs[i]]
+        assert step is not None
+        found = linear_state(self.out, self.carries[i], i, step, reads)
+        if not found.value and self.out.dims(found.decay) & set(found.key):
+            raise NotLinear(f"{found.state.name} has no dim that shares the products of a chunk")
+        return found
+
+    def chunked(self, i: int, state: LinearState, reads: Sequence[StateRead], known: dict[StateRead, Val]) -> None:
+        last = self.node.outs[i] in self.read
+        mine = {r: state.readers.index(r.by) for r in reads if r.carry == i}
+        of = Chunked(self.out, state, self.op.chunks, last)
+        got, self.results[i] = of.build(self.ins[i], list(dict.fromkeys(mine.values())))
+        known |= {r: self.g.expand(got[at], to=self.out.ordered(got[at].dims)) for r, at in mine.items()}
+
+    def outputs(self, forms: Forms, known: dict[StateRead, Val]) -> list[Val | None]:
+        """The results of the loop."""
+        made: dict[Val, Val] = {}
+
+        def value(v: Val) -> Val:
+            form = forms.form[v]
+            return made[v] if form is None else self.out.value(self.meant(form, known), v.dtype, v.dims)
+
+        for n in forms.later:
+            made.update(zip(n.outs, forms.run(n, [value(v) for v in n.ins])))
+        count, k = self.count, len(self.body.outputs)
+        outs: list[Val | None] = [self.results[i] for i in range(count)]
+        for v, o in zip(self.body.outputs[count:], self.node.outs[count:k]):
+            got = value(v) if o in self.read else None
+            outs.append(got and self.g.expand(got, to=o.dims))
+        for o in self.node.outs[k:]:
+            outs.append(None if o not in self.read else self.g.expand(self.histories[o], to=o.dims))
+        return outs
+
+    def meant(self, form: Form, known: dict[StateRead, Val]) -> Any:
+        """A form as a formula over what is read."""
+        total: Any = 0
+        for atom, e in form.items():
+            assert not isinstance(atom, StateItself)
+            total += e if atom is None else e * self.out.symbol(known[atom])
+        return total
