@@ -171,10 +171,9 @@ def halves(layer: list[Any], side: str) -> int:
     inner = [step.get("parallel", [step]) for step in steps]
     if side == "forward":
         return sum(map(len, inner))
-    crossing = [x for each in inner for x in each if isinstance(x, dict) and "context" in x["block"]]
-    return sum(1 if "norm" in step and "parallel" in step else len(each) for step, each in zip(steps, inner)) + len(
-        crossing
-    )
+    blocks = [x["block"] for each in inner for x in each if isinstance(x, dict)]
+    crossing = sum("context" in b and "latent" not in b for b in blocks)  # that of a latent is reduced as it is, narrow
+    return crossing + sum(1 if "norm" in step and "parallel" in step else len(each) for step, each in zip(steps, inner))
 
 
 def splits(block: Any) -> bool:
