@@ -121,6 +121,16 @@ def test_positions_that_are_given():
         torch.testing.assert_close(got[0] if isinstance(got, tuple | list) else got, want, rtol=1e-12, atol=1e-12)
 
 
+def test_a_value_may_have_the_name_of_the_runtime():
+    op, graph = attend("causal")
+    g = Builder()
+    out = g.many(op, *(g.input(v.name, v.type) for v in graph.inputs))[0]
+    named = g.graph(*g.maps(["exp(o)"], o=out, names=["attention"]), out)
+    args = numbers(graph)
+    found, _ = callable_of(source_of(named, SIZES, ("b",)))(*args)
+    torch.testing.assert_close(found, evaluate(graph, args)[0].exp(), rtol=1e-12, atol=1e-12)
+
+
 def test_a_model_moved_to_half_precision():
     """gpt-oss at its small shape, with sinks that matter: log-sum-exps stay wide, and nothing else does."""
     module = weft.compile("examples/specs/gpt_oss_20b.yaml", small=True)

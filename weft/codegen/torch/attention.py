@@ -167,8 +167,10 @@ def attend(body: Body, node: Node) -> None:
     name = steps(body.file, of) if set(PLACES) <= set(of.meta) else layout(body, of, a)
     operands = ", ".join(_operand(body, x, g) for x, g in ((q, a.queries()), (k, a.keys()), (v, a.values())))
     text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, [v for _, v in given])}{drop})"
-    body.file.imports |= {"attention"} if sinks else set()
-    _results(body, node.outs, (a.outs(), a.rows()), f"attention.sunk(*{text}, {sinks[0]})" if sinks else text)
+    if sinks:
+        body.file.imports.add("attention")
+        text = f"{body.file.object('sunk', 'attention.sunk')}(*{text}, {sinks[0]})"  # a value may be called attention
+    _results(body, node.outs, (a.outs(), a.rows()), text)
 
 
 def attend_grad(body: Body, node: Node) -> None:
