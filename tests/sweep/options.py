@@ -203,7 +203,8 @@ MLP: dict[str, Options] = {
     "activation": ACTIVATION, "inner": [3, "2*width"], "gated": [True, False], "bias": [True, False],
 }  # fmt: skip
 CONVOLUTIONS: Options = [
-    [{"taps": 3}], [{"taps": 2, "depthwise": True, "activation": "silu", "channels": "width"}], [{"taps": 1}],
+    [{"taps": 3}], [{"taps": 2, "depthwise": True, "activation": "silu", "channels": "width"}],
+    [{"taps": 1, "weight_norm": "ones"}],
     [{"taps": 1, "channels": 3, "gated": True}, {"taps": 3, "channels": 3, "dilation": 2, "weight_norm": "ones"},
      {"taps": 1, "gated": True, "weight_norm": {"constant": 0.5}}],
     [{"taps": 4, "depthwise": True, "dilation": 3, "weight_norm": "ones"}, {"taps": 2, "bias": False}],
