@@ -128,10 +128,11 @@ def _normalised(rng: Random, found: Drawn) -> None:
         found.says.append("m step by step before the others")
 
 
-def program(block: dict[str, Any], chunk: int, **dims: int) -> Program:
-    """A model of that one block."""
+def program(block: dict[str, Any], chunk: int, documents: bool = False, **dims: int) -> Program:
+    """A model of that one block, whose rows may hold several documents."""
     layer = {"block": {**block, "chunk": chunk}, "norm": "none", "residual": "none"}
     spec = {"weft": 1, "name": "one", "dims": {**DIMS, **dims}, "stack": [{"layer": [layer]}]}
+    spec |= {"rows": {"documents": True}} if documents else {}
     loaded = load_mapping(spec)
     return lower(loaded.model, loaded.dims)
 

@@ -10,7 +10,7 @@ from tests.sweep import options as o
 from tests.sweep.rows import packed
 
 Spec = dict[str, Any]
-TENSORS = 0.12
+TENSORS = 0.05
 """Share of specs with a recurrence of tensors."""
 
 

@@ -10,10 +10,11 @@ from weft.errors import DecodeError
 from weft.ir.builder import Builder
 from weft.ir.formula import symbol
 from weft.ir.graphs import dce
-from weft.ir.ops.primitives import Concat
+from weft.ir.ops.primitives import Concat, Loop
 from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Decision, Graph, Node, Val
 from weft.passes.blocks import Block, below
+from weft.passes.chunk.chunk import chunk
 from weft.passes.decode.alone import block_alone, sizes_alone
 from weft.passes.decode.few_rows import few_rows
 from weft.passes.decode.latents import absorbed, narrowed
@@ -29,10 +30,10 @@ class Stepping:
     """The decode functions of one block.
 
     step: the block's inputs that it reads, `kept`, what it reads of `fed`, each state's value; to the outputs that a
-    step has, then each state's next value. prefill: likewise with `real` alone and no states. start: first values of
-    the carries. constant: of the streams that are read once, what it keeps. outputs: which of the block's outputs those
-    are. sizes: with past rows and the longest sequence's derived sizes. time: the length that grows. decisions: what of
-    its keys and values is kept."""
+    step has, then each state's next value. prefill: likewise with `real` alone and no states, recurrences in chunks.
+    start: first values of the carries. constant: of the streams that are read once, what it keeps. outputs: which of
+    the block's outputs those are. sizes: with past rows and the longest sequence's derived sizes. time: the length that
+    grows. decisions: what of its keys and values is kept."""
 
     step: Graph
     prefill: Graph
@@ -93,7 +94,7 @@ def stepping(
     sizes = _sizes(replace(program, sizes={**program.sizes, **narrow.sizes}), found, time)
     step = few_rows(absorbed(every, parameters), parameters)
     step = _told(_read_only(step, own | held | {s.value.name for s in found.states}), every, sizes)
-    first = _prefill(every, found, time)
+    first = chunk(_prefill(every, found, time))
     first = _told(_read_only(first, own | held), first, sizes)
     start = _read_only(found.start, own)
     if held & {v.name for v in start.inputs}:
@@ -122,16 +123,17 @@ def _told(graph: Graph, whole: Graph, sizes: Sizes) -> Graph:
 
 def _sizes(program: Program, found: StepGraph, length: str) -> Sizes:
     """Sizes in a step: keys are past and new rows; whatever else depends on the length has its size at the longest one,
-    the length itself included, as nothing but keys grows with positions."""
+    the length itself included, as nothing but keys grows with positions; and how many chunks a prompt is cut into."""
     limit = program.runtime.get(length)
     most = limit.max if limit is not None else program.resolve()[length]
     time, known = symbol(f"n_{length}"), Sizes.of(program)
     runtime = dict(program.runtime) | {length: limit or Runtime(most)}
     table: dict[str, Size] = {}
+    cut = {n.op.chunks[0] for n in found.graph.nodes if isinstance(n.op, Loop) and n.op.chunks}
     for dim in program.sizes:
         size = known.expression(dim)
         if dim not in runtime:
-            table[dim] = size.xreplace({time: sp.Integer(most)})
+            table[dim] = size if dim in cut else size.xreplace({time: sp.Integer(most)})
     pasts = {s.past for s in found.states if s.past}
     for n in found.graph.nodes:
         if isinstance(n.op, Concat) and n.op.dims[0] in pasts:
