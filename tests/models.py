@@ -6,6 +6,7 @@ from weft.ir.builder import Builder
 from weft.ir.composite import Call
 from weft.ir.formula import parse
 from weft.ir.library import Attend, CrossEntropy, Dropout, ExpertProduct, LayerNorm, Route
+from weft.ir.ops.chunks import Chunk, Unchunk
 from weft.ir.pattern import Pattern
 from weft.ir.types import Graph, Type, Val
 
@@ -75,6 +76,14 @@ def gpt_block() -> Graph:
     g = Builder()
     x = g.input("x", f32("batch seq width"))
     return g.graph(gpt_layer(g, x, *(g.input(n, f32(d)) for n, d in BLOCK.items())))
+
+
+def pieces() -> Graph:
+    """Positions in pieces, each with its number added; and whole again."""
+    g = Builder()
+    x = g.one(Chunk("seq", "gate", "capacity"), g.input("x", f32("batch seq width")))
+    y = g.map("x*(1 + i_gate) + i_capacity", x=x, to=x.dims)
+    return g.graph(g.one(Unchunk("gate", "capacity", "seq"), y), x)
 
 
 def gpt_stack(period: int = 1) -> Graph:

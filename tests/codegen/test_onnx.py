@@ -31,6 +31,7 @@ MODELS = {
     "stack": models.gpt_stack,
     "stack of two": lambda: models.gpt_stack(2),
     "recurrence": models.sru,
+    "pieces": models.pieces,
     "routed": models.switch,
     "routed to two": lambda: models.switch(2, normalize=True, z_loss=True),
 }

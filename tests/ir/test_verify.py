@@ -11,6 +11,7 @@ from weft.ir.builder import Builder
 from weft.ir.composite import Call, Grad
 from weft.ir.formula import operand, parse
 from weft.ir.library import Softmax
+from weft.ir.ops.chunks import Chunk, Unchunk
 from weft.ir.ops.primitives import Concat, Einsum, Loop, Map, Opaque, OpaqueGrad, Part, Reduce, Table
 from weft.ir.types import Graph, Type, Val
 from weft.ir.verify import verify
@@ -116,11 +117,17 @@ def table() -> Graph:
     return g.graph(g.table([1, 2, 3], "a", (3,)))
 
 
+def chunk() -> Graph:
+    g = Builder()
+    return g.graph(g.one(Chunk("a", "n", "m"), g.input("x", f("a b"))))
+
+
 SIZE_RULES = {
     "10 every dim has a size": (lambda: G, {"b": 2, "t": 3, "d": 4}, "dim e of w has no size"),
     "11 a concat is as long as its operands": (concat, {"a": 2, "b": 1, "c": 3, "z": 6}, "a \\+ c is 5, but z is 6"),
     "12 a part lies within": (part, {"a": 4, "b": 3, "p": 3}, r"p \(2 to 5\) leaves a \(4\)"),
     "13 a table fills its dims": (table, {"a": 4}, r"a table of \(3,\)"),
+    "14 pieces hold a dim": (chunk, {"a": 4, "b": 2, "n": 3, "m": 2}, r"a \(4\) is not n \(3\) pieces of m \(2\)"),
 }
 
 
@@ -186,6 +193,11 @@ OP_RULES = [
     (Part("q", "r", sp.S.Zero), (x,), "no dim q"),
     (Part("b", "d", sp.S.Zero), (x,), "already has a dim d"),
     (Part("b", "r", operand(0)), (x,), "start is over sizes"),
+    (Chunk("q", "n", "m"), (x,), "no dim q"),
+    (Chunk("b", "n", "n"), (x,), "two dims called n"),
+    (Chunk("b", "d", "m"), (x,), "already has d or m"),
+    (Unchunk("b", "t", "d"), (x,), "already has a dim d"),
+    (Unchunk("b", "d", "q"), (x,), "no b d beside each other"),
     (Table((1, 2), ("a",), (2,)), (x,), "takes no operand"),
     (Table((1, 2), ("a",), (2, 1)), (), "1 dims, 2 sizes"),
     (Table((1, 2), ("a",), (3,)), (), "do not fill"),

@@ -21,7 +21,7 @@ def verify(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     8. an output is bound;
     9. the bodies of loops and calls obey all of this.
     With sizes: 10. every dim has one, at least 0; 11. a concat is as long as its operands; 12. a part lies within
-    its operand; 13. a table fills its dims."""
+    its operand; 13. a table fills its dims; 14. the pieces of a chunk hold its dim, and no piece is empty."""
     seen: dict[str, Val] = {}
     n = None
     try:  # around all nodes, and messages only when there is one: this runs on every graph after every pass
