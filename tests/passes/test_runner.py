@@ -24,8 +24,8 @@ from weft.passes.structure import structure
 
 SPECS = Path(__file__).parents[2] / "examples" / "specs"
 SPEC = SPECS / "gpt2_345m.yaml"
-NAMES = ["pattern", "blocks", "derivative", "unlet", "pairs", "recompute", "split", "open", "loops", "measure"]
-NAMES += ["choose", "dispatch", "fusion"]
+NAMES = ["pattern", "blocks", "chunk", "derivative", "unlet", "pairs", "recompute", "split", "open", "loops"]
+NAMES += ["measure", "choose", "dispatch", "fusion"]
 
 
 def start(train: bool = True) -> tuple[StagedProgram, PassOptions]:
