@@ -101,6 +101,7 @@ NEEDS = {
     "attention": {"pattern": "causal", "heads": 32, "kv_heads": 4, "head": 4},
     "moe": {"capacity_factor": 1.5, "experts": 4, "inner": 48},
     "recurrence": CELL | {"projection": {"rank": 32, "heads": 2}},
+    "tensor_recurrence": {"inputs": {"u": []}, "state": {"c": []}, "update": {"c": "c + u"}, "output": "next(c)"},
 }
 """What a block of a kind is given beside the size in question."""
 
