@@ -13,7 +13,7 @@ from tests.ir.simulate import simulate
 from tests.kernels.emitted import Emitted, check
 from tests.models import f32, i64
 from weft.codegen.runtime import attention_strips, philox
-from weft.codegen.runtime.attention_drop import Drop
+from weft.codegen.runtime.attention_drop import Dropping
 from weft.ir.builder import Builder
 from weft.ir.composite import Grad
 from weft.ir.formula import parse
@@ -186,7 +186,7 @@ def test_how_often_a_pair_is_kept():
     """Of 2**20 bits as many as the rate says, within five deviations, in rows and in keys alike; at any index."""
     n = 1 << 10
     q = torch.zeros(1, 1, n, 1)
-    bits = Drop(0.1, torch.tensor(9), 1, 2).over(q, q)
+    bits = Dropping(0.1, 1).by(torch.tensor(9), 2).over(q, q)
     assert bits is not None
     zero = torch.zeros((), dtype=torch.int64)
     left = bits.along(zero, zero, torch.arange(n), zero, n, torch.float32)

@@ -14,36 +14,40 @@ from torch import Tensor
 
 from . import philox
 from .attention_core import accumulate_dtype, by_kv_head
+from .whole import KNOWN, Whole
+
+
+@dataclass(frozen=True)
+class Dropping(Whole):
+    """What a file knows of a Drop."""
+
+    rate: float
+    op_id: int
+
+    def by(self, seed: Tensor | None, layer: Tensor | int) -> "Drop":
+        return Drop(self.key, seed, layer)
 
 
 class Drop(NamedTuple):
-    """Drop a share `rate` of the weights, by the bits of seed (None: drop nothing), op and layer."""
+    """Drop a share of the weights, by the bits of seed (None: drop nothing) and layer.
 
-    rate: float
-    seed: Tensor | None
-    op_id: int = 0
+    rule: the key of a Dropping, since a compiler takes a text as it is and would leave a rate open, as it does lengths.
+    """
+
+    rule: str = ""
+    seed: Tensor | None = None
     layer: Tensor | int = 0
 
     def over(self, q: Tensor, k: Tensor) -> "PairBits | None":
         """The bits of the pairs of q [B, H, N, D] and k [.., M, D]."""
         if self.seed is None:
             return None
-        return PairBits(self.rate, self.seed, self.op_id, self.layer, (q.shape[1], q.shape[2], k.shape[2]))
+        of: Dropping = KNOWN[self.rule]
+        return PairBits(of.rate, self.seed, of.op_id, self.layer, (q.shape[1], q.shape[2], k.shape[2]))
 
 
-@dataclass(frozen=True)
-class Dropping:
-    """What a file knows of a Drop."""
-
-    rate: float
-    op_id: int
-
-    def by(self, seed: Tensor | None, layer: Tensor | int) -> Drop:
-        return Drop(self.rate, seed, self.op_id, layer)
-
-
-NONE = Drop(0.0, None)
-SCHEMA = "float rate, Tensor? seed, int op_id, SymInt layer"
+NONE = Drop()
+SCHEMA = 'str rule="", Tensor? seed=None, SymInt layer=0'
 """A Drop as operands of an op."""
 
 
