@@ -33,7 +33,7 @@ def test_without_a_gpu_nothing_runs(capsys):
 def test_kernels_of_one_spec_rehearsed(tmp_path):
     """One process of the correctness stage, as `make gpu` starts it, its kernels interpreted."""
     path = tmp_path / "rows"
-    worker = ["--worker", "correctness", "300", str(path), "3", "12"]
+    worker = ["--worker", "correctness", "300", str(path), "3", "100"]
     env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "PYTHONWARNINGS": "ignore"}
     made = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", *worker]
 
