@@ -82,7 +82,8 @@ def remembered(case: Any) -> None:
     inputs = {k: v for k, v in drawn(case).items() if k not in targets(case.program)}
     module = case.module.eval()
     try:
-        start(module, inputs)
+        with case.wide():
+            start(module, inputs)
     except NotImplementedError:
         return
     fed = {k: v for k, v in inputs.items() if k in prompted(module)}

@@ -12,7 +12,7 @@ from weft.codegen.check.calling import call
 from weft.codegen.check.comparing import Comparison, compare
 from weft.codegen.torch.sizes import Sizes
 from weft.ir.indices import index_range
-from weft.ir.library import Attend, Route
+from weft.ir.library import Attend, Rotary, Route
 from weft.ir.ops.op import Op, body_of
 from weft.ir.pattern import max_distance
 from weft.ir.program import Program
@@ -57,14 +57,17 @@ def decoding(
 
 def seamless(program: Program) -> bool:
     """Is a sequence the same in segments of any lengths? Then no attention looks further back than the memory keeps,
-    and no expert is full sooner in a longer one."""
+    no expert is full sooner in a longer one, and nothing of another stream is seen by where in its segment a query is.
+    """
     keep, sizes = min((s.keep for s in program.states), default=-1), program.resolve()
     every = list(ops(program.graph))
-    behind = [op for op in every if isinstance(op, Attend) and op.tail]
-    far = [max_distance(op.pattern, heads=op.count(sizes)) for op in behind]
-    return (
-        bool(far) and all(r is not None and r <= keep for r in far) and not any(isinstance(op, Route) for op in every)
-    )
+    attends = [op for op in every if isinstance(op, Attend)]
+    far = [max_distance(op.pattern, heads=op.count(sizes)) for op in attends if op.tail]
+    across = [op for op in attends if not op.tail and op.query in program.growing]
+    turns = any(isinstance(op, Rotary) for op in every)
+    placed = any(turns or op.placed for op in across)
+    full = any(isinstance(op, Route) for op in every)
+    return bool(far) and all(r is not None and r <= keep for r in far) and not full and not placed
 
 
 def ops(graph: Graph) -> Iterator[Op]:
