@@ -54,11 +54,14 @@ def parameters(program: Program, prices: Prices) -> list[int]:
 
 
 def _base(program: Program, prices: Prices) -> int:
-    """Bytes that live throughout: parameters, the model's inputs, and what it returns, which its caller holds.
+    """Bytes that live throughout: parameters, the model's inputs, and what it returns, which its caller holds; integers
+    that one block makes for others, such as where tokens stand.
 
     With training also the gradient that a backward starts from: one of the size of the first output. And scalars that a
     call makes: seeds and counts."""
     wanted = {p.value for p in program.params} | set(program.inputs)
     held = [v for v in program.graph.inputs if v.name in wanted]
-    seed = program.graph.outputs[:1] if program.train else ()
-    return sum(map(prices.size, (*held, *program.graph.outputs, *seed))) + SCALARS
+    outputs = program.graph.outputs
+    seed = outputs[:1] if program.train else ()
+    made = {v for n in program.graph.nodes if not n.op.shows for v in n.outs if not v.type.floating}
+    return sum(map(prices.size, (*held, *outputs, *(made - {*outputs}), *seed))) + SCALARS
