@@ -123,7 +123,8 @@ TENSORS: Options = [  # what is computed in chunks, and what is not; `norm`, `ga
         "inputs": {"r": _KEY, "k": _KEY, "v": _VALUE, "w": _KEY, "e": _KEY},
         "parameters": {"c": {"dims": [], "init": "zeros"}},
         "state": {"s": _STATE, "t": {"dims": ["head"], "init": 1.0}},
-        "let": {"d": "sigmoid(w + c)"}, "update": {"s": "d*s - r*sum(head, e*s) + k*v", "t": "0.9*t + sum(heads, k)"},
+        "let": {"d": "sigmoid(w + c)", "u": "tanh(e)/2"},  # u: a state that grows with its inputs is soon infinite
+        "update": {"s": "d*s - tanh(r)*sum(head, u*s) + k*v", "t": "0.9*t + sum(heads, k)"},
         "output": "sum(head, r*next(s)) / (2 + tanh(sum(head, r*next(t))))",
     },
     {
