@@ -88,8 +88,8 @@ FAULTS = (
             ),
             Edit(
                 "codegen/package/stepping.py",
-                "table[dim] = size.xreplace({time: sp.Integer(most)})",
-                "table[dim] = size if size == time else size.xreplace({time: sp.Integer(most)})",
+                "table[dim] = size if dim in cut else size.xreplace",
+                "table[dim] = size if dim in cut or size == time else size.xreplace",
             ),
         ),
         (r"moe\.(capacity=seq$|factor=(1\.3333|4\.0|2\.0|1\.0)$)",),
