@@ -2,7 +2,7 @@
 torch."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from weft.codegen.check.calling import call
 from weft.codegen.check.comparing import Comparison, compare
 from weft.codegen.torch.sizes import Sizes
 from weft.ir.indices import index_range
-from weft.ir.library import Attend, Rotary, Route
+from weft.ir.library import Route
 from weft.ir.ops.op import Op, body_of
 from weft.ir.pattern import max_distance
 from weft.ir.program import Program
@@ -61,13 +61,20 @@ def seamless(program: Program) -> bool:
     """
     keep, sizes = min((s.keep for s in program.states), default=-1), program.resolve()
     every = list(ops(program.graph))
-    attends = [op for op in every if isinstance(op, Attend)]
+    attends: list[Any] = [op for op in every if op.attention is op]
     far = [max_distance(op.pattern, heads=op.count(sizes)) for op in attends if op.tail]
-    across = [op for op in attends if not op.tail and op.query in program.growing]
-    turns = any(isinstance(op, Rotary) for op in every)
-    placed = any(turns or op.placed for op in across)
+    placed = any(op.placed for op in attends if not op.tail and op.query in program.growing)
     full = any(isinstance(op, Route) for op in every)
-    return bool(far) and all(r is not None and r <= keep for r in far) and not full and not placed
+    near = bool(far) and all(r is not None and r <= keep for r in far)
+    return near and not full and not placed and not _counted(program.graph, program.growing)
+
+
+def _counted(graph: Graph, dims: Sequence[str]) -> bool:
+    """Is there a composite, attention apart, that goes by where along these dims something stands, as rotary positions
+    do that are given none?"""
+    bodies = [b for n in graph.nodes if (b := body_of(n.op)) is not None]
+    here = [n for n in graph.nodes if n.op.attention is None and body_of(n.op) is None and n.op.opened(n.types)]
+    return any(n.op.mentions(n.types, d) for n in here for d in dims) or any(_counted(b, dims) for b in bodies)
 
 
 def ops(graph: Graph) -> Iterator[Op]:
