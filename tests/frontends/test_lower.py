@@ -339,3 +339,13 @@ def test_a_stream_is_like_another_but_for_its_table() -> None:
     tables = [p.name for p in program.params if p.name.endswith("tokens")]
     assert tables == ["b.embed.tokens"]
     assert {"a.embed.positions.0", "b.embed.positions.0"} <= {p.name for p in program.params}
+
+
+def test_a_pattern_that_differs_by_head_is_that_of_the_only_one():
+    """A cell whose projection attends with one head, which is no dim of its graph."""
+    cell = {"kind": "recurrence", "inputs": ["u"], "state": {"h": 0.0}, "update": {"h": "0.9*h + u"}}
+    projection = {"rank": 4, "pattern": "heads(window(2), causal) and valid"}
+    block = cell | {"output": "next(h)", "projection": projection}
+    (attend,) = ops(tiny(stack=[{"layer": [{"block": block}]}]), Attend)
+    assert attend.pattern.text == "q >= k and k + 1 >= q and valid"
+    assert not attend.heads

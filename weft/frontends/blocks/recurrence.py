@@ -14,7 +14,9 @@ from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.memories import stream_of
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Formula, Init, InitRule, Name, Norm, Rate, Size, SpecPart, one_of
+from weft.ir.pattern.formula import at_head
 from weft.ir.pattern.pattern import Pattern
+from weft.ir.pattern.writing import written
 
 if TYPE_CHECKING:
     from weft.frontends.lower.scope import Scope
@@ -215,7 +217,8 @@ def _low_rank(
         pattern = apart(s, Pattern.parse(p.pattern, low.dims.on(s.length).named))
     for problem in misplaced(s, pattern, s.ir.symbol("s"), "", path):
         low.tell(problem)
-    if heads == 1:
+    if heads == 1:  # which has no dim, so that a pattern that differs by head is that of head 0
+        pattern = Pattern.parse(written(at_head(pattern.formula, 0))) if pattern.per_head else pattern
         head, cut, many = low.mint("mixed", low.sizes[rank], (rank, *s.space, key)), (), ""
         q = s.rename("query", z, rank, head)
     else:
