@@ -166,7 +166,8 @@ def optimizer(
     ValueError for numbers out of range."""
     from weft.codegen.optimizers import LayerWise  # only when it is asked for: every verb imports this file
 
-    return LayerWise(rule, params, lr, betas, eps, weight_decay, trust, bound, bias_correction)
+    numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "trust": trust, "bound": bound}
+    return LayerWise(rule, params, numbers | {"bias_correction": bias_correction})
 
 
 @public

@@ -11,7 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import weft
 from tests.campaign import SOAK
-from weft.codegen.optimizers import RULES, LayerWise
+from weft.codegen.optimizers import RULES
 from weft.errors import UsageError
 from weft.passes.optimizer import OPTIMIZERS
 
@@ -42,7 +42,7 @@ def drawn(*shape: int, count: int = 5) -> list[Tensor]:
 
 def stepped(rule: str, x: Tensor, grads: list[Tensor], **more: object) -> Tensor:
     p = nn.Parameter(x.clone())
-    optimizer = LayerWise(rule, [{"params": [p], **more}], LR, BETAS, EPS, DECAY)
+    optimizer = weft.optimizer(rule, [{"params": [p], **more}], LR, BETAS, EPS, DECAY)
     for g in grads:
         p.grad = g.clone()
         optimizer.step()
@@ -102,7 +102,7 @@ def _rank(rank: int, file: str) -> None:
     x, *grads = drawn(4, 3)
     shard = [Shard(0)]
     p = nn.Parameter(distribute_tensor(x, mesh, shard))
-    optimizer = LayerWise("lamb", [p], LR, BETAS, EPS, DECAY)
+    optimizer = weft.optimizer("lamb", [p], LR, BETAS, EPS, DECAY)
     for g in grads:
         p.grad = distribute_tensor(g, mesh, shard)
         optimizer.step()

@@ -40,31 +40,23 @@ RULES = {
 
 
 class LayerWise(torch.optim.Optimizer):
-    """An optimizer of RULES. A group of parameters may have `lr`, `betas`, `eps`, `weight_decay`, and `trust`: False
-    for a ratio of 1, as is usual for biases and norms, which mostly have no weight decay either.
+    """An optimizer of RULES; params, and what `step` and `state_dict` do, as of torch.optim. numbers: those of
+    `weft.optimizer`, of which a group of parameters may have its own.
 
-    params, and what `step` and `state_dict` do: as of torch.optim. bound: (least, most) of |x| as the ratio takes it.
     Raises UsageError for a rule that is none, ValueError for numbers out of range."""
 
     def __init__(
         self,
         rule: str,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.01,
-        trust: bool = True,
-        bound: tuple[float, float] = (0.0, float("inf")),
-        bias_correction: bool = True,
+        numbers: Mapping[str, Any],
     ) -> None:
         if rule not in RULES:
             raise UsageError(f"no optimizer is called {str(rule)[:20]!r}; known: {', '.join(RULES)}")
-        if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= b < 1 for b in betas)):
+        if min(numbers[k] for k in ("lr", "eps", "weight_decay")) < 0 or not all(0 <= b < 1 for b in numbers["betas"]):
             raise ValueError("lr, eps and weight_decay are at least 0, and each of betas in [0, 1)")
         self.rule = RULES[rule]
-        own = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "trust": trust, "bound": bound}
-        super().__init__(params, own | {"bias_correction": bias_correction})
+        super().__init__(params, dict(numbers))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

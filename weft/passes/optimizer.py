@@ -33,8 +33,8 @@ OPTIMIZERS = {
         Optimizer("none", 0, 0),
         Optimizer("sgd", 1, 0),  # momentum
         Optimizer("adamw", 2, 2),  # Loshchilov and Hutter 2019, 1711.05101
-        Optimizer("lamb", 2, 2),  # You et al. 2020, 1904.00962
-        Optimizer("lars", 1, 2),  # the same, algorithm 1
+        Optimizer("lamb", 2, 4),  # You et al. 2020, 1904.00962
+        Optimizer("lars", 1, 3),  # the same, algorithm 1
     )
 }
 

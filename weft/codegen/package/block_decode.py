@@ -18,10 +18,10 @@ from weft.passes.opened import prepare
 
 def decode_functions(file: File, s: Stepping, stored: Collection[str]) -> list[Function]:
     """The functions of a block's file for decoding; their sizes are the step's. stored: the model's float dtypes."""
-    own = File(s.sizes, file.constants, file.objects, file.functions, file.imports, file.floats | floats(s.step))
+    own = File(s.sizes, file.constants, file.objects, file.functions, file.floats | floats(s.step))
     doc = "New positions; then the state after them."
     step = print_function(own, "step", prepare(s.step, known), doc)
-    whole = File(s.sizes.equal(time_keys(s)), file.constants, file.objects, file.functions, file.imports, own.floats)
+    whole = File(s.sizes.equal(time_keys(s)), file.constants, file.objects, file.functions, own.floats)
     found = [step, print_function(whole, "prefill", prepare(s.prefill, known), "A prompt; then the state after it.")]
     if s.constants:
         once = prepare(s.constant, known)

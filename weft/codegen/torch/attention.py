@@ -168,7 +168,6 @@ def attend(body: Body, node: Node) -> None:
     operands = ", ".join(_operand(body, x, g) for x, g in ((q, a.queries()), (k, a.keys()), (v, a.values())))
     text = f"{name}.forward({operands}, {_scale(body, of)}{_metadata(body, of, a, [v for _, v in given])}{drop})"
     if sinks:
-        body.file.imports.add("attention")
         text = f"{body.file.object('sunk', 'attention.sunk')}(*{text}, {sinks[0]})"  # a value may be called attention
     _results(body, node.outs, (a.outs(), a.rows()), text)
 
@@ -203,14 +202,12 @@ def block_table(body: Body, node: Node) -> None:
         outer = "" if head.number else f"{head.text} * {body.size(d).at(ATOM)} + "
         head = Src(outer + body.coordinate(d).aligned(dims).text, SUM, dims, "i64")
     places = ", ".join(x.aligned(dims).text for x in (q, k, head))
-    body.file.imports.add("attention")
     body.put(out, Src(f"{looked_up(body.file, of, leaf.table)}({places})", ATOM, dims, "i64"), node)
 
 
 def layout(body: Body, of: Attend, a: AttendAxes) -> str:
     """The name of the file's layout object for this attend; printed when first needed."""
     file = body.file
-    file.imports.add("attention")
     if of.distant:
         return file.object("attention", _distant(file, of))
     if normal(of.score) != S or of.meta:

@@ -26,13 +26,12 @@ RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", *_OWN, *RU
 
 @dataclass
 class File:
-    """What a file's functions share: constants for frozen sizes, objects such as attention layouts, and imports."""
+    """What a file's functions share: constants for frozen sizes and objects such as attention layouts."""
 
     sizes: Sizes
     constants: dict[str, int] = field(default_factory=dict)
     objects: dict[str, str] = field(default_factory=dict)  # source -> name
     functions: dict[str, str] = field(default_factory=dict)  # source with a hole for the name -> name
-    imports: set[str] = field(default_factory=set)
     floats: frozenset[str] = frozenset({"f32"})  # the float dtypes that occur
     trusted: frozenset[str] = frozenset()  # index inputs whose range the model has checked
 

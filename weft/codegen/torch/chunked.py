@@ -15,7 +15,6 @@ from weft.ir.types import Node
 def _chunk(body: Body, node: Node) -> None:
     op: Any = node.op
     (x,), out = node.ins, node.outs[0]
-    body.file.imports.add("chunked")
     text = f"chunked.cut({body.full(x)}, {x.dims.index(op.dim)}, {body.size(op.inner).text})"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node)
 
@@ -23,26 +22,22 @@ def _chunk(body: Body, node: Node) -> None:
 def _unchunk(body: Body, node: Node) -> None:
     op: Any = node.op
     (x,), out = node.ins, node.outs[0]
-    body.file.imports.add("chunked")
     text = f"chunked.join({body.full(x)}, {x.dims.index(op.outer)}, {body.size(op.dim).text})"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node)
 
 
 def _product(body: Body, node: Node) -> None:
     (w, k, a), out = node.ins, node.outs[0]
-    body.file.imports.add("chunked")
     text = f"chunked.decayed_product({', '.join(body.argument(v) for v in (w, k, a))})"
     body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
 
 
 def _product_grad(body: Body, node: Node) -> None:
-    body.file.imports.add("chunked")
     body.assign(node.outs, f"chunked.decayed_product_backward({', '.join(body.argument(v) for v in node.ins)})")
 
 
 def _inverse(body: Body, node: Node) -> None:
     (x,), out = node.ins, node.outs[0]
-    body.file.imports.add("chunked")
     body.put(out, Src(f"chunked.unit_inverse({body.argument(x)})", ATOM, out.dims, out.dtype), node, inline=False)
 
 

@@ -168,7 +168,6 @@ def _places(body: Body, node: Node) -> None:
     op: Any = node.op
     given = iter([body.full(v) for v in node.ins])
     both = [next(given) if there else "None" for there in (op.documents, op.padding)]
-    body.file.imports.add("places")
     text = f"places.{'documents' if op.documents else 'counted'}({', '.join([*(both[not op.documents :]), *given])})"
     body.assign(node.outs, text)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.codegen.torch.body import Body
+from weft.codegen.torch.grouped import flat, put_grouped
 from weft.codegen.torch.lines import call
 from weft.codegen.torch.printer import Speller
 from weft.codegen.torch.spelling import ATOM, Src
@@ -18,7 +19,7 @@ def _product(body: Body, node: Node) -> None:
     inner = tuple(d for d in w.dims if d not in (op.over, *op.to))
     columns = tuple(d for d in w.dims if d in op.to)
     rows, each = _rows(body, x, expert.dims, inner)
-    matrices = _flat(body, Src(body.full(w), ATOM, w.dims), ((op.over,), inner, columns))
+    matrices = flat(body, Src(body.full(w), ATOM, w.dims), ((op.over,), inner, columns))
     _put(body, out, "product", [rows, matrices], expert, op.over, each, (expert.dims, columns))
 
 
@@ -28,7 +29,7 @@ def _weights(body: Body, node: Node) -> None:
     inner = tuple(n for n in x.dims if n in op.to)
     columns = tuple(n for n in d.dims if n in op.to)
     rows, each = _rows(body, x, expert.dims, inner)
-    grads = _flat(body, Src(body.full(d), ATOM, d.dims), (expert.dims, columns))
+    grads = flat(body, Src(body.full(d), ATOM, d.dims), (expert.dims, columns))
     _put(body, out, "weights", [rows, grads], expert, op.over, each, ((op.over,), inner, columns))
 
 
@@ -36,13 +37,9 @@ def _put(
     body: Body, out: Val, name: str, args: list[str], expert: Val, over: str, each: str, groups: tuple[Dims, ...]
 ) -> None:
     """Record the result, each of whose `groups` of dims is one axis of the call's."""
-    body.file.imports.add("experts")
     args += [_sent(body, expert, over), *([each] if each else [])]
     text = call(f"experts.{name}", *args)
-    dims = tuple(d for g in groups for d in g)
-    if any(len(g) != 1 for g in groups):
-        text = f"{text}.view({body.shape(dims)})"
-    body.put(out, Src(text, ATOM, dims, out.dtype).ordered(out.dims), inline=False)
+    put_grouped(body, out, text, groups)
 
 
 def _rows(body: Body, x: Val, rows: Dims, inner: Dims) -> tuple[str, str]:
@@ -54,18 +51,7 @@ def _rows(body: Body, x: Val, rows: Dims, inner: Dims) -> tuple[str, str]:
         src, own = Src(body.full(x), ATOM, x.dims).aligned((*rows, *inner)), rows
         src = Src(f"{src.at(ATOM)}.expand({body.shape((*rows, *inner))})", ATOM, (*rows, *inner))
     each = " * ".join(body.size(d).text for d in rows[len(own) :])
-    return _flat(body, src, (own, inner)), each
-
-
-def _flat(body: Body, src: Src, groups: tuple[Dims, ...]) -> str:
-    """The value with each group of dims as one axis."""
-    dims = tuple(d for g in groups for d in g)
-    text = src.aligned(dims).at(ATOM)
-    if all(len(g) == 1 for g in groups):
-        return text
-    if len(groups) == 2 and len(groups[1]) == 1 and groups[0]:
-        return f"{text}.flatten(0, {len(groups[0]) - 1})"
-    return f"{text}.reshape({', '.join(' * '.join(body.size(d).text for d in g) or '1' for g in groups)})"
+    return flat(body, src, (own, inner)), each
 
 
 def _sent(body: Body, expert: Val, over: str) -> str:

@@ -39,7 +39,6 @@ def _gather(body: Body, node: Node) -> None:
     where = tuple(d for d in where if d in varies)
     flat = _flattened(body, table, shared + op.at, rest)
     index, inside = _index(body, table, idx, op.at, shared, where)
-    body.file.imports.add("rows")
     src = Src(f"rows.take({flat}, {index}{inside})", ATOM, where + rest, out.dtype)
     if not rest:
         src = Src(f"{src.text}.squeeze(-1)", ATOM, where, out.dtype)
@@ -80,7 +79,6 @@ def _scatter(body: Body, node: Node) -> None:
     rows = _rows(body, x, space, rest)
     index, inside = _index(body, out, idx, op.at, shared, space, expand=True)
     count = " * ".join(body.size(d).text for d in shared + op.at)
-    body.file.imports.add("rows")
     src = Src(f"rows.add({rows}, {index}, {count}{inside})", ATOM, ("rows", *rest), out.dtype)
     if len(shared + op.at) > 1 or len(rest) != 1:
         src = body.bind("added", src) if len(src.text) > 60 else src
