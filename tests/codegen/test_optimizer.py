@@ -43,7 +43,11 @@ def test_a_training_step_never_takes_more(name, dims):
 
     step()
     optimizer.zero_grad(set_to_none=True)
-    held = [*module.parameters(), tokens, *(x for s in optimizer.state.values() for x in s.values() if isinstance(x, torch.Tensor) and x.dim())]
+    held = [
+        *module.parameters(),
+        tokens,
+        *(x for s in optimizer.state.values() for x in s.values() if isinstance(x, torch.Tensor) and x.dim()),
+    ]
     with LiveBytes(held) as live:
         step()
     real = live.most + sum(x.untyped_storage().nbytes() for x in held)

@@ -40,5 +40,7 @@ def _step(planned: Planned, b: PlannedBlock) -> Stepping | None:
 
 def _left(planned: Planned, step: Stepping) -> int:
     """The bytes that one position of one sequence leaves."""
-    of = lambda d: 1 if d in (ROWS, step.time) else step.sizes.frozen(d)  # noqa: E731
-    return sum(prod(map(of, row.new.dims)) * ITEMSIZE[row.new.dtype] for row in step.rows)
+    once = (ROWS, step.time)
+    return sum(
+        prod(step.sizes.frozen(d) for d in row.new.dims if d not in once) * ITEMSIZE[row.new.dtype] for row in step.rows
+    )
