@@ -29,16 +29,17 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction, InterpreterOptions
 from triton.runtime.jit import JITFunction
 
-from tests.kernels import bf16shim
+from tests.kernels import bf16shim, quick
 
 _lock = threading.RLock()
 _launches = 0  # interpreted launches under way
 _redirect = 0
 _language = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # a function that sees all there is to patch
 _compiled_call, _compiled_run = JITFunction.__call__, JITFunction.run
-_patch_tensor = interpreter._patch_lang_tensor
+_patch_tensor, _patch_all = interpreter._patch_lang_tensor, interpreter._patch_lang
 
 bf16shim.install()
+quick.install()
 interpreter.interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)  # asserts in debug mode alone
 triton.knobs.runtime.interpret = False  # stands above the environment variable
 
@@ -70,7 +71,13 @@ def _patch_tensor_too(tensor: Any, scope: Any) -> None:
     scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
 
+def _patch_once(function: Any) -> Any:
+    """As Triton, but nothing where all is patched."""
+    return interpreter._LangPatchScope() if _launches else _patch_all(function)
+
+
 interpreter._patch_lang_tensor = _patch_tensor_too
+interpreter._patch_lang = _patch_once
 JITFunction.__call__ = _call  # type: ignore[method-assign]
 JITFunction.run = _run  # type: ignore[method-assign]
 

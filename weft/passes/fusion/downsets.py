@@ -222,17 +222,54 @@ def _greedy(dag: Dag, inside: int, price: Price, together: int) -> tuple[int, ..
     """Merge the two groups that save most, while some pair saves anything and no cycle appears."""
     whole = dag.hull(together) if together & inside else 0
     groups = [*(1 << v for v in bits(inside & ~whole)), *([whole] if whole else [])]
+    need, needing = _paths(dag, groups)
+    gains: dict[tuple[int, int], int] = {}
+    for i, b in enumerate(groups):
+        gains |= _gains(groups[:i], b, price)
     while True:
-        best, pick = 0, None
-        for i, a in enumerate(groups):
-            for b in groups[i + 1 :]:
-                both = price(a | b)
-                gain = _single(price, a) + _single(price, b) - both if both is not None else 0
-                if gain > best and not _cycle(dag, [*(g for g in groups if g not in (a, b)), a | b]):
-                    best, pick = gain, (a, b)
+        free = (p for p in gains if not (need[p[0]] & needing[p[1]] | need[p[1]] & needing[p[0]]) & ~(p[0] | p[1]))
+        place = {g: i for i, g in enumerate(groups)}
+        pick = max(free, key=lambda p: (gains[p], -place[p[0]], -place[p[1]]), default=None)
         if pick is None:
             return tuple(groups)
-        groups = [*(g for g in groups if g not in pick), pick[0] | pick[1]]
+        groups = [g for g in groups if g not in pick]
+        gains = {p: gain for p, gain in gains.items() if not {*p} & {*pick}}
+        both = _merged(need, needing, *pick)
+        gains |= _gains(groups, both, price)
+        groups.append(both)
+
+
+def _gains(groups: Sequence[int], b: int, price: Price) -> dict[tuple[int, int], int]:
+    """What each group saves when it is merged with b, where it saves anything."""
+    both = {a: price(a | b) for a in groups}
+    found = {(a, b): _single(price, a) + _single(price, b) - cost for a, cost in both.items() if cost is not None}
+    return {pair: gain for pair, gain in found.items() if gain > 0}
+
+
+def _paths(dag: Dag, groups: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Of groups without a cycle: the nodes that each needs, and the groups that need it by way of any others.
+
+    Two groups merged make a cycle just where one needs a third that needs the other."""
+    need, needing, left = _needs(dag, groups), dict.fromkeys(groups, 0), list(groups)
+    while left:
+        wanted = _union(need[g] for g in left)
+        for g in (last := [g for g in left if not wanted & g]):
+            for h in groups:
+                if need[g] & h:
+                    needing[h] |= g | needing[g]
+        left = [g for g in left if g not in last]
+    return need, needing
+
+
+def _merged(need: dict[int, int], needing: dict[int, int], a: int, b: int) -> int:
+    """Two groups as one, in what `_paths` gave too."""
+    both = a | b
+    need[both] = (need.pop(a) | need.pop(b)) & ~both
+    needing[both] = (needing.pop(a) | needing.pop(b)) & ~both
+    for g, after in needing.items():
+        if after & both:
+            needing[g] |= both | needing[both]
+    return both
 
 
 def _after(dag: Dag, groups: Sequence[int]) -> list[int]:
@@ -260,11 +297,16 @@ def _ordered(dag: Dag, groups: Sequence[int]) -> tuple[int, ...]:
         del left[g]
 
 
+def _needs(dag: Dag, groups: Sequence[int]) -> dict[int, int]:
+    """Per group, the mask of all nodes that come before one of its members."""
+    return {g: _union(dag.above[v] for v in bits(g)) & ~g for g in groups}
+
+
 def _cycle(dag: Dag, groups: Sequence[int]) -> int:
     """The nodes of all groups on, or between, cycles; 0 when the groups can be ordered.
 
     Groups that cover part of the DAG are ordered by paths through the rest too."""
-    needs = {g: _union(dag.above[v] for v in bits(g)) & ~g for g in groups}
+    needs = _needs(dag, groups)
     left = list(groups)
     while True:
         alive = _union(iter(left))
