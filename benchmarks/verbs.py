@@ -3,9 +3,11 @@
     python -m benchmarks.verbs
 
 128 layers is the shipped CIFAR-10 spec; a million tokens is the Enwik8 spec with seq set. Each figure is the median of
-several runs; CPU-seconds are user plus system time of the process."""
+several runs; CPU-seconds are user plus system time of the process, which finds weft compiled to bytecode as an
+installed package is."""
 
 import argparse
+import compileall
 import json
 import os
 import statistics
@@ -14,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import weft
 from benchmarks.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "verbs.json"
@@ -23,10 +26,10 @@ LONG = str(SPECS / "sparse_transformer_enwik8.yaml")
 
 # name -> (arguments, CPU-seconds promised, GiB promised or None)
 CASES: dict[str, tuple[tuple[str, ...], float, float | None]] = {
-    "check, 128 layers": (("check", LAYERS), 0.7, None),
-    "plan, 128 layers": (("plan", LAYERS), 5.0, None),
-    "compile, 128 layers": (("compile", LAYERS, "-o", "{out}", "--force"), 20.0, None),
-    "plan, 1,048,576 tokens": (("plan", LONG, "--set", "seq=1048576"), 10.0, 1.5),
+    "check, 128 layers": (("check", LAYERS), 0.6, None),
+    "plan, 128 layers": (("plan", LAYERS), 4.0, None),
+    "compile, 128 layers": (("compile", LAYERS, "-o", "{out}", "--force"), 5.0, None),
+    "plan, 1,048,576 tokens": (("plan", LONG, "--set", "seq=1048576"), 5.0, 1.5),
 }
 
 
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
     rows = {}
+    compileall.compile_dir(Path(weft.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory() as folder:
         for name, (command, seconds, gib) in CASES.items():
             filled = tuple(part.format(out=f"{folder}/out") for part in command)
