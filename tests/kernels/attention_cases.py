@@ -79,6 +79,7 @@ class Case:
     score: str
     epilogue: str
     sink: bool
+    drop: bool
     dlse: bool
     lengths: tuple[tuple[int, int], ...] | None
     split: bool
@@ -107,7 +108,7 @@ def generate(seed: int, dtype: torch.dtype = torch.float64) -> Case:
         dk=dk, dv=dk if rng.random() < 0.7 else rng.choice((16, 40, 96)),
         blocks={k: (rng.choice(sizes), rng.choice(sizes)) for k in ("forward", "delta", "dkdv", "dq")},
         score=rng.choice(("", "", "cap", "alibi")), epilogue=rng.choice(("", "", "gated", "two")),
-        sink=random.Random(f"{seed}, sink").random() < 0.3,
+        sink=random.Random(f"{seed}, sink").random() < 0.3, drop=random.Random(f"{seed}, drop").random() < 0.3,
         dlse=rng.random() < 0.5, lengths=lengths, split=rng.random() < 0.3, amplitude=rng.choice((1.0, 1.0, 6.0)),
         sign=rng.choice((1, 1, 1, -1, -1, 0)),
     )  # fmt: skip
@@ -256,8 +257,8 @@ def run(modules: Any, c: Case, dtype: torch.dtype = torch.float64, precision: st
     config = {
         k: {"BM": m, "BN": n, "num_warps": 4, "num_stages": 2, "SPLIT": c.split} for k, (m, n) in c.blocks.items()
     }
-    sink = H.sink if c.sink else None
-    holes, many = A.Holes(*HOLES[c.score], *HOLES[c.epilogue], sink), {"": 0, "gated": 1, "two": 2}[c.epilogue]
+    sink, drop = H.sink if c.sink else None, H.thinned if c.drop else None
+    holes, many = A.Holes(*HOLES[c.score], *HOLES[c.epilogue], sink, drop), {"": 0, "gated": 1, "two": 2}[c.epilogue]
     common = {"holes": holes, "x": x, "packed": packed, "precision": precision}
     common["segments"] = None if segments is None else (segments, segments)
     made = patch.object(A, "rows_like", lambda like, width, kind: strided(rng, (*like.shape[:3], width), kind))
@@ -314,7 +315,11 @@ def dense(
     s = torch.where(seen > 0, s + seen.clamp(min=1).to(s.dtype).log(), -1e300 if s.dtype == torch.float64 else -1e30)
     every = torch.cat([s, sinks.to(s.dtype).expand(*s.shape[:2], 1)], -1) if c.sink else s
     lse = torch.where(live, every.logsumexp(-1) if s.shape[2] else s.sum(-1), torch.inf)
-    p = torch.where(seen > 0, torch.exp(s - lse[..., None].nan_to_num(posinf=0)), 0).to(v.dtype)
+    p = torch.where(seen > 0, torch.exp(s - lse[..., None].nan_to_num(posinf=0)), 0)
+    if c.drop:
+        h, i, j = (torch.arange(n) for n in s.shape)
+        p = p * torch.where((7 * i[:, None] + 3 * j + h[:, None, None]) % 5 > 0, 1.25, 0.0).to(p.dtype)
+    p = p.to(v.dtype)
     o = (p.to(acc) @ v_.to(acc)).to(v.dtype)
     y, y2 = (o * torch.sigmoid(gate), o * o) if c.epilogue else (o, o)
     loss = (y * t["dy"]).sum() + ((y2 * t["dy2"]).sum() if c.epilogue == "two" else 0)
