@@ -125,6 +125,30 @@ def test_recomputation_changes_no_bit():
     assert all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
 
 
+DROPPING = {
+    "name": "dropping",
+    "dims": {"batch": 2, "seq": 64, "width": 8, "heads": 4, "head": 4, "layers": 3, "vocab": 5},
+    "blocks": {"attention": {"kind": "attention", "pattern": "causal and (window(5) or strided(8))", "dropout": 0.4}},
+    "stack": [{"repeat": "layers", "layer": ["attention"]}],
+    "norm": "rms_norm",
+}
+
+
+def test_recomputation_drops_the_same_weights():
+    """Attention that drops, kept or computed again: no bit of the gradients changes."""
+    x, found = torch.arange(128).view(2, 64) % 5, api.planned(api.open_spec(DROPPING), target="cpu")
+    modes, grads = set[str](), list[dict[str, torch.Tensor | None]]()
+    for memory in (None, found.peak - 20_000, found.smallest):
+        module = api.compile(DROPPING, target="cpu", memory=memory).double()
+        module.reset_parameters(1)
+        module(x, x, seed=3).loss.backward()
+        modes |= {layer["mode"] for layer in module.plan["layers"]}
+        grads.append({name: p.grad for name, p in module.named_parameters()})
+
+    assert modes >= {"save", "pointwise", "attention", "block"}
+    assert all(torch.equal(grads[0][name], g) for each in grads for name, g in each.items())
+
+
 def test_second_derivatives_are_refused():
     model = emitted("gpt2_345m").Model()
     grad = torch.autograd.grad(model(tokens(), tokens()).loss, list(model.parameters()), create_graph=True)
