@@ -43,6 +43,7 @@ class Rounded(TorchDispatchMode):
 def is_rounding(error: float, again: Sequence[float]) -> bool:
     """Is a difference of `error`, which was `again` when results were off, one of rounding alone?
 
-    A fault stays what it is when the last place moves. Where the last place makes twice the difference, or where a
-    small one moves with it, it is rounding."""
-    return max(again) > 2 * error or (error <= MOST and max(abs(e - error) for e in again) > error / 10)
+    A fault stays what it is when the last place moves. Where the last place makes twice the difference, or makes
+    differences that are half of it apart, or where a small one moves with it, it is rounding."""
+    apart, moved = max(again) - min(again), max(abs(e - error) for e in again)
+    return max(again) > 2 * error or apart > error / 2 or (error <= MOST and moved > error / 10)

@@ -27,7 +27,12 @@ def test_rounding_moves_and_a_fault_does_not(fault):
             again.append(error())
 
     assert is_rounding(plain, again) == (not fault)
+
+
+def test_a_large_difference_is_rounding_only_where_rounding_alone_makes_such():
     assert not is_rounding(1e-5, [1e-9])
+    assert not is_rounding(1e-5, [1e-5, 1.2e-5, 0.9e-5])
+    assert is_rounding(1e-5, [0.9e-5, 0.2e-5, 1.2e-5])
 
 
 def test_whole_numbers_and_infinities_stay():
