@@ -144,10 +144,16 @@ class Case:
         carried = self.program.carried
         return {k: v[:, :1] if k in carried else v[:1] if v.dim() else v for k, v in values.items()}
 
-    def rounded(self, truth: verify.Truth, module: Any, seed: int) -> list[float]:
-        """The errors of a module whose every result is off in its last place."""
-        with Rounded(seed):
-            return [row.error for row in verify.compared(truth, module, "f64")]
+    def moved(self, truth: verify.Truth, module: Any) -> list[list[float]]:
+        """How far each row of a comparison moves, time and again, when every result is off in its last place."""
+        still, found = copy.copy(truth), list(verify.results(truth, module, "f64"))
+        still.outputs = {name: y.detach() for name, y in found[0][1].items()}
+        still.grads = {what: grads for what, _, grads in found}
+        again = []
+        for seed in range(TIMES):
+            with Rounded(seed):
+                again.append([row.error for row in verify.compared(still, module, "f64")])
+        return [list(errors) for errors in zip(*again)]
 
     def decoded(
         self,
@@ -193,8 +199,8 @@ class Case:
         off = [i for i, row in enumerate(rows) if not row.error <= TOLERANCE]
         module = verify.loaded(self.module, params, torch.float64)
         with self.wide():
-            again = [self.rounded(truth, module, seed) for seed in range(TIMES if off else 0)]
-        return [rows[i] for i in off if not is_rounding(rows[i].error, [errors[i] for errors in again])]
+            moved = self.moved(truth, module) if off else []
+        return [rows[i] for i in off if not is_rounding(rows[i].error, moved[i])]
 
     def effects(self) -> None:
         """A score, rotary or scale must move the global rows too."""

@@ -15,8 +15,6 @@ from torch.utils._pytree import tree_map_only
 
 EPS = torch.finfo(torch.float64).eps
 TIMES = 3
-MOST = 1e-7
-"""Beyond it a difference that only moves is a fault, whatever the case."""
 
 
 class Rounded(TorchDispatchMode):
@@ -40,10 +38,8 @@ class Rounded(TorchDispatchMode):
         return torch.where(x.isinf() | (x == x.round()), x, x + x * EPS * sign)
 
 
-def is_rounding(error: float, again: Sequence[float]) -> bool:
-    """Is a difference of `error`, which was `again` when results were off, one of rounding alone?
+def is_rounding(error: float, moved: Sequence[float]) -> bool:
+    """Is a difference one of rounding alone, where the last place moves results by so much?
 
-    A fault stays what it is when the last place moves. Where the last place makes twice the difference, or makes
-    differences that are half of it apart, or where a small one moves with it, it is rounding."""
-    apart, moved = max(again) - min(again), max(abs(e - error) for e in again)
-    return max(again) > 2 * error or apart > error / 2 or (error <= MOST and moved > error / 10)
+    Then two runs that differ there are as far from each other as from the truth; a fault stays what it is."""
+    return max(moved) > error / 2

@@ -4,7 +4,7 @@ The truth is the interpreter in float64, differentiated by torch's autograd, whi
 backward.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -258,13 +258,22 @@ def _outputs(truth: Truth, module: nn.Module, dtype: str) -> list[Comparison]:
 
 def compared(truth: Truth, module: nn.Module, dtype: str) -> list[Comparison]:
     rows: list[Comparison] = []
-    for i, (what, names) in enumerate(truth.objectives().items()):
-        out = _run(truth, module, torch_dtype(torch, dtype), targets(truth.program) if what == FREE else ())
+    for i, (what, out, grads) in enumerate(results(truth, module, dtype)):
         if i == 0:
             rows.append(compare("outputs", dtype, out, truth.outputs))
+        if truth.program.train:
+            rows.append(compare(what, dtype, grads, truth.grads[what], terms=truth.terms))
+    return rows
+
+
+def results(truth: Truth, module: nn.Module, dtype: str) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
+    """Of each objective: its name, the module's outputs, and its gradients where it trains."""
+    for what, names in truth.objectives().items():
+        out = _run(truth, module, torch_dtype(torch, dtype), targets(truth.program) if what == FREE else ())
+        grads: dict[str, Tensor] = {}
         if truth.program.train:
             parameters = dict(module.named_parameters())
             total = truth.objective(out, names)
             got = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
-            rows.append(compare(what, dtype, dict(zip(parameters, got)), truth.grads[what], terms=truth.terms))
-    return rows
+            grads = dict(zip(parameters, got))
+        yield what, out, grads
