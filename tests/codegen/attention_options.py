@@ -75,6 +75,12 @@ BOTH_WAYS: dict[str, Formula] = {
     "strided(3)": lambda q, k, h: (q - k) % 3 == 0,
     "longformer(1, 1, 2)": lambda q, k, h: ((q - k).abs() <= 1) | (q < 2) | (k < 2),
 }
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "silu": torch.nn.functional.silu,
+    "none": lambda x: x,
+    "2*sigmoid(x) - x/width": lambda x: 2 * torch.sigmoid(x) - x / WIDTH,
+}
 ROTARY: tuple[Any, ...] = (False, True, {"interleaved": True}, {"base": 100.0})
 
 
@@ -97,12 +103,14 @@ class Options:
     globals: int = 0
     kv_heads: int = HEADS
     beside: str = ""  # conditions on metadata
+    gate: str = ""
 
     def block(self) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": "attention", "score": self.score, "scale": self.scale}
         found["pattern"] = f"{self.beside} and ({self.pattern})" if self.beside else self.pattern
         found |= {"rotary": self.rotary} if self.rotary else {}
         found |= {"globals": {"tokens": self.globals}} if self.globals else {}
+        found |= {"gate": self.gate} if self.gate else {}
         return found | ({"kv_heads": self.kv_heads} if self.kv_heads != HEADS else {})
 
     def mask(self, q: Tensor, k: Tensor, h: Tensor) -> Tensor:
@@ -134,6 +142,7 @@ class Options:
             every = (q < self.globals) & allowed
             names = (project(name, "_global") for name in ("query", "key", "value"))
             out = out + self.attend(*names, every, (q, k, h))
+        out = out * GATES[self.gate](project("gate")) if self.gate else out
         return torch.einsum("bnhd,hdw->bnw", out, w["output.weight"].flatten(0, -3)) + w["output.bias"]
 
 
@@ -179,9 +188,10 @@ class Stack:
 def crossed() -> Iterator[Options]:
     """Every option at least once, each beside others."""
     causal, both = list(PATTERNS), list(BOTH_WAYS)
-    scales, scores = list(SCALES), [*EVERYWHERE, *CAUSAL]
+    scales, scores, gates = list(SCALES), [*EVERYWHERE, *CAUSAL], ["", *GATES]
     for i, score in enumerate(scores):
         free = score in EVERYWHERE and i % 2 == 0
         pattern = both[i // 2 % len(both)] if free else causal[i % len(causal)]
         more = (i % 3 != 0) * (1 + i % 4) if score in EVERYWHERE else 0
-        yield Options(pattern, score, scales[i % len(scales)], ROTARY[i // 2 % 4], more, HEADS if more or i % 5 else 1)
+        kv_heads, gate = HEADS if more or i % 5 else 1, gates[i // 3 % len(gates)]
+        yield Options(pattern, score, scales[i % len(scales)], ROTARY[i // 2 % 4], more, kv_heads, gate=gate)

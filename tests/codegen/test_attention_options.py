@@ -82,7 +82,7 @@ def stack() -> Stack:
     """Blocks that decode, for runs longer than the spec's own length."""
     blocks = [
         Options("causal", "s*(1 + h) - log(1 + q - k)", "-1/8", True),
-        Options("window(seq // 2)", "s - abs(q - k)/seq", "4/seq", kv_heads=1),
+        Options("window(seq // 2)", "s - abs(q - k)/seq", "4/seq", kv_heads=1, gate="silu"),
     ]
     return Stack(blocks, {"seq": {"max": SEQ}}, seq=5)
 

@@ -23,6 +23,8 @@ CORPUS = {
         ("W0008", 6, 16, 'anchors are not part of a spec: &ff'),
         ("W0008", 10, 8, 'aliases are not part of a spec: *ff'),
     ],
+    "attention_gate": [("W0301", 5, 55, "did you mean 'sigmoid'?")],
+    "attention_gate_bias": [("W0108", 5, 14, '`bias` of a `gate` goes with one')],
     "bigbird_too_short": [("W0302", 5, 41, 'leave out the 32, or lower the largest seq')],
     "block_name_bad": [("W0107", 6, 3, "'feed-forward' is not a name")],
     "block_name_keyword": [("W0107", 6, 3, "blocks.lambda: 'lambda' is a word of Python's")],

@@ -45,6 +45,7 @@ class Draw:
         self.latents = random.Random(f"{seed}, latents")
         self.rows = random.Random(f"{seed}, rows")
         self.tensors = random.Random(f"{seed}, tensors")
+        self.weighed = random.Random(f"{seed}, weighed")
         self.told: list[str] = []
         self.most = 0
 
@@ -105,6 +106,7 @@ class Draw:
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
                 self.narrow(block)
+                self.gated(block)
             if block["kind"] == "moe":
                 self.experts(block)
             if block["kind"] in ("mlp", "moe") and block.get("gated"):
@@ -146,6 +148,14 @@ class Draw:
                 rotary.pop("dims", None)
         if "shared" in latent:
             block["head"] = 4 + latent["shared"] // 4 * 2
+
+    def gated(self, block: Spec) -> None:
+        """An attention with a gate at its output, now and then."""
+        if self.weighed.random() < 0.2:
+            block["gate"] = self.weighed.choice(o.GATE)
+            self.told.append(f"attention.gate={block['gate']}")
+            if self.weighed.random() < 0.3:
+                block["bias"] = self.weighed.choice(o.GATE_BIAS)
 
     def convolved(self, s: Spec) -> None:
         """Convolutions in a layer, now and then."""

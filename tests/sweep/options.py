@@ -154,6 +154,9 @@ TENSOR: dict[str, Options] = {
     "gate": ["silu(i(inner) - 1.5)", "2"], "chunk": [1, 3, "head", 64],
 }  # fmt: skip
 
+GATE: Options = ["sigmoid", "silu", "none", "2*sigmoid(x) - x/width", "max(x, 0)", "1"]
+GATE_BIAS: Options = [["gate"], ["query", "gate", "output"], False]
+
 RULE: Options = [
     "zeros", "ones", {"normal": 0.3}, {"uniform": "sqrt(3/width)"}, {"xavier": 1.0}, {"constant": 0.1},
     {"normal": "1/sqrt(fan_in)"}, {"uniform": "1/fan_out"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,16 +11,16 @@ from pydantic import Field, Tag, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.apart import apart, misplaced, segments
-from weft.frontends.blocks.behind import Keys, remembered, unfit
+from weft.frontends.blocks.behind import Keys, unfit
 from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.blocks.latent import Latent, latent_problems, products
 from weft.frontends.blocks.queries import QkNorm, normed
 from weft.frontends.blocks.relative import Placed, Relative, placed
 from weft.frontends.blocks.rotary import RotaryPositions, rotary_problems, score_factor, turned
+from weft.frontends.blocks.sides import Axes, axes_of, keys_of
 from weft.frontends.resolve import Dims
-from weft.frontends.schema_values import Formula, Name, Number, Rate, Size, SpecPart, one_of
-from weft.frontends.suggest import did_you_mean
+from weft.frontends.schema_values import Activation, Formula, Name, Number, Rate, Size, SpecPart, one_of
 from weft.ir.pattern import is_causal, rows_seeing_nothing
 from weft.ir.pattern.formula import BatchCondition, Junction
 from weft.ir.pattern.pattern import Pattern
@@ -28,6 +28,9 @@ from weft.ir.pattern.pattern import Pattern
 if TYPE_CHECKING:
     from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
+
+
+PROJECTIONS = ("query", "key", "value", "gate", "output")
 
 
 class Globals(SpecPart):
@@ -86,9 +89,15 @@ class Attention(BlockKind):
     )
     dropout: Rate = Field(default=0.0, description="on each weight of the softmax, where it meets its value")
     bias: Annotated[
-        Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "output"]], Tag("list")],
-        one_of("`true`, `false`, or a list of query, key, value, output"),
+        Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "gate", "output"]], Tag("list")],
+        one_of("`true`, `false`, or a list of query, key, value, gate, output"),
     ] = Field(default=True, description="which projections have a bias: all, none, or a list")
+    gate: Activation | None = Field(
+        default=None,
+        description="an output gate: what heads have found, before the output projection, times activation(x w + b) of "
+        "the block's input; w is a parameter `gate` [width heads value]. An activation as in [MLP](#mlp), or a formula "
+        "in `x`",
+    )
     context: Name | None = Field(
         default=None, description="the stream that keys and values come from (cross attention); default: its own"
     )
@@ -107,6 +116,8 @@ class Attention(BlockKind):
             raise ValueError("with `latent`, rotary positions turn its `shared` dims: say how many there are")
         if self.latent and isinstance(self.rotary, RotaryPositions) and self.rotary.dims is not None:
             raise ValueError("with `latent`, `shared` says which dims turn, not `dims`")
+        if self.gate is None and isinstance(self.bias, list) and "gate" in self.bias:
+            raise ValueError("`bias` of a `gate` goes with one: give `gate: sigmoid`, or leave it out of the list")
         if self.relative and (self.plan or self.globals or self.context):
             raise ValueError("`relative` goes with a `pattern` and without `globals` and `context`")
         if self.relative and self.rotary and not self.relative.with_rotary:
@@ -116,9 +127,9 @@ class Attention(BlockKind):
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
         """softmax(scale q·k) v over the keys the pattern allows, projected back."""
         with s.at(*path):
-            keys = _keys(s, x, self, stem, path)
-            a = _axes(s, self, path, keys)
-            biased: set[str] = {"query", "key", "value", "output"} if self.bias is True else {*(self.bias or ())}
+            keys = keys_of(s, x, self, stem, path)
+            a = axes_of(s, self, path, keys)
+            biased: set[str] = {*PROJECTIONS} if self.bias is True else {*(self.bias or ())}
             q, k, v = self._products(s, x, keys, a, stem, path, biased)
             pattern = _pattern(s, self, path)
             placed = _distanced(s, q, a, self, stem, path, pattern)
@@ -127,6 +138,8 @@ class Attention(BlockKind):
             if self.globals:
                 out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern), sinks)
             own, bias = f"{a.query} {a.value}", "width" if "output" in biased else None
+            if self.gate is not None:
+                out = _gated(s, x, out, own, self.gate, stem, path, "gate" in biased)
             to = " ".join(s.space)
             return s.linear(stem, out, f"{own} width", to, f"{stem}.output", bias, "output", own), []
 
@@ -171,74 +184,6 @@ class Attention(BlockKind):
             yield Problem("W0503", message, where, "a model of masked tokens is meant so")
 
 
-@dataclass(frozen=True)
-class Axes:
-    """The dims of one attention block. `query` is "heads", or "kv_heads group" when key heads are shared; `source` is
-    the length of what keys are made of, `longest` its most, `key` the name it has among scores; `past` that of the rows
-    before the queries, where keys begin there."""
-
-    query: str
-    keys: str
-    head: str
-    value: str
-    key: str
-    source: str
-    longest: int
-    past: str
-
-
-def _keys(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Keys:
-    """What keys and values are made of: x, those before it too, or another stream."""
-    other = _context(s, block, path)
-    length = s.low.length(other)
-    plain = Keys(x if other == s.stream else s.other(other), length, s.low.dims.most[length])
-    if other != s.stream or (behind := remembered(s, x, stem)) is None:
-        return plain
-    for key in ("plan", "globals"):
-        if getattr(block, key) is not None:
-            message = f"`{key}` is for whole sequences, and the memory of '{s.stream}' for segments"
-            s.low.tell(Problem("W0403", message, (*path, key), "leave one of them out"))
-            return plain
-    return behind
-
-
-def _context(s: Scope, block: Attention, path: Path) -> str:
-    """The stream that keys and values come from."""
-    other, where = block.context or s.stream, (*path, "context")
-    streams, model = s.low.model.sequences, s.low.model
-    if other not in streams:
-        raise SpecError(
-            [Problem("W0405", f"no stream is called '{other}'", where, did_you_mean(other, streams, "streams: "))]
-        )
-    if streams[s.stream].once and not streams[other].once:
-        message = f"'{s.stream}' is read whole before decoding, but '{other}' grows with each step"
-        raise SpecError.at(where, "W0405", message, f"leave out `once` of '{s.stream}', or give '{other}' it too")
-    stages = [stage.stream or s.stream for stage in model.stack]
-    if other != s.stream and other in stages and other not in stages[: s.low.stage]:
-        message = f"the stages of '{other}' stand after this one, which reads what they make"
-        raise SpecError.at(where, "W0405", message, "move them before it")
-    return other
-
-
-def _axes(s: Scope, block: Attention, path: Path, keys: Keys) -> Axes:
-    low, source = s.low, keys.length
-    avoid, of = (*s.space, source), (source, keys.longest, keys.past)
-    heads = low.axis(block.heads, "heads", (*path, "heads"), avoid)
-    head = low.axis(block.head, "head", (*path, "head"), (*avoid, heads))
-    value = head if block.value is None else low.axis(block.value, "value", (*path, "value"), (*avoid, heads))
-    key = low.mint("key", low.sizes[source], (*avoid, heads, head, value))
-    if block.kv_heads is None:
-        return Axes(heads, heads, head, value, key, *of)
-    kv = low.axis(block.kv_heads, "kv_heads", (*path, "kv_heads"), (*avoid, heads, head, value))
-    many, few = low.number(heads), low.number(kv)
-    if many % few:
-        raise SpecError.at(
-            (*path, "kv_heads"), "W0402", f"{few} key heads do not divide {many} heads", "change one of them"
-        )
-    group = low.mint("group", many // few, (*avoid, kv, head, value, key))
-    return Axes(f"{kv} {group}", kv, head, value, key, *of)
-
-
 def _project(
     s: Scope,
     x: Val,
@@ -271,6 +216,14 @@ def _placed(
     if not block.rotary:
         return x
     return turned(s, x, block.turning, seq, a.head, (*path, "rotary"), name, past)
+
+
+def _gated(s: Scope, x: Val, out: Val, own: str, text: str, stem: str, path: Path, biased: bool) -> Val:
+    """out [batch rows heads value] times a gate of x [batch rows width] (Hua et al. 2022; Qiu et al. 2025)."""
+    with s.at(*path, "gate"):
+        gate = s.einsum("gate", x, s.param(f"{stem}.gate.weight", f"width {own}", fan_in="width"), to=f"{s.rows} {own}")
+        bias = {"gate_bias": s.param(f"{stem}.gate.bias", own, "bias")} if biased else {}
+        return s.hidden(out, gate, s.activation(text, (*path, "gate")), f"{s.rows} {own}", **bias)
 
 
 def _distanced(s: Scope, q: Val, a: Axes, block: Attention, stem: str, path: Path, pattern: Pattern) -> Placed:

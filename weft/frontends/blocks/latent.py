@@ -13,7 +13,7 @@ from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Norm, Size, SpecPart
 
 if TYPE_CHECKING:
-    from weft.frontends.blocks.attention import Axes
+    from weft.frontends.blocks.sides import Axes
     from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
 

@@ -15,7 +15,7 @@ from weft.ir.pattern import is_causal, max_distance
 from weft.ir.pattern.pattern import Pattern
 
 if TYPE_CHECKING:
-    from weft.frontends.blocks.attention import Axes
+    from weft.frontends.blocks.sides import Axes
     from weft.frontends.lower.scope import Scope
     from weft.ir.types import Val
 
