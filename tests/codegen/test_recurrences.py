@@ -9,6 +9,7 @@ from tests.campaign import some
 from tests.codegen.emission import callable_of, source_of
 from tests.passes.recurrences import STATE, program, recurrence
 from weft import api
+from weft.codegen.runtime.chunked import unit_inverse
 from weft.ir.reference import run
 from weft.passes.chunk.chunk import chunk
 from weft.passes.derivative import joint
@@ -50,3 +51,11 @@ def test_an_example_is_computed_in_chunks(path):
     found = chunk(recurrence(api.program(api.open_spec(path, small=True))))
 
     assert [d.choice.split(":")[0] for d in found.decisions] == ["in chunks"]
+
+
+def test_a_triangle_of_a_narrow_dtype_is_inverted_in_a_wide_one():
+    x = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = unit_inverse(x)
+
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, unit_inverse(x.float()).bfloat16())

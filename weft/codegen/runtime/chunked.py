@@ -91,6 +91,8 @@ def decayed_product_backward(w: Tensor, k: Tensor, a: Tensor, d: Tensor) -> tupl
 
 
 def unit_inverse(x: Tensor) -> Tensor:
-    """(1 - x)^-1 of matrices [.. C C] of which the part below the diagonal is read."""
-    one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    return torch.linalg.solve_triangular(one - x.tril(-1), one.expand_as(x), upper=False, unitriangular=True)
+    """(1 - x)^-1 of matrices [.. C C] of which the part below the diagonal is read; torch solves nothing narrower than
+    float32."""
+    low = x.tril(-1) if x.dtype.itemsize > 2 else x.tril(-1).float()
+    one = torch.eye(x.shape[-1], dtype=low.dtype, device=x.device)
+    return torch.linalg.solve_triangular(one - low, one.expand_as(low), upper=False, unitriangular=True).to(x.dtype)

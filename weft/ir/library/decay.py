@@ -48,6 +48,9 @@ class DecayedProduct(Composite):
     def direct(self, types: tuple[Type, ...]) -> bool:
         return _in_order(self, types)
 
+    def work(self, types: tuple[Type, ...]) -> str:
+        return "chunked" if self.direct(types) else super().work(types)
+
     def vjp(self, g: Builder, x: Vals, y: Vals, dy: Grads) -> Cotangents:
         assert dy[0] is not None
         return g.many(DecayedProductGrad(self.row, self.column, self.key), *x, dy[0])
@@ -70,6 +73,9 @@ class DecayedProductGrad(Composite):
 
     def direct(self, types: tuple[Type, ...]) -> bool:
         return _in_order(self, types)
+
+    def work(self, types: tuple[Type, ...]) -> str:
+        return "chunked" if self.direct(types) else super().work(types)
 
     def linear_in(self, operands: int) -> tuple[tuple[int, ...], ...]:
         return ((3,),)
@@ -120,6 +126,9 @@ class UnitInverse(Composite):
 
     def direct(self, types: tuple[Type, ...]) -> bool:
         return types[0].dims[-2:] == (self.row, self.column)
+
+    def work(self, types: tuple[Type, ...]) -> str:
+        return "chunked" if self.direct(types) else super().work(types)
 
     def vjp(self, g: Builder, x: Vals, y: Vals, dy: Grads) -> Cotangents:
         """y' dy y', below the diagonal."""

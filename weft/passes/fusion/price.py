@@ -9,7 +9,7 @@ from weft.ir.ops.op import Op, kind
 from weft.ir.types import ITEMSIZE, Node, Type, Val
 from weft.targets import Target
 
-MATRIX = ("contraction", "grouped", "product", "attention")
+MATRIX = ("contraction", "grouped", "product", "attention", "chunked")
 """Kinds of work that run on matrix units."""
 
 

@@ -38,6 +38,7 @@ class Why(StrEnum):
     DISTANCE = "its scores read a table by distance, or its keys begin before its queries"
     LAYOUT = "the skeleton does not walk this layout"
     WIDE = "its head is wider than the skeleton holds"
+    CHUNK = "its chunk is longer than the skeleton holds"
 
 
 class Refused(Exception):
