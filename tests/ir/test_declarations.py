@@ -269,6 +269,8 @@ def promised(name: str, n: Node) -> bool:
             return sum(kind(m) in ("contraction", "grouped", "product") for m in inside(n)) >= 2
         case "scan":
             return isinstance(n.op, Loop) and kinds == {"pointwise"}
+        case "chunked":
+            return any(isinstance(m.op, Loop) and m.op.dim == n.op.row for m in inside(n))  # from place to place
         case "memory":
             return n.op.flops(n) == 0
         case "region":

@@ -1,4 +1,4 @@
-"""Work within chunks, from graph to kernels: interpreted, equal to autograd; compiled ahead of time for every target."""
+"""Work within chunks, from graph to kernels: interpreted, equal to autograd; compiled ahead of time for all targets."""
 
 import pytest
 

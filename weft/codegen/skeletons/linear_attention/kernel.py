@@ -87,15 +87,6 @@ def block_sums(x, m: tl.constexpr, C: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def tile(
-    IN, strides, c, ok_t, ok_k, DIMS: tl.constexpr, NZ: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, ACC
-):  # fmt: skip
-    """w, k and a, [C, BK]; decays of places that do not exist are 1."""
-    w, k, a = load(IN, strides, c, ok_t, ok_k, DIMS, NZ, NZ + 1, ACC)
-    return w, k, tl.where(ok_t & ok_k, a, 1.0)
-
-
-@triton.jit
 def decayed_product(
     IN,
     in_strides,
@@ -121,7 +112,8 @@ def decayed_product(
     near, far = tl.zeros([C // 16, 16, 16], ACC), tl.zeros([C, C], ACC)
     for k0 in tl.range(0, nk, BK):
         key = k0 + tl.arange(0, BK)[None, :]
-        w, k, whole = tile(IN, in_strides, cz + (t.to(IDX), key.to(IDX)), t < n, key < nk, IN_DIMS, NZ, C, BK, ACC)
+        c = cz + (t.to(IDX), key.to(IDX))
+        w, k, whole = load(IN, in_strides, c, t < n, key < nk, IN_DIMS, NZ, NZ + 1, ACC)
         before = tl.full([C, BK], 1.0, ACC)
         after = before
         for level in tl.static_range(LEVELS):
@@ -174,7 +166,7 @@ def decayed_product_backward(
     t, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     key = (tl.program_id(0) % blocks) * BK + tl.arange(0, BK)[None, :]
     c = cz + (t.to(IDX), key.to(IDX))
-    w, k, whole = tile(IN, in_strides, c, t < n, key < nk, IN_DIMS, NZ, C, BK, ACC)
+    w, k, whole = load(IN, in_strides, c, t < n, key < nk, IN_DIMS, NZ, NZ + 1, ACC)
     near_t, near_j = near_places(C)
     near_levels = levels_of(near_t, near_j)
     c_near = cz + (near_t.to(IDX), near_j.to(IDX))
