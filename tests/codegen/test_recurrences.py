@@ -25,7 +25,7 @@ UPDATES = {
 
 @pytest.mark.parametrize("name", UPDATES)
 @pytest.mark.parametrize("seq", [9])
-def test_what_is_printed_is_the_graph(name, seq):
+def test_what_is_printed_is_the_graph(name: str, seq: int):
     """Forward and derivative of chunks that the last position does not fill, 5 places each: no power of two."""
     update, more = UPDATES[name]
     block = {
@@ -47,7 +47,7 @@ def test_what_is_printed_is_the_graph(name, seq):
 
 
 @pytest.mark.parametrize("path", some(EXAMPLES, 3), ids=lambda p: p.stem)
-def test_an_example_is_computed_in_chunks(path):
+def test_an_example_is_computed_in_chunks(path: Path):
     found = chunk(recurrence(api.program(api.open_spec(path, small=True))))
 
     assert [d.choice.split(":")[0] for d in found.decisions] == ["in chunks"]

@@ -133,7 +133,7 @@ def linear_in_holds(n: Node, group: tuple[int, ...]) -> None:
 class WrongGroup(Einsum):
     """Claims to be linear in its operands taken together."""
 
-    def linear_in(self, operands):
+    def linear_in(self, operands: int):
         return (tuple(range(operands)),)
 
 
@@ -203,7 +203,7 @@ def test_no_result_needs_other_elements_along_what_is_not_crossed():
 class Shallow(Loop):
     """Knows of its own dim alone."""
 
-    def crossed(self, node):
+    def crossed(self, node: Node):
         return frozenset((self.dim,))
 
 
@@ -211,7 +211,7 @@ class Shallow(Loop):
 class Blind(Scatter):
     """Forgets what it adds up."""
 
-    def crossed(self, node):
+    def crossed(self, node: Node):
         return frozenset(self.at)
 
 
@@ -223,7 +223,7 @@ class Blind(Scatter):
     ],
     ids=lambda x: type(x.op).__name__ if isinstance(x, Node) else "",
 )
-def test_a_dim_that_is_crossed_in_silence_is_caught(node, dims):
+def test_a_dim_that_is_crossed_in_silence_is_caught(node: Node, dims: set[str]):
     for dim in dims:
         assert dim in not_crossed(node)
         with pytest.raises(AssertionError, match="not close"):
@@ -231,7 +231,7 @@ def test_a_dim_that_is_crossed_in_silence_is_caught(node, dims):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_nodes_are_of_the_kind_that_they_say(name):
+def test_nodes_are_of_the_kind_that_they_say(name: str):
     """What a kind promises, in what is executed above or counted: see KINDS."""
     own = [n for n in NODES if kind(n) == name]
     assert own
@@ -270,9 +270,10 @@ def promised(name: str, n: Node) -> bool:
         case "scan":
             return isinstance(n.op, Loop) and kinds == {"pointwise"}
         case "chunked":
-            return any(isinstance(m.op, Loop) and m.op.dim == n.op.row for m in inside(n))  # from place to place
+            return any(isinstance(m.op, Loop) and m.op.dim == n.op.attrs()["row"] for m in inside(n))  # from place to place
         case "memory":
             return n.op.flops(n) == 0
         case "region":
             return body_of(n.op) is not None
-    return name == "composite"
+        case _:
+            return name == "composite"

@@ -16,13 +16,13 @@ MODULES = SimpleNamespace(linear_attention=linear_attention)
 
 
 @pytest.mark.parametrize("seed", range(count(4, 400)))
-def test_chunks_and_their_gradients(seed):
+def test_chunks_and_their_gradients(seed: int):
     assert case(MODULES, seed) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(count(1, 60)))
-def test_rounding(seed, dtype):
+def test_rounding(seed: int, dtype: torch.dtype):
     this = Case(seed, dtype)
     got, truth, theirs = this.run(MODULES), this.reference(torch.float64), this.reference(dtype)
 

@@ -43,7 +43,7 @@ def test_a_chunk_that_no_program_holds_is_torch_ops():
 
 
 @pytest.mark.parametrize("levels", range(4, 8))
-def test_defaults_are_of_the_space(levels):
+def test_defaults_are_of_the_space(levels: int):
     known, places = spaces("linear_attention"), 1 << levels
     for backward in (False, True):
         sizes = {"places": places, "tiles": held(levels, backward)}
@@ -55,7 +55,7 @@ def test_defaults_are_of_the_space(levels):
 @pytest.mark.skipif(not SOAK, reason="the compiler takes seconds for each, in the soak")
 @pytest.mark.parametrize("arch", ["sm_90", "sm_80", "sm_120"])
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
-def test_nothing_spills(arch, dtype):
+def test_nothing_spills(arch: str, dtype: str):
     """At the shapes of the examples, chunks of 64 places and 64 keys."""
     built = compiled(Emitted(within(), PUBLISHED), arch, dtype, "linear_attention")
 
