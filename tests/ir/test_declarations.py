@@ -270,7 +270,8 @@ def promised(name: str, n: Node) -> bool:
         case "scan":
             return isinstance(n.op, Loop) and kinds == {"pointwise"}
         case "chunked":
-            return any(isinstance(m.op, Loop) and m.op.dim == n.op.attrs()["row"] for m in inside(n))  # from place to place
+            row = n.op.attrs()["row"]
+            return any(isinstance(m.op, Loop) and m.op.dim == row for m in inside(n))  # from place to place
         case "memory":
             return n.op.flops(n) == 0
         case "region":
