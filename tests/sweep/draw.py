@@ -11,7 +11,7 @@ from tests.sweep.rows import packed
 
 Spec = dict[str, Any]
 TENSORS = 0.05
-"""Share of specs with a recurrence of tensors."""
+"""Share of specs with a recurrence of tensors; and of those with one that multiplies by matrices."""
 
 
 def blocks_of(spec: Spec) -> list[Spec]:
@@ -46,6 +46,7 @@ class Draw:
         self.rows = random.Random(f"{seed}, rows")
         self.tensors = random.Random(f"{seed}, tensors")
         self.weighed = random.Random(f"{seed}, weighed")
+        self.matrices = random.Random(f"{seed}, matrices")
         self.told: list[str] = []
         self.most = 0
 
@@ -121,6 +122,8 @@ class Draw:
             self.beside(layer, s.get("sublayer", {}).get("residual", "pre"))
         if "memory" not in s and self.tensors.random() < TENSORS:
             layers[0].append({"block": self.tensor()})
+        if "memory" not in s and self.matrices.random() < TENSORS:
+            layers[-1].append({"block": self.multiplied()})
         for head in language_heads(s):
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
@@ -133,6 +136,14 @@ class Draw:
         found: Spec = {"kind": "tensor_recurrence", **copy.deepcopy(self.tensors.choice(o.TENSORS))}
         found |= {k: copy.deepcopy(self.tensors.choice(v)) for k, v in o.TENSOR.items() if self.tensors.random() < 0.75}
         self.told += [f"tensors={found['update']}", *(f"tensors.{k}={found[k]}" for k in o.TENSOR if k in found)]
+        return found
+
+    def multiplied(self) -> Spec:
+        """A recurrence that multiplies by matrices."""
+        draw = self.matrices
+        found: Spec = {"kind": "tensor_recurrence", **copy.deepcopy(draw.choice(o.MATRICES))}
+        found |= {k: copy.deepcopy(draw.choice(v)) for k, v in o.MATRIX.items() if draw.random() < 0.6}
+        self.told += [f"matrices={found['update']}", *(f"matrices.{k}={found[k]}" for k in o.MATRIX if k in found)]
         return found
 
     def narrow(self, block: Spec) -> None:

@@ -157,6 +157,35 @@ TENSOR: dict[str, Options] = {
 GATE: Options = ["sigmoid", "silu", "none", "2*sigmoid(x) - x/width", "max(x, 0)", "1"]
 GATE_BIAS: Options = [["gate"], ["query", "gate", "output"], False]
 
+MATRICES: Options = [  # cells that multiply by matrices; `norm`, `chunk` and `direction` are drawn apart
+    {
+        "inputs": {"f": _KEY, "z": _KEY}, "matrices": {"rf": _KEY, "rz": {"over": _KEY, "init": {"normal": 0.5}}},
+        "state": {"h": {"dims": _KEY, "init": 0.25}}, "let": {"g": "sigmoid(f + rf(h))"},
+        "update": {"h": "g*h + (1 - g)*tanh(z + rz(h))"}, "output": "next(h)",
+    },
+    {
+        "inputs": {"u": ["inner"], "p": ["head"]},
+        "matrices": {
+            "a": {"over": ["inner"], "to": ["head"]}, "b": {"over": ["head"], "to": ["inner"], "init": "ones"},
+        },
+        "parameters": {"d": {"dims": ["inner"], "init": "ones"}}, "state": {"c": ["inner"]},
+        "let": {"m": "cumsum(head, softmax(head, p + a(c)))"}, "update": {"c": "tanh(u + b(m) + d*c/2)"},
+        "output": "c + next(c)*u",
+    },
+    {  # linear in its state, which every place of the next one reads whole
+        "inputs": {"u": _KEY}, "matrices": {"r": {"over": ["head"], "init": {"normal": 0.3}}}, "state": {"h": _KEY},
+        "update": {"h": "r(h) + u"}, "output": "next(h)",
+    },
+    {
+        "inputs": {"k": _KEY, "v": _VALUE}, "matrices": {"w": {"over": ["head"], "each": ["heads"]}},
+        "state": {"s": _STATE}, "let": {"e": "softmax(head, w(k))"}, "update": {"s": "0.9*s + e*v"},
+        "output": "sum(head, e*next(s)) + cumsum(inner, v)",
+    },
+]  # fmt: skip
+MATRIX: dict[str, Options] = {
+    "norm": ["rms_norm", "layer_norm"], "chunk": [1, 3, 64], "direction": ["backward", "both", "forward"],
+}  # fmt: skip
+
 RULE: Options = [
     "zeros", "ones", {"normal": 0.3}, {"uniform": "sqrt(3/width)"}, {"xavier": 1.0}, {"constant": 0.1},
     {"normal": "1/sqrt(fan_in)"}, {"uniform": "1/fan_out"},

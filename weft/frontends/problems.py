@@ -49,7 +49,7 @@ CODES = {
 WARNINGS = {
     "W0501": "something that nothing in the spec reads",
     "W0502": "experts that are full sooner in a run than in its steps",
-    "W0503": "an attention pattern that sees nothing, or what is to be predicted",
+    "W0503": "a block that sees nothing, or what is to be predicted",
     "W0504": "a cell's output that reads its states before the step alone",
     "W0505": "an attention that looks further back than the memory keeps, without end",
 }

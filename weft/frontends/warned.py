@@ -17,6 +17,7 @@ from weft.frontends.meaning import blocks_of
 from weft.frontends.memories import stream_of
 from weft.frontends.resolve import Dims
 from weft.frontends.schema import LanguageHead, Model, SubLayer
+from weft.frontends.streams import of_heads
 from weft.ir.pattern import max_distance
 from weft.ir.pattern.pattern import Pattern
 
@@ -27,7 +28,9 @@ NAMED = frozenset({"batch", "width"})
 def warnings(model: Model, dims: Dims) -> list[Problem]:
     """Everything found, each at its value; places are the front door's to fill in."""
     predicts = all(isinstance(head, LanguageHead) for head in model.heads)
-    found = (p for block, path, at in blocks_of(model) for p in block.warnings(dims.on(at), path, predicts))
+    length = model.sequences[of_heads(model)].length
+    of_blocks = ((block, path, at, predicts and at == length) for block, path, at in blocks_of(model))
+    found = (p for block, path, at, seen in of_blocks for p in block.warnings(dims.on(at), path, seen))
     return [*_unused_blocks(model), *_unused_dims(model), *found, *_beyond_memory(model, dims)]
 
 

@@ -5,7 +5,7 @@ after:   loop seq (c; u)    { f = sigmoid(u + v*c); c = f*c + (1 - f)*u; stack c
 
 A carry that only adds up (acc = acc + e) becomes a sum; one that stays as it is, an operand. A single carry that its
 step is linear in, as every elementwise cell's derivative is, becomes c = a*c + b with a and b computed before the loop.
-It does not fire on bodies that hold anything but maps. Same real-arithmetic function.
+It does not fire on bodies that hold anything but maps, nor on those that make integers. Same real-arithmetic function.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def short_loops(graph: Graph) -> Graph:
 
 def _fires(n: Node) -> bool:
     body = body_of(n.op)
-    return body is not None and kind(n) == "scan" and bool(body.nodes)
+    return body is not None and kind(n) == "scan" and bool(body.nodes) and all(v.type.floating for v in body.outputs)
 
 
 def sums(body: Graph, j: int) -> Any:

@@ -38,5 +38,5 @@ class BlockKind(SpecPart):
         yield from ()
 
     def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
-        """What is probably not meant. predicts: is the model one of next tokens alone?"""
+        """What is probably not meant. predicts: is it a model of next tokens alone, and on their stream?"""
         yield from ()

@@ -106,16 +106,30 @@ class Recurrence(BlockKind):
             yield Problem("W0504", message, (*path, "output"), f"write {way} for the value after it")
 
 
-def starts_anew(s: Scope) -> Val | None:
+def starts_anew(s: Scope, backward: bool = False) -> Val | None:
     """What a token does with the states, i64[batch seq]: 1, they start anew with it; -1, it is padding and leaves them
-    alone; else 0. None where no token does but the first."""
+    alone; else 0. None where no token does but the first, or the last where a cell runs `backward`."""
     rule = s.rows_of()
     if not rule.documents and not rule.padding:
         return None
+    if backward and rule.documents:
+        return _ends(s, rule.padding)
     given = {"p": s.counted("place")} if rule.documents else {}
     given |= {"v": s.shared("valid")} if rule.padding else {}
     first = "where(p == 0, 1, 0)" if rule.documents else "0"
     return s.map("anew", f"where(v, {first}, -1)" if rule.padding else first, to=s.rows, dtype="i64", **given)
+
+
+def _ends(s: Scope, padding: bool) -> Val:
+    """The same of a cell that runs backward: the last token of a document that is no padding starts it."""
+    given = {"d": s.counted("document")} | ({"v": s.shared("valid")} if padding else {})
+    ends, seen = "where(d == seen, 0, 1)", "d"
+    if padding:
+        ends, seen = f"where(v, {ends}, -1)", "where(v, d, seen)"
+    none = s.map("none_seen", -1, to="batch", dtype="i64")
+    state = {"seen": (seen, none)}
+    made = s.g.scan(s.length, state, {"anew": ends}, reverse=True, operands=given, to="batch", dtype="i64")
+    return s.g.expand(made["anew"], to=s.rows)
 
 
 def _scan(s: Scope, block: Recurrence, values: dict[str, Val], lanes: str, path: Path, anew: Val | None) -> Val:

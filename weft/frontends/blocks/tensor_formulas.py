@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ import sympy as sp
 from weft.errors import Path, Problem, SpecError
 from weft.frontends.blocks.recurrence import starts_anew
 from weft.ir.builder import Builder
-from weft.ir.formula import parse, parse_sums, symbol
-from weft.ir.formula.functions import where
-from weft.ir.ops.primitives import Einsum, Loop
+from weft.ir.formula import AlongDim, Terms, parse, parse_terms, symbol
+from weft.ir.formula.functions import FUNCTIONS, where
+from weft.ir.library import Softmax
+from weft.ir.ops.primitives import Einsum, Loop, Rename
 from weft.ir.types import Val, union
 
 if TYPE_CHECKING:
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 
 ANEW = symbol("anew")
 """What a token does with the states; see `starts_anew`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixDims:
+    """A matrix that formulas call: the dims that it sums, those it makes, and those that have one each."""
+
+    weight: Any
+    over: tuple[str, ...]
+    to: tuple[str, ...]
+    each: tuple[str, ...]
 
 
 class _Values:
@@ -41,8 +53,8 @@ class _Values:
         return self.env[name]
 
     def made(self, name: Any) -> Val:
-        if name in self.cell.sums:
-            return self.sum(*self.cell.sums[name])
+        if name in self.cell.terms:
+            return self.term(self.cell.terms[name])
         return self.value(self.cell.means[name], str(name)[2:])
 
     def value(self, e: Any, called: str = "map") -> Val:
@@ -58,6 +70,37 @@ class _Values:
         """The dims that a formula's value varies along."""
         coordinates = {str(n)[2:] for n in e.free_symbols if str(n).startswith("i_")}
         return coordinates.union(*(self.at(n).dims for n in e.free_symbols if str(n)[:2] != "i_"))
+
+    def term(self, t: AlongDim) -> Val:
+        """The value of what reads more points than one."""
+        if t.form in self.cell.matrices:
+            return self.product(self.cell.matrices[t.form], t)
+        if t.form == "sum":
+            return self.sum(t.dim, t.of)
+        x = self.value(t.of, t.form)
+        if t.dim not in x.dims:
+            raise self.cell.refused(f"{t.form}({t.dim}, ..) of what has no dim {t.dim}", "give it a value that has it")
+        if t.form == "softmax":
+            return self.g.one(Softmax(t.dim), x, names=["softmax"])
+        before = self.at(self.cell.until(t.dim))
+        renamed = self.g.one(Rename(t.dim, self.cell.beside(t.dim)), x, names=[x.name])
+        return self.g.one(Einsum(x.dims), renamed, before, names=["cumsum"])
+
+    def product(self, m: MatrixDims, t: AlongDim) -> Val:
+        """A matrix times a value, in the compute dtype."""
+        x, cell = self.value(t.of, "read"), self.cell
+        if missing := [d for d in m.over if d not in x.dims]:
+            hint = f"give it a value over {' and '.join(m.over)}"
+            raise cell.refused(f"{t.form} sums along {missing[0]}, and what it is given has no such dim", hint)
+        left = [d for d in x.dims if d not in m.over]
+        if twice := [d for d in m.to if d in left]:
+            hint = "sum along it first, or give the result another dim"
+            raise cell.refused(f"{t.form} makes the dim {twice[0]}, and what it is given has it already", hint)
+        x = self.g.cast(x, cell.s.compute)
+        for d in m.over:
+            x = x if d not in m.to else self.g.one(Rename(d, cell.beside(d)), x, names=[x.name])
+        to = self.ordered(union(left, m.each, m.to))
+        return self.g.cast(self.g.one(Einsum(to), x, self.at(m.weight), names=[t.form]), cell.dtype)
 
     def sum(self, dim: str, e: Any) -> Val:
         """The sum of a formula along a dim: a product of its factors, those without the dim outside of it."""
@@ -111,21 +154,29 @@ class _StepValues(_Values):
 
 
 class Cell:
-    """A tensor recurrence on its way to a loop. means: what lets and next values are; sums: see `parse_sums`."""
+    """A tensor recurrence on its way to a loop, from the last position to the first where it is `backward`.
 
-    def __init__(self, s: Scope, block: TensorRecurrence, path: Path, stem: str, axes: dict[str, str], x: Val) -> None:
-        self.s, self.block, self.path, self.axes = s, block, path, axes
+    means: what lets and next values are; terms: see `parse_terms`."""
+
+    def __init__(
+        self, s: Scope, block: TensorRecurrence, path: Path, stem: str, axes: dict[str, str], x: Val, backward: bool
+    ) -> None:
+        self.s, self.block, self.path, self.axes, self.backward = s, block, path, axes, backward
         self.time, self.dtype = s.length, s.accumulate
         self.order = tuple(axes.values())
         self.shapes = {n: tuple(axes[d] for d in dims) for n, (_, dims) in block.shapes.items()}
-        self.sums: dict[Any, tuple[str, Any]] = {}
+        self.terms: Terms = {}
+        self.matrices = {
+            name: MatrixDims(symbol(f"m_{name}"), *(tuple(axes[d] for d in dims) for dims in (m.over, m.to, m.each)))
+            for name, m in block.multiplied.items()
+        }
         self.means: dict[Any, Any] = {}
         self.names: dict[str, Any] = {n: symbol(f"v_{n}") for n in self.shapes}
         self.states = {n: self.names[n] for n in block.state}
         self.after = {n: symbol(f"u_{n}") for n in block.state}
         self.where: Path = path
         self.outside = _Values(self, s.g, ("batch", s.length))
-        if (anew := starts_anew(s)) is not None:
+        if (anew := starts_anew(s, backward)) is not None:
             self.outside.env[ANEW] = anew
         self._read()
         self._given(x, stem)
@@ -133,11 +184,23 @@ class Cell:
     def refused(self, message: str, hint: str) -> SpecError:
         return SpecError.at(self.where, "W0402", message, hint)
 
+    def beside(self, dim: str) -> str:
+        """A dim under the name that it has where it is summed and made at once."""
+        found = self.s.low.mint(f"{dim}_from", self.s.low.sizes[dim], (*self.s.space, *self.axes.values()))
+        self.order = tuple(dict.fromkeys((*self.order, found)))
+        return found
+
+    def until(self, dim: str) -> Any:
+        """The symbol of what is 1 where a place along `beside(dim)` is not behind that along `dim`."""
+        found = symbol(f"w_until_{dim}")
+        self.means[found] = where(symbol(f"i_{self.beside(dim)}") <= symbol(f"i_{dim}"), 1, 0)
+        return found
+
     def _formula(self, text: str, *where: str, after: bool = False) -> Any:
         forms = {"i": {d: symbol(f"i_{axis}") for d, axis in self.axes.items()}}
         forms |= {"next": self.after} if after else {}
         sizes = {d: sp.Integer(n) for d, n in self.s.low.dims.most.items()}
-        read = partial(parse_sums, over=self.axes, sums=self.sums, forms=forms)
+        read = partial(parse_terms, over=self.axes, terms=self.terms, forms=forms, matrices=self.matrices)
         return self.s.low.read(text, (*self.path, *where), sizes | self.names, self.names, read)
 
     def _read(self) -> None:
@@ -146,6 +209,12 @@ class Cell:
         for name, first in self.block.starts.items() if ANEW in self.outside.env else ():
             self.means[symbol(f"b_{name}")] = where(ANEW > 0, self.s.ir.exact(first), self.states[name])
             self.names[name] = symbol(f"b_{name}")
+        for name in self.matrices:
+            if name in FUNCTIONS:
+                hint = "give it another name"
+                self.s.low.tell(
+                    Problem("W0403", f"'{name}' is a function of formulas", (*self.path, "matrices", name), hint)
+                )
         for name, text in self.block.let.items():
             self.means[symbol(f"w_{name}")] = self._formula(text, "let", name)
             self.names[name] = symbol(f"w_{name}")
@@ -165,11 +234,13 @@ class Cell:
         if self.s.low.problems:
             return
         read = self.below(sp.Add(self.output, *self.after.values(), self.gate or 0))
-        at = {n: where for n, (where, _) in self.block.shapes.items() if n not in self.block.state}
-        idle = [n for n in at if self.names[n] not in read]
+        called = {self.terms[name].form for name in read if name in self.terms}
+        at = {n: where[:2] for n, (where, _) in self.block.shapes.items() if n not in self.block.state}
+        idle = [at[n] for n in at if self.names[n] not in read]
+        idle += [("matrices", n) for n in self.matrices if n not in called]
         hint = "use it or leave it out"
         if idle:
-            raise SpecError([Problem("W0403", f"no formula reads '{n}'", (*self.path, *at[n][:2]), hint) for n in idle])
+            raise SpecError([Problem("W0403", f"no formula reads '{w[1]}'", (*self.path, *w), hint) for w in idle])
 
     def below(self, e: Any) -> set[Any]:
         """All symbols that a formula comes to, through what they mean."""
@@ -178,7 +249,7 @@ class Cell:
             name = todo.pop()
             if name not in found:
                 found.add(name)
-                meaning = self.sums[name][1] if name in self.sums else self.means.get(name)
+                meaning = self.terms[name].of if name in self.terms else self.means.get(name)
                 todo += [] if meaning is None else meaning.free_symbols
         return found
 
@@ -187,7 +258,7 @@ class Cell:
         return not self.below(e).isdisjoint(self.states.values())
 
     def _given(self, x: Val, stem: str) -> None:
-        """The projected inputs [batch seq ..] and the parameters, in the accumulate dtype."""
+        """The projected inputs [batch seq ..] and the parameters, in the accumulate dtype; and the matrices."""
         s = self.s
         for name in self.block.inputs:
             own = " ".join(self.shapes[name])
@@ -197,6 +268,11 @@ class Cell:
             rule = (parameter.init, (*self.path, "parameters", name, "init"))
             own = " ".join(self.shapes[name])
             self.outside.env[self.names[name]] = s.param(f"{stem}.{name}", own, rule=rule, dtype=self.dtype)
+        for name, m in self.matrices.items():
+            over = " ".join(self.beside(d) if d in m.to else d for d in m.over)
+            own, init = " ".join((*m.each, over, *m.to)), self.block.multiplied[name].init
+            rule = None if init is None else (init, (*self.path, "matrices", name, "init"))
+            self.outside.env[m.weight] = s.param(f"{stem}.{name}.weight", own, fan_in=over, rule=rule)
 
     def run(self) -> Val:
         """The output, [batch seq ..]."""
@@ -214,7 +290,7 @@ class Cell:
         out = step.value(self.output, "read")
         graph = body.graph(*following, out)
         given = tuple(v for v in graph.inputs if v.name not in self.block.state)
-        loop = Loop(self.time, graph, len(starts), chunks=self._chunks())
+        loop = Loop(self.time, graph, len(starts), self.backward, self._chunks())
         assert len(given) == len(step.given)
         return self.s.g.many(loop, *starts, *step.given)[len(starts)]
 

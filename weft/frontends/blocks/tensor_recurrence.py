@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field, Tag, model_validator
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weft.frontends.resolve import Dims
     from weft.ir.types import Val
 
-TAKEN = ("output", "norm", "sum", "next", "i")
+TAKEN = ("output", "norm", "sum", "softmax", "cumsum", "next", "i", "forwards", "backwards")
 """Names that stand for something else: parameters of the block, and what formulas call."""
 
 
@@ -36,13 +36,35 @@ class CellParameter(SpecPart):
     init: Init = Field(default="zeros", description="its rule")
 
 
+class CellMatrix(SpecPart):
+    """A matrix of a tensor recurrence."""
+
+    over: list[Name] = Field(min_length=1, description="dims of what it multiplies, that are summed")
+    to: list[Name] | None = Field(default=None, description="dims of the product in their place; default: as `over`")
+    each: list[Name] = Field(
+        default_factory=list, description="dims along which every place has a matrix of its own, such as `heads`"
+    )
+    init: Init | None = Field(default=None, description="its rule; default as `weight`")
+
+
+class SummedDims(NamedTuple):
+    """What a matrix of a cell sums, what it makes, and what has one each."""
+
+    over: list[str]
+    to: list[str]
+    each: list[str]
+    init: Init | None
+
+
 class TensorRecurrence(BlockKind):
-    """A recurrence along `seq` whose states are tensors: linear attention, state spaces, delta rules, as formulas.
+    """A recurrence along `seq` whose states are tensors, as formulas: linear attention, state spaces, delta rules, and
+    cells with recurrent matrices such as an LSTM.
 
     Values meet by the names of their dims: `k*v` of `k: [heads, key]` and `v: [heads, value]` is an outer product
-    [heads key value]. `sum(key, q*s)` sums along a dim, `i(heads)` is the place along one, and dims are numbers. In a
-    formula: the states (their value before this step), `inputs`, `parameters` and earlier lets; in `output` also
-    `next(s)`, the value of the state `s` after this step. A matrix takes the output from its dims to `width`.
+    [heads key value]. `sum(key, q*s)` sums along a dim, `softmax(key, q)` and `cumsum(key, q)` go along one too,
+    `i(heads)` is the place along one, and dims are numbers. In a formula: the states (their value before this step),
+    `inputs`, `parameters` and earlier lets; in `output` also `next(s)`, the value of the state `s` after this step;
+    and the products `r(h)` of `matrices`. A matrix takes the output from its dims to `width`.
 
     Where each state's next value is linear in the states, and these are read by sums alone, chunks of positions are
     computed as products; `weft explain` says which, and why not.
@@ -60,6 +82,17 @@ class TensorRecurrence(BlockKind):
         ],
     ] = Field(min_length=1, description="the states and their dims; they start at 0 where `init` says nothing else")
     parameters: dict[Name, CellParameter] = Field(default_factory=dict, description="parameters of their own")
+    matrices: dict[
+        Name,
+        Annotated[
+            Annotated[list[Name], Field(min_length=1), Tag("list")] | Annotated[CellMatrix, Tag("map")],
+            one_of("a list of dims, or a map with `over`"),
+        ],
+    ] = Field(
+        default_factory=dict,
+        description="matrices that formulas call: `r(h)` is the product of r with h. Of a list of dims the last is "
+        "summed and made, along the others every place has a matrix of its own",
+    )
     let: dict[Name, Formula] = Field(default_factory=dict, description="named steps, in order")
     update: dict[Name, Formula] = Field(description="each state's next value")
     output: Formula = Field(description="what a position gives, such as `sum(key, q*next(s))`")
@@ -69,13 +102,19 @@ class TensorRecurrence(BlockKind):
     gate: Formula | None = Field(
         default=None, description="factor on the output after `norm`, such as `silu(z)`: a formula without states"
     )
+    direction: Literal["forward", "backward", "both"] = Field(
+        default="forward",
+        description="`backward`: from the last position to the first; `both`: a cell each way, with parameters of its "
+        "own, `forwards` and `backwards`, whose outputs are added behind their matrices. No model with one that is "
+        "not `forward` decodes step by step",
+    )
     chunk: Size = Field(default=64, description="positions in a chunk, where chunks are computed as products")
 
     @model_validator(mode="after")
     def _complete(self) -> TensorRecurrence:
         if set(self.update) != set(self.state):
             raise ValueError("`update` must give the next value of each state, and of nothing else")
-        names = [*TAKEN, *self.inputs, *self.state, *self.parameters, *self.let]
+        names = [*TAKEN, *self.inputs, *self.state, *self.parameters, *self.matrices, *self.let]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)}: a name may stand for one thing only")
@@ -90,43 +129,60 @@ class TensorRecurrence(BlockKind):
         return found | {n: (("parameters", n, "dims"), p.dims) for n, p in self.parameters.items()}
 
     @property
+    def multiplied(self) -> dict[str, SummedDims]:
+        """The dims of each matrix."""
+        return {
+            name: SummedDims(m[-1:], m[-1:], m[:-1], None)
+            if isinstance(m, list)
+            else SummedDims(m.over, m.over if m.to is None else m.to, m.each, m.init)
+            for name, m in self.matrices.items()
+        }
+
+    @property
     def starts(self) -> dict[str, float]:
         """What each state is before the first position."""
         return {name: state.init if isinstance(state, StateTensor) else 0.0 for name, state in self.state.items()}
 
     def lower(self, s: Scope, x: Val, stem: str, path: Path) -> tuple[Val, Aux]:
         """A loop over positions whose body is one step, its states in the accumulate dtype."""
-        from weft.frontends.blocks.tensor_formulas import Cell  # SymPy, which the language alone does without
-
         if stream_of(s.low.model) == s.stream:
             message = "the states of a cell start anew in each segment, and the memory keeps rows for attention alone"
             raise SpecError.at(path, "W0403", message, "leave out `memory`, or make it an attention")
         with s.at(*path):
             axes = self.axes(s, path)
-            cell = Cell(s, self, path, stem, axes, x)
-            with s.at(*path, "update"):
-                out = cell.run()
-            to = s.rows.split()
+            if self.direction != "both":
+                return self.read(s, x, stem, path, axes, self.direction == "backward"), []
+            ways = [self.read(s, x, f"{stem}.{way}s", path, axes, way == "backward") for way in ("forward", "backward")]
+            return s.map(stem.rsplit(".", 1)[-1], "a + b", a=ways[0], b=ways[1], dtype=s.compute), []
+
+    def read(self, s: Scope, x: Val, stem: str, path: Path, axes: dict[str, str], backward: bool) -> Val:
+        """What the cell gives, [batch seq width], one way along `seq`."""
+        from weft.frontends.blocks.tensor_formulas import Cell  # SymPy, which the language alone does without
+
+        cell = Cell(s, self, path, stem, axes, x, backward)
+        with s.at(*path, "update"):
+            out = cell.run()
+        to = s.rows.split()
+        own = [d for d in out.dims if d not in to]
+        out = s.map("read", "o", to=" ".join(out.dims), o=out, dtype=s.compute)
+        if self.norm != "none":
+            if not own:
+                message = "the output has no dim to normalise over"
+                raise SpecError.at((*path, "norm"), "W0403", message, "leave it out, or give the output a dim")
+            out = s.norm(out, self.norm, f"{stem}.norm", (*path, "norm"), own[-1])
+        if self.gate is not None:
+            with s.at(*path, "gate"):
+                out = cell.gated(out)
             own = [d for d in out.dims if d not in to]
-            out = s.map("read", "o", to=" ".join(out.dims), o=out, dtype=s.compute)
-            if self.norm != "none":
-                if not own:
-                    message = "the output has no dim to normalise over"
-                    raise SpecError.at((*path, "norm"), "W0403", message, "leave it out, or give the output a dim")
-                out = s.norm(out, self.norm, f"{stem}.norm", (*path, "norm"), own[-1])
-            if self.gate is not None:
-                with s.at(*path, "gate"):
-                    out = cell.gated(out)
-                own = [d for d in out.dims if d not in to]
-            name, matrix = stem.rsplit(".", 1)[-1], " ".join([*own, "width"])
-            return s.linear(name, out, matrix, " ".join(s.space), f"{stem}.output", None, "output", " ".join(own)), []
+        name, matrix = stem.rsplit(".", 1)[-1], " ".join([*own, "width"])
+        return s.linear(name, out, matrix, " ".join(s.space), f"{stem}.output", None, "output", " ".join(own))
 
     def axes(self, s: Scope, path: Path) -> dict[str, str]:
         """The dim of the graph for each dim that the block names."""
         found: dict[str, str] = {}
         problems: list[Problem] = []
         dims = s.low.dims
-        for at, names in self.shapes.values():
+        for at, names in self.named():
             for i, name in enumerate(names):
                 where = (*path, *at, i)
                 if name not in dims.values:
@@ -145,9 +201,30 @@ class TensorRecurrence(BlockKind):
             raise SpecError(problems)
         return found
 
+    def named(self) -> Iterator[tuple[Path, list[str]]]:
+        """Every list of dims, and where it stands."""
+        yield from self.shapes.values()
+        for name, m in self.matrices.items():
+            if isinstance(m, list):
+                yield ("matrices", name), m
+            else:
+                given = {"over": m.over, "to": m.to or [], "each": m.each}
+                yield from ((("matrices", name, key), dims) for key, dims in given.items())
+
     def problems(self, dims: Dims, path: Path) -> Iterator[Problem]:
-        """Names that a formula could read in two ways."""
+        """Names that a formula could read in two ways, and matrices that have a dim in two places."""
         where = {name: (*path, at[0], name) for name, (at, _) in self.shapes.items()}
-        for name, at in (where | {name: (*path, "let", name) for name in self.let}).items():
+        where |= {name: (*path, key, name) for key in ("matrices", "let") for name in getattr(self, key)}
+        for name, at in where.items():
             if name in dims.values:
                 yield Problem("W0403", f"'{name}' is a dim already, a number in formulas", at, "give it another name")
+        for name, m in self.multiplied.items():
+            if twice := [d for d in m.each if d in (*m.over, *m.to)]:
+                message = f"'{twice[0]}' has a matrix for each place and is summed or made too"
+                yield Problem("W0402", message, (*path, "matrices", name, "each"), "leave it out of one")
+
+    def warnings(self, dims: Dims, path: Path, predicts: bool) -> Iterator[Problem]:
+        """A cell that shows a language head what it is to predict."""
+        if predicts and self.direction != "forward":
+            message = "a token sees later ones; targets that are the next tokens would be seen, not predicted"
+            yield Problem("W0503", message, (*path, "direction"), "a model of masked tokens is meant so")

@@ -15,7 +15,9 @@ from weft.ir.formula.normal import CONSTANTS, MAX_NODES
 from weft.ir.formula.normal import names_in as names_in
 from weft.ir.formula.normal import normal as normal
 from weft.ir.formula.normal import symbol as symbol
-from weft.ir.formula.reader import Reader, Sums
+from weft.ir.formula.reader import ALONG as ALONG
+from weft.ir.formula.reader import AlongDim as AlongDim
+from weft.ir.formula.reader import Reader, Terms
 
 Table = tuple[tuple[str, Any], ...]
 
@@ -48,17 +50,18 @@ def parse(
     return _parse(text, table, names is None if open is None else open, limit, more)
 
 
-def parse_sums(
+def parse_terms(
     text: str,
     names: Mapping[str, sp.Basic],
     over: Collection[str],
-    sums: Sums,
+    terms: Terms,
     forms: Mapping[str, Mapping[str, sp.Basic]] | None = None,
+    matrices: Collection[str] = (),
 ) -> Any:
-    """`parse` of a formula in which `sum(dim, e)` may stand for the dims `over`: a symbol of the result each, said in
-    `sums`."""
+    """`parse` of a formula in which `sum(dim, e)` and its like may stand for the dims `over`, and `m(e)` for the
+    matrices: a symbol of the result each, said in `terms`."""
     more = {form: dict(of) for form, of in (forms or {}).items()}
-    return normal(Reader(text, dict(names), False, MAX_NODES, more, over, sums).read())
+    return normal(Reader(text, dict(names), False, MAX_NODES, more, over, terms, matrices).read())
 
 
 @lru_cache(maxsize=1 << 12)

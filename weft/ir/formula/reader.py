@@ -6,6 +6,7 @@ import ast
 import difflib
 import warnings
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
@@ -17,8 +18,21 @@ from weft.ir.formula.normal import CONSTANTS, MAX_NODES, normal, symbol
 
 MAX_TEXT = 20  # characters for each syntax node allowed
 MAX_DEPTH, MAX_EXPONENT, MAX_DIGITS, MAX_BITS = 60, 64, 40, 1_200
-Sums = dict[sp.Symbol, tuple[str, Any]]
-"""Symbol -> the dim and the expression that it is the sum of; those inside one stand before it."""
+ALONG = ("sum", "softmax", "cumsum")
+"""Functions of a dim, and of what they go along it with."""
+
+
+@dataclass(frozen=True)
+class AlongDim:
+    """A term that reads its expression at more points than one: `form(dim, of)`, or a matrix `form` times it."""
+
+    form: str
+    dim: str
+    of: Any
+
+
+Terms = dict[sp.Symbol, AlongDim]
+"""What a symbol stands for; those inside one stand before it."""
 _SPACES = {ord(c): " " for c in "\n\r\t"}
 _COMPARE: dict[type, Callable[..., Any]] = {
     ast.Lt: sp.Lt,
@@ -41,10 +55,12 @@ class Reader:
         limit: int,
         forms: dict[str, dict[str, Any]],
         over: Collection[str] = (),
-        sums: Sums | None = None,
+        terms: Terms | None = None,
+        matrices: Collection[str] = (),
     ) -> None:
         self.text, self.names, self.open, self.limit = text.translate(_SPACES), names, open, limit
-        self.forms, self.over, self.sums = forms, over, sums if sums is not None else {}
+        self.forms, self.over, self.along_dims = forms, over, terms if terms is not None else {}
+        self.matrices = matrices
         self.count, self.digits = 0, MAX_DIGITS * (1 if limit == MAX_NODES else 25)
         self.exponent = MAX_EXPONENT * (1 if limit == MAX_NODES else 25)
 
@@ -158,6 +174,8 @@ class Reader:
             return CONSTANTS[name]
         if self.open and not name.startswith("__") and name not in FUNCTIONS:
             return symbol(name)
+        if name in self.matrices:
+            raise self.error(n, f"{name} is a matrix", f"write {name}(..) for its product with a value")
         near = difflib.get_close_matches(name, self.names, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(sorted(self.names)[:12]) or 'none'}"
         raise self.error(n, f"unknown name {name[:40]!r}", hint)
@@ -165,10 +183,13 @@ class Reader:
     def call(self, n: ast.expr, f: str, args: list[ast.expr], d: int) -> Any:
         if f in self.forms:
             return self.of_name(n, f, args)
-        if f == "sum" and self.over:
-            return self.sum(n, args, d)
+        if f in self.matrices:
+            return self.product(n, f, args, d)
+        if f in ALONG and self.over:
+            return self.along(n, f, args, d)
         if f not in FUNCTIONS:
-            near = difflib.get_close_matches(f, [*FUNCTIONS, *self.forms], 1)
+            known = [*FUNCTIONS, *self.forms, *self.matrices, *(ALONG if self.over else ())]
+            near = difflib.get_close_matches(f, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the functions are {', '.join(sorted(FUNCTIONS))}"
             raise self.error(n, f"unknown function {f[:40]!r}", hint)
         build, least, most = FUNCTIONS[f]
@@ -191,18 +212,28 @@ class Reader:
                 said = ", ".join(f"{form}({name})" for name in known)
                 raise self.error(n, f"{form} takes one name", f"write {said}" if said else f"there is no {form} here")
 
-    def sum(self, n: ast.expr, args: list[ast.expr], d: int) -> Any:
-        """`sum(dim, e)`: a symbol, and what it stands for among `sums`."""
+    def along(self, n: ast.expr, form: str, args: list[ast.expr], d: int) -> Any:
+        """`form(dim, e)`: a symbol, and what it stands for among `terms`."""
         match args:
             case [ast.Name(id=dim), e] if dim in self.over:
-                found = dim, normal(self.checked(e, self.number(e, d)))
+                return self.term(AlongDim(form, dim, normal(self.checked(e, self.number(e, d)))))
             case _:
-                said = ", ".join(f"sum({dim}, ..)" for dim in self.over)
-                raise self.error(n, "sum takes a dim and what to sum along it", f"write {said}")
-        known = next((s for s, other in self.sums.items() if other == found), None)
+                what = "what to sum along it" if form == "sum" else "a value that has it"
+                said = ", ".join(f"{form}({dim}, ..)" for dim in self.over)
+                raise self.error(n, f"{form} takes a dim and {what}", f"write {said}")
+
+    def product(self, n: ast.expr, matrix: str, args: list[ast.expr], d: int) -> Any:
+        """`matrix(e)`, the same."""
+        if len(args) != 1:
+            what = f"{matrix} is a matrix and takes one value, found {len(args)}"
+            raise self.error(n, what, f"write {matrix}(..) for its product with it")
+        return self.term(AlongDim(matrix, "", normal(self.checked(args[0], self.number(args[0], d)))))
+
+    def term(self, found: AlongDim) -> Any:
+        known = next((s for s, other in self.along_dims.items() if other == found), None)
         if known is None:
-            known = symbol(f"sum_{len(self.sums)}")
-            self.sums[known] = found
+            known = symbol(f"term_{len(self.along_dims)}")
+            self.along_dims[known] = found
         return known
 
     def piecewise(self, n: ast.expr, build: Callable[..., Any], args: list[ast.expr], d: int) -> Any:
