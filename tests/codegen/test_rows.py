@@ -29,9 +29,8 @@ BLOCKS = {
         "update": {"s": "sigmoid(g)*s + k*v"},
         "output": "sum(head, q*next(s))",
     },
-    "matrices both ways": {
+    "matrices": {
         "kind": "tensor_recurrence",
-        "direction": "both",
         "inputs": {"u": ["inner"]},
         "matrices": {"r": {"over": ["inner"], "init": {"normal": 0.5}}},
         "state": {"h": {"dims": ["inner"], "init": 0.5}, "n": []},
@@ -41,8 +40,9 @@ BLOCKS = {
     "experts": {"kind": "moe", "capacity": "none", "top_k": 2, "aux_loss": 0.5},
     "sigmoid experts": {"kind": "moe", "capacity": "none", "top_k": 2, "router": "sigmoid", "choice_bias": True},
 }
+BLOCKS["matrices both ways"] = {**BLOCKS["matrices"], "direction": "both"}
 MIXTURES = {
-    "mixture": ("rotary", "convolution", "attending cell", "gated linear", "matrices both ways", "sigmoid experts")
+    "mixture": ("rotary", "convolution", "attending cell", "gated linear", "matrices", "sigmoid experts")
 } | {n: (n,) for n in BLOCKS if SOAK}
 DIMS = {"batch": 3, "seq": 12, "width": 8, "heads": 2, "head": 4, "inner": 6, "experts": 4, "layers": 2, "vocab": 13}
 SEGMENTS = torch.tensor([[5, 5, 5, 2, 7, 7, 7, 7, 2, 2, 2, 2], [1] * 12, [0, 1, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3]])
