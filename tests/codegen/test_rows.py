@@ -41,9 +41,9 @@ BLOCKS = {
     "sigmoid experts": {"kind": "moe", "capacity": "none", "top_k": 2, "router": "sigmoid", "choice_bias": True},
 }
 BLOCKS["matrices both ways"] = {**BLOCKS["matrices"], "direction": "both"}
-MIXTURES = {
-    "mixture": ("rotary", "convolution", "attending cell", "gated linear", "matrices", "sigmoid experts")
-} | {n: (n,) for n in BLOCKS if SOAK}
+MIXTURES = {"mixture": ("rotary", "convolution", "attending cell", "gated linear", "matrices", "sigmoid experts")} | {
+    n: (n,) for n in BLOCKS if SOAK
+}
 DIMS = {"batch": 3, "seq": 12, "width": 8, "heads": 2, "head": 4, "inner": 6, "experts": 4, "layers": 2, "vocab": 13}
 SEGMENTS = torch.tensor([[5, 5, 5, 2, 7, 7, 7, 7, 2, 2, 2, 2], [1] * 12, [0, 1, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3]])
 VALID = torch.tensor([[0] * 3 + [1] * 9, [1] * 7 + [0] * 5, [0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 0]]).bool()
