@@ -2,17 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cells.md").read_text()
 
 
-def test_the_tutorial_runs(tmp_path):
-    spec, code = (re.search(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)[1] for kind in ("yaml", "python"))
+def test_the_tutorial_runs(tmp_path: Path):
+    spec, code = (re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)[0] for kind in ("yaml", "python"))
     path = tmp_path / "minimal.yaml"
     path.write_text(spec)
-    names = {"path": path}
+    names: dict[str, Any] = {"path": path}
     exec(compile(code, "docs/cells.md", "exec"), names)
 
     logits, expected, parameters = names["logits"], names["expected"], list(names["module"].parameters())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch.func import functional_call
 
 import weft
 from tests.campaign import SOAK
+from weft import api
 
 DIMS = {"batch": 2, "seq": 9, "width": 6, "heads": 2, "level": 4, "unit": 3, "vocab": 7}
-CELLS = [*(["lstm", "slstm"] if SOAK else []), "gru", "on_lstm", "bilstm"]
+CELLS = [*(["lstm", "gru", "slstm"] if SOAK else []), "on_lstm", "bilstm"]
 Weights = Mapping[str, Tensor]
 
 
@@ -135,8 +137,38 @@ def test_a_cell_both_ways_sees_what_comes_and_takes_no_step():
     tokens = torch.zeros(1, 9, dtype=torch.int64)
     other = tokens.clone()
     other[0, -1] = 1
+    run: Any = module()
     with torch.no_grad():
-        change = module()(tokens).logits - module()(other).logits
+        change = run(tokens).logits - run(other).logits
     assert change[0, 0].abs().max() > 1e-6
     with pytest.raises(NotImplementedError, match="backwards along seq"):
-        module().step(tokens[:, :1], None)
+        run.step(tokens[:, :1], None)
+
+
+def test_a_cell_both_ways_is_told_where_it_shows_what_is_to_be_predicted():
+    spec = {"name": "cells", "dims": DIMS, "stack": [{"layer": [{"block": block("bilstm")}]}]}
+
+    def told(**keys: Any) -> list[str]:
+        found = api.check(weft.Model.model_validate({**spec, **keys}))["warnings"]
+        return [w["message"] for w in found if w["code"] == "W0503"]
+
+    assert ["later ones" in note for note in told()] == [True]
+    assert told(head={"kind": "classify", "classes": 3}) == []
+    assert api.check(Path("examples/specs/bart_base.yaml"))["warnings"] == []  # its encoder sees everything
+
+
+def test_documents_of_a_cell_both_ways_are_what_they_are_alone():
+    """From whichever side a document begins, and whatever padding stands in it."""
+    stack = [{"layer": [{"block": block("bilstm")}]}]
+    rows = {"documents": True, "padding": True}
+    both: Any = weft.compile({"name": "cells", "dims": DIMS, "rows": rows, "stack": stack}, train=False).double()
+    tokens = torch.arange(18).reshape(2, 9) % 7
+    segments = torch.tensor([[3, 3, 3, 1, 1, 1, 1, 3, 3], [2, 2, 0, 0, 0, 0, 0, 0, 0]])
+    valid = torch.tensor([[0, 1, 1, 1, 0, 1, 1, 1, 0], [1, 0, 0, 1, 1, 1, 1, 1, 1]]).bool()
+    together = both(tokens, segments=segments, valid=valid).logits
+    for row, ends in enumerate([(0, 3, 7, 9), (0, 2, 9)]):
+        for start, end in pairwise(ends):
+            own = [i for i in range(start, end) if valid[row, i]]
+            here = {"segments": segments[row : row + 1, own], "valid": valid[row : row + 1, own]}
+            alone = both(tokens[row : row + 1, own], **here).logits
+            torch.testing.assert_close(together[row, own], alone[0], rtol=1e-12, atol=1e-12)

@@ -29,19 +29,10 @@ BLOCKS = {
         "update": {"s": "sigmoid(g)*s + k*v"},
         "output": "sum(head, q*next(s))",
     },
-    "matrices": {
-        "kind": "tensor_recurrence",
-        "inputs": {"u": ["inner"]},
-        "matrices": {"r": {"over": ["inner"], "init": {"normal": 0.5}}},
-        "state": {"h": {"dims": ["inner"], "init": 0.5}, "n": []},
-        "update": {"h": "tanh(u + r(h))", "n": "n + 1"},
-        "output": "next(h) + h/(1 + n)",
-    },
     "experts": {"kind": "moe", "capacity": "none", "top_k": 2, "aux_loss": 0.5},
     "sigmoid experts": {"kind": "moe", "capacity": "none", "top_k": 2, "router": "sigmoid", "choice_bias": True},
 }
-BLOCKS["matrices both ways"] = {**BLOCKS["matrices"], "direction": "both"}
-MIXTURES = {"mixture": ("rotary", "convolution", "attending cell", "gated linear", "matrices", "sigmoid experts")} | {
+MIXTURES = {"mixture": ("rotary", "convolution", "attending cell", "gated linear", "sigmoid experts")} | {
     n: (n,) for n in BLOCKS if SOAK
 }
 DIMS = {"batch": 3, "seq": 12, "width": 8, "heads": 2, "head": 4, "inner": 6, "experts": 4, "layers": 2, "vocab": 13}

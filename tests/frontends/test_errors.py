@@ -252,20 +252,26 @@ def problems_of(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Problem, ..
     return found.value.problems
 
 
+def at(problem: Problem) -> tuple[str, int, int]:
+    """File, line and column."""
+    assert problem.place is not None
+    return problem.place.file, problem.place.line, problem.place.col
+
+
 def test_the_corpus_is_complete_and_large_enough():
     assert {path.stem for path in BAD.glob("*.yaml")} == set(CORPUS)
     assert len(CORPUS) >= 40
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_error_has_its_place_and_a_way_out(name, monkeypatch):
+def test_every_error_has_its_place_and_a_way_out(name: str, monkeypatch: pytest.MonkeyPatch):
     problems = problems_of(name, monkeypatch)
 
-    assert [(p.code, p.place.line, p.place.col) for p in problems] == [expected[:3] for expected in CORPUS[name]]
+    assert [(p.code, *at(p)[1:]) for p in problems] == [expected[:3] for expected in CORPUS[name]]
     for problem, (*_, words) in zip(problems, CORPUS[name], strict=True):
         assert words in f"{problem.message}; {problem.hint}"
         assert problem.code in CODES
-        assert problem.place.file == ("bases/base.yaml" if name == "extends_problem" else f"{name}.yaml")
+        assert at(problem)[0] == ("bases/base.yaml" if name == "extends_problem" else f"{name}.yaml")
 
 
 def test_every_code_is_shown_by_the_corpus_or_told_why_not():
@@ -275,7 +281,7 @@ def test_every_code_is_shown_by_the_corpus_or_told_why_not():
     assert set(CODES) - shown <= {"W0404"}
 
 
-def test_printed_with_source_line_and_caret(monkeypatch):
+def test_printed_with_source_line_and_caret(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(BAD)
     with pytest.raises(SpecError) as found:
         api.check("unknown_key_in_block.yaml")
@@ -299,7 +305,9 @@ def test_printed_with_source_line_and_caret(monkeypatch):
         ("a: " + "x" * 300, 200, 2, "x" * 100, 50, 2),
     ],
 )
-def test_carets_stand_under_the_value_whatever_the_line_holds(line, col, width, shown, caret_at, carets):
+def test_carets_stand_under_the_value_whatever_the_line_holds(
+    line: str, col: int, width: int, shown: str, caret_at: int, carets: int
+):
     error = SpecError([Problem("W0101", "m", place=Place("f", 7, col, width, line))])
     _, source, caret, _ = render(error).splitlines()
 
@@ -315,14 +323,14 @@ def test_nothing_in_a_spec_reaches_the_terminal_unescaped():
     assert len(render(error).splitlines()) == 4
 
 
-def test_problems_of_a_formula_point_into_the_text_as_typed(tmp_path):
+def test_problems_of_a_formula_point_into_the_text_as_typed(tmp_path: Path):
     base = (BAD / "pattern_unknown.yaml").read_text()
     for typed, col in (('"causal and windw(8)"', 53), ("'causal and windw(8)'", 53)):
         path = tmp_path / "s.yaml"
         path.write_text(base.replace("causal and windw(8)", typed))
         with pytest.raises(SpecError) as found:
             api.check(path)
-        assert found.value.problems[0].place.col == col
+        assert at(found.value.problems[0])[2] == col
 
 
 def test_errors_of_a_model_built_in_python_name_the_value():

@@ -1,7 +1,6 @@
 """What `weft check` says of a spec that is no error and yet probably not meant."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -38,21 +37,6 @@ def test_a_pattern_that_sees_nothing_or_what_is_to_be_predicted(pattern, said):
 
 def test_a_classifier_may_see_everything():
     assert notes({"kind": "attention", "pattern": "all"}, head={"kind": "classify", "classes": 3}) == []
-
-
-def test_a_cell_both_ways_shows_what_is_to_be_predicted():
-    cell = {"kind": "tensor_recurrence", "inputs": {"u": []}, "state": {"c": []}, "update": {"c": "c + u"}}
-    cell |= {"output": "next(c)", "direction": "both"}
-
-    def told(**keys):
-        return [note for note in notes(cell, **keys) if "later ones" in note]
-
-    assert len(told()) == 1
-    assert told(head={"kind": "classify", "classes": 3}) == []
-
-
-def test_an_encoder_may_see_everything():
-    assert api.check(Path("examples/specs/bart_base.yaml"))["warnings"] == []
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ class Draw:
         encode = {"kind": "mlp"} if encode["kind"] == "opaque" else encode
         cross = {"kind": "attention", "context": "source"} | self.some(0.3, "cross", o.ATTENTION)
         cross |= {"pattern": self.one("cross.pattern", o.ACROSS)} | self.some(0.3, "cross", {"score": o.SCORE})
-        stack = [{"stream": "source", "repeat": 2, "layer": [{"block": encode}]}]
+        stack: list[Spec] = [{"stream": "source", "repeat": 2, "layer": [{"block": encode}]}]
         stack += [{**stage, "stream": "target"} for stage in s["stack"]]
         layers = stack[1].get("cycle") or [stack[1]["layer"]]
         layers[0].append({"block": cross})
