@@ -26,16 +26,19 @@ LIKE = {
     "gemma3_4b": "mistral_7b; norms of queries and keys, norms behind sub-layers: drawn by the sweep, and tests/hf",
     "gpt_oss_20b": "mistral_7b; sinks, experts that drop none, clamped gates: drawn by the sweep, and tests/hf",
     "llama3_8b": "mistral_7b without a window",
+    "memory_transformer_base": "bart_base; memory tokens: tests/codegen/test_memory_tokens.py, drawn by the sweep",
     "mixtral_8x7b": "mistral_7b; experts that drop none: drawn by the sweep, and tests/hf",
     "olmo2_7b": "mistral_7b; norms of whole projections: drawn by the sweep, and tests/hf",
     "phi3_mini": "mistral_7b without grouped queries",
     "qwen3_30b_a3b": "mistral_7b; experts that drop none: drawn by the sweep, and tests/hf",
     "qwen3_8b": "mistral_7b; norms of queries and keys: drawn by the sweep, and tests/hf",
+    "rmt_enwik8": "transformer_xl_base; memory tokens: tests/codegen/test_memory_tokens.py, drawn by the sweep",
     "t5_11b": "t5_base in other sizes",
     "t5_3b": "t5_base in other sizes",
     "t5_base": "bart_base; buckets of distances, one table for all layers: drawn by the sweep, and tests/hf",
     "t5_large": "t5_base in other sizes",
     "t5_small": "t5_base in other sizes",
+    "transformer_xl_large": "transformer_xl_base",
 }
 """Specs of parts that others stand for: checked, counted and lowered in `make test`; the soak runs them through all."""
 CROSSED = tuple(name for name in EVERY if name not in LIKE)

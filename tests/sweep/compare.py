@@ -76,7 +76,8 @@ class Case:
         self.spec, self.faults = spec, list[Fault]()
         self.loaded = at("check", opened, spec)
         program = at("check", api.program, self.loaded)
-        self.planned: Planned = at("compile", *((api.planned, self.loaded, True, "cpu") if whole else (lean, program)))
+        made = (lambda: api.planned(self.loaded, True, "cpu")) if whole else (lambda: lean(program))
+        self.planned: Planned = at("compile", made)
         self.program: Program = self.planned.program
         self.wrapped: Mapping[str, nn.Module] = self.loaded.model.modules()
         self.folder = write(at("compile", files_of, self.planned), folder / "package")
@@ -140,9 +141,10 @@ class Case:
         held(f"{where}: one row alone", comparing.compare("outputs", "f64", alone, whole))
 
     def one_row(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The first sequence of each; layers stand before it in what calls leave to later ones."""
-        carried = self.program.carried
-        return {k: v[:, :1] if k in carried else v[:1] if v.dim() else v for k, v in values.items()}
+        """The first sequence of each; layers may stand before it in what calls leave to later ones."""
+        states = [s for s in self.program.states if self.program.input(s.past).dims[0] != "batch"]
+        layered = {name for s in states for name in (s.past, s.value)}
+        return {k: v[:, :1] if k in layered else v[:1] if v.dim() else v for k, v in values.items()}
 
     def moved(self, truth: verify.Truth, module: Any) -> list[list[float]]:
         """How far each row of a comparison moves, time and again, when every result is off in its last place."""

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from tests.sweep import options as o
-from tests.sweep.rows import packed
+from tests.sweep.rows import packed, placed
 
 Spec = dict[str, Any]
 TENSORS = 0.05
@@ -47,6 +47,7 @@ class Draw:
         self.tensors = random.Random(f"{seed}, tensors")
         self.weighed = random.Random(f"{seed}, weighed")
         self.matrices = random.Random(f"{seed}, matrices")
+        self.memories = random.Random(f"{seed}, memories")
         self.told: list[str] = []
         self.most = 0
 
@@ -93,7 +94,36 @@ class Draw:
             s.pop("dtype", None)  # a wrapped module has dtypes of its own
         elif self.streams.random() < self.share:
             s = self.two(s)
+        self.hand_on(s)
         return packed(self.newer(s), self.rows, self.told)
+
+    def hand_on(self, s: Spec) -> None:
+        """Let a gradient through the memory, or give the model memory tokens, now and then."""
+        if "memory" in s:
+            if self.memories.random() < 0.3:
+                s["memory"]["through"] = self.memories.choice([1, 2])
+                self.told.append("memory.through")
+        elif self.memories.random() < 0.08:
+            own = "target" if "streams" in s else ""
+            if any(at == own and b.get("kind") == "attention" and "context" not in b for at, b in placed(s)):
+                self.tokens(s)
+
+    def tokens(self, s: Spec) -> None:
+        """Give the model memory tokens, and take from its parts what goes with none."""
+        s["memory"] = {"of": "tokens", **copy.deepcopy(self.memories.choice(o.MEMORY_TOKENS))}
+        s["memory"] |= {"stream": "target"} if "streams" in s else {}
+        self.told.append(f"memory={s['memory']}")
+        for block in blocks_of(s):
+            if block["kind"] not in ("attention", "mlp", "moe"):
+                block.clear()
+                block |= {"kind": "mlp"}
+            block.pop("skip_padding", None)
+            if block["kind"] == "attention":
+                for key in ("plan", "globals", "score"):
+                    block.pop(key, None)
+                own = block.get("context") is None
+                block["pattern"] = self.memories.choice(o.AMONG) if own else "all"
+                block |= {"score": self.memories.choice(o.FAR)} if own and self.memories.random() < 0.3 else {}
 
     def newer(self, s: Spec) -> Spec:
         """The spec with parts of today's decoders, each with a chance of its own."""

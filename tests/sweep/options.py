@@ -60,6 +60,12 @@ REMEMBERED: Options = [
 ]  # fmt: skip
 """Patterns of a model with a memory: in q - k, bounded by `KEEP` or not at all."""
 KEEP: Options = [2, 3, "most"]
+MEMORY_TOKENS: Options = [
+    {"keep": 1}, {"keep": 2}, {"keep": 2, "through": 1}, {"keep": 3, "written": True, "sees": "all"},
+    {"keep": 2, "written": False}, {"keep": 2, "written": False, "sees": "all"}, {"keep": 1, "sees": "memory"},
+]  # fmt: skip
+AMONG: Options = [*REMEMBERED, "q // 3 == k // 3", "k < 2 or causal", "rows(2)", "fixed(3, 1)"]
+"""Patterns of tokens among which memory tokens stand."""
 FAR: Options = ["s - 0.1*(q - k)", "30*tanh(s/30)", "s*(1 + h)", "s*cos(q - k) + h", "0.5*s"]
 
 ATTENTION_DROPOUT: Options = [0.1, 0.5]

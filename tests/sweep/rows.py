@@ -19,7 +19,7 @@ def packed(s: Spec, draw: random.Random, told: list[str]) -> Spec:
         chosen = draw.random() < SHARE
         if chosen and name != s.get("memory", {"stream": None}).get("stream", ""):
             rows[name] = copy.deepcopy(draw.choice(o.ROWS))
-    for at, block in _placed(s):
+    for at, block in placed(s):
         _fitted(block, rows.get(at, {}), rows.get(block.get("context", at), {}), draw)
     heads = s.get("head", {})
     heads = heads if isinstance(heads, list) else [heads]
@@ -35,7 +35,7 @@ def packed(s: Spec, draw: random.Random, told: list[str]) -> Spec:
     return s
 
 
-def _placed(s: Spec) -> Iterator[tuple[str, Spec]]:
+def placed(s: Spec) -> Iterator[tuple[str, Spec]]:
     """Every block, and the stream it is on."""
     for stage in s["stack"]:
         for layer in stage.get("cycle") or [stage["layer"]]:
@@ -74,5 +74,5 @@ def _read(s: Spec, stream: str) -> bool:
     embed = streams[stream].get("embed", {})
     while "positions" not in embed and "like" in embed:
         embed = streams[embed["like"]].get("embed", {})
-    turned = (at for at, b in _placed(s) if b.get("rotary") for at in (at, b.get("context", at)))
+    turned = (at for at, b in placed(s) if b.get("rotary") for at in (at, b.get("context", at)))
     return bool(embed.get("positions")) or stream in turned

@@ -25,10 +25,12 @@ def problems(model: Model) -> list[Problem]:
 
 def _rows(model: Model) -> Iterator[Problem]:
     """A segment begins where the one before it ended, in the same document and at the next position."""
+    assert model.memory is not None
     name = stream_of(model)
     if name in model.sequences and model.sequences[name].rows.model_fields_set:
         path: Path = ("streams", name, "rows") if model.streams else ("rows",)
         message = "a row is a segment of one long sequence, of which the memory keeps the last rows"
+        message = message if model.memory.carried else "memory tokens stand before those of the row, and are none of it"
         yield Problem("W0403", message, path, "leave out `rows`, or the memory", on_key=True)
 
 
@@ -41,7 +43,7 @@ def _stream(model: Model) -> Iterator[Problem]:
     elif name is not None and name not in model.sequences:
         hint = did_you_mean(name, model.sequences, "streams: ")
         yield Problem("W0405", f"no stream is called '{name}'", path, hint)
-    elif model.sequences[name or next(iter(model.sequences))].once:
+    elif model.memory.carried and model.sequences[name or next(iter(model.sequences))].once:
         message = f"'{name}' is read whole, so there is no segment before it to remember"
         yield Problem("W0405", message, path, "name a stream that grows, or leave out its `once`")
 
@@ -49,6 +51,8 @@ def _stream(model: Model) -> Iterator[Problem]:
 def _positions(model: Model) -> Iterator[Problem]:
     """A table of positions starts anew with each segment: a row of the memory would have that of another one."""
     name = stream_of(model)
+    if model.memory is None or model.memory.of == "tokens":  # a table counts the tokens of each segment
+        return
     if name not in model.sequences or any(s.embed.like not in (None, *model.sequences) for s in model.streams.values()):
         return
     path: Path = ("streams", name, "embed") if model.streams else ("embed",)

@@ -189,15 +189,52 @@ class Stream(SpecPart):
 
 
 class Memory(SpecPart):
-    """What a segment of a sequence leaves to the next one (Transformer-XL, Dai et al. 2019): rows that later queries
-    see as well, through which no gradient goes. `forward` takes it and gives the next."""
+    """What a segment of a sequence leaves to the next one: rows that later queries see as well. `forward` takes it and
+    gives the next.
 
-    of: Literal["hidden"] = Field(
+    `hidden` (Transformer-XL, Dai et al. 2019): rows of earlier segments. `tokens` (Recurrent Memory Transformer,
+    Bulatov et al. 2022): as many memory tokens before those of a segment, which it reads, and the same again behind
+    them, which it writes: they see all, nobody else sees them, and behind the last norm they are the next segment's.
+    The first segment's are a parameter `embed.memory` [read width]. Tokens see the memory that is read and each other
+    by the attention's `pattern`. Positions, rotary or `relative`, are those of the row, memory tokens included; tables
+    of the embedding count tokens alone."""
+
+    of: Literal["hidden", "tokens"] = Field(
         default="hidden",
-        description="`hidden`: the rows that enter each attention, of which it makes keys and values anew",
+        description="`hidden`: the rows that enter each attention, of which it makes keys and values anew; `tokens`: "
+        "memory tokens",
     )
-    keep: Size = Field(description="how many rows each attention keeps, the last ones")
+    keep: Size = Field(description="how many rows each attention keeps, the last ones; how many memory tokens")
+    through: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0,
+        description="how many borders of segments a gradient goes through before one stops it: 0 stops it at each, "
+        "and k makes one of every k + 1 segments, as the memory that is handed on counts",
+    )
+    written: bool | None = Field(
+        default=None,
+        description="`tokens`: whether a segment writes them for the next; `false`: each reads those of the parameter "
+        "(Memory Transformer, Burtsev et al. 2020); default true",
+    )
+    sees: Literal["memory", "all"] | None = Field(
+        default=None,
+        description="`tokens`: what those that are read see: each other, or all tokens too, as in an encoder; default "
+        "`memory`",
+    )
     stream: Name | None = Field(default=None, description="the stream that has it, where there are several")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Memory:
+        for key in ("written", "sees"):
+            if self.of == "hidden" and getattr(self, key) is not None:
+                raise ValueError(f"`{key}` is of memory tokens: `of: tokens`")
+        if self.written is False and self.through:
+            raise ValueError("`through` is of a memory that is written, and this one is the same in each segment")
+        return self
+
+    @property
+    def carried(self) -> bool:
+        """Does a segment leave it to the next?"""
+        return self.of == "hidden" or self.written is not False
 
 
 class Transform(SpecPart):

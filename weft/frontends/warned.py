@@ -28,15 +28,23 @@ NAMED = frozenset({"batch", "width"})
 def warnings(model: Model, dims: Dims) -> list[Problem]:
     """Everything found, each at its value; places are the front door's to fill in."""
     predicts = all(isinstance(head, LanguageHead) for head in model.heads)
-    length = model.sequences[of_heads(model)].length
-    of_blocks = ((block, path, at, predicts and at == length) for block, path, at in blocks_of(model))
-    found = (p for block, path, at, seen in of_blocks for p in block.warnings(dims.on(at), path, seen))
-    return [*_unused_blocks(model), *_unused_dims(model), *found, *_beyond_memory(model, dims)]
+    own = model.sequences[of_heads(model)].length
+    blocks = blocks_of(model)
+    found = (p for block, path, at in blocks for p in block.warnings(dims.on(at), path, predicts and at == own))
+    memory = [*_beyond_memory(model, dims), *(_foreseen(model) if predicts else [])]
+    return [*_unused_blocks(model), *_unused_dims(model), *found, *memory]
+
+
+def _foreseen(model: Model) -> Iterator[Problem]:
+    """Memory tokens that show a token what is to be predicted."""
+    if model.memory is not None and model.memory.sees == "all" and stream_of(model) == of_heads(model):
+        message = "memory tokens see all tokens, which see them; targets that are the next tokens would be seen"
+        yield Problem("W0503", message, ("memory", "sees"), "a model of masked tokens is meant so")
 
 
 def _beyond_memory(model: Model, dims: Dims) -> Iterator[Problem]:
     """Attention that looks back without end, where a memory keeps so many rows."""
-    if model.memory is None or (stream := stream_of(model)) is None:
+    if model.memory is None or model.memory.of != "hidden" or (stream := stream_of(model)) is None:
         return
     length = model.sequences[stream].length
     for block, path, at in blocks_of(model):

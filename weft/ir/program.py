@@ -80,19 +80,21 @@ class ProgramStream:
 
 @dataclass(frozen=True, slots=True)
 class ProgramState:
-    """What a call leaves for the next one: rows of earlier calls, of which the last `keep` stay; no gradient enters.
+    """What a call leaves for the next one: rows of earlier calls, of which the last `keep` stay.
 
-    past: the graph input that has them, [stack batch rows ..] where layers are stacked; value: the output, by name,
-    with those that later calls read. rows: the run-time dim of past rows, from 0 to `keep`. start: what the first call
-    has: no rows. life: a sequence's: an input and an output of `forward`."""
+    past: the graph input that has them, [batch rows ..], [stack batch rows ..] where layers are stacked; value: the
+    output, by name, with those that later calls read. rows: the run-time dim of past rows, from 0 to `keep`. start:
+    what stands for the rows that the first call lacks: none, or those of a parameter. through: how many borders between
+    calls a gradient goes through before one stops it. life: a sequence's: an input and an output of `forward`."""
 
     name: str
     past: str
     value: str
     rows: str
     keep: int
-    start: Literal["empty"] = "empty"
+    start: Literal["empty", "parameter"] = "empty"
     life: Literal["sequence"] = "sequence"
+    through: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,11 @@ class Program:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     streams: tuple[ProgramStream, ...] = (ProgramStream("seq", "seq"),)
     states: tuple[ProgramState, ...] = ()
+
+    @property
+    def through(self) -> int:
+        """How many borders between calls a gradient goes through; 0 without states."""
+        return max((s.through for s in self.states), default=0)
 
     @property
     def growing(self) -> tuple[str, ...]:

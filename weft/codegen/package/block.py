@@ -188,8 +188,8 @@ class _BlockWriter:
                 code.add(f"ctx.{forward.arguments[v.name]} = {forward.arguments[v.name]}")
             sizes = self.file.sizes
             for d in untold:
-                v, at = next((v, i) for v in pair.forward.inputs for i, e in enumerate(v.dims) if sizes.alias(e) == d)
-                code.add(f"ctx.{sizes.names[d]} = {forward.arguments[v.name]}.shape[{at}]")
+                v, (at, more) = next((v, at) for v in pair.forward.inputs if (at := sizes.reads(v.dims, d)) is not None)
+                code.add(f"ctx.{sizes.names[d]} = {forward.arguments[v.name]}.shape[{at}]{more}")
             live = with_gradient(pair.block.graph, outputs)
             whole = [o for o, v in zip(outs, outputs) if v not in live]
             if whole:

@@ -79,7 +79,7 @@ class _ModelWriter:
             helpers = [h for h in ("State", "check_whole", "feed") if re.search(rf"\b{h}\b", text)]
             own.append(f"from .runtime.state import {', '.join(helpers)}")
         if self.program.states:
-            own.append("from .runtime.memory import remembered")
+            own.append(f"from .runtime.memory import {'passed, ' if self.program.through else ''}remembered")
         own.append("from .runtime.whole import exported")
         plain = re.fullmatch(r"[A-Za-z0-9_.-]+", self.program.source)
         source = f", from {self.program.source}" if plain else ""
@@ -124,23 +124,29 @@ class _ModelWriter:
         lines.lines += rows_of("PARAMETERS", said)
 
     def memory(self) -> list[str]:
-        """MEMORY: of each state its name, layers, width, most rows, dtype."""
+        """MEMORY: of each state its name, its dims before those of batch and rows, the name of its rows, its dims
+        behind, the most rows, its dtype."""
         rows: list[str] = []
         for s in self.program.states:
             v = self.program.input(s.past)
-            layers, width = self.sizes.frozen(v.dims[0]), self.sizes.frozen(v.dims[-1])
-            dtype = TORCH_DTYPE[v.dtype] if self.file.mixed else None
-            rows.append(f'("{identifier(s.name)}", {layers}, {width}, {s.keep}, {dtype})')
+            at, dtype = v.dims.index(s.rows), TORCH_DTYPE[v.dtype] if self.file.mixed else None
+            before, behind = (tuple(map(self.sizes.frozen, dims)) for dims in (v.dims[: at - 1], v.dims[at + 1 :]))
+            rows.append(
+                f'("{identifier(s.name)}", {before}, "{self.sizes.names[s.rows]}", {behind}, {s.keep}, {dtype})'
+            )
         return rows_of("MEMORY", rows) if rows else []
 
     def states(self, code: Lines) -> None:
         names, given = self.sizes.names, dict(zip(self.program.outputs, self.program.graph.outputs))
         code.add("@exported")
         with code.indent("class Memory(NamedTuple):"):
-            code.text('"""What a call leaves to the next one: the last rows of each attention, constants to it."""')
+            what = "" if self.program.through else ", constants to it"
+            code.text(f'"""What a call leaves to the next one{what}."""')
             code.add()
             for s in self.program.states:
                 code.add(f"{identifier(s.name)}: Tensor", f"[{' '.join(names[d] for d in given[s.value].dims)}]")
+            if self.program.through:
+                code.add("borders: int = 0", "that a gradient has gone through since one stopped it")
         code.lines += ["", ""]
 
     def output(self, code: Lines) -> None:

@@ -96,7 +96,8 @@ class DecodeWriter:
 
     def stream(self, v: Val) -> str:
         """The name of the stream that a value belongs to; of what is counted in it its own name too."""
-        stream = next(s.name for s in self.program.streams if s.length in v.dims)
+        along = {d for dim in v.dims for d in self.sizes.base(dim)}
+        stream = next(s.name for s in self.program.streams if s.length in along)
         return identifier(stream if v.type.floating else f"{stream}_{v.name}")
 
     def encoded(self, code: Lines, names: Sequence[str]) -> None:

@@ -60,8 +60,9 @@ class Forward:
             if program.states:
                 past = [identifier(s.past) for s in program.states]
                 code.add("like = next(p for p in self.parameters() if p.is_floating_point())")
+                through = f", {program.through}" if program.through else ""
                 left = tuple_of(past) if len(past) == 1 else ", ".join(past)
-                code.add(f"{left} = remembered(memory, MEMORY, {tensors[0]}.shape[0], like)")
+                code.add(f"{left} = remembered(memory, MEMORY, {tensors[0]}.shape[0], like{through})")
             for n in scalars:
                 code.add(f"{n} = draw_seed({n}, self.training, {tensors[0]}.device)")
             for statement in body.opening(results):
@@ -75,6 +76,7 @@ class Forward:
         named = list(zip(program.outputs, program.graph.outputs))
         found = [body.full(v) for name, v in named if name not in program.carried]
         left = [body.full(v) for name, v in named if name in program.carried]
+        left += [f"passed(memory, {program.through})"] if left and program.through else []
         return ", ".join([*found, *([f"Memory({', '.join(left)})"] if left else [])])
 
     def rows_only(self, node: Node) -> bool:

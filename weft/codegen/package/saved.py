@@ -99,8 +99,8 @@ def _fits(program: Program) -> None:
 
 def _read_state(data: Mapping[str, Any]) -> ProgramState:
     name, past, value, rows = (str(data[f]) for f in ("name", "past", "value", "rows"))
-    found = ProgramState(name, past, value, rows, int(data["keep"]), data["start"], data["life"])
-    if found.start != "empty" or found.life != "sequence":
+    found = ProgramState(name, past, value, rows, int(data["keep"]), data["start"], data["life"], int(data["through"]))
+    if found.start not in ("empty", "parameter") or found.life != "sequence":
         raise ValueError("no such state")
     return found
 

@@ -129,9 +129,10 @@ def totals(planned: Planned) -> Document:
 
 def _state(planned: Planned, s: ProgramState) -> Document:
     """What a call leaves to the next one; bytes: of what comes in, at the plan's sizes. It comes in and goes out."""
-    v = planned.program.input(s.past)
-    rows = {"layers": planned.sizes[v.dims[0]], "keep": s.keep, "bytes": planned.prices.size(v)}
-    return {"name": s.name, "of": "hidden", "start": s.start, "life": s.life, **rows}
+    v, of = planned.program.input(s.past), "hidden" if s.start == "empty" else "tokens"
+    more = {"layers": planned.sizes[v.dims[0]]} if v.dims.index(s.rows) == 2 else {}
+    more |= {"keep": s.keep, "bytes": planned.prices.size(v)} | ({"through": s.through} if s.through else {})
+    return {"name": s.name, "of": of, "start": s.start, "life": s.life, **more}
 
 
 def attentions(graph: Graph, sizes: Mapping[str, int], longest: Mapping[str, int]) -> list[tuple[Node, Document]]:

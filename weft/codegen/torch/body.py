@@ -9,19 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from weft.codegen.torch.lines import WIDTH, Lines, fit, tuple_of
-from weft.codegen.torch.sizes import Sizes
+from weft.codegen.torch.sizes import MODULES, Sizes
 from weft.codegen.torch.spelling import ATOM, TORCH_DTYPE, Src, held, plain
 from weft.ir.names import identifier, provenance
 from weft.ir.types import FLOATS, Dims, Graph, Node, Type, Val, promote
 
 SHORT = 44  # characters of an expression that may stand inside the next one instead of getting a name
-RUNTIME = (
-    *("chunked", "distances", "drop", "entropy", "experts", "norms", "philox", "places", "rotary", "rows", "steps"),
-    *("stretched", "tables"),
-)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _OWN = ("ctx", "run", "saved", "readers", "fused", "wanted", "asked", "filled", "needed")  # of autograd functions
-RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", *_OWN, *RUNTIME}
+RESERVED = {*keyword.kwlist, *dir(builtins), "torch", "math", "self", *_OWN, *MODULES}
 
 
 @dataclass
@@ -154,19 +150,16 @@ class Body:
         derived = [f"{name} = {source}" for name, source in self.derived.values() if name in said]
         said |= set(_WORD.findall("\n".join(derived)))
         by_source: dict[str, list[tuple[int, str]]] = {}
-        for dim, name in sorted((d, n) for d, n in self.runtime.items() if n in said):
-            for v in self.inputs:
-                at = next(
-                    (i for i, d in enumerate(v.dims) if self.sizes.number(d) is None and self.sizes.alias(d) == dim),
-                    None,
-                )
-                if at is not None:
-                    by_source.setdefault(self.env[v.name].text, []).append((at, name))
-                    break
-            else:
-                if dim not in self.given:
-                    raise ValueError(f"no input of the function has the run-time dim {dim}")
         out: list[str] = []
+        for dim, name in sorted((d, n) for d, n in self.runtime.items() if n in said):
+            where = [(v, at) for v in self.inputs if (at := self.sizes.reads(v.dims, dim)) is not None]
+            v, (at, more) = min(where, key=lambda w: bool(w[1][1]), default=(None, (0, "")))
+            if v is not None and more and dim not in self.given:
+                out.append(f"{name} = {self.env[v.name].text}.shape[{at}]{more}")
+            elif v is not None and not more:
+                by_source.setdefault(self.env[v.name].text, []).append((at, name))
+            elif dim not in self.given:
+                raise ValueError(f"no input of the function has the run-time dim {dim}")
         for source, found in by_source.items():
             found.sort()
             if [at for at, _ in found] == list(range(len(found))) and len(found) > 1:

@@ -15,6 +15,12 @@ from weft.ir.ops.primitives import Loop, Map
 from weft.ir.program import Program, Size
 from weft.ir.types import Graph
 
+MODULES = (
+    *("chunked", "distances", "drop", "entropy", "experts", "norms", "philox", "places", "rotary", "rows", "steps"),
+    *("stretched", "tables"),
+)
+"""The runtime's modules, by the names that functions call them by."""
+
 
 def _mentioned(graph: Graph) -> set[str]:
     """The dims of a graph's nodes, and of the sizes in their formulas."""
@@ -40,7 +46,7 @@ class Sizes:
     def __post_init__(self) -> None:
         taken = set(keyword.kwlist)
         for dim in sorted({*self.table, *self.runtime}):
-            self.names[dim] = identifier(dim, taken)
+            self.names[dim] = identifier(dim, taken if self.number(dim) is not None else {*taken, *MODULES})
             taken.add(self.names[dim])
 
     @classmethod
@@ -76,9 +82,9 @@ class Sizes:
 
     def limit(self, dim: str) -> int | None:
         """The largest size a dim can have, where that is known."""
-        number = self.number(dim)
-        most = getattr(self.runtime.get(self.alias(dim)), "max", None)
-        return most if number is None else number
+        number, told = self.number(dim), self.told(dim)
+        most = getattr(self.runtime.get(told[0]), "max", None) if told else None
+        return number if most is None or told is None else most + told[1]
 
     def most(self, dim: str) -> int:
         """The largest size a dim can have; ValueError where that is not known."""
@@ -92,6 +98,20 @@ class Sizes:
         e = self.expression(dim)
         return e.name[2:] if isinstance(e, sp.Symbol) else dim
 
+    def told(self, dim: str) -> tuple[str, int] | None:
+        """The run-time dim whose size this dim's tells, and by how much more this one is; None where it tells none."""
+        e = self.expression(dim)
+        base = next(iter(e.free_symbols), None)
+        more: Any = e - base if base is not None else e
+        return (base.name[2:], int(more)) if base is not None and more.is_Integer else None
+
+    def reads(self, dims: Iterable[str], dim: str) -> tuple[int, str] | None:
+        """Where among the dims of a shape the size of a run-time dim is told, and what is added to it to have it; one
+        that is as large comes before those that are larger."""
+        found = [(abs(t[1]), i, t[1]) for i, d in enumerate(dims) if (t := self.told(d)) is not None and t[0] == dim]
+        _, i, more = min(found, default=(0, -1, 0))
+        return None if i < 0 else (i, f" - {more}" if more > 0 else f" + {-more}" if more else "")
+
     def base(self, dim: str) -> list[str]:
         """The run-time dims that a size is computed from."""
         return sorted(s.name[2:] for s in self.expression(dim).free_symbols)
@@ -102,7 +122,7 @@ class Sizes:
 
     def _untold(self, graph: Graph) -> set[str]:
         told = {d for v in graph.inputs for d in v.dims}
-        told |= {self.alias(d) for d in told if self.number(d) is None}
+        told |= {t[0] for d in told if (t := self.told(d)) is not None}
         found = {b for d in _mentioned(graph) if self.number(d) is None for b in self.base(d)}
         return {d for d in found & set(self.runtime) if d not in told}
 

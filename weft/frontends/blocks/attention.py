@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, Tag, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
+from weft.frontends.blocks.among import among, between, unfit_across, unfit_among
 from weft.frontends.blocks.apart import apart, misplaced, segments
-from weft.frontends.blocks.behind import Keys, unfit
+from weft.frontends.blocks.behind import Keys, unfit, unfit_score
 from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.blocks.latent import Latent, latent_problems, products
@@ -131,10 +132,20 @@ class Attention(BlockKind):
             a = axes_of(s, self, path, keys)
             biased: set[str] = {*PROJECTIONS} if self.bias is True else {*(self.bias or ())}
             q, k, v = self._products(s, x, keys, a, stem, path, biased)
-            pattern = _pattern(s, self, path)
-            placed = _distanced(s, q, a, self, stem, path, pattern)
+            pattern, t = _pattern(s, self, path), s.low.among.get(s.stream) if keys.own else None
+            placed = _distanced(s, q, a, self, stem, path, between(t, pattern), t and _sees_later(s, pattern, a))
             sinks = s.param(f"{stem}.sinks", a.query, "bias", dtype=s.accumulate) if self.sinks else None
-            out = _attend(s, placed, k, v, a, self, path, pattern, sinks)
+
+            def seen(x: Placed, k: Val, v: Val, a: Axes, pattern: Pattern, seq: str) -> Val:
+                return _attend(s, x, k, v, a, self, path, pattern, sinks, seq)
+
+            if t is None:
+                out = seen(placed, k, v, a, pattern, s.length)
+            else:
+                s.low.remembers.add(s.stream)
+                if wrong := [*unfit_among(s, self, pattern, path)]:
+                    raise SpecError(wrong)
+                out = among(t, s, placed, k, v, a, pattern, seen)
             if self.globals:
                 out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern), sinks)
             own, bias = f"{a.query} {a.value}", "width" if "output" in biased else None
@@ -226,23 +237,33 @@ def _gated(s: Scope, x: Val, out: Val, own: str, text: str, stem: str, path: Pat
         return s.hidden(out, gate, s.activation(text, (*path, "gate")), f"{s.rows} {own}", **bias)
 
 
-def _distanced(s: Scope, q: Val, a: Axes, block: Attention, stem: str, path: Path, pattern: Pattern) -> Placed:
-    """Queries [batch rows heads head] with what the block says of relative positions."""
+def _sees_later(s: Scope, pattern: Pattern, a: Axes) -> bool:
+    """Does the pattern show tokens later ones?"""
+    return not is_causal(pattern, a.longest, prod(map(s.low.number, a.query.split())))
+
+
+def _distanced(
+    s: Scope, q: Val, a: Axes, block: Attention, stem: str, path: Path, pattern: Pattern, later: bool | None
+) -> Placed:
+    """Queries [batch rows heads head] with what the block says of relative positions. later: see `placed`."""
     scale, rule = _scale(s, a, block, path), block.relative
-    return Placed(q, scale) if rule is None else placed(s, q, rule, stem, (*path, "relative"), pattern, scale, a)
+    return Placed(q, scale) if rule is None else placed(s, q, rule, stem, (*path, "relative"), pattern, scale, a, later)
 
 
 def _attend(
     s: Scope, x: Placed, k: Val, v: Val, a: Axes, block: Attention, path: Path, pattern: Pattern, sinks: Val | None,
-    seq: str = "",
+    seq: str, whole: bool = True,
 ) -> Val:  # fmt: skip
-    """The queries of dim `seq`, or all of the stream's, against k and v [batch source ..], with all that the block says
-    of scores."""
+    """The queries of dim `seq` against k and v [batch source ..], with all that the block says of scores. whole: they
+    are no global tokens beside others."""
     k, v = (s.rename(name, y, a.source, a.key) for name, y in (("keys", k), ("values", v)))
-    whole, seq = not seq, seq or s.length
+    score, heads = _score(s, block, path, x.added), tuple(a.query.split())
+    if (wrong := [*_unfit(s, a, block, path, pattern, score)]) and not a.past:
+        raise SpecError(wrong)
+    for problem in wrong:
+        s.low.tell(problem)
     meta = _given(s, a, pattern, seq, block.context or "")
     meta |= ({} if x.near is None else {"near": x.near}) | ({} if sinks is None else {"sinks": sinks})
-    score, heads = _score(s, block, path, x.added), tuple(a.query.split())
     key = "globals" if block.globals else "plan" if block.plan else "pattern"
     for problem in misplaced(s, pattern, score, block.context or "", path, key):
         s.low.tell(problem)
@@ -251,14 +272,28 @@ def _attend(
     if s.low.train and block.dropout:
         meta |= {m: s.shared(m) for m in ("seed", "layer")}
         op = replace(op, meta=tuple(meta), rate=s.ir.exact(block.dropout), op_id=next(s.low.dropouts))
-    if a.past:
+    if a.past or (op.placed and _written(s, seq)):
         op = replace(op, tail=True)
-        for problem in unfit(pattern, score, s, prod(map(s.low.number, heads)), path):
-            s.low.tell(problem)
     part = "globals" if not whole else "plan" if block.plan else "pattern"
     names = ["attended", "lse"] if whole else ["attended_global", "lse_global"]
     with s.at(*path, part):
         return s.g.many(op, x.q, k, v, *meta.values(), names=names)[0]
+
+
+def _written(s: Scope, seq: str) -> bool:
+    """Are these rows the memory tokens that are written?"""
+    return s.stream in s.low.among and s.low.among[s.stream].write == seq
+
+
+def _unfit(s: Scope, a: Axes, block: Attention, path: Path, pattern: Pattern, score: Any) -> Iterator[Problem]:
+    """What has no meaning beside a memory."""
+    across = block.context is not None and block.context != s.stream
+    if a.past:
+        yield from unfit(pattern, s, prod(map(s.low.number, a.query.split())), path)
+    if across and {s.stream, block.context} & s.low.among.keys():
+        yield from unfit_across(s, block.context or "", pattern, score, path)
+    elif a.past or s.stream in s.low.among:
+        yield from unfit_score(s, score, path)
 
 
 def _given(s: Scope, a: Axes, pattern: Pattern, seq: str, context: str) -> dict[str, Val]:
@@ -292,7 +327,7 @@ def _score(s: Scope, block: Attention, path: Path, added: Any) -> Any:
 
 
 def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
-    dims = s.low.dims.on(s.length).named
+    dims = s.low.dims.on(s.low.length(s.stream)).named
     if block.plan is not None:
         return apart(s, planned(s, block.plan, block.heads, path))
     assert block.pattern is not None
@@ -336,7 +371,9 @@ def _globals(
             _placed(s, k, s.length, a, block, stem, path, "key_global"),
         )
         placed = Placed(q, _scale(s, a, block, path))
-        seen = _attend(s, placed, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), sinks, some)
+        seen = _attend(
+            s, placed, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), sinks, some, False
+        )
         index = s.map("index", s.ir.symbol(f"i_{s.length}"), to=s.length, dtype="i64")
         spread = s.gather("spread", seen, index, at=some)  # rows past the global ones read 0
         return s.map("attended", "a + b", a=out, b=spread, to=" ".join(out.dims), dtype=s.compute)

@@ -99,7 +99,10 @@ class Moe(BlockKind):
 
         Router in the accumulate dtype. Dropped tokens get 0: the residual carries them.
         """
-        low, avoid, dims = s.low, s.space, s.low.dims.on(s.length)
+        low, avoid, dims = s.low, s.space, s.low.dims.on(s.low.length(s.stream))
+        if self.skip_padding and s.stream in low.among:
+            message = "memory tokens are no padding and none of the tokens that `valid` tells of"
+            raise SpecError.at((*path, "skip_padding"), "W0403", message, "leave it out")
         with s.at(*path):
             experts = low.axis(self.experts, "experts", (*path, "experts"), avoid)
             routes = low.mint("routes", low.sizes[experts], (*avoid, experts))  # sharded apart from the stacked experts

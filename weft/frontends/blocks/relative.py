@@ -79,9 +79,20 @@ class Placed:
     added: Any = 0
 
 
-def placed(s: Scope, q: Val, rule: Relative, stem: str, path: Path, pattern: Pattern, scale: Any, a: Axes) -> Placed:
+def placed(
+    s: Scope,
+    q: Val,
+    rule: Relative,
+    stem: str,
+    path: Path,
+    pattern: Pattern,
+    scale: Any,
+    a: Axes,
+    later: bool | None = None,
+) -> Placed:
     """Queries [batch rows heads head] as products with keys want them, with their scores by distance: [batch rows heads
-    distance] and scaled, or [heads distance]. Distances that the pattern never shows are left out."""
+    distance] and scaled, or [heads distance]. Distances that the pattern never shows are left out. later: whether half
+    of the buckets are those of later keys; default: where the pattern shows any."""
     with s.at(*path):
         if rule.kind == "slopes" and not rule.learned:
             far = s.ir.parse("abs(q - k)", {c: s.ir.symbol(f"i_{c}") for c in "qk"})
@@ -89,8 +100,10 @@ def placed(s: Scope, q: Val, rule: Relative, stem: str, path: Path, pattern: Pat
         distance, first = _distances(s, pattern, a)
         if rule.kind == "sinusoid":
             return _projected(s, q, rule, stem, path, scale, a, distance, first)
-        make = _bucketed if rule.kind == "buckets" else _sloped
-        return Placed(q, scale, make(s, rule, stem, path, a, distance, first), first)
+        if rule.kind == "slopes":
+            return Placed(q, scale, _sloped(s, rule, stem, path, a, distance, first), first)
+        both = first != 0 if later is None else later
+        return Placed(q, scale, _bucketed(s, rule, stem, path, a, distance, first, both), first)
 
 
 def _projected(
@@ -118,9 +131,10 @@ def _biased(s: Scope, q: Val, rule: Relative, name: str, stem: str, own: str, sc
     return s.map(what, formula, q=q, b=bias, to=to, dtype=s.compute)
 
 
-def _bucketed(s: Scope, rule: Relative, stem: str, path: Path, a: Axes, distance: str, first: Any) -> Val:
-    """The learned score of the bucket of each distance: [distance heads]."""
-    many, most, both = rule.buckets or 32, rule.max_distance or 128, first != 0
+def _bucketed(s: Scope, rule: Relative, stem: str, path: Path, a: Axes, distance: str, first: Any, both: bool) -> Val:
+    """The learned score of the bucket of each distance: [distance heads]. both: later keys have buckets of their own;
+    else theirs is that of distance 0."""
+    many, most = rule.buckets or 32, rule.max_distance or 128
     each = many // 2 if both else many
     if each < 2 or (both and many % 2) or most <= each // 2:
         message = f"{many} buckets{' for both ways' if both else ''} do not hold the distances up to {most}"
@@ -128,7 +142,7 @@ def _bucketed(s: Scope, rule: Relative, stem: str, path: Path, a: Axes, distance
         raise SpecError.at(path, "W0402", message, way)
     rows = s.low.mint("buckets", many, (*a.query.split(), distance))
     table = s.param(f"{stem}.buckets", f"{rows} {a.query}", "position", a.query, shared=rule.shared)
-    let = {"d": s.ir.symbol(f"i_{distance}") + first, "n": "abs(d)"}
+    let = {"d": s.ir.symbol(f"i_{distance}") + first, "n": "abs(d)" if both or first == 0 else "max(d, 0)"}
     one, none, far = s.ir.sympy.S.One, s.ir.sympy.S.Zero, s.ir.symbol("n")
     bucket: Any = s.ir.minimum(far, s.ir.sympy.Integer(each // 2))
     bucket += sum((s.ir.where(far >= n, one, none) for n in bounds(each, most)), none)

@@ -34,8 +34,9 @@ class Axes:
 def keys_of(s: Scope, x: Val, block: Attention, stem: str, path: Path) -> Keys:
     """What keys and values are made of: x, those before it too, or another stream."""
     other = context_of(s, block, path)
-    length = s.low.length(other)
-    plain = Keys(x if other == s.stream else s.other(other), length, s.low.dims.most[length])
+    own, length = other == s.stream, s.low.rows(other)
+    more = s.low.among[other].more if other in s.low.among else 0
+    plain = Keys(x if own else s.other(other), length, s.low.dims.most[s.low.length(other)] + more, own=own)
     if other != s.stream or (behind := remembered(s, x, stem)) is None:
         return plain
     for key in ("plan", "globals"):

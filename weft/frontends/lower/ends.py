@@ -9,7 +9,7 @@ import sympy as sp
 from weft.errors import Path, Problem, SpecError
 from weft.frontends import streams
 from weft.frontends.lower.scope import Scope
-from weft.frontends.schema import ClassifyHead, LanguageHead, Norm
+from weft.frontends.schema import ClassifyHead, LanguageHead
 from weft.frontends.vocabulary import exact
 from weft.ir.formula import symbol
 from weft.ir.formula.functions import where
@@ -208,11 +208,8 @@ def _more(s: Scope, each: Val, x: Val, target: Val, over: str, ignore: int, smoo
     return s.map("losses", where(sp.Ne(symbol("y"), ignore), formula, sp.S.Zero), to=left, dtype=dtype, **operands)
 
 
-def heads(
-    s: Scope, x: Val, rules: list[LanguageHead | ClassifyHead], last: Norm, listed: bool
-) -> tuple[dict[str, Val], list[Val]]:
-    """The last norm and every head: outputs by name, and the losses."""
-    x = s.norm(x, last, "norm", ("norm",))
+def heads(s: Scope, x: Val, rules: list[LanguageHead | ClassifyHead], listed: bool) -> tuple[dict[str, Val], list[Val]]:
+    """Every head of x: outputs by name, and the losses."""
     outputs: dict[str, Val] = {}
     losses: list[Val] = []
     for i, rule in enumerate(rules):

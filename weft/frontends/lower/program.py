@@ -7,11 +7,13 @@ from typing import Any
 
 from weft.errors import Path, Problem, SpecError, VerifyError
 from weft.frontends.blocks.kind import Aux
+from weft.frontends.lower import memory_tokens
 from weft.frontends.lower.ends import embed, heads
 from weft.frontends.lower.rows import count, unread
 from weft.frontends.lower.scope import Lowering, Scope
 from weft.frontends.lower.stack import stage
 from weft.frontends.lower.top import once
+from weft.frontends.memories import stream_of
 from weft.frontends.resolve import Dims, resolve
 from weft.frontends.schema import Model
 from weft.frontends.streams import of_heads, of_stage
@@ -40,6 +42,7 @@ def lower(
         low.plays(dim, role)
     outputs: dict[str, Val] = {}
     try:
+        memory_tokens.lengthen(low)
         outputs = _model(low)
     except VerifyError:
         if not low.problems:
@@ -80,7 +83,8 @@ def _all_read(low: Lowering) -> None:
 
 def _remembered(low: Lowering) -> None:
     """A memory that no attention has is a mistake."""
-    if low.model.memory is not None and not low.states:
+    stream = stream_of(low.model)
+    if stream is not None and stream not in low.remembers:
         hint = "give a stage of its stream an attention, or leave it out"
         low.tell(Problem("W0403", "no attention has this memory", ("memory",), hint, on_key=True))
 
@@ -115,24 +119,27 @@ def _program(low: Lowering, outputs: dict[str, Val], source: str) -> ir.Program:
 
 def _embed(low: Lowering, stream: str) -> Val:
     path: Path = ("streams", stream, "embed") if low.model.streams else ("embed",)
-    scope = Scope(low, low.called(stream, "embed.", "."), stream)
+    scope = Scope(low, low.called(stream, "embed.", "."), stream, ends=True)
     rows = count(scope, (*path[:-1], "rows"))
     with low.collecting():
-        x = embed(scope, path)
+        x = memory_tokens.joined(scope, embed(scope, path))
         x, *values = once(low, low.called(stream, "embed"), scope, {}, path, x, *rows.values())
         low.counted |= dict(zip(rows, values))
         return x
     low.counted |= {name: low.top.input(name.replace(".", "_"), v.type) for name, v in rows.items()}
-    return low.top.input(low.called(stream, "unknown"), Type(low.model.dtype.compute, scope.space))
+    space = ("batch", low.rows(stream), "width")
+    return low.top.input(low.called(stream, "unknown"), Type(low.model.dtype.compute, space))
 
 
 def _heads(low: Lowering, stream: str, aux: Aux) -> dict[str, Val]:
     """The head block: outputs by name, `loss` first when training."""
-    scope = Scope(low, "", stream)
+    scope = Scope(low, "", stream, ends=True)
     carried = {"x": low.streams[stream]}
-    found, losses = heads(scope, scope.running(), low.model.heads, low.model.norm, isinstance(low.model.head, list))
+    x = scope.norm(scope.carry("x", low.streams[stream].dims), low.model.norm, "norm", ("norm",))
+    found, losses = heads(scope, memory_tokens.parted(scope, x), low.model.heads, isinstance(low.model.head, list))
     outputs = (_losses(scope, losses, aux, carried) if low.train else {}) | found
-    values = once(low, "head", scope, carried, ("head",), *outputs.values())
+    values = once(low, "head", scope, carried, ("head",), *outputs.values(), *scope.left.values())
+    memory_tokens.note(low, scope, values[len(outputs) :])
     named = dict(zip(outputs, values))
     return {name: named[name] for name in ("loss", "logits", "classes", "aux_loss") if name in named}
 

@@ -26,10 +26,11 @@ from weft.ir.composite import Call
 from weft.ir.formula import parse, symbol
 from weft.ir.formula.evaluate import scalar
 from weft.ir.library import Dropout
-from weft.ir.ops.primitives import Einsum, Gather, Rename
+from weft.ir.ops.primitives import Einsum, Gather, Part, Rename
 from weft.ir.types import Type, Val
 
 if TYPE_CHECKING:
+    from weft.frontends.blocks.among import TokenRows
     from weft.frontends.blocks.queries import QkNorm
     from weft.frontends.schema import Model, RowContent
 
@@ -62,6 +63,10 @@ class Lowering:
     """The streams that blocks of another one read."""
     memory: tuple[str, int] | None = None
     """The dim of rows of earlier segments, once an attention has them, and the most there are."""
+    remembers: set[str] = field(default_factory=set[str])
+    """The streams on which an attention has the memory."""
+    among: dict[str, TokenRows] = field(default_factory=dict[str, "TokenRows"])
+    """The rows of a stream with memory tokens."""
     states: dict[str, tuple[ir.ProgramState, Val]] = field(default_factory=dict[str, tuple[ir.ProgramState, Val]])
     """What calls leave to later ones, and the value that does."""
 
@@ -73,6 +78,10 @@ class Lowering:
     def length(self, stream: str) -> str:
         """The length dim of a stream."""
         return self.model.sequences[stream].length
+
+    def rows(self, stream: str) -> str:
+        """The dim of a stream's rows between its embedding and its heads, memory tokens among them."""
+        return self.among[stream].rows if stream in self.among else self.length(stream)
 
     def called(self, stream: str, name: str, between: str = "_") -> str:
         """What something of a stream is called in the model: source_tokens, source.embed."""
@@ -219,15 +228,15 @@ class Scope:
     """The body of one block: a builder, and what each of its inputs is. `ir`: the words that graphs are written with.
 
     left: what it leaves to the next call, by part. `prefix` starts the logical names of its parameters ("layers.{}.").
-    `stream` is the one that it is on, `length` that one's dim and `space` the dims of its running value: [batch length
-    width].
+    `stream` is the one that it is on, `length` the dim of its rows and `space` the dims of its running value: [batch
+    length width]. ends: it stands before or behind all layers, where rows are tokens alone.
     """
 
     ir = vocabulary
 
-    def __init__(self, low: Lowering, prefix: str, stream: str):
+    def __init__(self, low: Lowering, prefix: str, stream: str, ends: bool = False):
         self.low, self.prefix, self.stream = low, prefix, stream
-        self.length = low.length(stream)
+        self.length = low.length(stream) if ends else low.rows(stream)
         self.space = ("batch", self.length, "width")
         self.rows = f"batch {self.length}"
         self.g = Builder()
@@ -375,6 +384,10 @@ class Scope:
 
     def gather(self, name: str, table: Val, *index: Val, at: str) -> Val:
         return self.g.one(Gather(tuple(at.split())), table, *index, names=[name])
+
+    def part(self, name: str, x: Val, old: str, new: str, start: Any) -> Val:
+        """The rows along `old` from `start` on, along `new`."""
+        return self.g.one(Part(old, new, sp.Integer(0) + start), x, names=[name])
 
     def rename(self, name: str, x: Val, old: str, new: str) -> Val:
         return self.g.one(Rename(old, new), x, names=[name])

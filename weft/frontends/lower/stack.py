@@ -60,7 +60,9 @@ def _left(low: Lowering, calls: list[tuple[Call, Scope]], values: tuple[Val, ...
     names = [_state(call, part) for call, scope in calls for part in scope.left]
     for name, value in zip(names, values):
         rows, keep = low.remembering()
-        low.states[name] = ir.ProgramState(name, f"past_{name}", f"present_{name}", rows, keep), value
+        through = low.model.memory.through if low.model.memory else 0
+        state = ir.ProgramState(name, f"past_{name}", f"present_{name}", rows, keep, through=through)
+        low.states[name] = state, value
 
 
 def _normed(low: Lowering, stream: str, rule: Norm, name: str, path: Path) -> None:
@@ -124,7 +126,7 @@ def _stacked(low: Lowering, operand: Operand, dim: str, param: ir.Param | None, 
         return value
     if operand.key == "layer":
         return low.top.map(symbol(f"i_{dim}"), to=dim, dtype="i64", names=["layer"])
-    return top_value(low, operand, {})
+    return top_value(low, operand, own, {})
 
 
 def _layer(scope: Scope, layer: Layer, path: Path) -> tuple[Val, Aux]:

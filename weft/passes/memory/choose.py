@@ -12,7 +12,7 @@ from weft.ir.types import ITEMSIZE
 from weft.passes.fusion.price import Prices
 from weft.passes.halves import Derived
 from weft.passes.memory.runs import calls, scheduled
-from weft.passes.memory.solver import smallest_budget, solve
+from weft.passes.memory.segments import solved
 from weft.passes.schedule import inference_peak
 from weft.passes.stage import ChosenModes, Layer, PassOptions, StagedProgram
 
@@ -31,14 +31,17 @@ def choose(stage: StagedProgram, options: PassOptions) -> StagedProgram:
     base = _base(program, prices) + optimizer.kept(weights)
     schedule = scheduled(stage.model, stage.blocks, stage.profiles, prices, base)
     step = sum(weights) + optimizer.kept(weights) + optimizer.step(weights)
-    choice = solve(schedule, options.budget) if program.train else None
+    choice, smallest = None, 0
+    if program.train:
+        each, states = _of_a_segment(program, prices)
+        choice, smallest = solved(schedule, options.budget, program.through, each, states, step)
     most = max(choice.peak, step) if choice else inference_peak(schedule)
     if options.budget is not None and most > options.budget:
         what = f"the step of {optimizer.name}" if choice else "running forward"
         raise InfeasibleError(f"{what} takes {most:,} bytes, more than {options.budget:,}: --memory {most}B", most)
     names = choice.names(schedule) if choice else ("",) * len(runs)
     layers = tuple(Layer(run.block, run.layer, mode) for run, mode in zip(runs, names, strict=True))
-    smallest = max(smallest_budget(schedule), step) if choice else most
+    smallest = smallest if choice else most
     blocks = tuple(_used(made, {x.mode for x in layers if x.block == i}) for i, made in enumerate(stage.blocks))
     return replace(stage, blocks=blocks, chosen=ChosenModes(layers, schedule, choice, most, smallest))
 
@@ -51,6 +54,13 @@ def parameters(program: Program, prices: Prices) -> list[int]:
     """Bytes of each parameter, a row of a stack by itself."""
     each = [(prod(prices.sizes[d] for d in p.dims) * ITEMSIZE[p.dtype], p.rows(prices.sizes)) for p in program.params]
     return [size for size, rows in each for _ in range(rows)]
+
+
+def _of_a_segment(program: Program, prices: Prices) -> tuple[int, int]:
+    """Bytes of what a call is given and returns, and of the states that it is given."""
+    given = [program.input(name) for name in program.inputs]
+    states = sum(prices.size(v) for v in given if v.name in program.carried)
+    return sum(map(prices.size, (*given, *program.graph.outputs))), states
 
 
 def _base(program: Program, prices: Prices) -> int:

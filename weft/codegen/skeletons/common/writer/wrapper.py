@@ -159,10 +159,13 @@ class Wrapper:
         """The size of a dim that no operand has, from those that one has."""
         known: dict[str, Src] = {}
         for base in self.sizes.base(dim):
-            twin = next((d for d in self.variables if self.sizes.alias(d) == base and d != dim), None)
-            if twin is None:
+            twins = [d for d in self.variables if d != dim]
+            where = self.sizes.reads(twins, base)
+            if where is None:
                 raise Refused(Why.NO_SIZE, dim)
-            known[base] = Src(self.variables[twin], ATOM, None, "int")
+            at, more = where
+            said = self.variables[twins[at]]
+            known[base] = Src(f"({said}{more})" if more else said, ATOM, None, "int")
         return self.sizes.spelled(self.sizes.expression(dim), None, known).text
 
     # -- results -----------------------------------------------------------------------------------------------------
