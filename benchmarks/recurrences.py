@@ -77,20 +77,18 @@ KINDS = {
 
 
 class Ours:
-    """The emitted functions of a recurrence alone."""
+    """The emitted functions of a recurrence alone. form: how it is computed, in the words of the plan."""
 
-    def __init__(self, kind: Kind, seq: int, chunk: int) -> None:
-        cell = {"kind": "tensor_recurrence", "inputs": {"q": KEY, "k": KEY, "v": VALUE, **kind.more}}
-        cell |= {"state": {"s": ["heads", "key", "value"]}, "update": {"s": kind.update}, "chunk": chunk}
-        cell |= {"output": "sum(key, q*next(s))"}
-        dims = SIZES | {"seq": seq, "width": 8, "vocab": 2}
+    def __init__(self, cell: dict[str, Any], sizes: dict[str, int], seq: int) -> None:
+        dims = {"width": 8, "vocab": 2} | sizes | {"seq": seq}
         spec = load_mapping({"weft": 1, "name": "alone", "dims": dims, "stack": [{"layer": [{"block": cell}]}]})
         program = alone(lower(spec.model, spec.dims))
-        self.sizes = program.resolve(batch=SIZES["batch"], seq=seq)
+        self.sizes = program.resolve(batch=sizes["batch"], seq=seq)
         stage = run(
             StagedProgram(program), PassOptions(self.sizes, known=known), [p for p in PIPELINE if p.name in PASSES]
         )
         (made,) = stage.blocks
+        self.form = made.graph.decisions[0].choice
         made = made.using(made.block.modes[:1])
         source, _ = printed_file(program, made)
         self.module, self.pair, self.source = imported("alone", source), made.own[0], source
@@ -144,6 +142,13 @@ def nodes(graph: Graph) -> Iterator[Node]:
         yield from nodes(body) if body is not None else ()
 
 
+def block(kind: Kind, chunk: int) -> dict[str, Any]:
+    """The block of a kind."""
+    cell: dict[str, Any] = {"kind": "tensor_recurrence", "inputs": {"q": KEY, "k": KEY, "v": VALUE, **kind.more}}
+    cell |= {"state": {"s": ["heads", "key", "value"]}, "update": {"s": kind.update}, "chunk": chunk}
+    return cell | {"output": "sum(key, q*next(s))"}
+
+
 def theirs(kind: Kind, given: Sequence[Tensor]) -> Tensor:
     """The loop: [batch seq heads ..] each -> [batch seq heads value]."""
     _, k, v = given[:3]
@@ -180,7 +185,7 @@ def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 
 def measured(name: str, seq: int, chunk: int, repeats: int) -> dict[str, Any]:
     """One kind: seconds of each, ratios, and how far the results are apart."""
-    kind, ours = KINDS[name], Ours(KINDS[name], seq, chunk)
+    kind, ours = KINDS[name], Ours(block(KINDS[name], chunk), SIZES, seq)
     by = drawn(kind, seq)
     given = [by[n.split("_")[0]] for n in ours.names]
     order = [by[n] for n in ("q", "k", "v", *kind.more)]
@@ -238,7 +243,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.source:
         for name in args.kinds:
-            print(Ours(KINDS[name], args.seq, args.chunk).source)
+            print(Ours(block(KINDS[name], args.chunk), SIZES, args.seq).source)
         return
     rows = [measured(name, args.seq, args.chunk, args.repeats) for name in args.kinds]
     shown = [

@@ -23,8 +23,11 @@ STANDS_FOR = {
 LIKE = {
     "bart_large": "bart_base in other sizes",
     "deepseek_v3": "latents, groups of experts, a bias that chooses, an expert of all: the sweep, tests/hf",
+    "dss": "state spaces are drawn by the sweep, tests/passes/test_state_spaces",
     "gemma3_4b": "mistral_7b; norms of queries and keys, norms behind sub-layers: drawn by the sweep, and tests/hf",
+    "gss": "state spaces are drawn by the sweep, tests/passes/test_state_spaces",
     "gpt_oss_20b": "mistral_7b; sinks, experts that drop none, clamped gates: drawn by the sweep, and tests/hf",
+    "h3_125m": "state spaces, and attention of gpt2_345m: drawn by the sweep, tests/passes/test_state_spaces",
     "llama3_8b": "mistral_7b without a window",
     "memory_transformer_base": "bart_base; memory tokens: tests/codegen/test_memory_tokens.py, drawn by the sweep",
     "mixtral_8x7b": "mistral_7b; experts that drop none: drawn by the sweep, and tests/hf",
@@ -38,6 +41,7 @@ LIKE = {
     "t5_base": "bart_base; buckets of distances, one table for all layers: drawn by the sweep, and tests/hf",
     "t5_large": "t5_base in other sizes",
     "t5_small": "t5_base in other sizes",
+    "s4d": "state spaces are drawn by the sweep, tests/passes/test_state_spaces",
     "transformer_xl_large": "transformer_xl_base",
 }
 """Specs of parts that others stand for: checked, counted and lowered in `make test`; the soak runs them through all."""

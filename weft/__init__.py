@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from weft.api import reference as reference
     from weft.api import save_hf as save_hf
     from weft.errors import WeftError as WeftError
+    from weft.frontends.blocks import H3 as H3
     from weft.frontends.blocks import Attention as Attention
     from weft.frontends.blocks import Convolution as Convolution
     from weft.frontends.blocks import Mlp as MLP
     from weft.frontends.blocks import Moe as MoE
     from weft.frontends.blocks import OpaqueBlock as Opaque
     from weft.frontends.blocks import Recurrence as Recurrence
+    from weft.frontends.blocks import StateSpace as StateSpace
     from weft.frontends.blocks import TensorRecurrence as TensorRecurrence
     from weft.frontends.schema import Model as Model
 
@@ -41,8 +43,10 @@ _HOME = {
     "Model": "weft.frontends.schema:Model",
     "Attention": "weft.frontends.blocks:Attention",
     "Convolution": "weft.frontends.blocks:Convolution",
+    "H3": "weft.frontends.blocks:H3",
     "MLP": "weft.frontends.blocks:Mlp",
     "Recurrence": "weft.frontends.blocks:Recurrence",
+    "StateSpace": "weft.frontends.blocks:StateSpace",
     "TensorRecurrence": "weft.frontends.blocks:TensorRecurrence",
     "MoE": "weft.frontends.blocks:Moe",
     "Opaque": "weft.frontends.blocks:OpaqueBlock",
@@ -50,6 +54,7 @@ _HOME = {
 }
 
 __all__ = [
+    "H3",
     "MLP",
     "Attention",
     "Convolution",
@@ -57,6 +62,7 @@ __all__ = [
     "Model",
     "Opaque",
     "Recurrence",
+    "StateSpace",
     "TensorRecurrence",
     "WeftError",
     "compile",

@@ -26,8 +26,8 @@ from weft.passes.opened import prepare
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = SHIPPED
 RUNTIME = (
-    *("attention", "chunked", "decode", "distances", "drop", "entropy", "experts", "norms", "philox", "rotary", "rows"),
-    *("steps", "tables"),
+    *("attention", "chunked", "convolutions", "decode", "distances", "drop", "entropy", "experts", "fourier", "norms"),
+    *("philox", "rotary", "rows", "steps", "tables"),
 )
 
 

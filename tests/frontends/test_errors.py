@@ -61,6 +61,7 @@ CORPUS = {
     "groups_alone": [("W0108", 6, 16, 'give both of `groups` and `groups_kept`')],
     "groups_kept_few": [("W0402", 6, 90, 'do not hold 3 experts')],
     "groups_unequal": [("W0402", 6, 74, 'not 3 equal groups of two or more')],
+    "h3_head": [("W0402", 7, 11, "heads of 5 do not divide the width 32")],
     "head_empty": [("W0106", 10, 7, 'head: a list needs at least 1 entry')],
     "head_kind": [("W0104", 10, 14, "did you mean 'language'?")],
     "heads_do_not_divide": [("W0402", 5, 59, 'change one of them')],
@@ -222,6 +223,17 @@ CORPUS = {
         ("W0301", 10, 16, 'write sum(heads, ..), sum(key, ..)'),
         ("W0301", 11, 13, 'sum takes a dim and what to sum along it'),
         ("W0301", 12, 11, "unknown function 'next'"),
+    ],
+    "space_options": [
+        ("W0403", 7, 5, "use `poles: random`"),
+        ("W0403", 7, 47, "use `zoh`, or `kernel: exp`"),
+        ("W0403", 7, 85, "use one"),
+    ],
+    "space_output": [("W0402", 9, 13, "use `output: linear`")],
+    "space_steps": [
+        ("W0108", 7, 18, "`min` is over `max`"),
+        ("W0104", 7, 36, "'some' is not one of"),
+        ("W0106", 7, 50, "must be at least 1"),
     ],
     "tensor_gate": [
         ("W0403", 7, 38, "'heads' is a dim already"),

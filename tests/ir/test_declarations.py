@@ -25,7 +25,10 @@ from weft.ir.library import (
     ExpertWeights,
     FromStatistics,
     LayerNorm,
+    LongConvolve,
+    LongConvolveKernel,
     Places,
+    Powers,
     RMSNorm,
     Rotary,
     RotaryBack,
@@ -88,6 +91,11 @@ EXTRA: tuple[Node, ...] = (
     one(DecayedProduct("seq", "key", ("head",)), PLACES, f32("batch key head"), PLACES),
     one(DecayedProductGrad("seq", "key", ("head",)), PLACES, f32("batch key head"), PLACES, f32("batch seq key")),
     one(UnitInverse("seq", "key", "place"), f32("batch seq key")),
+    one(Powers("gate"), f32("width")),
+    one(Powers("gate"), f32("heads head"), f32("heads head")),
+    one(LongConvolve("seq", "key"), f32("batch width seq"), f32("width seq")),
+    one(LongConvolve("seq", "key", True), f32("batch width seq"), f32("width seq")),
+    one(LongConvolveKernel("seq", "key", ("width", "seq")), f32("batch width seq"), f32("batch width seq")),
     one(Chunk("seq", "gate", "capacity"), ROWS),
     one(Unchunk("gate", "capacity", "seq"), f32("batch gate capacity width")),
     one(MODULE, f32("batch width"), *WEIGHTS),
@@ -154,7 +162,7 @@ def test_every_result_is_linear_in_the_groups_that_ops_declare():
     assert seen == {
         *("einsum", "map", "reduce", "gather", "scatter", "rename", "concat", "part", "detach", "chunk", "unchunk"),
         *("decayed_product_grad", "grad", "softmax_grad", "rotary_back", "from_statistics"),
-        *("convolve", "convolve_weights"),
+        *("convolve", "convolve_weights", "long_convolve", "long_convolve_kernel"),
     }
 
 

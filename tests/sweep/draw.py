@@ -12,6 +12,8 @@ from tests.sweep.rows import packed, placed
 Spec = dict[str, Any]
 TENSORS = 0.05
 """Share of specs with a recurrence of tensors; and of those with one that multiplies by matrices."""
+SPACES = 0.06
+"""Share of specs with a state space."""
 
 
 def blocks_of(spec: Spec) -> list[Spec]:
@@ -48,6 +50,7 @@ class Draw:
         self.weighed = random.Random(f"{seed}, weighed")
         self.matrices = random.Random(f"{seed}, matrices")
         self.memories = random.Random(f"{seed}, memories")
+        self.spaces = random.Random(f"{seed}, spaces")
         self.told: list[str] = []
         self.most = 0
 
@@ -154,6 +157,8 @@ class Draw:
             layers[0].append({"block": self.tensor()})
         if "memory" not in s and self.matrices.random() < TENSORS:
             layers[-1].append({"block": self.multiplied()})
+        if "memory" not in s and self.spaces.random() < SPACES:
+            layers[-1].append({"block": self.space()})
         for head in language_heads(s):
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
@@ -175,6 +180,19 @@ class Draw:
         found |= {k: copy.deepcopy(draw.choice(v)) for k, v in o.MATRIX.items() if draw.random() < 0.6}
         self.told += [f"matrices={found['update']}", *(f"matrices.{k}={found[k]}" for k in o.MATRIX if k in found)]
         return found
+
+    def space(self) -> Spec:
+        """A state space or an H3, every key of it likely."""
+
+        def some(keys: dict[str, o.Options]) -> Spec:
+            return {k: copy.deepcopy(self.spaces.choice(v)) for k, v in keys.items() if self.spaces.random() < 0.7}
+
+        system = some(o.SYSTEM)
+        system |= copy.deepcopy(self.spaces.choice(o.SYSTEMS)) if self.spaces.random() < 0.6 else {}
+        kind = self.spaces.choice(["state_space", "h3"])
+        found = some(o.H3) if kind == "h3" else some(o.STATE_SPACE) | copy.deepcopy(self.spaces.choice(o.STATE_SPACES))
+        self.told += [f"{kind}.{k}={v}" for k, v in found.items()] + [f"system.{k}={v}" for k, v in system.items()]
+        return {"kind": kind, "system": system, **found}
 
     def narrow(self, block: Spec) -> None:
         """An attention's keys and values of a latent, now and then, and what does not go with it taken away."""

@@ -111,7 +111,7 @@ _KEY, _VALUE, _STATE = ["heads", "head"], ["heads", "inner"], ["heads", "head", 
 TENSORS: Options = [  # what is computed in chunks, and what is not; `norm`, `gate` and `chunk` are drawn apart
     {
         "inputs": {"q": _KEY, "k": _KEY, "v": _VALUE, "g": ["heads"]},
-        "parameters": {"b": {"dims": ["heads"], "init": {"constant": 1.0}}},
+        "parameters": {"b": {"dims": ["heads"], "init": {"constant": 1.0}, "rates": {"weight_decay": 0.0}}},
         "state": {"s": {"dims": _STATE, "init": 0.25}}, "let": {"a": "sigmoid(g + b)"},
         "update": {"s": "a*s + k*v"}, "output": "sum(head, q*next(s))",
     },
@@ -162,6 +162,27 @@ TENSOR: dict[str, Options] = {
 
 GATE: Options = ["sigmoid", "silu", "none", "2*sigmoid(x) - x/width", "max(x, 0)", "1"]
 GATE_BIAS: Options = [["gate"], ["query", "gate", "output"], False]
+SYSTEM: dict[str, Options] = {
+    "states": [1, 3, "heads"], "discretisation": ["zoh", "bilinear", "none"], "shared": [True], "pairs": [False, True],
+    "poles": ["lin", "inv", "legs", "real", "random"], "imaginary": ["free", "none"], "chunk": [1, 3, 64],
+    "dt": ["none", {"min": 0.01, "max": 0.2}, {"min": 0.05}], "drive": ["ones", "none", {"normal": 0.5}],
+    "rates": [{"lr": 0.01}, {"lr": 0.1, "weight_decay": 0.0}], "weights": [{"normal": 0.4}, "ones"],
+    "skip": ["none", "ones", {"normal": 0.5}],
+}  # fmt: skip
+SYSTEMS: Options = [  # keys that go together
+    {}, {"kernel": "softmax", "discretisation": "zoh"}, {"imaginary": "exp", "poles": "random"},
+    {"dt": {"parts": 2, "max": 0.3}, "discretisation": "zoh", "imaginary": "free", "poles": "lin"}, {"kernel": "exp"},
+]  # fmt: skip
+STATE_SPACE: dict[str, Options] = {
+    "activation": ["gelu", "tanh"], "output": ["glu", "linear"], "bias": [True, False, ["output", "input"]],
+}  # fmt: skip
+STATE_SPACES: Options = [
+    {}, {"output": "none"}, {"channels": "width"}, {"input": "gelu", "channels": 3, "gate": "gelu", "inner": 5},
+    {"input": "none", "channels": "heads"}, {"gate": "silu", "bias": ["gate"]},
+]  # fmt: skip
+H3: dict[str, Options] = {
+    "head": [1, 2, 4], "taps": [1, 3, "most"], "shift": [{"normal": 0.5}, "ones"], "bias": [True, False],
+}  # fmt: skip
 
 MATRICES: Options = [  # cells that multiply by matrices; `norm`, `chunk` and `direction` are drawn apart
     {

@@ -138,6 +138,13 @@ Init = Annotated[
 ]
 
 
+class Rates(SpecPart):
+    """What an optimizer takes for parameters in place of its own numbers; see `parameter_groups` of the module."""
+
+    lr: Annotated[float, Field(ge=0)] | None = Field(default=None, description="the learning rate")
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(default=None, description="the weight decay")
+
+
 class Inits(SpecPart):
     """Initial values by the role of a parameter. `output` is a projection back into the residual stream."""
 

@@ -5,6 +5,7 @@ import sympy as sympy
 
 from weft.frontends.capacity import capacity as capacity
 from weft.frontends.capacity import drops as drops
+from weft.ir.builder import Builder as Builder
 from weft.ir.formula import normal as normal
 from weft.ir.formula import parse as parse
 from weft.ir.formula import symbol as symbol
@@ -17,8 +18,10 @@ from weft.ir.library import Rotary as Rotary
 from weft.ir.library import Route as Route
 from weft.ir.library import Softmax as Softmax
 from weft.ir.ops.primitives import Detach as Detach
+from weft.ir.ops.primitives import Loop as Loop
 from weft.ir.ops.primitives import Opaque as Opaque
 from weft.ir.ops.primitives import Scatter as Scatter
+from weft.ir.program import Init as Init
 from weft.ir.types import Type as Type
 
 

@@ -18,13 +18,20 @@ class Init:
     """How a parameter starts.
 
     normal: N(0, value²); uniform: U(-value, value); xavier: U(-b, b), b = value · sqrt(6 / (fan_in + fan_out)) (Glorot
-    and Bengio 2010); constant: value. `fan_in` names the dims that an output sums over, the rest count as fan_out;
-    empty means all but the last.
+    and Bengio 2010); constant: value; between: U(value, high). poles_lin, poles_inv, poles_legs: imaginary parts of the
+    poles of a state space along the last dim, of n from 0 up to N (Gu et al. 2022): pi n; N/pi (N/(2n + 1) - 1); those
+    of the HiPPO matrix of size 2N without its part of rank one, ascending; poles_real: log(n + 1). first: 1, then 0,
+    along the last dim. `fan_in` names the dims that an output sums over, the rest count as fan_out; empty means all but
+    the last.
     """
 
-    kind: Literal["normal", "uniform", "xavier", "zeros", "ones", "constant"]
+    kind: Literal[
+        "normal", "uniform", "xavier", "zeros", "ones", "constant", "between", "first",
+        "poles_lin", "poles_inv", "poles_legs", "poles_real",
+    ]  # fmt: skip
     value: float = 0.0
     fan_in: tuple[str, ...] = ()
+    high: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,8 @@ class Param:
 
     `value` is the graph input's name, `name` the logical state_dict name, `dims` the logical dims. With `stack`, the
     graph input is `[stack *dims]` and row i of it is the parameter `name.format(start + step * i)`. fixed: no gradient
-    moves it, and no optimizer should: it is a buffer of the module.
+    moves it, and no optimizer should: it is a buffer of the module. rates: what an optimizer should take for it in
+    place of its own `lr` or `weight_decay`, by name.
     """
 
     value: str
@@ -45,6 +53,7 @@ class Param:
     start: int = 0
     step: int = 1
     fixed: bool = False
+    rates: tuple[tuple[str, float], ...] = ()
 
     def rows(self, sizes: Mapping[str, int]) -> int:
         """How many logical parameters it holds."""

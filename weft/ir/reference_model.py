@@ -91,12 +91,34 @@ def _draw(torch: Any, param: Param, sizes: Mapping[str, int], name: str, seed: i
         case "uniform" | "xavier":
             bound = init.value if init.kind == "uniform" else xavier_bound(init, param.dims, sizes)
             return (torch.rand(shape, generator=gen) * 2 - 1) * bound
+        case "between":
+            return torch.rand(shape, generator=gen) * (init.high - init.value) + init.value
         case "zeros":
             return torch.zeros(shape)
         case "ones":
             return torch.ones(shape)
         case "constant":
             return torch.full(shape, init.value)
+        case "first":
+            return (torch.arange(shape[-1]) == 0).float().expand(shape).clone()
+        case _:
+            return poles(torch, init.kind, shape[-1]).float().expand(shape).clone()
+
+
+def poles(torch: Any, kind: str, count: int) -> Any:
+    """Numbers of the poles of a state space, f64[count]; see Init."""
+    n = torch.arange(count, dtype=torch.float64)
+    match kind:
+        case "poles_lin":
+            return math.pi * n
+        case "poles_inv":
+            return count / math.pi * (count / (2 * n + 1) - 1)
+        case "poles_real":
+            return torch.log(n + 1)
+        case _:
+            root = torch.sqrt(2 * torch.arange(2 * count, dtype=torch.float64) + 1)
+            skew = torch.outer(root, root).triu(1) / 2
+            return torch.linalg.eigvalsh(1j * (skew - skew.T))[count:]
 
 
 def xavier_bound(init: Init, dims: tuple[str, ...], sizes: Mapping[str, int]) -> float:

@@ -109,7 +109,7 @@ def distinct(model: Structure) -> dict[object, Block]:
 
 def key(site: CallSite) -> object:
     """Calls with equal keys are the same block."""
-    own = tuple((o.name, o.param.init, o.param.dims, o.param.dtype) for o in site.own)
+    own = tuple((o.name, o.param.init, o.param.dims, o.param.dtype, o.param.rates) for o in site.own)
     return site.call.name, site.body, own, tuple(isinstance(s, OwnParameter) for s in site.sources)
 
 

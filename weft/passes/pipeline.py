@@ -19,6 +19,7 @@ from weft.passes.derivative import joint
 from weft.passes.dispatch import dispatched
 from weft.passes.fusion.apart import apart
 from weft.passes.fusion.grouping import fuse, grouped
+from weft.passes.fusion.price import Prices
 from weft.passes.fusion.ran import ALONE, Place, estimated
 from weft.passes.halves import Derived, Pair, halves
 from weft.passes.memory import estimate
@@ -65,10 +66,11 @@ def _blocks(stage: StagedProgram, options: PassOptions) -> StagedProgram:
 
 
 def _chunk(stage: StagedProgram, options: PassOptions) -> StagedProgram:
-    """Decoding goes on from the block as it is: a step at a time."""
+    """Decoding goes on from the block as it is: a step at a time. Which form is cheapest is asked at the longest."""
+    prices = Prices(options.longest or options.sizes, options.target)
 
     def one(made: Derived) -> Derived:
-        found = chunk(made.block.graph)
+        found = chunk(made.block.graph, prices)
         return replace(made, chunked=found, alone=made.alone and found)
 
     return _each(stage, one)

@@ -1,7 +1,7 @@
 """The text of one block's file: constants, forward, backward, the autograd function, the nn.Module."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from weft.codegen.package.block_decode import decode_functions, decode_methods
@@ -19,8 +19,8 @@ from weft.passes.blocks import Block
 from weft.passes.halves import Derived, Pair
 
 RUNTIME = (
-    *("attention", "chunked", "convolutions", "decode", "distances", "drop", "entropy", "experts", "norms", "philox"),
-    *("places", "rotary", "rows", "steps", "stretched", "tables"),
+    *("attention", "chunked", "convolutions", "decode", "distances", "drop", "entropy", "experts", "fourier", "norms"),
+    *("philox", "places", "rotary", "rows", "steps", "stretched", "tables"),
 )
 
 
@@ -246,7 +246,10 @@ class _BlockWriter:
     def table(self) -> list[str]:
         """PARAMETERS: logical name, shape, dtype, initialisation."""
         own = self.block.site.own
-        return rows_of("PARAMETERS", [self.row(o.name, o.param) for o in own]) if own else ["PARAMETERS = ()"]
+        rows = rows_of("PARAMETERS", [self.row(o.name, o.param) for o in own]) if own else ["PARAMETERS = ()"]
+        rates = [(o.name, dict(o.param.rates)) for o in own if o.param.rates]
+        said = [f'    "{label(name)}": {_map(found)},' for name, found in rates]
+        return [*rows, *(["RATES = {", *said, "}"] if said else [])]
 
     def row(self, name: str, p: Param) -> str:
         kind, value = initial(self.program, p)
@@ -265,6 +268,9 @@ class _BlockWriter:
         with code.indent(f"class {block.title}(Block):"):
             code.text(f'"""{self.describe(replace(block.graph, inputs=tuple(block.given)))}"""')
             code.add()
+            if any(o.param.rates for o in block.site.own):
+                code.add("rates = RATES")
+                code.add()
             mode = f'mode="{next(m.name for m in block.modes)}", ' if many else ""
             with code.indent(f"def __init__(self, {mode}device=None):"):
                 code.add(f"super().__init__(PARAMETERS, device{buffers([(o.name, o.param) for o in block.site.own])})")
@@ -337,8 +343,14 @@ def buffers(own: Sequence[tuple[str, Param]]) -> str:
     return f", {tuple_of(repr(name) for name in fixed)}".replace("'", '"') if fixed else ""
 
 
-def initial(program: Program, p: Param) -> tuple[str, float]:
+def _map(items: Mapping[str, float]) -> str:
+    return "{" + ", ".join(f'"{k}": {v!r}' for k, v in items.items()) + "}"
+
+
+def initial(program: Program, p: Param) -> tuple[str, float | tuple[float, float]]:
     """(kind, value) of an initialisation worked out to numbers: xavier is uniform with its bound."""
+    if p.init.kind == "between":
+        return "between", (p.init.value, p.init.high)
     if p.init.kind != "xavier":
         return p.init.kind, float(p.init.value)
     sizes = Sizes.of(program)

@@ -67,6 +67,7 @@ class _ModelWriter:
                 "draw_seed",
                 "found",
                 "initialise",
+                "parameter_groups",
                 "place",
                 "refuse_autocast",
                 "weight",
@@ -183,6 +184,10 @@ class _ModelWriter:
             with code.indent("def reset_parameters(self, generator=0):"):
                 code.text('"""Draw all parameters as the spec says, from a seed or the seed of a torch.Generator."""')
                 code.add("initialise(self, generator)")
+            code.add()
+            with code.indent("def parameter_groups(self):"):
+                code.text('"""All parameters in groups for an optimizer, with the rates that the spec gives some."""')
+                code.add("return parameter_groups(self)")
             code.add()
             code.add("@property")
             with code.indent("def plan(self):"):

@@ -16,7 +16,7 @@ TAKEN = frozenset(
     T_destination add_module apply block_of buffers call_super_init children compile cpu cuda double
     dump_patches encode eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
     load_state_dict modules mode modes mtia named_buffers named_children named_modules named_parameters
-    parameters plan prefill register_backward_hook register_buffer register_forward_hook
+    parameter_groups parameters plan prefill rates register_backward_hook register_buffer register_forward_hook
     register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
     register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module register_parameter
     register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ reset_parameters set_extra_state

@@ -43,11 +43,11 @@ def _state(s: ProgramState) -> dict[str, Any]:
 
 
 def _param(p: Param) -> dict[str, Any]:
-    init = [p.init.kind, p.init.value, list(p.init.fan_in)]
+    init = [p.init.kind, p.init.value, list(p.init.fan_in), *([p.init.high] if p.init.high else [])]
     stack = None if p.stack is None else [p.stack, p.start, p.step]
-    fixed = {"fixed": True} if p.fixed else {}
+    more = ({"fixed": True} if p.fixed else {}) | ({"rates": dict(p.rates)} if p.rates else {})
     return {
-        "value": p.value, "name": p.name, "dims": list(p.dims), "dtype": p.dtype, "init": init, "stack": stack, **fixed
+        "value": p.value, "name": p.name, "dims": list(p.dims), "dtype": p.dtype, "init": init, "stack": stack, **more
     }  # fmt: skip
 
 
@@ -84,6 +84,8 @@ def _fits(program: Program) -> None:
             raise ValueError(f"the parameter {p.name} is no input of the graph")
         if p.init.kind not in get_args(Init.__annotations__["kind"]):
             raise ValueError(f"{p.init.kind!r:.40} is no initialisation")
+        if unknown := {k for k, _ in p.rates} - {"lr", "weight_decay"}:
+            raise ValueError(f"{min(unknown)!r:.40} is no rate")
         p.logical(0)
     named = [*program.inputs, *(p.value for p in program.params)]
     if sorted(named) != sorted(inputs) or len(program.outputs) != len(program.graph.outputs):
@@ -110,10 +112,11 @@ def _read_stream(name: str, length: str, once: bool) -> ProgramStream:
 
 
 def _read_param(data: Mapping[str, Any]) -> Param:
-    kind, value, fan_in = data["init"]
+    kind, value, fan_in, *high = data["init"]
     stack, start, step = data["stack"] or (None, 0, 1)
-    init = Init(kind, float(value), tuple(fan_in))
-    where = stack, int(start), int(step), bool(data.get("fixed", False))
+    init = Init(kind, float(value), tuple(fan_in), *map(float, high[:1]))
+    rates = tuple((str(k), float(v)) for k, v in dict(data.get("rates", {})).items())
+    where = stack, int(start), int(step), bool(data.get("fixed", False)), rates
     return Param(data["value"], data["name"], tuple(data["dims"]), init, data["dtype"], *where)
 
 

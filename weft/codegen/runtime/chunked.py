@@ -96,3 +96,17 @@ def unit_inverse(x: Tensor) -> Tensor:
     low = x.tril(-1) if x.dtype.itemsize > 2 else x.tril(-1).float()
     one = torch.eye(x.shape[-1], dtype=low.dtype, device=x.device)
     return torch.linalg.solve_triangular(one - low, one.expand_as(low), upper=False, unitriangular=True).to(x.dtype)
+
+
+def powers(count: int, re: Tensor, im: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    """1, a, .. a^(count - 1) along a new last axis, of numbers or of the parts of complex ones, by doubling."""
+    p, a = torch.ones_like(re).unsqueeze(-1), re.unsqueeze(-1)
+    if im is None:
+        while p.shape[-1] < count:
+            p, a = torch.cat([p, p * a], -1), a * a
+        return p.narrow(-1, 0, count)
+    q, b = torch.zeros_like(p), im.unsqueeze(-1)
+    while p.shape[-1] < count:
+        p, q = torch.cat([p, p * a - q * b], -1), torch.cat([q, q * a + p * b], -1)
+        a, b = a * a - b * b, 2 * a * b
+    return p.narrow(-1, 0, count), q.narrow(-1, 0, count)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
-Parameters = tuple[tuple[str, tuple[int, ...], str, str, float], ...]  # name, shape, dtype, initialisation, its value
+Start = float | tuple[float, float]
+Parameters = tuple[tuple[str, tuple[int, ...], str, str, Start], ...]  # name, shape, dtype, initialisation, its value
 
 
 class Group(nn.Module):
@@ -42,9 +43,11 @@ class Block(nn.Module):
     """A block of the model: `PARAMETERS` are its own, in the order its functions take them; those among them that no
     gradient moves, `fixed`, are buffers.
 
-    wrapped: modules that are run but not looked into, by key; see `install`."""
+    wrapped: modules that are run but not looked into, by key; see `install`. rates: what an optimizer should take for a
+    parameter in place of its own numbers, by name; see `parameter_groups`."""
 
     wrapped: Mapping[str, nn.Module] = {}
+    rates: Mapping[str, Mapping[str, float]] = {}
 
     def __init__(self, parameters: Parameters, device: torch.device | str | None = None, fixed: tuple[str, ...] = ()):
         super().__init__()
@@ -91,12 +94,27 @@ def found(root: nn.Module, name: str) -> nn.Module:
     return root
 
 
-def tables(root: nn.Module) -> Iterator[tuple[str, Tensor, str, float]]:
+def tables(root: nn.Module) -> Iterator[tuple[str, Tensor, str, Start]]:
     """(logical name, parameter, initialisation, its value) of every block's own parameters."""
     for prefix, block in root.named_modules():
         if isinstance(block, Block):
             for name, _, _, kind, value in block.table:
                 yield f"{prefix}.{name}" if prefix else name, weight(block, name), kind, value
+
+
+def parameter_groups(root: nn.Module) -> list[dict[str, Any]]:
+    """All parameters, in groups for an optimizer: first those that take its own `lr` and `weight_decay`, then those for
+    which the spec says others."""
+    own = {
+        f"{prefix}.{name}" if prefix else name: tuple(rates.items())
+        for prefix, block in root.named_modules()
+        if isinstance(block, Block)
+        for name, rates in block.rates.items()
+    }
+    groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {(): []}
+    for name, parameter in root.named_parameters():
+        groups.setdefault(own.get(name, ()), []).append(parameter)
+    return [{"params": found, **dict(rates)} for rates, found in groups.items() if found]
 
 
 @torch.no_grad()
@@ -109,18 +127,44 @@ def initialise(root: nn.Module, generator: torch.Generator | int = 0) -> None:
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         draw = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         drawn = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")  # whatever the defaults are
-        if kind == "normal":
-            drawn.normal_(generator=draw).mul_(value)
-        elif kind == "uniform":
-            drawn.uniform_(generator=draw).mul_(2).sub_(1).mul_(value)
-        else:
-            drawn.fill_({"zeros": 0.0, "ones": 1.0}.get(kind, value))
+        fill(drawn, kind, value, draw)
         *path, leaf = name.split(".")
         home = found(root, ".".join(path))
         if isinstance(parameter, nn.Parameter) or leaf in home._buffers:
             parameter.copy_(_split_like(parameter, drawn))
         else:
             setattr(home, leaf, drawn.to(parameter))
+
+
+def fill(x: Tensor, kind: str, value: Start, draw: torch.Generator) -> None:
+    """Draw a parameter. Along the last axis go 1, 0, 0 .. of `first`, and the numbers of `poles_`."""
+    if isinstance(value, tuple):
+        x.uniform_(generator=draw).mul_(value[1] - value[0]).add_(value[0])
+    elif kind == "normal":
+        x.normal_(generator=draw).mul_(value)
+    elif kind == "uniform":
+        x.uniform_(generator=draw).mul_(2).sub_(1).mul_(value)
+    elif kind.startswith("poles"):
+        x.copy_(poles(kind, x.shape[-1]))
+    elif kind == "first":
+        x.zero_()[..., 0] = 1.0
+    else:
+        x.fill_({"zeros": 0.0, "ones": 1.0}.get(kind, value))
+
+
+def poles(kind: str, count: int) -> Tensor:
+    """Where the poles of a state space start, n from 0 up to `count`: pi n; count/pi (count/(2n + 1) - 1); log(n + 1);
+    the imaginary parts of the HiPPO matrix of twice the size without its part of rank one, those above 0."""
+    n = torch.arange(count, dtype=torch.float64)
+    if kind == "poles_lin":
+        return torch.pi * n
+    if kind == "poles_inv":
+        return count / torch.pi * (count / (2 * n + 1) - 1)
+    if kind == "poles_real":
+        return torch.log(n + 1)
+    root = torch.sqrt(2 * torch.arange(2 * count, dtype=torch.float64) + 1)
+    skew = torch.outer(root, root).triu(1) / 2
+    return torch.linalg.eigvalsh(1j * (skew - skew.T))[count:]
 
 
 def _split_like(parameter: Any, drawn: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Chunks of positions in torch, and what a linear recurrence is within one."""
+"""Chunks of positions in torch, what a linear recurrence is within one, and convolutions as long as the sequence."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,8 @@ from weft.codegen.torch.body import Body
 from weft.codegen.torch.printer import Speller
 from weft.codegen.torch.spelling import ATOM, Src
 from weft.ir.library.decay import DecayedProduct, DecayedProductGrad, UnitInverse
+from weft.ir.library.long_convolution import LongConvolve, LongConvolveKernel
+from weft.ir.library.powers import Powers
 from weft.ir.ops.chunks import Chunk, Unchunk
 from weft.ir.ops.op import Op
 from weft.ir.types import Node
@@ -41,9 +43,35 @@ def _inverse(body: Body, node: Node) -> None:
     body.put(out, Src(f"chunked.unit_inverse({body.argument(x)})", ATOM, out.dims, out.dtype), node, inline=False)
 
 
+def _powers(body: Body, node: Node) -> None:
+    op: Any = node.op
+    text = f"chunked.powers({', '.join([body.size(op.at).text, *(body.argument(v) for v in node.ins)])})"
+    if len(node.outs) == 1:
+        out = node.outs[0]
+        body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
+    else:
+        body.assign(node.outs, text)
+
+
+def _long(body: Body, node: Node) -> None:
+    op: Any = node.op
+    out, later = node.outs[0], ", later=True" if op.later else ""
+    text = f"fourier.convolve({', '.join(body.argument(v) for v in node.ins)}{later})"
+    body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
+
+
+def _long_kernel(body: Body, node: Node) -> None:
+    out = node.outs[0]
+    text = f"fourier.kernel({', '.join(body.argument(v) for v in node.ins)}, {len(out.dims)})"
+    body.put(out, Src(text, ATOM, out.dims, out.dtype), node, inline=False)
+
+
 MOVES: Mapping[type[Op], Speller] = {Chunk: _chunk, Unchunk: _unchunk}
 CHUNKED: Mapping[type[Op], Speller] = {
     DecayedProduct: _product,
     DecayedProductGrad: _product_grad,
     UnitInverse: _inverse,
+    Powers: _powers,
+    LongConvolve: _long,
+    LongConvolveKernel: _long_kernel,
 }

@@ -16,8 +16,8 @@ from weft.ir.program import Program, Size
 from weft.ir.types import Graph
 
 MODULES = (
-    *("chunked", "distances", "drop", "entropy", "experts", "norms", "philox", "places", "rotary", "rows", "steps"),
-    *("stretched", "tables"),
+    *("chunked", "convolutions", "distances", "drop", "entropy", "experts", "fourier", "norms", "philox", "places"),
+    *("rotary", "rows", "steps", "stretched", "tables"),
 )
 """The runtime's modules, by the names that functions call them by."""
 

@@ -9,12 +9,15 @@ from pydantic import Field
 
 from weft.frontends.blocks.attention import Attention
 from weft.frontends.blocks.convolution import Convolution
+from weft.frontends.blocks.h3 import H3
 from weft.frontends.blocks.mlp import Mlp
 from weft.frontends.blocks.moe import Moe
 from weft.frontends.blocks.opaque import OpaqueBlock
 from weft.frontends.blocks.recurrence import Recurrence
+from weft.frontends.blocks.state_space import StateSpace
 from weft.frontends.blocks.tensor_recurrence import TensorRecurrence
 
 Block = Annotated[
-    Attention | Mlp | Recurrence | TensorRecurrence | Moe | Convolution | OpaqueBlock, Field(discriminator="kind")
+    Attention | Mlp | Recurrence | TensorRecurrence | StateSpace | H3 | Moe | Convolution | OpaqueBlock,
+    Field(discriminator="kind"),
 ]

@@ -77,9 +77,6 @@ class Lane:
             raise SpecError.at((*path, "channels"), "W0402", message, "leave out `channels` or `depthwise`")
         self.tap = low.axis(layer.taps, "taps", (*path, "taps"), (*avoid, self.out))
         self.dilation = self._size(layer.dilation, "dilation")
-        # Called by how many it reads: decoding keeps as many rows of a dim as any reader of it wants.
-        far = self.dilation * (low.number(self.tap) - 1) + 1
-        self.past = low.mint(f"last_{far}", low.sizes[s.length], (*avoid, self.out, self.tap))
 
     def _size(self, size: Size, key: str) -> int:
         low = self.s.low
@@ -99,23 +96,14 @@ class Lane:
         if s.low.number(self.tap) == 1:
             got = {k: s.einsum("convolved", x, w[k], to=to) for k in names}
         else:
-            rows, rule = s.rename("rows", self._there(x), s.length, self.past), s.rows_of()
-            at = [s.counted("place")] if rule.documents else []
-            op = s.ir.Convolve(self.past, s.length, self.tap, tuple(to.split()), self.dilation, placed=bool(at))
-            got = {k: s.g.one(op, rows, w[k], *at, names=["convolved"]) for k in names}
+            x = there(s, x)
+            got = {k: read_back(s, x, w[k], self.tap, self.dilation, self.out) for k in names}
         bias = {f"{k}_bias": s.param(f"{stem}.bias", self.out, "bias") for k, stem in names.items() if layer.bias}
         act = s.activation(layer.activation or ("sigmoid" if layer.gated else "none"), (*self.path, "activation"))
         let = {k: f"{k}_in + {k}_bias" if bias else f"{k}_in" for k in names}
         if layer.gated:
             act = s.ir.symbol("x") * act.xreplace({s.ir.symbol("x"): s.ir.symbol("gate")})
         return s.map("hidden", act, to=to, let=let, dtype=s.compute, **{f"{k}_in": v for k, v in got.items()}, **bias)
-
-    def _there(self, x: Val) -> Val:
-        """x, 0 where it is padding."""
-        if not self.s.rows_of().padding:
-            return x
-        to = " ".join(x.dims)
-        return self.s.map("there", "where(v, x, 0)", v=self.s.shared("valid"), x=x, to=to, dtype=self.s.compute)
 
     def weights(self, stem: str) -> Val:
         """The weights [taps into out], or [taps channels]; their norms over all but the last dim are as they are, or
@@ -134,3 +122,24 @@ class Lane:
         return s.map(
             "weights", "w * gain * rsqrt(t)", w=w, gain=gain, t=total, to=f"{into} {self.out}", dtype=s.compute
         )
+
+
+def there(s: Scope, x: Val) -> Val:
+    """x [batch seq ..], 0 where it is padding."""
+    if not s.rows_of().padding:
+        return x
+    return s.map("there", "where(v, x, 0)", v=s.shared("valid"), x=x, to=" ".join(x.dims), dtype=x.dtype)
+
+
+def read_back(s: Scope, x: Val, w: Val, tap: str, dilation: int, out: str = "") -> Val:
+    """The causal convolution of x [batch seq ..], without padding, with w [tap ..]: of each channel by itself, or dense
+    to the channels `out`. It reads its own document alone."""
+    low, documents = s.low, s.rows_of().documents
+    own = [d for d in x.dims if d not in s.rows.split()]
+    to = (*s.rows.split(), *([out] if out and out not in own else own))
+    # Called by how many it reads: decoding keeps as many rows of a dim as any reader of it wants.
+    far = dilation * (low.number(tap) - 1) + 1
+    past = low.mint(f"last_{far}", low.sizes[s.length], (*s.rows.split(), *own, *to, tap))
+    rows, at = s.rename("rows", x, s.length, past), [s.counted("place")] if documents else []
+    op = s.ir.Convolve(past, s.length, tap, to, dilation, placed=bool(at))
+    return s.g.one(op, rows, w, *at, names=["convolved"])

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from weft.errors import Path, Problem, SpecError
+from weft.frontends.blocks.chunking import chunk_dims
 from weft.frontends.blocks.recurrence import starts_anew
 from weft.ir.builder import Builder
-from weft.ir.formula import AlongDim, Terms, parse, parse_terms, symbol
+from weft.ir.formula import AlongDim, Terms, parse_terms, symbol
 from weft.ir.formula.functions import FUNCTIONS, where
 from weft.ir.library import Softmax
 from weft.ir.ops.primitives import Einsum, Loop, Rename
@@ -267,7 +268,9 @@ class Cell:
         for name, parameter in self.block.parameters.items():
             rule = (parameter.init, (*self.path, "parameters", name, "init"))
             own = " ".join(self.shapes[name])
-            self.outside.env[self.names[name]] = s.param(f"{stem}.{name}", own, rule=rule, dtype=self.dtype)
+            self.outside.env[self.names[name]] = s.param(
+                f"{stem}.{name}", own, rule=rule, dtype=self.dtype, rates=parameter.rates
+            )
         for name, m in self.matrices.items():
             over = " ".join(self.beside(d) if d in m.to else d for d in m.over)
             own, init = " ".join((*m.each, over, *m.to)), self.block.multiplied[name].init
@@ -290,7 +293,9 @@ class Cell:
         out = step.value(self.output, "read")
         graph = body.graph(*following, out)
         given = tuple(v for v in graph.inputs if v.name not in self.block.state)
-        loop = Loop(self.time, graph, len(starts), self.backward, self._chunks())
+        loop = Loop(
+            self.time, graph, len(starts), self.backward, chunk_dims(self.s, self.block.chunk, self.order, self.path)
+        )
         assert len(given) == len(step.given)
         return self.s.g.many(loop, *starts, *step.given)[len(starts)]
 
@@ -308,16 +313,6 @@ class Cell:
         if ANEW in self.outside.env:  # padding leaves it alone
             found = step.value(where(ANEW < 0, self.states[name], self.after[name]), name)
         return step.g.expand(found, to=dims)
-
-    def _chunks(self) -> tuple[str, ...]:
-        """The dims that positions can be cut into: chunks, places in one, and the same under two more names."""
-        low = self.s.low
-        with low.reading((*self.path, "chunk"), "W0201"):
-            size = low.dims.size(self.block.chunk)
-        own = (*self.s.space, *self.order)
-        row = low.mint("chunk", size, own)
-        chunks = low.mint("chunks", parse(f"ceil(n_{self.time} / n_{row})"), own)
-        return chunks, row, *(low.mint(f"{row}_{name}", symbol(f"n_{row}"), own) for name in ("key", "sum"))
 
     def gated(self, out: Val) -> Val:
         """The output times the gate."""

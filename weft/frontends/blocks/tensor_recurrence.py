@@ -10,7 +10,7 @@ from pydantic import Field, Tag, model_validator
 from weft.errors import Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.memories import stream_of
-from weft.frontends.schema_values import Formula, Init, Name, Norm, Size, SpecPart, one_of
+from weft.frontends.schema_values import Formula, Init, Name, Norm, Rates, Size, SpecPart, one_of
 from weft.frontends.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class CellParameter(SpecPart):
 
     dims: list[Name] = Field(description="its dims")
     init: Init = Field(default="zeros", description="its rule")
+    rates: Rates | None = Field(default=None, description="what an optimizer takes for it")
 
 
 class CellMatrix(SpecPart):

@@ -18,7 +18,7 @@ from weft.frontends.lower import gating
 from weft.frontends.lower.norms import normalised
 from weft.frontends.lower.operands import OF_HEADS, OF_STREAM, Names, Operand, finite
 from weft.frontends.resolve import Dims
-from weft.frontends.schema_values import Init, InitRule, Norm, NormRule
+from weft.frontends.schema_values import Init, InitRule, Norm, NormRule, Rates
 from weft.frontends.streams import of_heads
 from weft.ir import program as ir
 from weft.ir.builder import Builder, Formula
@@ -189,10 +189,10 @@ class Lowering:
         """Keep a problem for the end, once."""
         self.problems += [problem] if problem not in self.problems else []
 
-    def init(self, rule: Init, path: Path, dims: Sequence[str], fan_in: Sequence[str]) -> ir.Init:
+    def init(self, rule: Init | ir.Init, path: Path, dims: Sequence[str], fan_in: Sequence[str]) -> ir.Init:
         """A rule of the spec for a parameter of these dims; its formulas are worked out to numbers."""
         if not isinstance(rule, InitRule):
-            return ir.Init(rule)
+            return rule if isinstance(rule, ir.Init) else ir.Init(rule)
         sizes = {d: self.number(d) for d in dims}
         into = prod(sizes[d] for d in fan_in)
         fan = {"fan_in": sp.Integer(into), "fan_out": sp.Integer(prod(sizes.values()) // into)}
@@ -298,23 +298,31 @@ class Scope:
         dims: str,
         role: str = "weight",
         fan_in: str = "",
-        rule: tuple[Init, Path] | None = None,
+        rule: tuple[Init | ir.Init, Path] | None = None,
         dtype: str = "",
         shared: bool = False,
         fixed: bool = False,
+        wide: bool = False,
+        rates: Rates | None = None,
     ) -> Val:
         """A parameter of this block, cast to the dtype it is used in. Initialised by `rule`, else by its role. shared:
-        it is the same in every layer that has one of this name. fixed: no gradient moves it."""
+        it is the same in every layer that has one of this name. fixed: no gradient moves it. wide: it is kept in the
+        accumulate dtype where parameters are of 16 bits. rates: those of an optimizer."""
         axes = tuple(dims.split())
         init = self.low.init(*(rule or self.low.role(role)), axes, tuple(fan_in.split()))
         if self.prefix + name in self.found:
             path = rule[1] if rule else ()
             raise SpecError.at(path, "W0403", f"two parameters are called '{name}'", "rename a part of the block")
         stored = self.low.model.dtype.params
+        stored = self.accumulate if wide and stored in ("f16", "bf16") else stored
         local = name.replace(".", "_")
         local = f"{local}_table" if local in {*self.low.inputs, *self.low.streams} else local
         full = (self.prefix.removesuffix("layers.{}.") if shared else self.prefix) + name
-        operand = Operand("common" if shared else "param", full, ir.Param(local, full, axes, init, stored, fixed=fixed))
+        own = (
+            () if rates is None else tuple(rates.model_dump(include={"lr", "weight_decay"}, exclude_none=True).items())
+        )
+        param = ir.Param(local, full, axes, init, stored, fixed=fixed, rates=own)
+        operand = Operand("common" if shared else "param", full, param)
         return self.g.cast(self._input(operand, local, Type(stored, axes)), dtype or self.compute)
 
     def tied(self, logical: str) -> Val:

@@ -4,9 +4,11 @@ from weft.ir.library.attention import Attend, AttendGrad, BlockTable
 from weft.ir.library.convolution import Convolve, ConvolveWeights
 from weft.ir.library.decay import DecayedProduct, DecayedProductGrad, UnitInverse
 from weft.ir.library.dropout import Dropout
+from weft.ir.library.long_convolution import LongConvolve, LongConvolveKernel
 from weft.ir.library.loss import CrossEntropy
 from weft.ir.library.norm import LayerNorm, RMSNorm, Softmax, SoftmaxGrad
 from weft.ir.library.places import Places
+from weft.ir.library.powers import Powers
 from weft.ir.library.rotary import Rotary, RotaryBack
 from weft.ir.library.routing import ExpertProduct, ExpertWeights, Route
 from weft.ir.library.statistics import FromStatistics, WithStatistics
@@ -15,6 +17,7 @@ COMPOSITES = (
     *(Softmax, SoftmaxGrad, LayerNorm, RMSNorm, CrossEntropy, WithStatistics, FromStatistics),
     *(Attend, AttendGrad, Dropout, Places, Rotary, RotaryBack, Route, ExpertProduct, ExpertWeights),
     *(Convolve, ConvolveWeights, DecayedProduct, DecayedProductGrad, UnitInverse),
+    *(Powers, LongConvolve, LongConvolveKernel),
 )
 
 __all__ = [
@@ -32,7 +35,10 @@ __all__ = [
     "ExpertWeights",
     "FromStatistics",
     "LayerNorm",
+    "LongConvolve",
+    "LongConvolveKernel",
     "Places",
+    "Powers",
     "RMSNorm",
     "Rotary",
     "RotaryBack",

@@ -22,13 +22,15 @@ class Loop(Op):
     Gives the final carries, the stacked outputs, and the carries as they were before each step (free unless used);
     what is stacked has `dim` first. Layers, time, windows. reverse: from the last coordinate to the first. chunks: dims
     that `dim` can be cut into, where its body is linear in the carries: chunks, places in one, the same by two more
-    names."""
+    names; and `dim` by another name, where one has it. padded: the last operand says where there is something, which
+    is nowhere behind a place where there is nothing; there the carries stay."""
 
     dim: str
     body: Graph
     carries: int
     reverse: bool = False
     chunks: Dims = ()
+    padded: bool = False
 
     def work(self, types: tuple[Type, ...]) -> str:
         """A scan when its body is an elementwise cell: maps alone."""

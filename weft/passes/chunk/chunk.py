@@ -12,27 +12,39 @@ nothing reads but by sums along their key dims; states that others read and that
 stay a loop of their own before it. What is free of the states is computed for all positions at once. Derivatives are
 those of the result, so what is kept of states is one for each chunk. The same real-arithmetic function: `numerics`.
 
-It does not fire, and the decision says why, on any other loop; nor where decays differ by key and no other dim shares
-the products: each number of the state would need a chunk's square of them.
+A state whose decays differ by key, which no other dim shares, and are fixed is computed in chunks too, or by one long
+convolution where prices say so; with another one it may be a complex number (see `fixed`, `invariant`).
 
-Source: see `product`.
+It does not fire, and the decision says why, on any other loop; nor where such decays move: each number of the state
+would need a chunk's square of them.
+
+Source: see `product`, `invariant`.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import sympy as sp
+
 from weft.ir.builder import Builder, flatten, rebuilt
+from weft.ir.formula.functions import where
 from weft.ir.graphs import dce
 from weft.ir.ops.regions import Loop
 from weft.ir.types import Decision, Graph, Node, Val, union
-from weft.passes.chunk.forms import Form, Forms, NotLinear, Outside, StateItself, StateRead
+from weft.passes.chunk.choose import ChosenForm, Rejected, by_price
+from weft.passes.chunk.fixed import FixedState, coupled, fixed_state
+from weft.passes.chunk.forms import FixedRead, Form, Forms, NotLinear, Outside, StateItself, StateRead
 from weft.passes.chunk.product import Chunked
 from weft.passes.chunk.states import LinearState, linear_state
+from weft.passes.fusion.price import Prices
+
+SERIAL: Rejected = ("step by step", "slower", ())
 
 
-def chunk(graph: Graph) -> Graph:
-    """The graph with its linear recurrences in chunks."""
+def chunk(graph: Graph, prices: Prices | None = None) -> Graph:
+    """The graph with its linear recurrences in chunks. prices: what forms are chosen by; None: chunks, where there are
+    several."""
     if not any(isinstance(n.op, Loop) and n.op.chunks for n in graph.nodes):
         return graph
     read = {v for n in graph.nodes for v in n.ins} | set(graph.outputs)
@@ -42,31 +54,31 @@ def chunk(graph: Graph) -> Graph:
         if not isinstance(n.op, Loop) or not n.op.chunks:
             return None
         try:
-            outs, said = _Loop(g, n, ins, read).build()
+            outs, said, rejected = _Loop(g, n, ins, read, prices).build()
         except NotLinear as e:
-            decisions.append(_decision(n, "step by step", ("in chunks", str(e))))
+            decisions.append(_decision(n, "step by step", [("in chunks", str(e), ())]))
             return None
-        decisions.append(_decision(n, f"in chunks: {said}", ("step by step", "slower")))
+        decisions.append(_decision(n, said, rejected))
         return outs
 
     made = dce(rebuilt(graph, rule))
     return replace(made, decisions=(*made.decisions, *decisions))
 
 
-def _decision(n: Node, choice: str, rejected: tuple[str, str]) -> Decision:
+def _decision(n: Node, choice: str, rejected: Sequence[Rejected]) -> Decision:
     op: Any = n.op
     numbers = (("states", op.carries),)
-    return Decision("chunk", n.outs[op.carries].name, choice, "numerics", numbers, ((*rejected, ()),), n.src)
+    return Decision("chunk", n.outs[op.carries].name, choice, "numerics", numbers, tuple(rejected), n.src)
 
 
 class _Loop:
     """One loop on its way into chunks."""
 
-    def __init__(self, g: Builder, n: Node, ins: Sequence[Val], read: set[Val]) -> None:
+    def __init__(self, g: Builder, n: Node, ins: Sequence[Val], read: set[Val], prices: Prices | None) -> None:
         op: Any = n.op
         if op.reverse:
             raise NotLinear("it runs backwards")
-        self.g, self.node, self.op, self.ins, self.read = g, n, op, ins, read
+        self.g, self.node, self.op, self.ins, self.read, self.prices = g, n, op, ins, read, prices
         self.body = flatten(op.body)
         self.count = op.carries
         self.carries = self.body.inputs[: self.count]
@@ -76,8 +88,8 @@ class _Loop:
         self.results: dict[int, Val] = {}
         self.histories: dict[Val, Val] = {}
 
-    def build(self) -> tuple[list[Val | None], str]:
-        """The loop's results, None for one that nothing reads; and what its states are, in words."""
+    def build(self) -> tuple[list[Val | None], str, list[Rejected]]:
+        """The loop's results, None for one that nothing reads; how they are computed, in words, and how not."""
         alone = self.alone()
         given = dict(zip(self.body.inputs[self.count :], self.ins[self.count :]))
         if alone:
@@ -85,16 +97,67 @@ class _Loop:
         states = {v: i for i, v in enumerate(self.carries) if i not in alone}
         forms = Forms(self.out, self.body, given, states, self.dtype)
         reads = self.reads(forms)
-        found = {i: self.state(forms, i, reads) for i in states.values()}
+        fixed = self.fixed(forms, sorted(states.values()), reads)
+        one_by_one = [i for i in states.values() if not any(i in group for group in fixed)]
+        found = {i: self.state(forms, i, reads) for i in one_by_one}
         histories = self.node.outs[len(self.body.outputs) :]
         if any(histories[i] in self.read for i in states.values()):
             raise NotLinear("the states of all positions are read")
-        known: dict[StateRead, Val] = {}
+        known: dict[Any, Val] = {}
         for i, state in found.items():
             self.chunked(i, state, reads, known)
+        chosen = [self.chosen(group, state, known) for group, state in fixed.items()]
         outs = self.outputs(forms, known)
         said = [f"{self.carries[i].name} step by step before the others" for i in sorted(alone)]
-        return outs, "; ".join([*said, *(s.kind(self.out) for s in found.values())])
+        how = "; ".join([*said, *(s.kind(self.out) for s in found.values()), *(s.kind() for s in fixed.values())])
+        form = {c.name for c in chosen} or {"in chunks"}
+        return outs, f"{' and '.join(sorted(form))}: {how}", [*(r for c in chosen for r in c.rejected), SERIAL]
+
+    def fixed(
+        self, forms: Forms, states: Sequence[int], reads: Sequence[StateRead]
+    ) -> dict[tuple[int, ...], FixedState]:
+        """The states whose numbers are fixed and differ by key: alone, or two that are one complex number."""
+        steps = {i: self.unheld(forms, forms.form[self.body.outputs[i]] or {}) for i in range(self.count)}
+        groups: list[tuple[int, ...]] = [*coupled([steps[i] for i in range(self.count)])]
+        groups += [(i,) for i in states if not any(i in g for g in groups) and self.by_key(forms, i, steps[i], reads)]
+        wanted = self.wanted(forms)
+        return {g: fixed_state(forms, g, [steps[i] for i in g], reads, wanted) for g in groups}
+
+    def unheld(self, forms: Forms, step: Form) -> Form:
+        """The step of a place where there is something: behind the last one no state is read but at the end."""
+        if not self.op.padded:
+            return step
+        (real,) = (forms.form[self.body.inputs[-1]] or {}).values()
+        there = {where(real, 1, 0): sp.S.One, where(real, 0, 1): sp.S.Zero}
+        found = {a: e.xreplace(there) for a, e in step.items()}
+        return {a: e for a, e in found.items() if e != 0}
+
+    def by_key(self, forms: Forms, i: int, step: Form, reads: Sequence[StateRead]) -> bool:
+        """Does a state have decays by key, and no dim that shares the products of a chunk?"""
+        if any(isinstance(a, StateItself) and a.carry != i for a in step):
+            return False  # which `state` tells
+        found = linear_state(self.out, self.carries[i], i, step, reads)
+        return not found.value and not self.out.dims(found.decay).isdisjoint(found.key)
+
+    def chosen(self, group: tuple[int, ...], state: FixedState, known: dict[Any, Val]) -> ChosenForm:
+        """What is read of a fixed state, in the form that costs least."""
+        starts = [self.ins[i] for i in group]
+        last = [i for i in group if self.node.outs[i] in self.read]
+        found = by_price(self.out, state, self.op.chunks, starts, bool(last), self.prices)
+        known |= {
+            FixedRead(group[0], r): self.g.expand(v, to=self.out.ordered(v.dims)) for r, v in enumerate(found.reads)
+        }
+        if last:
+            self.results |= dict(zip(group, found.last(self.lengths())))
+        return found
+
+    def lengths(self) -> Val | None:
+        """How many positions each row has, where that is not all of them: i64[batch]."""
+        if not self.op.padded:
+            return None
+        real, time = self.ins[-1], self.out.time
+        places = self.g.map(f"where(r, i_{time} + 1, 0)", r=real, to=real.dims, dtype="i64")
+        return self.g.reduce(places, to=[d for d in real.dims if d != time], kind="max")
 
     def alone(self) -> set[int]:
         """The states whose next value is not linear in those it goes round with: they must depend on no others."""
@@ -161,19 +224,16 @@ class _Loop:
     def state(self, forms: Forms, i: int, reads: Sequence[StateRead]) -> LinearState:
         step = forms.form[self.body.outputs[i]]
         assert step is not None
-        found = linear_state(self.out, self.carries[i], i, step, reads)
-        if not found.value and self.out.dims(found.decay) & set(found.key):
-            raise NotLinear(f"{found.state.name} has no dim that shares the products of a chunk")
-        return found
+        return linear_state(self.out, self.carries[i], i, step, reads)
 
-    def chunked(self, i: int, state: LinearState, reads: Sequence[StateRead], known: dict[StateRead, Val]) -> None:
+    def chunked(self, i: int, state: LinearState, reads: Sequence[StateRead], known: dict[Any, Val]) -> None:
         last = self.node.outs[i] in self.read
         mine = {r: state.readers.index(r.by) for r in reads if r.carry == i}
-        of = Chunked(self.out, state, self.op.chunks, last)
+        of = Chunked(self.out, state, self.op.chunks[:4], last)
         got, self.results[i] = of.build(self.ins[i], list(dict.fromkeys(mine.values())))
         known |= {r: self.g.expand(got[at], to=self.out.ordered(got[at].dims)) for r, at in mine.items()}
 
-    def outputs(self, forms: Forms, known: dict[StateRead, Val]) -> list[Val | None]:
+    def outputs(self, forms: Forms, known: dict[Any, Val]) -> list[Val | None]:
         """The results of the loop."""
         made: dict[Val, Val] = {}
 
@@ -184,7 +244,7 @@ class _Loop:
         for n in forms.later:
             made.update(zip(n.outs, forms.run(n, [value(v) for v in n.ins])))
         count, k = self.count, len(self.body.outputs)
-        outs: list[Val | None] = [self.results[i] for i in range(count)]
+        outs: list[Val | None] = [self.results.get(i) for i in range(count)]
         for v, o in zip(self.body.outputs[count:], self.node.outs[count:k]):
             got = value(v) if o in self.read else None
             outs.append(got and self.g.expand(got, to=o.dims))
@@ -192,7 +252,7 @@ class _Loop:
             outs.append(None if o not in self.read else self.g.expand(self.histories[o], to=o.dims))
         return outs
 
-    def meant(self, form: Form, known: dict[StateRead, Val]) -> Any:
+    def meant(self, form: Form, known: dict[Any, Val]) -> Any:
         """A form as a formula over what is read."""
         total: Any = 0
         for atom, e in form.items():

@@ -42,7 +42,15 @@ class StateRead:
     by: Any
 
 
-Atom = StateItself | StateRead | None
+@dataclass(frozen=True)
+class FixedRead:
+    """What is read of a fixed state, by its first carry and the place among its readers; see `fixed`."""
+
+    carry: int
+    at: int
+
+
+Atom = StateItself | StateRead | FixedRead | None
 Form = dict[Atom, Any]
 
 

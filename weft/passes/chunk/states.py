@@ -64,17 +64,17 @@ def linear_state(out: Outside, state: Val, carry: int, step: Form, reads: Iterab
         raise NotLinear(f"{name} is summed along other dims here than there" if overs else f"no sum reads {name}")
     key = tuple(d for d in state.dims if d in overs.copy().pop())
     decay = step.get(StateItself(carry), sp.S.Zero)
-    terms = [(atom, _factors(t)) for atom, e in step.items() if not isinstance(atom, StateItself) for t in _terms(e)]
+    written = [(atom, factors(t)) for atom, e in step.items() if not isinstance(atom, StateItself) for t in terms(e)]
     rest = set(state.dims) - set(key)
     batch = {state.dims[0]} | (out.dims(decay) & rest)
-    for factors in (*(fs for _, fs in terms), *(_factors(r.by) for r in mine)):
-        batch |= {d for f in factors if out.dims(f) & set(key) for d in out.dims(f) & rest}
+    for parts in (*(fs for _, fs in written), *(factors(r.by) for r in mine)):
+        batch |= {d for f in parts if out.dims(f) & set(key) for d in out.dims(f) & rest}
     found = LinearState(state, _part(state, batch), key, _part(state, rest - batch), decay, [], [])
     for r in mine:
         if r.by not in found.readers:
             found.readers.append(r.by)
-    for atom, factors in terms:
-        _write(out, found, atom, factors)
+    for atom, parts in written:
+        _write(out, found, atom, parts)
     return found
 
 
@@ -82,18 +82,20 @@ def _part(state: Val, dims: set[str]) -> Dims:
     return tuple(d for d in state.dims if d in dims)
 
 
-def _terms(e: Any) -> Sequence[Any]:
+def terms(e: Any) -> Sequence[Any]:
+    """The terms of a sum, multiplied out."""
     return sp.Add.make_args(sp.expand_mul(e))
 
 
-def _factors(term: Any) -> Sequence[Any]:
+def factors(term: Any) -> Sequence[Any]:
+    """The factors of a product."""
     return sp.Mul.make_args(term)
 
 
-def _write(out: Outside, found: LinearState, atom: Any, factors: Sequence[Any]) -> None:
+def _write(out: Outside, found: LinearState, atom: Any, parts: Sequence[Any]) -> None:
     """Add a term of the step to the source of its key."""
-    keys = [f for f in factors if out.dims(f) & set(found.key)]
-    key, others = sp.Mul(*keys), sp.Mul(*(f for f in factors if f not in keys))
+    keys = [f for f in parts if out.dims(f) & set(found.key)]
+    key, others = sp.Mul(*keys), sp.Mul(*(f for f in parts if f not in keys))
     if atom is not None and out.dims(others) & set(found.value):
         raise NotLinear(f"the next value of {found.state.name} mixes its values")
     source = next((s for s in found.sources if s.key == key), None)

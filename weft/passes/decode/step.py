@@ -306,7 +306,9 @@ class _Step:
             raise refusal(n, f"runs along {self.time} on what differs from row to row")
         before = [self.carry(n, v.name, x) for v, x in zip(op.body.inputs, n.ins[: op.carries])]
         body = holding(op.body, op.carries, ROWS)
-        outs = self.g.many(replace(op, body=body), *before, *given, self.fed.real, names=[v.name for v in n.outs])
+        outs = self.g.many(
+            replace(op, body=body, padded=True), *before, *given, self.fed.real, names=[v.name for v in n.outs]
+        )
         for value, after in zip(before, outs):
             self.states.append(StepState("carry", value, after, after, src=n.src))
         return outs
