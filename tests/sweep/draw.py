@@ -8,12 +8,11 @@ from typing import Any
 
 from tests.sweep import options as o
 from tests.sweep.rows import packed, placed
+from tests.sweep.spaces import SHARE, space
 
 Spec = dict[str, Any]
 TENSORS = 0.05
 """Share of specs with a recurrence of tensors; and of those with one that multiplies by matrices."""
-SPACES = 0.06
-"""Share of specs with a state space."""
 
 
 def blocks_of(spec: Spec) -> list[Spec]:
@@ -157,8 +156,8 @@ class Draw:
             layers[0].append({"block": self.tensor()})
         if "memory" not in s and self.matrices.random() < TENSORS:
             layers[-1].append({"block": self.multiplied()})
-        if "memory" not in s and self.spaces.random() < SPACES:
-            layers[-1].append({"block": self.space()})
+        if "memory" not in s and self.spaces.random() < SHARE:
+            layers[-1].append({"block": space(self.spaces, self.told)})
         for head in language_heads(s):
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
@@ -180,19 +179,6 @@ class Draw:
         found |= {k: copy.deepcopy(draw.choice(v)) for k, v in o.MATRIX.items() if draw.random() < 0.6}
         self.told += [f"matrices={found['update']}", *(f"matrices.{k}={found[k]}" for k in o.MATRIX if k in found)]
         return found
-
-    def space(self) -> Spec:
-        """A state space or an H3, every key of it likely."""
-
-        def some(keys: dict[str, o.Options]) -> Spec:
-            return {k: copy.deepcopy(self.spaces.choice(v)) for k, v in keys.items() if self.spaces.random() < 0.7}
-
-        system = some(o.SYSTEM)
-        system |= copy.deepcopy(self.spaces.choice(o.SYSTEMS)) if self.spaces.random() < 0.6 else {}
-        kind = self.spaces.choice(["state_space", "h3"])
-        found = some(o.H3) if kind == "h3" else some(o.STATE_SPACE) | copy.deepcopy(self.spaces.choice(o.STATE_SPACES))
-        self.told += [f"{kind}.{k}={v}" for k, v in found.items()] + [f"system.{k}={v}" for k, v in system.items()]
-        return {"kind": kind, "system": system, **found}
 
     def narrow(self, block: Spec) -> None:
         """An attention's keys and values of a latent, now and then, and what does not go with it taken away."""

@@ -144,6 +144,11 @@ class Rates(SpecPart):
     lr: Annotated[float, Field(ge=0)] | None = Field(default=None, description="the learning rate")
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(default=None, description="the weight decay")
 
+    @property
+    def given(self) -> tuple[tuple[str, float], ...]:
+        """Those that are, by name."""
+        return tuple(self.model_dump(exclude_none=True).items())
+
 
 class Inits(SpecPart):
     """Initial values by the role of a parameter. `output` is a projection back into the residual stream."""

@@ -116,10 +116,8 @@ class Lowering:
             self.problems += [p for p in error.problems if p not in self.problems]
 
     def axis(self, size: int | str, name: str, path: Path, avoid: Iterable[str] = (), frozen: bool = True) -> str:
-        """The dim that `size` stands for: the dim it names, else one called `name`.
-
-        `avoid`: dims it must not share a tensor with. `frozen`: it may not depend on a run-time size.
-        """
+        """The dim that `size` stands for: the dim it names, else one called `name`. `avoid`: dims it must not share a
+        tensor with. `frozen`: it may not depend on a run-time size."""
         if isinstance(size, str) and size in self.dims.values and size not in avoid:
             value = self.dims.sizes[size]
             if isinstance(value, int) or not frozen:
@@ -313,15 +311,12 @@ class Scope:
         if self.prefix + name in self.found:
             path = rule[1] if rule else ()
             raise SpecError.at(path, "W0403", f"two parameters are called '{name}'", "rename a part of the block")
-        stored = self.low.model.dtype.params
-        stored = self.accumulate if wide and stored in ("f16", "bf16") else stored
+        of = self.low.model.dtype
+        stored = of.accumulate if wide and of.params in ("f16", "bf16") else of.params
         local = name.replace(".", "_")
         local = f"{local}_table" if local in {*self.low.inputs, *self.low.streams} else local
         full = (self.prefix.removesuffix("layers.{}.") if shared else self.prefix) + name
-        own = (
-            () if rates is None else tuple(rates.model_dump(include={"lr", "weight_decay"}, exclude_none=True).items())
-        )
-        param = ir.Param(local, full, axes, init, stored, fixed=fixed, rates=own)
+        param = ir.Param(local, full, axes, init, stored, fixed=fixed, rates=rates.given if rates else ())
         operand = Operand("common" if shared else "param", full, param)
         return self.g.cast(self._input(operand, local, Type(stored, axes)), dtype or self.compute)
 
