@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from weft.ir.backward import backward
 from weft.ir.graphs import dce
-from weft.ir.types import Dims, Graph, Type, Val, union
+from weft.ir.ops.op import kind
+from weft.ir.types import Dims, Graph, Node, Type, Val, union
 
 if TYPE_CHECKING:
     from weft.ir.builder import Builder
@@ -20,7 +21,8 @@ def loop_vjp(
 
     It carries d(carry) and the sums for the operands that are not sliced, and slices d(output), the sliced operands and
     the carries saved before each step; the body is done again, but for what the loop has stacked; `loops.keep` stacks
-    more.
+    more. Of a matrix that the body multiplies by, it stacks d(product) instead, and one product of all steps follows:
+    loop (h; w) { h' = tanh(h @ w) } -> loop (dh; ..) { dy = dh * (1 - h'*h'); stack dy }; dw = before^T @ dy.
     """
     return _Reverse(op, g, x, y, dy).build()
 
@@ -33,7 +35,8 @@ class _Reverse:
         c, k = op.carries, len(op.body.outputs)
         self.sliced = [i for i in range(c, len(x)) if op.dim in x[i].dims]
         self.shared = [i for i in range(c, len(x)) if op.dim not in x[i].dims]
-        self.summed = [i for i in self.shared if x[i].type.floating]
+        self.products = {i: found for i in self.shared if (found := self.multiplied(i))}
+        self.summed = [i for i in self.shared if x[i].type.floating and i not in self.products]
         self.carried = [j for j in range(c) if x[j].type.floating]
         self.dout = [i for i in range(c, k) if dy[i] is not None]
         self.dhist = [j for j in self.carried if dy[k + j] is not None]
@@ -48,6 +51,30 @@ class _Reverse:
         given_back = any(body.inputs[i] in body.outputs for i in self.shared)
         return space if cell and not given_back else ()
 
+    def multiplied(self, i: int) -> list[Node]:
+        """The matrix products that alone read a shared operand, if what is stacked for them is no wider than a carry,
+        of which every step is kept too."""
+        body, v = self.op.body, self.op.body.inputs[i]
+        read = [n for n in body.nodes if v in n.ins]
+        wide = max((len(c.dims) for c in body.inputs[: self.op.carries]), default=0)
+        fits = all(
+            kind(n) in ("contraction", "grouped")
+            and n.ins.count(v) == 1
+            and all(len(o.dims) <= wide for o in (*n.outs, *(o for o in n.ins if o != v and self.known(o) is None)))
+            for n in read
+        )
+        return read if fits and v.type.floating and v not in body.outputs else []
+
+    def known(self, v: Val) -> Val | None:
+        """A value of the body at every step, where the loop's operands and carries are it under other names."""
+        body, c = self.op.body, self.op.carries
+        if v in body.inputs:
+            i = body.inputs.index(v)
+            return self.x[i] if i >= c else self.y[len(body.outputs) + i]
+        n = next(n for n in body.nodes if v in n.outs)
+        of = self.known(n.ins[0]) if kind(n) == "view" and len(n.ins) == 1 else None
+        return None if of is None else self.g.one(n.op, of)
+
     def build(self) -> list[Val | None]:
         op, g, x, y, dy = self.op, self.g, self.x, self.y, self.dy
         c, k = op.carries, len(op.body.outputs)
@@ -59,11 +86,27 @@ class _Reverse:
         start = [dy[j] or g.zeros(x[j]) for j in self.carried] + [g.map(0, to=t.dims, dtype=t.dtype) for t in self.acc]
         out = g.loop(op.dim, body, len(start), *start, *slices, *others, *kept, reverse=not op.reverse)
         grads: dict[int, Val] = dict(zip(self.carried, out))
+        grads |= self.of_products(out)
         sums, out = out[len(self.carried) : len(start)], out[len(start) :]
         grads |= {i: g.cast(g.reduce(v, to=x[i].dims), x[i].dtype) for i, v in zip(self.summed, sums)}
         floats = [i for i in self.sliced if x[i].type.floating]
         grads |= {i: g.reduce(v, to=x[i].dims) for i, v in zip(floats, out)}  # stacks have the loop's dim first
         return [grads.get(i) for i in range(len(x))]
+
+    def of_products(self, out: Sequence[Val]) -> dict[int, Val]:
+        """The derivative of each matrix, from what the reversed loop has stacked at the places `stacked`."""
+        g, places, found = self.g, iter(self.stacked), dict[int, Val]()
+        for i, nodes in self.products.items():
+            for n in nodes:
+                factors = [out[next(places)]]
+                for v in n.ins:
+                    if v != self.op.body.inputs[i]:
+                        factors.append(self.known(v) or out[next(places)])
+                dims = self.x[i].dims
+                have = union(*(f.dims for f in factors))
+                d = g.expand(g.einsum(*factors, to=[e for e in dims if e in have]), to=dims)
+                found[i] = d if i not in found else g.map("a + d", a=found[i], d=d, to=dims, dtype=d.dtype)
+        return found
 
     def step(self) -> tuple[Graph, tuple[Val, ...]]:
         """One step backwards, shared operands typed as wide as their sums; and the body's results redone in it.
@@ -84,6 +127,8 @@ class _Reverse:
             ins[i] = b.input(op.body.inputs[i].name, x[i].type.but(dims))
         start = len(b.nodes)
         out = b.inline(op.body, [ins[i] for i in range(len(x))])
+        made = zip((v for n in op.body.nodes for v in n.outs), (v for n in b.nodes[start:] for v in n.outs))
+        inner = dict(made)
         cot = backward(b, b.nodes[start:], self.seeds(b, out, dcs, douts))
 
         def grad(i: int) -> Val:
@@ -94,7 +139,31 @@ class _Reverse:
 
         before = [plus(grad(j), dbefore[j]) if j in dbefore else grad(j) for j in self.carried]
         sums = [plus(s, grad(i)) for s, i in zip(sums, self.summed)]
-        return b.graph(*before, *sums, *(grad(i) for i in self.sliced if x[i].type.floating)), out
+        first = [*before, *sums]
+        results = [*first, *(grad(i) for i in self.sliced if x[i].type.floating)]
+        self.stacked = self.stack(b, inner, cot, results, len(first))
+        return b.graph(*results), out
+
+    def stack(
+        self, b: "Builder", inner: dict[Val, Val], cot: dict[Val, Val], results: list[Val], first: int
+    ) -> list[int]:
+        """Add to the results of a step what products need of it, d(product) and factors, each value once; gives their
+        places. Results of one map with one formula are one value; results before `first` are not stacked."""
+        once: dict[object, Val] = {}
+        for n in b.nodes if self.products else ():
+            for v, e in zip(n.outs, n.op.attrs().get("exprs", ())):
+                once[v] = once.setdefault((n.outs[0], e), v)
+        at = {once.get(v, v): first + k for k, v in enumerate(results[first:])}
+        places: list[int] = []
+        for i, nodes in self.products.items():
+            for n in nodes:
+                others = [v for v in n.ins if v != self.op.body.inputs[i] and self.known(v) is None]
+                for v in (cot.get(inner[n.outs[0]]) or b.zeros(inner[n.outs[0]]), *(inner[v] for v in others)):
+                    if once.get(v, v) not in at:
+                        at[once.get(v, v)] = len(results)
+                        results.append(v)
+                    places.append(at[once.get(v, v)])
+        return places
 
     def seeds(self, b: "Builder", out: tuple[Val, ...], dcs: list[Val], douts: list[Val]) -> dict[Val, Val]:
         """Cotangents of the body's results; one value may be several of them."""
