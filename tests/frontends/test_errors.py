@@ -151,6 +151,10 @@ CORPUS = {
     "qk_norm_values": [("W0104", 5, 75, "did you mean 'head'?"), ("W0106", 5, 87, 'must be over 0')],
     "recurrence_name_twice": [("W0108", 7, 5, 'blocks.feedforward: c: a name may stand for')],
     "recurrence_update": [("W0108", 7, 5, 'blocks.feedforward: `update` must give the')],
+    "residual_scale": [
+        ("W0301", 7, 28, 'divides by zero'),
+        ("W0403", 9, 74, 'write it in `sublayer`'),
+    ],
     "residual_unknown": [("W0104", 10, 22, "did you mean 'pre'?")],
     "relative_buckets": [("W0402", 5, 59, '6 buckets do not hold the distances up to 2')],
     "relative_kind": [("W0108", 5, 59, '`buckets` goes with buckets, not with slopes')],

@@ -21,10 +21,15 @@ def blocks_of(spec: Spec) -> list[Spec]:
     return [*spec.get("blocks", {}).values(), *written]
 
 
+def layers_of(spec: Spec) -> list[Any]:
+    """The layers of every stage."""
+    return [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
+
+
 def steps_of(spec: Spec) -> list[Any]:
     """The steps of all layers: names of blocks, and maps."""
-    layers = [layer for stage in spec["stack"] for layer in (stage.get("cycle") or [stage["layer"]])]
-    beside = [step.get("parallel", [step]) if isinstance(step, dict) else [step] for layer in layers for step in layer]
+    steps = [step for layer in layers_of(spec) for step in layer]
+    beside = [step.get("parallel", [step]) if isinstance(step, dict) else [step] for step in steps]
     return [step for steps in beside for step in steps]
 
 
@@ -50,6 +55,7 @@ class Draw:
         self.matrices = random.Random(f"{seed}, matrices")
         self.memories = random.Random(f"{seed}, memories")
         self.spaces = random.Random(f"{seed}, spaces")
+        self.scales = random.Random(f"{seed}, scales")
         self.told: list[str] = []
         self.most = 0
 
@@ -149,7 +155,7 @@ class Draw:
         for step in steps_of(s):
             if isinstance(step, dict):
                 self.maybe(0.3, step, "step", "output_norm", o.OUTPUT_NORM)
-        layers = [x for stage in s["stack"] for x in (stage.get("cycle") or [stage["layer"]])]
+        layers = layers_of(s)
         for layer in layers:
             self.beside(layer, s.get("sublayer", {}).get("residual", "pre"))
         if "memory" not in s and self.tensors.random() < TENSORS:
@@ -162,6 +168,7 @@ class Draw:
             self.maybe(0.25, head, "head", "softcap", o.SOFTCAP)
             self.maybe(0.2, head, "head", "label_smoothing", o.SMOOTHING)
             self.maybe(0.2, head, "head", "z_loss", o.Z_LOSS)
+        self.scaled(s)
         self.convolved(s)
         return {k: v for k, v in s.items() if v != {}}
 
@@ -202,13 +209,20 @@ class Draw:
             if self.weighed.random() < 0.3:
                 block["bias"] = self.weighed.choice(o.GATE_BIAS)
 
+    def scaled(self, s: Spec) -> None:
+        """Factors on what sub-layers leave, of all or of one, now and then."""
+        alone = [step for layer in layers_of(s) for step in layer if isinstance(step, dict) and "block" in step]
+        for at, part in (("sublayer", s["sublayer"]), *(("step", step) for step in alone)):
+            if self.scales.random() < 0.1:
+                part["residual_scale"] = self.scales.choice(o.RESIDUAL_SCALE)
+                self.told.append(f"{at}.residual_scale={part['residual_scale']}")
+
     def convolved(self, s: Spec) -> None:
         """Convolutions in a layer, now and then."""
         if "memory" not in s and self.rows.random() < 0.15:
             block: Spec = {"kind": "convolution", "layers": copy.deepcopy(self.rows.choice(o.CONVOLUTIONS))}
             self.told.append(f"convolution.layers={block['layers']}")
-            layers = [x for stage in s["stack"] for x in (stage.get("cycle") or [stage["layer"]])]
-            layer = self.rows.choice(layers)
+            layer = self.rows.choice(layers_of(s))
             layer.insert(self.rows.randint(0, len(layer)), {"block": block})
 
     def experts(self, block: Spec) -> None:

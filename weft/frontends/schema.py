@@ -43,6 +43,11 @@ class SubLayerDefaults(SpecPart):
         "(Gemma 2), and with `norm: none` x + output_norm(f(x)) (OLMo 2)",
     )
     dropout: Rate = Field(default=0.0, description="on f's output, before it is added")
+    residual_scale: Number = Field(
+        default=1.0,
+        description="factor on what the sub-layer leaves, before `norm` where that is behind it: `sqrt(1/2)` keeps the "
+        "variance of x + f(x) (Gehring et al. 2017)",
+    )
 
 
 class SubLayer(SpecPart):
@@ -56,6 +61,7 @@ class SubLayer(SpecPart):
     residual: Literal["pre", "post", "none"] | None = Field(default=None, description="default: from `sublayer`")
     output_norm: Norm | None = Field(default=None, description="default: from `sublayer`")
     dropout: Rate | None = Field(default=None, description="default: from `sublayer`")
+    residual_scale: Number | None = Field(default=None, description="default: from `sublayer`")
 
 
 Step = Annotated[

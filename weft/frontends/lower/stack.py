@@ -19,7 +19,7 @@ from weft.frontends.validation import problems_of
 from weft.ir import program as ir
 from weft.ir.builder import Builder
 from weft.ir.composite import Call
-from weft.ir.formula import symbol
+from weft.ir.formula import parse, symbol
 from weft.ir.ops.primitives import Loop
 from weft.ir.types import Type, Val
 
@@ -157,6 +157,7 @@ class Branch:
     dropout: float
     norm: tuple[Norm, Path]
     output_norm: tuple[Norm, Path]
+    scale: Any
 
 
 def _branch(low: Lowering, step: Step, used: set[str], path: Path) -> Branch:
@@ -171,8 +172,8 @@ def _branch(low: Lowering, step: Step, used: set[str], path: Path) -> Branch:
         own = getattr(sub, key)
         return (own, (*path, key)) if own is not None else (getattr(default, key), ("sublayer", key))
 
-    residual, dropout = said("residual")[0], said("dropout")[0]
-    return Branch(block, stem, path, at, residual, dropout, said("norm"), said("output_norm"))
+    residual, dropout, scale = said("residual")[0], said("dropout")[0], low.constant(*said("residual_scale"))
+    return Branch(block, stem, path, at, residual, dropout, said("norm"), said("output_norm"), scale)
 
 
 def _unused(name: str, used: set[str]) -> str:
@@ -204,13 +205,19 @@ def _block(low: Lowering, sub: SubLayer, path: Path, named: Path) -> tuple[Block
 
 
 def _sublayer(scope: Scope, x: Val, b: Branch) -> tuple[Val, Aux]:
-    """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x))."""
+    """pre: x + f(norm(x)); post: norm(x + f(x)); none: f(norm(x)); each times its scale."""
     y = x if b.residual == "post" else scope.norm(x, b.norm[0], f"{b.stem}_norm", b.norm[1])
     y, aux = _output(scope, y, b)
     with scope.at(*b.path):
         if b.residual != "none":
-            y = scope.map("x", "x + y", x=x, y=y, to=" ".join(scope.space), dtype=scope.compute)
+            y = scope.map("x", _scaled("x + y", b.scale), x=x, y=y, to=" ".join(scope.space), dtype=scope.compute)
+        elif b.scale != 1:
+            y = scope.map("x", _scaled("y", b.scale), y=y, to=" ".join(scope.space), dtype=scope.compute)
         return (scope.norm(y, b.norm[0], f"{b.stem}_norm", b.norm[1]) if b.residual == "post" else y), aux
+
+
+def _scaled(formula: str, scale: Any) -> Any:
+    return formula if scale == 1 else scale * parse(formula)
 
 
 def _output(scope: Scope, x: Val, b: Branch) -> tuple[Val, Aux]:
@@ -236,7 +243,8 @@ def _beside(scope: Scope, x: Val, step: Parallel, used: set[str], path: Path) ->
         added[f"y{i}"], found = _output(scope, y, b)
         aux += found
     with scope.at(*path):
-        formula = " + ".join(["x", *added])
+        scale = scope.low.constant(scope.low.model.sublayer.residual_scale, ("sublayer", "residual_scale"))
+        formula = _scaled(" + ".join(["x", *added]), scale)
         return scope.map("x", formula, x=x, to=" ".join(scope.space), dtype=scope.compute, **added), aux
 
 
@@ -247,6 +255,9 @@ def _fits_beside(b: Branch, each: Step, step: Parallel) -> None:
         own = isinstance(each, SubLayer) and each.residual is not None
         path = (*b.path, "residual") if own else b.path
         raise SpecError.at(path, "W0403", message, "`residual: pre` in each of them, or no `parallel`")
+    if isinstance(each, SubLayer) and each.residual_scale is not None:
+        message = "sub-layers beside each other are added to x at once, so none has a factor of its own"
+        raise SpecError.at((*b.path, "residual_scale"), "W0403", message, "write it in `sublayer`")
     if step.norm is not None and isinstance(each, SubLayer) and each.norm is not None:
         message = "sub-layers beside each other that share a norm have none of their own"
         raise SpecError.at((*b.path, "norm"), "W0403", message, "leave out this one, or the shared one")
