@@ -19,5 +19,6 @@ def test_a_matrix_is_multiplied_once_for_all_steps_after_the_loop(reverse: bool)
     g = Builder()
     types = (f32("b d"), f32("d e"), f32("d e"), f32("t b d"))
     both = check(g.graph(*g.many(Loop("t", b.graph(c2, c2), 1, reverse), *(g.input("a", t) for t in types))))
-    back = next(n for n in both.nodes if isinstance(n.op, Loop) and n.op.reverse != reverse)
-    assert all("e" not in o.dims for o in back.outs[: back.op.carries])
+    loops = [(n, n.op) for n in both.nodes if isinstance(n.op, Loop)]
+    back, op = next((n, op) for n, op in loops if op.reverse != reverse)
+    assert all("e" not in v.dims for v in back.outs[: op.carries])
