@@ -14,7 +14,10 @@ from torch.func import functional_call
 
 import weft
 from tests.campaign import SOAK
+from tests.passes.recurrences import recurrence
 from weft import api
+from weft.frontends.lower.program import lower
+from weft.passes.chunk.chunk import chunk
 
 DIMS = {"batch": 2, "seq": 9, "width": 6, "heads": 2, "level": 4, "unit": 3, "vocab": 7}
 CELLS = [*(["lstm", "gru", "slstm"] if SOAK else []), "on_lstm", "bilstm"]
@@ -155,6 +158,15 @@ def test_a_cell_both_ways_is_told_where_it_shows_what_is_to_be_predicted():
     assert ["later ones" in note for note in told()] == [True]
     assert told(head={"kind": "classify", "classes": 3}) == []
     assert api.check(Path("examples/specs/bart_base.yaml"))["warnings"] == []  # its encoder sees everything
+
+
+def test_a_linear_cell_with_a_matrix_is_said_to_be_one():
+    cell = {"kind": "tensor_recurrence", "inputs": {"u": ["unit"]}, "matrices": {"r": ["unit"]}, "output": "next(h)"}
+    cell |= {"state": {"h": ["unit"]}, "update": {"h": "r(h) + u"}}
+    spec = {"name": "cells", "dims": DIMS, "stack": [{"layer": [{"block": cell}]}]}
+    made = chunk(recurrence(lower(weft.Model.model_validate(spec))))
+
+    assert [d.rejected[0][1] for d in made.decisions] == ["the next value of h is a matrix times the state"]
 
 
 def test_documents_of_a_cell_both_ways_are_what_they_are_alone():

@@ -161,7 +161,7 @@ class Draw:
         if "memory" not in s and self.tensors.random() < TENSORS:
             layers[0].append({"block": self.tensor()})
         if "memory" not in s and self.matrices.random() < TENSORS:
-            layers[-1].append({"block": self.multiplied()})
+            layers[-1].append({"block": multiplied(self.matrices, self.told)})
         if "memory" not in s and self.spaces.random() < SHARE:
             layers[-1].append({"block": space(self.spaces, self.told)})
         for head in language_heads(s):
@@ -177,14 +177,6 @@ class Draw:
         found: Spec = {"kind": "tensor_recurrence", **copy.deepcopy(self.tensors.choice(o.TENSORS))}
         found |= {k: copy.deepcopy(self.tensors.choice(v)) for k, v in o.TENSOR.items() if self.tensors.random() < 0.75}
         self.told += [f"tensors={found['update']}", *(f"tensors.{k}={found[k]}" for k in o.TENSOR if k in found)]
-        return found
-
-    def multiplied(self) -> Spec:
-        """A recurrence that multiplies by matrices."""
-        draw = self.matrices
-        found: Spec = {"kind": "tensor_recurrence", **copy.deepcopy(draw.choice(o.MATRICES))}
-        found |= {k: copy.deepcopy(draw.choice(v)) for k, v in o.MATRIX.items() if draw.random() < 0.6}
-        self.told += [f"matrices={found['update']}", *(f"matrices.{k}={found[k]}" for k in o.MATRIX if k in found)]
         return found
 
     def narrow(self, block: Spec) -> None:

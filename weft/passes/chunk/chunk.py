@@ -30,6 +30,7 @@ import sympy as sp
 from weft.ir.builder import Builder, flatten, rebuilt
 from weft.ir.formula.functions import where
 from weft.ir.graphs import dce
+from weft.ir.loops import linear_in_state
 from weft.ir.ops.regions import Loop
 from weft.ir.types import Decision, Graph, Node, Val, union
 from weft.passes.chunk.choose import ChosenForm, Rejected, by_price
@@ -173,7 +174,8 @@ class _Loop:
                     f"{self.carries[i].name} is not linear in the states and reads {self.carries[more[0]].name}"
                 )
         if len(found) == self.count:
-            raise NotLinear(f"the next value of {self.carries[min(found)].name} is not linear in the states")
+            what = "a matrix times the state" if linear_in_state(self.op) else "not linear in the states"
+            raise NotLinear(f"the next value of {self.carries[min(found)].name} is {what}")
         return found
 
     def below(self, v: Val) -> set[int]:
