@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from tests.sweep import options as o
+from tests.sweep.matrices import multiplied
 from tests.sweep.rows import packed, placed
 from tests.sweep.spaces import SHARE, space
 
