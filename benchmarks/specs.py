@@ -24,6 +24,7 @@ LIKE = {
     "bart_large": "bart_base in other sizes",
     "deepseek_v3": "latents, groups of experts, a bias that chooses, an expert of all: the sweep, tests/hf",
     "dss": "state spaces are drawn by the sweep, tests/passes/test_state_spaces",
+    "flash_base": "gated units and mixed chunks: drawn by the sweep, and tests/codegen/test_gated_unit.py",
     "gemma3_4b": "mistral_7b; norms of queries and keys, norms behind sub-layers: drawn by the sweep, and tests/hf",
     "gss": "state spaces are drawn by the sweep, tests/passes/test_state_spaces",
     "gpt_oss_20b": "mistral_7b; sinks, experts that drop none, clamped gates: drawn by the sweep, and tests/hf",

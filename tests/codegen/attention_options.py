@@ -81,6 +81,15 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "2*sigmoid(x) - x/width": lambda x: 2 * torch.sigmoid(x) - x / WIDTH,
 }
+WEIGHTS: dict[str, Formula] = {
+    "relu2": lambda s, q, k, h: s.relu() ** 2,
+    "relu2(s)/seq": lambda s, q, k, h: s.relu() ** 2 / SEQ,
+    "laplace": lambda s, q, k, h: (1 + torch.erf((s - 0.5**0.5) * (2 * torch.pi) ** 0.5)) / 2,
+    "s": lambda s, q, k, h: s,
+    "sigmoid(s - log(1 + q))": lambda s, q, k, h: (s - (1 + q).log()).sigmoid(),
+    "s*h/(1 + q - k)": lambda s, q, k, h: s * h / seen(1 + q - k, k <= q),
+}
+"""Of the score; the last one is for a pattern that sees no later key."""
 ROTARY: tuple[Any, ...] = (False, True, {"interleaved": True}, {"base": 100.0})
 
 
@@ -104,12 +113,14 @@ class Options:
     kv_heads: int = HEADS
     beside: str = ""  # conditions on metadata
     gate: str = ""
+    weights: str = "softmax"
 
     def block(self) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": "attention", "score": self.score, "scale": self.scale}
         found["pattern"] = f"{self.beside} and ({self.pattern})" if self.beside else self.pattern
         found |= {"rotary": self.rotary} if self.rotary else {}
         found |= {"globals": {"tokens": self.globals}} if self.globals else {}
+        found |= {"weights": self.weights} if self.weights != "softmax" else {}
         found |= {"gate": self.gate} if self.gate else {}
         return found | ({"kv_heads": self.kv_heads} if self.kv_heads != HEADS else {})
 
@@ -122,8 +133,12 @@ class Options:
         q, k = turned(q, self.rotary), turned(k, self.rotary)
         k, v = (x.repeat_interleave(HEADS // self.kv_heads, 2) for x in (k, v))
         s = torch.einsum("bnhd,bmhd->bhnm", q, k) * SCALES[self.scale]
-        s = (EVERYWHERE | CAUSAL)[self.score](s, *(i.double() for i in at)).masked_fill(~visible, -torch.inf)
-        p = torch.where(visible.any(-1, keepdim=True), s, 0.0).softmax(-1)
+        at = tuple(i.double() for i in at)
+        s = (EVERYWHERE | CAUSAL)[self.score](s, *at)
+        if self.weights == "softmax":
+            p = torch.where(visible.any(-1, keepdim=True), s.masked_fill(~visible, -torch.inf), 0.0).softmax(-1)
+        else:
+            p = WEIGHTS[self.weights](torch.where(visible, s, 0.0), *at)
         p = torch.where(visible, p, 0.0)
         return torch.einsum("bhnm,bmhd->bnhd", p, v)
 
@@ -140,8 +155,8 @@ class Options:
         out = self.attend(project("query"), project("key"), project("value"), visible, (q, k, h))
         if self.globals:
             every = (q < self.globals) & allowed
-            names = (project(name, "_global") for name in ("query", "key", "value"))
-            out = out + self.attend(*names, every, (q, k, h))
+            own = [project(name, "_global") for name in ("query", "key", "value")]
+            out = out + self.attend(own[0], own[1], own[2], every, (q, k, h))
         out = out * GATES[self.gate](project("gate")) if self.gate else out
         return torch.einsum("bnhd,hdw->bnw", out, w["output.weight"].flatten(0, -3)) + w["output.bias"]
 

@@ -20,6 +20,13 @@ from weft.ir.derive import joint
 from weft.ir.reference import run
 from weft.passes.opened import prepare
 
+WEIGHED = (
+    Options("causal", "s", "4/seq", True, weights="relu2", gate="silu"),
+    Options("band(2, 1)", "s - abs(q - k)/seq", globals=2, weights="relu2(s)/seq"),
+    Options("causal and fixed(3, 1)", "30*tanh(s/30)", kv_heads=1, weights="laplace"),
+    Options("longformer(1, 1, 2)", "s", -0.7, weights="s"),
+    Options("causal", "s*(1 + h) - log(1 + q - k)", weights="s*h/(1 + q - k)", beside="valid and same_segment"),
+)
 METADATA = (
     Options("band(2, 1)", "s - abs(q - k)/seq", "-1/8", True, 2, beside="valid and same_segment"),
     Options("causal", "s*(1 + h) - log(1 + q - k)", kv_heads=1, beside="same_segment"),
@@ -46,7 +53,9 @@ def allowed(given: dict[str, Tensor]) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("options", [*crossed(), *METADATA], ids=lambda o: f"{o.pattern}; {o.score}; {o.scale}")
+@pytest.mark.parametrize(
+    "options", [*crossed(), *METADATA, *WEIGHED], ids=lambda o: f"{o.pattern}; {o.score}; {o.weights}; {o.scale}"
+)
 def test_a_block(options: Options):
     """Its output and all gradients: the emitted code's, the interpreter's own, and those of the derived graph."""
     made = program(open_spec(Stack([options]).model()))
@@ -83,6 +92,7 @@ def stack() -> Stack:
     blocks = [
         Options("causal", "s*(1 + h) - log(1 + q - k)", "-1/8", True),
         Options("window(seq // 2)", "s - abs(q - k)/seq", "4/seq", kv_heads=1, gate="silu"),
+        Options("causal", "s", "1/sqrt(head)", weights="sigmoid(s - log(1 + q))"),
     ]
     return Stack(blocks, {"seq": {"max": SEQ}}, seq=5)
 

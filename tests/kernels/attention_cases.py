@@ -85,6 +85,7 @@ class Case:
     split: bool
     amplitude: float
     sign: int
+    softmax: bool = True
 
 
 def generate(seed: int, dtype: torch.dtype = torch.float64) -> Case:
@@ -112,7 +113,10 @@ def generate(seed: int, dtype: torch.dtype = torch.float64) -> Case:
         dlse=rng.random() < 0.5, lengths=lengths, split=rng.random() < 0.3, amplitude=rng.choice((1.0, 1.0, 6.0)),
         sign=rng.choice((1, 1, 1, -1, -1, 0)),
     )  # fmt: skip
-    return replace(made, score="ragged") if made.score and rng.random() < 0.4 else made
+    made = replace(made, score="ragged") if made.score and rng.random() < 0.4 else made
+    if random.Random(f"{seed}, softmax").random() < 0.85:
+        return made
+    return replace(made, score=made.score or "cap", sink=False, dlse=False, softmax=False)
 
 
 # What the kernels get
@@ -258,7 +262,8 @@ def run(modules: Any, c: Case, dtype: torch.dtype = torch.float64, precision: st
         k: {"BM": m, "BN": n, "num_warps": 4, "num_stages": 2, "SPLIT": c.split} for k, (m, n) in c.blocks.items()
     }
     sink, drop = H.sink if c.sink else None, H.thinned if c.drop else None
-    holes, many = A.Holes(*HOLES[c.score], *HOLES[c.epilogue], sink, drop), {"": 0, "gated": 1, "two": 2}[c.epilogue]
+    holes = A.Holes(*HOLES[c.score], *HOLES[c.epilogue], sink, drop, c.softmax)
+    many = {"": 0, "gated": 1, "two": 2}[c.epilogue]
     common = {"holes": holes, "x": x, "packed": packed, "precision": precision}
     common["segments"] = None if segments is None else (segments, segments)
     made = patch.object(A, "rows_like", lambda like, width, kind: strided(rng, (*like.shape[:3], width), kind))
@@ -289,8 +294,8 @@ def truth(r: Run, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
             for n in ("q", "k", "v", "gate", "dy", "dy2", "dlse")
         }
         seen = r.counts[min(z, len(r.counts) - 1)][:, : own["q"].shape[1], : own["k"].shape[1]]
-        heads = (r.tensors[n].to(dtype)[:, None, None] for n in ("slopes", "sinks"))
-        for name, value in dense(c, own, seen, *heads, r.scale).items():
+        slopes, sinks = (r.tensors[n].to(dtype)[:, None, None] for n in ("slopes", "sinks"))
+        for name, value in dense(c, own, seen, slopes, sinks, r.scale).items():
             out.setdefault(name, []).append(value)
     return {n: torch.cat(v, 1)[None] if c.lengths else torch.stack(v) for n, v in out.items() if n in r.results}
 
@@ -311,11 +316,13 @@ def dense(
         s = s - slopes.to(s.dtype) * (i - j).abs()
     if c.score == "ragged":
         s = 1.5 * s
-    live = (seen > 0).any(-1)
+    plain, live = torch.where(seen > 0, s * seen, 0), (seen > 0).any(-1)
     s = torch.where(seen > 0, s + seen.clamp(min=1).to(s.dtype).log(), -1e300 if s.dtype == torch.float64 else -1e30)
     every = torch.cat([s, sinks.to(s.dtype).expand(*s.shape[:2], 1)], -1) if c.sink else s
     lse = torch.where(live, every.logsumexp(-1) if s.shape[2] else s.sum(-1), torch.inf)
     p = torch.where(seen > 0, torch.exp(s - lse[..., None].nan_to_num(posinf=0)), 0)
+    if not c.softmax:
+        p, lse = plain, torch.zeros_like(lse)
     if c.drop:
         h, i, j = (torch.arange(n) for n in s.shape)
         p = p * torch.where((7 * i[:, None] + 3 * j + h[:, None, None]) % 5 > 0, 1.25, 0.0).to(p.dtype)

@@ -17,17 +17,17 @@ from weft.ir.pattern import Pattern
 
 KERNELS = {"forward": forward.forward, "delta": backward.delta, "dkdv": backward.dkdv, "dq": backward.dq}
 STRIDES = ("i32",) * 3
-PLAIN = {
-    "G": 1, "HEADS": (0, 1, 8), "KEY_HEADS": 8, "CLASSES": 1, "Q_AT": (1, 1, 0), "K_AT": (1, 1, 0), "REVERSE": True,
-    "MULTI": False, "PACKED": False, "WANT_K": True, "WANT_V": True, "IDX": tl.int32, "ACC": tl.float32, "PREC": "tf32",
-}  # fmt: skip
 NONE = "keep score dscore drop sink epilogue vjp CUQ CUK TAB X OLD OLDK OLDV OLDQ DLSE Y DG"
-PLAIN |= dict.fromkeys(NONE.split())
+PLAIN: dict[str, Any] = dict.fromkeys(NONE.split()) | {
+    "G": 1, "HEADS": (0, 1, 8), "KEY_HEADS": 8, "CLASSES": 1, "Q_AT": (1, 1, 0), "K_AT": (1, 1, 0), "REVERSE": True,
+    "MULTI": False, "SOFTMAX": True, "PACKED": False, "WANT_K": True, "WANT_V": True, "IDX": tl.int32,
+    "ACC": tl.float32, "PREC": "tf32",
+}  # fmt: skip
 NAMES = {"bf16": "*bf16", "f16": "*fp16", "f32": "*fp32"}
 
 
 @triton.jit
-def keep_window(q, k, b, h, X):
+def keep_window(q, k, b, h, X):  # pyright: ignore[reportMissingParameterType]
     return (k <= q) & (q - k < 1000)
 
 

@@ -10,6 +10,7 @@ from tests.sweep import options as o
 from tests.sweep.matrices import multiplied
 from tests.sweep.rows import packed, placed
 from tests.sweep.spaces import SHARE, space
+from tests.sweep.units import unit
 
 Spec = dict[str, Any]
 TENSORS = 0.05
@@ -146,7 +147,7 @@ class Draw:
                 if block.get("rotary") in o.NTK:
                     block["head"] = 4
                 self.narrow(block)
-                self.gated(block)
+                unit(block, "memory" in s, self.weighed, self.told)
             if block["kind"] == "moe":
                 self.experts(block)
             if block["kind"] in ("mlp", "moe") and block.get("gated"):
@@ -193,14 +194,6 @@ class Draw:
                 rotary.pop("dims", None)
         if "shared" in latent:
             block["head"] = 4 + latent["shared"] // 4 * 2
-
-    def gated(self, block: Spec) -> None:
-        """An attention with a gate at its output, now and then."""
-        if self.weighed.random() < 0.2:
-            block["gate"] = self.weighed.choice(o.GATE)
-            self.told.append(f"attention.gate={block['gate']}")
-            if self.weighed.random() < 0.3:
-                block["bias"] = self.weighed.choice(o.GATE_BIAS)
 
     def scaled(self, s: Spec) -> None:
         """Factors on what sub-layers leave, of all or of one, now and then."""

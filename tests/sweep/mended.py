@@ -32,7 +32,7 @@ class Planted:
 
 
 TILES, ATTENTION, SCOPE = "codegen/runtime/attention_tiles.py", "codegen/torch/attention.py", "frontends/lower/scope.py"
-LOWERED = "frontends/blocks/attention.py"
+LOWERED, PROJECTED = "frontends/blocks/attention.py", "frontends/blocks/projected.py"
 FAULTS = (
     Planted(
         "constant_score",
@@ -130,7 +130,13 @@ FAULTS = (
     Planted(
         "globals_without_rotary",
         "rows of global tokens are not turned",
-        (Edit(LOWERED, "if not block.rotary:", 'if not block.rotary or name.endswith("_global"):'),),
+        (
+            Edit(
+                PROJECTED,
+                "if not block.rotary:",
+                'if not block.rotary or name.endswith("_global"):',
+            ),
+        ),
         (r"globals\.tokens", r"attention\.rotary"),
     ),
     Planted(

@@ -160,6 +160,15 @@ TENSOR: dict[str, Options] = {
     "gate": ["silu(i(inner) - 1.5)", "2"], "chunk": [1, 3, "head", 64],
 }  # fmt: skip
 
+WEIGHTS: Options = [
+    "relu2", "relu2(s)/seq", "laplace", "s", "sigmoid(s - log(seq))", "s*exp(-abs(q - k))", "softmax", "s*s - h",
+    "1/heads",
+]  # fmt: skip
+HEAD_ACTIVATION: Options = ["silu", "none", "tanh(x) + x/heads", "max(x, 0)"]
+MIXED_CHUNK: Options = [
+    {"size": 3}, {"size": 1, "divisor": "size"}, {"size": 4, "divisor": "tokens"}, {"size": 2, "divisor": "chunks"},
+    {"size": "heads + 1", "divisor": "longest"}, {"size": "most"},
+]  # fmt: skip
 GATE: Options = ["sigmoid", "silu", "none", "2*sigmoid(x) - x/width", "max(x, 0)", "1"]
 GATE_BIAS: Options = [["gate"], ["query", "gate", "output"], False]
 SYSTEM: dict[str, Options] = {

@@ -53,6 +53,8 @@ def _fitted(block: Spec, own: Spec, other: Spec, draw: random.Random) -> None:
     if {"capacity", "capacity_factor"} & {*block} and (own.get("documents") or own.get("padding")):
         block.pop("capacity_factor", None)
         block["capacity"] = "none"
+    if own.get("documents") or own.get("padding"):
+        block.pop("mixed_chunk", None)
     if not own.get("documents"):
         return
     for part in (block, block.get("projection", {})):

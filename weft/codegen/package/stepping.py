@@ -10,6 +10,7 @@ from weft.errors import DecodeError
 from weft.ir.builder import Builder
 from weft.ir.formula import symbol
 from weft.ir.graphs import dce
+from weft.ir.ops.op import body_of
 from weft.ir.ops.primitives import Concat, Loop
 from weft.ir.program import Program, Runtime, Size
 from weft.ir.types import Decision, Graph, Node, Val
@@ -169,4 +170,6 @@ def _first(g: Builder, n: Node, env: dict[Val, Val], fed: StepInputs, pasts: set
         return tuple(g.zeros(v) for v in n.outs if pasts.isdisjoint(v.dims))  # a sum over no rows
     op, ins = op.unplaced(ins, fed.at, time)
     now = [env[v] for v in ins]
+    if body_of(op) is not None:  # which takes no fewer dims: a place that is a coordinate has lost its rows
+        now = [g.expand(x, to=v.dims) for x, v in zip(now, ins)]
     return g.many(refitted(op, n.ins, now, ROWS), *now, names=[v.name for v in n.outs])

@@ -1,4 +1,5 @@
-"""Attention whose scores have a table by distance added to them, or whose queries are the last rows of the keys.
+"""Attention whose scores have a table by distance added to them, whose queries are the last rows of the keys, or whose
+weights are the scores themselves, with no softmax.
 
 near [B | 1, H | 1, N | 1, R] holds scores for the distances first .. first + R - 1 of a query from a key; a pair at any
 other distance reads 0. The relative positions of Transformer-XL (Dai et al. 2019) are such a table with a row of scores
@@ -34,6 +35,13 @@ def read(near: Tensor, index: Tensor) -> Tensor:
     return torch.where(inside, found, 0.0)
 
 
+def masked(s: Tensor, keep: Tensor, normalised: bool) -> Tensor:
+    """Scores as a softmax takes them, of keys that are seen `keep` times; not normalised: as weights."""
+    if not normalised:
+        return torch.where(keep > 0, s * keep, 0.0)
+    return torch.where(keep > 0, s if keep.dtype == torch.bool else s + keep.to(s.dtype).log(), -torch.inf)
+
+
 class Tile(NamedTuple):
     """Some queries and the keys they can see: slices of both, positions and distance rows [n, L] of their pairs."""
 
@@ -57,8 +65,9 @@ class Tiles(Whole):
     Its score is score(s, q, k, h, *metadata) of s = scale q k' + near, `slope` the derivative in s; None is s itself.
     All get broadcastable index tensors, metadata as attention.at reads it. ranges(start, stop) gives disjoint ascending
     key ranges (first, last) outside which queries start..stop-1 see nothing; None is all keys. tail: queries stand at
-    the last of the keys' positions. documents: as of attention's own tiles. Plain matmuls, a tile of queries at a time,
-    in the accumulation dtype.
+    the last of the keys' positions. documents: as of attention's own tiles. normalised: False where the weight of a
+    pair is its score, as often as it is seen; lse is 0 then, and neither it nor out is read again. Plain matmuls, a
+    tile of queries at a time, in the accumulation dtype.
     """
 
     keep: Callable[..., Tensor | bool]
@@ -68,6 +77,7 @@ class Tiles(Whole):
     slope: Pointwise | None = None
     tail: bool = False
     documents: tuple[int, int] | None = None
+    normalised: bool = True
 
     def forward(
         self,
@@ -87,12 +97,14 @@ class Tiles(Whole):
             return OPS.attend_near(self.key, q, k, v, scale, near, first, metadata, *drop)
         batch, heads, n, _ = q.shape
         out = q.new_zeros(batch, n, heads, v.shape[-1]).transpose(1, 2)
-        lse, bits = q.new_full((batch, heads, n), torch.inf, dtype=accumulate_dtype(q)), drop.over(q, k)
+        unseen, bits = torch.inf if self.normalised else 0.0, drop.over(q, k)
+        lse = q.new_full((batch, heads, n), unseen, dtype=accumulate_dtype(q))
         for t in self.tiles(q, k, first, metadata):
-            _, s = self._scores(q, k, scale, near, t)
-            total = s.logsumexp(-1)
-            lse[:, :, t.rows] = torch.where(total == -torch.inf, torch.inf, total)
-            p = torch.exp(s - lse[:, :, t.rows, None])
+            _, p, _ = self._scores(q, k, scale, near, t)
+            if self.normalised:
+                total = p.logsumexp(-1)
+                lse[:, :, t.rows] = torch.where(total == -torch.inf, torch.inf, total)
+                p = torch.exp(p - lse[:, :, t.rows, None])
             p = p if bits is None else p * t.left(q, bits)
             found = by_kv_head(p, k.shape[1]) @ v[:, :, None, t.keys].to(p.dtype)
             out[:, :, t.rows] = found.flatten(1, 2).to(q.dtype)
@@ -120,18 +132,19 @@ class Tiles(Whole):
         dq, dk, dv = (x.new_zeros(x.transpose(1, 2).shape, dtype=dtype).transpose(1, 2) for x in (q, k, v))
         dnear = None if near is None else torch.zeros_like(near, dtype=dtype)
         for t in self.tiles(q, k, first, metadata):
-            plain, s = self._scores(q, k, scale, near, t)
+            plain, p, seen = self._scores(q, k, scale, near, t)
             g, o, rows = (by_kv_head(x[:, :, t.rows], kv).to(dtype) for x in (do, out, q))
             keys, values = (x[:, :, None, t.keys].to(dtype) for x in (k, v))
-            p = by_kv_head(torch.exp(s - lse[:, :, t.rows, None]), kv)
+            p = by_kv_head(torch.exp(p - lse[:, :, t.rows, None]) if self.normalised else p, kv)
             dp, dropped = g @ values.mT, p
             if bits is not None:
                 left = by_kv_head(t.left(q, bits), kv)
                 dp, dropped = dp * left, p * left
-            ds = p * (dp - (g * o).sum(-1, keepdim=True))
+            times = p if self.normalised else by_kv_head(seen.to(dtype), kv)
+            ds = times * (dp - (g * o).sum(-1, keepdim=True) if self.normalised else dp)
             if self.slope is not None:
                 slope = torch.as_tensor(self.slope(plain, *t.places), dtype=dtype, device=q.device)
-                ds = torch.where(p > 0, ds * by_kv_head(slope.expand_as(plain)[:, :, 0], kv), 0.0)
+                ds = torch.where(times > 0, ds * by_kv_head(slope.expand_as(plain)[:, :, 0], kv), 0.0)
             if dnear is not None:
                 self._spread(dnear, t, ds.flatten(1, 2))
             dq[:, :, t.rows] = (ds @ keys).flatten(1, 2) * scale
@@ -164,8 +177,9 @@ class Tiles(Whole):
             places = (row.view(1, 1, 1, -1, 1), key.view(1, 1, 1, 1, -1), head, *metadata)
             yield Tile(slice(start, stop), slice(low, high), places, row - key - first)
 
-    def _scores(self, q: Tensor, k: Tensor, scale: float, near: Tensor | None, t: Tile) -> tuple[Tensor, Tensor]:
-        """s [B, H, 1, n, L], and scores after `score` and mask [B, H, n, L], -inf where a key is not seen."""
+    def _scores(self, q: Tensor, k: Tensor, scale: float, near: Tensor | None, t: Tile) -> tuple[Tensor, ...]:
+        """s [B, H, 1, n, L]; what `score` and the mask make of it [B, H, n, L], scores that are -inf where a key is not
+        seen, or weights; and how often it is seen, likewise."""
         dtype = accumulate_dtype(q)
         s = by_kv_head(q[:, :, t.rows], k.shape[1]).to(dtype) @ k[:, :, None, t.keys].to(dtype).mT * scale
         s = s.flatten(1, 2)
@@ -174,9 +188,8 @@ class Tiles(Whole):
         plain = s[:, :, None]
         scored = plain if self.score is None else torch.as_tensor(self.score(plain, *t.places), dtype=dtype)
         keep = torch.as_tensor(self.keep(*t.places), device=q.device)
-        weight = 0.0 if keep.dtype == torch.bool else keep.to(dtype).log()
-        scored = torch.where(keep > 0, scored + weight, -torch.inf).expand_as(plain)
-        return plain, scored[:, :, 0]
+        scored = masked(scored, keep, self.normalised).expand_as(plain)
+        return plain, scored[:, :, 0], keep.expand_as(plain)[:, :, 0]
 
     def _spread(self, dnear: Tensor, t: Tile, ds: Tensor) -> None:
         """Add the gradients ds [B, H, n, L] of a tile's scores to those of the table."""
@@ -199,6 +212,7 @@ class Steps:
 
     keep: Callable[..., Tensor | bool | int]
     score: Pointwise | None = None
+    normalised: bool = True
 
     def forward(
         self,
@@ -206,7 +220,7 @@ class Steps:
         k: Tensor,
         v: Tensor,
         scale: float,
-        near: Tensor,
+        near: Tensor | None,
         first: int,
         query_at: Tensor,
         key_at: Tensor,
@@ -220,16 +234,19 @@ class Steps:
         heads = torch.arange(q.shape[1], device=q.device).view(1, -1, 1, 1)
         places = (query_at[:, None, :, None], key_at[:, None, None, :], heads)
         keep = torch.as_tensor(self.keep(*places, *metadata), device=q.device)
-        weight = 0.0 if keep.dtype == torch.bool else keep.to(dtype).log()
-        added = read(near, query_at[:, :, None] - key_at[:, None, :] - first).to(dtype)
-        s = (by_kv_head(q, kv).to(dtype) @ k[:, :, None].to(dtype).mT * scale).flatten(1, 2) + added
+        s = (by_kv_head(q, kv).to(dtype) @ k[:, :, None].to(dtype).mT * scale).flatten(1, 2)
+        if near is not None:
+            s = s + read(near, query_at[:, :, None] - key_at[:, None, :] - first).to(dtype)
         if self.score is not None:  # which may be a number
             s = torch.as_tensor(self.score(s, *places, *metadata), dtype=dtype, device=q.device)
-        bias = torch.where((keep > 0) & (places[1] >= 0), s + weight, -torch.inf).expand(*q.shape[:3], k.shape[2])
-        lse = bias.logsumexp(-1)
-        p = torch.exp(bias - lse.masked_fill(lse == -torch.inf, torch.inf)[..., None])
+        p = masked(s, keep * (places[1] >= 0), self.normalised).expand(*q.shape[:3], k.shape[2])
+        lse = q.new_zeros(q.shape[:3], dtype=dtype)
+        if self.normalised:
+            lse = p.logsumexp(-1)
+            lse = lse.masked_fill(lse == -torch.inf, torch.inf)
+            p = torch.exp(p - lse[..., None])
         out = (by_kv_head(p, kv) @ v[:, :, None].to(dtype)).flatten(1, 2).to(q.dtype)
-        return out, lse.masked_fill(lse == -torch.inf, torch.inf)
+        return out, lse
 
 
 def _run(

@@ -9,14 +9,15 @@ from weft.codegen.torch.attention_ranges import documents, near
 from weft.codegen.torch.attention_tables import looked_up, walked
 from weft.codegen.torch.body import Body, File
 from weft.codegen.torch.lines import Lines, tuple_of
-from weft.codegen.torch.spelling import ATOM, COMPARE, SUM, Src, TorchFormulas, literal
+from weft.codegen.torch.spelling import ATOM, COMPARE, Src, TorchFormulas, literal
 from weft.ir.formula import normal, symbol
 from weft.ir.formula.evaluate import evaluate
 from weft.ir.formula.functions import diff
-from weft.ir.library.attention import DRAWN, Attend, BlockTable, S
+from weft.ir.library.attention import Attend
+from weft.ir.library.scores import DRAWN, S
 from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
-from weft.ir.pattern.formula import BatchCondition, InTable, Leaf, leaves
+from weft.ir.pattern.formula import BatchCondition, InTable, Leaf
 from weft.ir.types import Dims, Node, Type, Val
 
 PLACES = ("query_at", "key_at")
@@ -135,7 +136,7 @@ def _metadata(body: Body, of: Attend, a: AttendAxes, meta: Sequence[Val]) -> str
     """What follows the scale, after a comma: the table by distance and its first, then the metadata as [B, L]."""
     given = dict(zip(of.meta, meta))
     out: list[str] = []
-    if of.distant:
+    if _plainly(of):
         near = given.pop("near", None)
         places = () if near is None else _near_places(a, near.dims) or ()
         out = ["None" if near is None else _operand(body, near, places), _number(body, of.first).text]
@@ -187,28 +188,10 @@ def attend_grad(body: Body, node: Node) -> None:
     _results(body, node.outs, (a.queries(), a.keys(), a.values(), *near), text)
 
 
-def block_table(body: Body, node: Node) -> None:
-    """How often a static table lists the blocks of a pair, where attention is printed op by op."""
-    of, given, out = node.op, iter(node.ins), node.outs[0]
-    assert isinstance(of, BlockTable)
-    (leaf,) = leaves(Pattern.parse(of.table).formula)
-    assert isinstance(leaf, InTable)
-    q, k = (body.loose(next(given)) if named else body.coordinate(d) for d, named in of.places())
-    heads = of.heads if leaf.table.per_head else ()
-    dims = tuple(d for d in out.dims if d in (*(q.dims or ()), *(k.dims or ()), *heads))
-    q, k = (q, k) if not of.swap else (k, q)
-    head = literal(0)
-    for d in heads:
-        outer = "" if head.number else f"{head.text} * {body.size(d).at(ATOM)} + "
-        head = Src(outer + body.coordinate(d).aligned(dims).text, SUM, dims, "i64")
-    places = ", ".join(x.aligned(dims).text for x in (q, k, head))
-    body.put(out, Src(f"{looked_up(body.file, of, leaf.table)}({places})", ATOM, dims, "i64"), node)
-
-
 def layout(body: Body, of: Attend, a: AttendAxes) -> str:
     """The name of the file's layout object for this attend; printed when first needed."""
     file = body.file
-    if of.distant:
+    if _plainly(of):
         return file.object("attention", _distant(file, of))
     if normal(of.score) != S or of.meta:
         return file.object("attention", _tiles(file, of, of.pattern))
@@ -221,7 +204,14 @@ def steps(file: File, of: Attend) -> str:
     """The name of the file's attention at positions that are given."""
     keep = _function(file, "keep", of, None, of.pattern)
     score = "" if normal(of.score) == S else f", {_function(file, 'score', of, of.score, of.pattern)}"
-    return file.object("steps", f"{'distances' if of.distant else 'decode'}.Steps({keep}{score})")
+    if not _plainly(of):
+        return file.object("steps", f"decode.Steps({keep}{score})")
+    return file.object("steps", f"distances.Steps({keep}{score}{'' if of.normalised else ', normalised=False'})")
+
+
+def _plainly(of: Attend) -> bool:
+    """Does it run as the plain products of `distances`?"""
+    return of.distant or not of.normalised
 
 
 def _choose(file: File, of: Attend, a: AttendAxes) -> PatternLayout:
@@ -327,14 +317,15 @@ def _scored(file: File, of: Attend, pattern: Pattern) -> list[str]:
 
 
 def _distant(file: File, of: Attend) -> str:
-    """The layout of what depends on distances, from the pattern's formula alone."""
+    """The layout of what depends on distances, or of weights without a softmax, from the pattern's formula alone."""
     said = [
         _function(file, "keep", of, None, of.pattern),
         *near(file, of, of.pattern),
         *documents([m for m in of.meta if m not in APART], of.pattern),
     ]
     said += _scored(file, of, of.pattern) if normal(of.score) != S else []
-    return f"distances.Tiles({', '.join([*said, *(['tail=True'] if of.tail else [])])})"
+    said += (["tail=True"] if of.tail else []) + ([] if of.normalised else ["normalised=False"])
+    return f"distances.Tiles({', '.join(said)})"
 
 
 def _function(file: File, name: str, of: Attend, expr: Any, pattern: Pattern) -> str:

@@ -3,9 +3,14 @@
 import math
 from typing import Any
 
-from weft.codegen.torch.body import File
-from weft.ir.library.attention import Attend, BlockTable
+from weft.codegen.torch.body import Body, File
+from weft.codegen.torch.spelling import ATOM, SUM, Src, literal
+from weft.ir.library.attention import Attend
+from weft.ir.library.scores import BlockTable
+from weft.ir.pattern import Pattern
+from weft.ir.pattern.formula import InTable, leaves
 from weft.ir.pattern.table import AnyTable
+from weft.ir.types import Node
 
 
 def walked(file: File, of: Attend, table: AnyTable) -> str:
@@ -41,3 +46,21 @@ def _rows(table: Any, head: int) -> list[tuple[int, ...] | None]:
 
 def _row(row: tuple[int, ...] | None) -> str:
     return "all" if row is None else " ".join(map(str, row)) or "none"
+
+
+def block_table(body: Body, node: Node) -> None:
+    """How often a static table lists the blocks of a pair, where attention is printed op by op."""
+    given, out = iter(node.ins), node.outs[0]
+    of: Any = node.op
+    (leaf,) = leaves(Pattern.parse(of.table).formula)
+    assert isinstance(leaf, InTable)
+    q, k = (body.loose(next(given)) if named else body.coordinate(d) for d, named in of.places())
+    heads = of.heads if leaf.table.per_head else ()
+    dims = tuple(d for d in out.dims if d in (*(q.dims or ()), *(k.dims or ()), *heads))
+    q, k = (q, k) if not of.swap else (k, q)
+    head = literal(0)
+    for d in heads:
+        outer = "" if head.number else f"{head.text} * {body.size(d).at(ATOM)} + "
+        head = Src(outer + body.coordinate(d).aligned(dims).text, SUM, dims, "i64")
+    places = ", ".join(x.aligned(dims).text for x in (q, k, head))
+    body.put(out, Src(f"{looked_up(body.file, of, leaf.table)}({places})", ATOM, dims, "i64"), node)

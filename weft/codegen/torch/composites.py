@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.codegen.torch.attention import attend, attend_grad, attends, block_table
+from weft.codegen.torch.attention import attend, attend_grad, attends
+from weft.codegen.torch.attention_tables import block_table
 from weft.codegen.torch.body import Body
 from weft.codegen.torch.chunked import CHUNKED
 from weft.codegen.torch.convolutions import CONVOLUTIONS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import Path, Problem
+from weft.frontends.blocks.behind import SAID
 from weft.ir.pattern import Pattern
 from weft.ir.pattern.expression import K, Q, add, const
 from weft.ir.pattern.formula import InTable, moved, opaque
@@ -94,7 +95,9 @@ def unfit_among(s: Scope, block: Attention, pattern: Pattern, path: Path) -> Ite
         yield Problem("W0403", message, (*path, "pattern"), "a pattern without `blocks`")
 
 
-def unfit_across(s: Scope, context: str, pattern: Pattern, score: Any, path: Path) -> Iterator[Problem]:
+def unfit_across(
+    s: Scope, context: str, pattern: Pattern, score: Any, path: Path, scored: str = "score"
+) -> Iterator[Problem]:
     """What cross attention cannot say where either of its streams has memory tokens, which stand nowhere."""
     own, other = s.stream in s.low.among, context in s.low.among
     moves = [*([(1, 0)] if own else []), *([(0, 1)] if other else [])]
@@ -107,5 +110,5 @@ def unfit_across(s: Scope, context: str, pattern: Pattern, score: Any, path: Pat
         yield Problem("W0403", message, (*path, "pattern"), "leave out q and k")
     read = {s.ir.symbol(name) for name, there in (("i_q", own), ("i_k", other)) if there}
     if read & score.free_symbols:
-        message = "the score reads positions of a stream whose memory tokens have none"
-        yield Problem("W0403", message, (*path, "score"), "leave out q and k")
+        message = f"{SAID[scored]} reads positions of a stream whose memory tokens have none"
+        yield Problem("W0403", message, (*path, scored), "leave out q and k")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import Path, Problem
+from weft.frontends.blocks.behind import SAID
 from weft.ir.pattern.expression import K, Q, add, const
 from weft.ir.pattern.formula import InTable, moved, opaque
 from weft.ir.pattern.pattern import Pattern
@@ -35,10 +36,10 @@ def segments(s: Scope, context: str) -> tuple[Val, Val]:
 
 
 def misplaced(
-    s: Scope, pattern: Pattern, score: Any, context: str, path: Path, key: str = "pattern"
+    s: Scope, pattern: Pattern, score: Any, context: str, path: Path, key: str = "pattern", scored: str = "score"
 ) -> Iterator[Problem]:
-    """What depends on where in its row a document stands, and so gives it other results than it has alone. key: what
-    the pattern comes from."""
+    """What depends on where in its row a document stands, and so gives it other results than it has alone. key, scored:
+    what the pattern and the score come from."""
     if not s.rows_of().documents:
         return
     one, none = const(1), const(0)
@@ -52,4 +53,4 @@ def misplaced(
     at_q, at_k = s.ir.symbol("i_q"), s.ir.symbol("i_k")
     shifts = [{at_q: at_q + q.c, at_k: at_k + k.c} for q, k in moves]
     if any(s.ir.normal(score - score.xreplace(shift)) != 0 for shift in shifts):
-        yield Problem("W0403", f"the score {message}", (*path, "score"), way_out)
+        yield Problem("W0403", f"{SAID[scored]} {message}", (*path, scored), way_out)

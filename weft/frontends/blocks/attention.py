@@ -12,13 +12,14 @@ from pydantic import Field, Tag, model_validator
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.among import among, between, unfit_across, unfit_among
 from weft.frontends.blocks.apart import apart, misplaced, segments
-from weft.frontends.blocks.behind import Keys, unfit, unfit_score
+from weft.frontends.blocks.behind import unfit, unfit_score
 from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
-from weft.frontends.blocks.latent import Latent, latent_problems, products
-from weft.frontends.blocks.queries import QkNorm, normed
+from weft.frontends.blocks.latent import Latent, latent_problems
+from weft.frontends.blocks.mixed_chunk import Chunks, MixedChunk
+from weft.frontends.blocks.projected import QkNorm, Sides, turned_and_normed
 from weft.frontends.blocks.relative import Placed, Relative, placed
-from weft.frontends.blocks.rotary import RotaryPositions, rotary_problems, score_factor, turned
+from weft.frontends.blocks.rotary import RotaryPositions, rotary_problems, score_factor
 from weft.frontends.blocks.sides import Axes, axes_of, keys_of
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Activation, Formula, Name, Number, Rate, Size, SpecPart, one_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from weft.ir.types import Val
 
 
+WEIGHTS = {"laplace": "(1 + erf((s - sqrt(1/2))*sqrt(2*pi)))/2"}
+"""Weights by name. Laplace: of mean sqrt(1/2) and deviation sqrt(1/(4 pi)), the closest to max(s, 0)**2."""
 PROJECTIONS = ("query", "key", "value", "gate", "output")
 
 
@@ -88,11 +91,30 @@ class Attention(BlockKind):
         description="a learned logit of each head that takes part in the softmax's sum and has no value (gpt-oss); a "
         "parameter `sinks` [heads], initialised as biases are",
     )
-    dropout: Rate = Field(default=0.0, description="on each weight of the softmax, where it meets its value")
+    weights: Formula = Field(
+        default="softmax",
+        description="what values are weighed by: `softmax` of the scores; or a formula in the score `s` of one key, "
+        "`q`, `k`, `h` and dims, of which nothing is divided by a sum: `relu2` is max(s, 0)**2 (Hua et al. 2022), "
+        "`laplace` a smooth step (Ma et al. 2022). A factor in `scale` is squared with the score, as that of "
+        "`scale: 1/seq`; one in `weights` is not, as that of `relu2(s)/seq`",
+    )
+    dropout: Rate = Field(default=0.0, description="on each weight, where it meets its value")
     bias: Annotated[
         Annotated[bool, Tag("flag")] | Annotated[list[Literal["query", "key", "value", "gate", "output"]], Tag("list")],
         one_of("`true`, `false`, or a list of query, key, value, gate, output"),
     ] = Field(default=True, description="which projections have a bias: all, none, or a list")
+    activation: Activation = Field(
+        default="none",
+        description="of the products that queries, keys and values are, before norms and positions: as in [MLP](#mlp)",
+    )
+    shared_qk: bool = Field(
+        default=False,
+        description="queries and keys are z*g + o of one product z of x, with a scale g and an offset o of each head "
+        "(the gated attention unit: Hua et al. 2022); the bias of z is that of `query`",
+    )
+    mixed_chunk: MixedChunk | None = Field(
+        default=None, description="the pattern within chunks, and linear attention of the others (FLASH)"
+    )
     gate: Activation | None = Field(
         default=None,
         description="an output gate: what heads have found, before the output projection, times activation(x w + b) of "
@@ -117,8 +139,16 @@ class Attention(BlockKind):
             raise ValueError("with `latent`, rotary positions turn its `shared` dims: say how many there are")
         if self.latent and isinstance(self.rotary, RotaryPositions) and self.rotary.dims is not None:
             raise ValueError("with `latent`, `shared` says which dims turn, not `dims`")
+        if self.latent and (self.shared_qk or self.activation != "none" or self.mixed_chunk):
+            raise ValueError("`latent` goes without `activation`, `shared_qk` and `mixed_chunk`")
+        if self.shared_qk and (self.globals or self.context):
+            raise ValueError("`shared_qk` goes without `globals` and `context`")
+        if self.mixed_chunk and (self.plan or self.globals or self.context):
+            raise ValueError("`mixed_chunk` goes with a `pattern` and without `globals` and `context`")
         if self.gate is None and isinstance(self.bias, list) and "gate" in self.bias:
             raise ValueError("`bias` of a `gate` goes with one: give `gate: sigmoid`, or leave it out of the list")
+        if self.sinks and self.weights != "softmax":
+            raise ValueError("`sinks` take part in a softmax, and `weights` says that there is none: leave out one")
         if self.relative and (self.plan or self.globals or self.context):
             raise ValueError("`relative` goes with a `pattern` and without `globals` and `context`")
         if self.relative and self.rotary and not self.relative.with_rotary:
@@ -131,8 +161,11 @@ class Attention(BlockKind):
             keys = keys_of(s, x, self, stem, path)
             a = axes_of(s, self, path, keys)
             biased: set[str] = {*PROJECTIONS} if self.bias is True else {*(self.bias or ())}
-            q, k, v = self._products(s, x, keys, a, stem, path, biased)
+            sides = Sides(s, x, keys.rows, a, self, stem, path, biased)
+            q, k, v = sides.products()
             pattern, t = _pattern(s, self, path), s.low.among.get(s.stream) if keys.own else None
+            mixed = None if self.mixed_chunk is None else Chunks.of(s, self.mixed_chunk, pattern, a, path)
+            pattern = pattern if mixed is None else mixed.within
             placed = _distanced(s, q, a, self, stem, path, between(t, pattern), t and _sees_later(s, pattern, a))
             sinks = s.param(f"{stem}.sinks", a.query, "bias", dtype=s.accumulate) if self.sinks else None
 
@@ -148,23 +181,13 @@ class Attention(BlockKind):
                 out = among(t, s, placed, k, v, a, pattern, seen)
             if self.globals:
                 out = _globals(s, x, out, a, self, stem, path, biased, _metadata(pattern), sinks)
+            if mixed is not None:
+                out = mixed.added(out, *sides.queries_and_keys("_linear"), v)
             own, bias = f"{a.query} {a.value}", "width" if "output" in biased else None
             if self.gate is not None:
                 out = _gated(s, x, out, own, self.gate, stem, path, "gate" in biased)
             to = " ".join(s.space)
             return s.linear(stem, out, f"{own} width", to, f"{stem}.output", bias, "output", own), []
-
-    def _products(
-        self, s: Scope, x: Val, keys: Keys, a: Axes, stem: str, path: Path, biased: set[str]
-    ) -> tuple[Val, Val, Val]:
-        """Queries, keys and values [batch rows heads head], where they stand."""
-        if self.latent is not None:
-            turning = self.turning if self.rotary else None
-            return products(s, x, keys.rows, self.latent, turning, a, stem, path, biased)
-        (q,) = _project(s, x, a, stem, biased, ("query",))
-        k, v = _project(s, keys.rows, a, stem, biased, ("key", "value"))
-        q = _placed(s, q, s.length, a, self, stem, path, "query", a.past)
-        return q, _placed(s, k, a.source, a, self, stem, path, "key"), v
 
     @property
     def turning(self) -> RotaryPositions:
@@ -195,40 +218,6 @@ class Attention(BlockKind):
             yield Problem("W0503", message, where, "a model of masked tokens is meant so")
 
 
-def _project(
-    s: Scope,
-    x: Val,
-    a: Axes,
-    stem: str,
-    biased: set[str],
-    which: tuple[str, ...],
-    suffix: str = "",
-) -> list[Val]:
-    """Each of `which` from x [batch rows width]: [batch rows heads head]. Parameters are called `which` + `suffix`."""
-    out: list[Val] = []
-    (rows,) = {*x.dims} - {"batch", "width"}
-    for name in which:
-        own = f"{a.query if name == 'query' else a.keys} {a.value if name == 'value' else a.head}"
-        bias = own if name in biased else None
-        full = name + suffix
-        out.append(s.linear(full, x, f"width {own}", f"batch {rows} {own}", f"{stem}.{full}", bias))
-    return out
-
-
-def _placed(
-    s: Scope, x: Val, seq: str, a: Axes, block: Attention, stem: str, path: Path, name: str, past: str = ""
-) -> Val:
-    """Queries or keys along `seq`, called `name`, with the norm and the rotary positions that the block has; past: the
-    dim of rows before the first."""
-    if block.qk_norm != "none":
-        rule = QkNorm(kind=block.qk_norm) if isinstance(block.qk_norm, str) else block.qk_norm
-        many = a.keys if name.startswith("key") else a.query
-        x = normed(s, x, rule, tuple(many.split()), a.head, f"{stem}.{name}_norm", (*path, "qk_norm"))
-    if not block.rotary:
-        return x
-    return turned(s, x, block.turning, seq, a.head, (*path, "rotary"), name, past)
-
-
 def _gated(s: Scope, x: Val, out: Val, own: str, text: str, stem: str, path: Path, biased: bool) -> Val:
     """out [batch rows heads value] times a gate of x [batch rows width] (Hua et al. 2022; Qiu et al. 2025)."""
     with s.at(*path, "gate"):
@@ -257,17 +246,11 @@ def _attend(
     """The queries of dim `seq` against k and v [batch source ..], with all that the block says of scores. whole: they
     are no global tokens beside others."""
     k, v = (s.rename(name, y, a.source, a.key) for name, y in (("keys", k), ("values", v)))
-    score, heads = _score(s, block, path, x.added), tuple(a.query.split())
-    if (wrong := [*_unfit(s, a, block, path, pattern, score)]) and not a.past:
-        raise SpecError(wrong)
-    for problem in wrong:
-        s.low.tell(problem)
+    score, heads = _fitting(s, x, a, block, path, pattern), tuple(a.query.split())
     meta = _given(s, a, pattern, seq, block.context or "")
     meta |= ({} if x.near is None else {"near": x.near}) | ({} if sinks is None else {"sinks": sinks})
-    key = "globals" if block.globals else "plan" if block.plan else "pattern"
-    for problem in misplaced(s, pattern, score, block.context or "", path, key):
-        s.low.tell(problem)
     op = s.ir.Attend(a.head, a.key, seq, pattern, x.scale, score, heads, tuple(meta))
+    op = replace(op, normalised=block.weights == "softmax")
     op = op if x.near is None else replace(op, first=x.first)
     if s.low.train and block.dropout:
         meta |= {m: s.shared(m) for m in ("seed", "layer")}
@@ -285,15 +268,17 @@ def _written(s: Scope, seq: str) -> bool:
     return s.stream in s.low.among and s.low.among[s.stream].write == seq
 
 
-def _unfit(s: Scope, a: Axes, block: Attention, path: Path, pattern: Pattern, score: Any) -> Iterator[Problem]:
+def _unfit(
+    s: Scope, a: Axes, block: Attention, path: Path, pattern: Pattern, score: Any, scored: str
+) -> Iterator[Problem]:
     """What has no meaning beside a memory."""
     across = block.context is not None and block.context != s.stream
     if a.past:
         yield from unfit(pattern, s, prod(map(s.low.number, a.query.split())), path)
     if across and {s.stream, block.context} & s.low.among.keys():
-        yield from unfit_across(s, block.context or "", pattern, score, path)
+        yield from unfit_across(s, block.context or "", pattern, score, path, scored)
     elif a.past or s.stream in s.low.among:
-        yield from unfit_score(s, score, path)
+        yield from unfit_score(s, score, path, scored)
 
 
 def _given(s: Scope, a: Axes, pattern: Pattern, seq: str, context: str) -> dict[str, Val]:
@@ -324,6 +309,32 @@ def _score(s: Scope, block: Attention, path: Path, added: Any) -> Any:
     """The formula of scores; added: to `s` before."""
     names = {"s": s.ir.symbol("s") + added} | {c: s.ir.symbol(f"i_{c}") for c in "qkh"}
     return s.low.formula(block.score, (*path, "score"), names)
+
+
+def _fitting(s: Scope, x: Placed, a: Axes, block: Attention, path: Path, pattern: Pattern) -> Any:
+    """What a pair counts, a formula; told: that or a pattern that does not go with the rows of the stream."""
+    score = _score(s, block, path, x.added)
+    weight, key = _weight(s, block, path, score), "globals" if block.globals else "plan" if block.plan else "pattern"
+    for name, formula in (("score", score), ("weights", weight)):
+        wrong = [*_unfit(s, a, block, path, pattern, formula, name)]
+        if wrong and not a.past:
+            raise SpecError(wrong)
+        wrong += misplaced(s, pattern, formula, block.context or "", path, key, name)
+        for problem in wrong:
+            s.low.tell(problem)
+        if wrong:
+            break
+    return weight
+
+
+def _weight(s: Scope, block: Attention, path: Path, score: Any) -> Any:
+    """What a pair counts: its score, of which a softmax is taken, or a formula in that."""
+    if block.weights == "softmax":
+        return score
+    text = WEIGHTS.get(block.weights, block.weights)
+    names = {"s": score} | {c: s.ir.symbol(f"i_{c}") for c in "qkh"}
+    text = f"{text}(s)" if text.isidentifier() and text not in names else text
+    return s.low.formula(text, (*path, "weights"), names)
 
 
 def _pattern(s: Scope, block: Attention, path: Path) -> Pattern:
@@ -364,12 +375,11 @@ def _globals(
             raise SpecError.at((*path, "globals", "tokens"), "W0402", "there are more global tokens than tokens")
         leading = s.map("index", s.ir.symbol(f"i_{some}"), to=some, dtype="i64")
         first = s.gather("first", x, leading, at=s.length)
-        (q,) = _project(s, first, a, stem, biased, ("query",), "_global")
-        k, v = _project(s, x, a, stem, biased, ("key", "value"), "_global")
-        q, k = (
-            _placed(s, q, some, a, block, stem, path, "query_global"),
-            _placed(s, k, s.length, a, block, stem, path, "key_global"),
-        )
+        sides = Sides(s, x, x, a, block, stem, path, biased)
+        (q,) = sides.projected(first, ("query",), "_global")
+        k, v = sides.projected(x, ("key", "value"), "_global")
+        q = turned_and_normed(s, q, some, a, block, stem, path, "query_global")
+        k = turned_and_normed(s, k, s.length, a, block, stem, path, "key_global")
         placed = Placed(q, _scale(s, a, block, path))
         seen = _attend(
             s, placed, k, v, a, block, path, Pattern.parse(" and ".join(demands) or "all"), sinks, some, False

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from weft.ir.types import Val
 
 WAY_OUT = "write it in q - k, as `0 <= q - k <= 128`"
+SAID = {"score": "the score", "weights": "a weight"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def unfit(pattern: Pattern, s: Scope, heads: int, path: Path) -> list[Problem]:
     return found
 
 
-def unfit_score(s: Scope, score: Any, path: Path) -> Iterator[Problem]:
-    """The same of its score."""
+def unfit_score(s: Scope, score: Any, path: Path, scored: str = "score") -> Iterator[Problem]:
+    """The same of its score. scored: what that comes from."""
     q, k = s.ir.symbol("i_q"), s.ir.symbol("i_k")
     if s.ir.normal(score - score.xreplace({q: q + 1, k: k + 1})) != 0:
-        message = "the score depends on where in the sequence a row is; with a memory that is not known"
-        yield Problem("W0403", message, (*path, "score"), "write it in q - k")
+        message = f"{SAID[scored]} depends on where in the sequence a row is; with a memory that is not known"
+        yield Problem("W0403", message, (*path, scored), "write it in q - k")

@@ -14,7 +14,7 @@ from weft.ir.library import LayerNorm, RMSNorm
 from weft.ir.library.precision import accumulate
 
 if TYPE_CHECKING:
-    from weft.frontends.blocks.queries import QkNorm
+    from weft.frontends.blocks.projected import QkNorm
     from weft.frontends.lower.scope import Scope
     from weft.frontends.schema_values import NormRule
     from weft.ir.types import Val

@@ -31,7 +31,7 @@ from weft.ir.types import Type, Val
 
 if TYPE_CHECKING:
     from weft.frontends.blocks.among import TokenRows
-    from weft.frontends.blocks.queries import QkNorm
+    from weft.frontends.blocks.projected import QkNorm
     from weft.frontends.schema import Model, RowContent
 
 

@@ -1,6 +1,6 @@
 """The composite ops: named, and declared by what they mean in primitives. Plans and code generators see the name."""
 
-from weft.ir.library.attention import Attend, AttendGrad, BlockTable
+from weft.ir.library.attention import Attend, AttendGrad
 from weft.ir.library.convolution import Convolve, ConvolveWeights
 from weft.ir.library.decay import DecayedProduct, DecayedProductGrad, UnitInverse
 from weft.ir.library.dropout import Dropout
@@ -11,6 +11,7 @@ from weft.ir.library.places import Places
 from weft.ir.library.powers import Powers
 from weft.ir.library.rotary import Rotary, RotaryBack
 from weft.ir.library.routing import ExpertProduct, ExpertWeights, Route
+from weft.ir.library.scores import BlockTable
 from weft.ir.library.statistics import FromStatistics, WithStatistics
 
 COMPOSITES = (

@@ -10,27 +10,17 @@ import sympy as sp
 from weft.ir.builder import Builder
 from weft.ir.composite import Composite
 from weft.ir.formula import normal, symbol
-from weft.ir.formula.functions import diff, where
-from weft.ir.library.dropout import kept
-from weft.ir.library.index import row_major
 from weft.ir.library.precision import accumulate
+from weft.ir.library.scores import DRAWN, S, Scores
 from weft.ir.ops.op import Cotangents, Op
-from weft.ir.pattern import METADATA, Pattern, holds, is_causal, max_distance, opaque_atoms, to_sympy
+from weft.ir.pattern import Pattern, is_causal, max_distance
 from weft.ir.pattern.expression import K, Q, add, const
-from weft.ir.pattern.formula import BatchCondition, Leaf, moved
+from weft.ir.pattern.formula import moved
 from weft.ir.pattern.writing import written
-from weft.ir.types import Dims, Node, Type, Val, need, union
+from weft.ir.types import Dims, Node, Type, Val, need
 
 if TYPE_CHECKING:
     from weft.ir.pattern import PatternLayout
-
-S = symbol("s")
-META = ("segments", "key_segments", "valid", "query_at", "key_at", "near", "sinks", "seed", "layer")
-"""What an operand after q, k, v can be. segments: i64 ids over the queries; keys have the same under their own dim, or
-key_segments. valid: bool over the keys. query_at, key_at: i64 positions, which then replace the coordinates in pattern
-and score; nobody sees a key at a negative one. near: a table of scores by distance. sinks: a score for each head. These
-two are floats. seed, layer: i64[], of the bits by which weights are dropped."""
-DRAWN = ("seed", "layer")
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,9 @@ class Attend(Composite):
     sinks [heads]: the score of one more key of value 0, which all rows see that see any (a learned logit: gpt-oss,
     Agarwal et al. 2025). Its weight is exp(z - lse), and lse counts it.
 
+    normalised: else a visible key's weight is its score itself, m times where it is seen m times, nothing is divided by
+    a sum, and lse is 0 (squared ReLU in place of the softmax: Hua et al. 2022, section 3.1).
+
     rate: with seed and layer, a weight counts 1 / (1 - rate) times where uniform(seed, op_id, layer, index) >= rate and
     not at all elsewhere (Vaswani et al. 2017, as in their code); lse is that of all. The index is the row-major place
     of (batch, head, query, key) over the dims' global sizes, so a pair has one bit in any layout, tiling or sharding.
@@ -73,6 +66,7 @@ class Attend(Composite):
     tail: bool = False
     rate: sp.Expr = sp.S.Zero
     op_id: int = 0
+    normalised: bool = True
 
     def __post_init__(self) -> None:
         heads: Any = self.heads or ()
@@ -94,13 +88,16 @@ class Attend(Composite):
             return self._sunk(g, q, k, v, *meta)
         acc, x = accumulate(q), Scores(self, g, q, k, meta)
         rows = x.rows
+        own = [d for d in v.dims if d not in (*rows, self.over)]
+        if not self.normalised:
+            out = g.einsum(x.dropped(g, x.scores), g.cast(v, acc), to=[*rows, *own])
+            return g.cast(out, q.type.dtype), g.map(0, to=rows, dtype=acc)
         top = g.detach(g.reduce(x.scores, to=rows, kind="max"))
         # Finite where nothing is seen, so that exp(-oo - top) is 0 and not nan. No dtype is too small to compare.
         top = g.map("where(top > -1e18, top, 0)", top=top, dtype=acc)
         e = g.map("exp(x - top)", x=x.scores, top=top, to=x.scores.dims, dtype=acc)
         total = g.reduce(e, to=rows)
         safe = g.map("where(t > 0, t, 1)", t=total, dtype=acc)
-        own = [d for d in v.dims if d not in (*rows, self.over)]
         out = g.einsum(x.dropped(g, e), g.cast(v, acc), to=[*rows, *own])
         out = g.map("out / total", out=out, total=safe, to=out.dims, dtype=q.type.dtype)
         lse = "where(total > 0, top + log(safe), oo)"
@@ -216,8 +213,9 @@ class AttendGrad(Composite):
     """d(q, k, v) of `of`, FlashAttention's backward (Dao et al. 2022, section 3.1 and appendix B.2).
 
     Operands: q, k, v, out, lse, d(out), then of's metadata. The weights are exp(score - lse) and rowsum(d(out) · out)
-    stands for rowsum(d(weights) · weights), so nothing of size query × over is read. Outputs have the types of q, k, v;
-    the gradient of `near` follows where there is one.
+    stands for rowsum(d(weights) · weights), so nothing of size query × over is read; of one that is not normalised the
+    weights are the scores, and out and lse are not read. Outputs have the types of q, k, v; the gradient of `near`
+    follows where there is one.
     """
 
     of: Attend
@@ -235,12 +233,15 @@ class AttendGrad(Composite):
 
     def expand(self, g: Builder, q: Val, k: Val, v: Val, out: Val, lse: Val, do: Val, *meta: Val) -> tuple[Val, ...]:
         acc, x = accumulate(q), Scores(self.of, g, q, k, meta)
-        p = g.map("exp(x - lse)", x=x.scores, lse=lse, to=x.scores.dims, dtype=acc)
+        p = x.scores
+        if self.of.normalised:
+            p = g.map("exp(x - lse)", x=p, lse=lse, to=p.dims, dtype=acc)
         do32, v32 = g.cast(do, acc), g.cast(v, acc)
         dv = g.einsum(x.dropped(g, p), do32, to=v.dims)
-        dp = x.dropped(g, g.einsum(do32, v32, to=p.dims))
-        delta = g.reduce(g.map("o * d", o=out, d=do, dtype=acc), to=x.rows)
-        pulled = g.map("p * (dp - delta)", p=p, dp=dp, delta=delta, to=p.dims, dtype=acc)
+        pulled = x.dropped(g, g.einsum(do32, v32, to=p.dims))
+        if self.of.normalised:
+            delta = g.reduce(g.map("o * d", o=out, d=do, dtype=acc), to=x.rows)
+            pulled = g.map("p * (dp - delta)", p=p, dp=pulled, delta=delta, to=p.dims, dtype=acc)
         ds = x.pull(g, pulled, "dots")
         dq, dk = g.einsum(ds, g.cast(k, acc), to=q.dims), g.einsum(ds, g.cast(q, acc), to=k.dims)
         grads = g.cast(dq, q.type.dtype), g.cast(dk, k.type.dtype), g.cast(dv, v.type.dtype)
@@ -253,147 +254,3 @@ class AttendGrad(Composite):
 def _drawn(of: Attend, before: int) -> Mapping[int, str]:
     """Which operands are the seed and the layer, behind so many others."""
     return {before + i: m for i, m in enumerate(of.meta) if m in DRAWN}
-
-
-class Scores:
-    """The scores [rows over] of an Attend in a builder: -inf where a key is not seen."""
-
-    def __init__(self, of: Attend, g: Builder, q: Val, k: Val, meta: tuple[Val, ...]):
-        need(len(meta) == len(of.meta), f"attend wants {len(of.meta)} metadata operands {of.meta}, got {len(meta)}")
-        need(set(of.meta) <= set(META), f"attend knows the metadata {', '.join(META)}, not {of.meta}")
-        need({of.query, *of.heads} <= set(q.dims), f"attend's queries {q.type} lack one of {(of.query, *of.heads)}")
-        acc = accumulate(q)
-        self.of = of
-        self.given: dict[str, Any] = {m: v for m, v in zip(of.meta, meta) if m not in DRAWN}
-        self.drawn: dict[str, Any] = {m: v for m, v in zip(of.meta, meta) if m in DRAWN}
-        self.rows = tuple(d for d in q.dims if d != of.contract)
-        self.dots = g.einsum(g.cast(q, acc), g.cast(k, acc), to=[*self.rows, of.over])
-        before = symbol(f"n_{of.over}") - symbol(f"n_{of.query}") if of.tail else sp.S.Zero
-        self.place = {
-            symbol("i_q"): symbol("query_at") if "query_at" in of.meta else symbol(f"i_{of.query}") + before,
-            symbol("i_k"): symbol("key_at" if "key_at" in of.meta else f"i_{of.over}"),
-            symbol("i_h"): row_major(of.heads),
-        }
-        self.near = Near(self, g) if "near" in of.meta else None
-        see, score = self.visible(g), self.score()
-        if of.pattern.multiset:
-            self.given["times"] = g.map(see, **self.given, to=self.dots.dims, dtype="i64")
-            score, see = score + sp.log(symbol("times")), symbol("times") > 0
-        self.see = see
-        self.scores = g.map(where(see, score, -sp.oo), dots=self.dots, **self.given, to=self.dots.dims, dtype=acc)
-
-    def score(self) -> Any:
-        """The score formula over the operands `dots` and `near`, the coordinates and the metadata."""
-        plain = self.of.scale.xreplace(self.place) * symbol("dots")
-        plain = plain if self.near is None else plain + symbol("near")
-        return self.of.score.xreplace(self.place).xreplace({S: plain})
-
-    def visible(self, g: Builder) -> sp.Basic:
-        """The pattern as a condition, or as a count; what it needs as operands joins `given`."""
-        of, known = self.of, dict[Leaf, Any]()
-        if "segments" in of.meta and "key_segments" not in of.meta:
-            self.given["key_segments"] = g.rename(self.given["segments"], old=of.query, new=of.over)
-        for i, atom in enumerate(opaque_atoms(of.pattern)):
-            if isinstance(atom, BatchCondition):
-                need(METADATA[atom.name] in of.meta, f"the pattern reads {METADATA[atom.name]}, not in {of.meta}")
-                same = sp.Eq(symbol("segments"), symbol("key_segments"))
-                known[atom] = same if atom.name == "same_segment" else sp.Ne(symbol("valid"), 0)
-                continue
-            at = {m: self.given[m] for m in ("query_at", "key_at") if m in of.meta}
-            if of.tail and "query_at" not in at:
-                at = {"query_at": g.map(self.place[symbol("i_q")], to=of.query, dtype="i64"), **at}
-            places = "query_at" in at, "key_at" in at
-            table = BlockTable(atom.table.text(), of.query, of.over, of.heads, atom.table.swap, *places)
-            self.given[f"listed{i}"] = g.one(table, *at.values())
-            count = symbol(f"listed{i}")
-            known[atom] = count if of.pattern.multiset else count > 0
-        i_q, i_k, i_h = self.place.values()
-        see: Any = to_sympy(of.pattern, i_q, i_k, i_h if of.heads else None, known)
-        if "key_at" not in of.meta:
-            return see
-        return where(i_k >= 0, see, 0) if of.pattern.multiset else sp.And(i_k >= 0, see)
-
-    def dropped(self, g: Builder, w: Val) -> Val:
-        """w [rows over] times what each pair's bit leaves of its weight: 1 / (1 - rate), or 0."""
-        if not self.drawn:
-            return w
-        of = self.of
-        batch = [d for d in self.rows if d not in (*of.heads, of.query)]
-        index = row_major((*batch, *of.heads, of.query, of.over))
-        return g.map(kept(of.rate, of.op_id, index), x=w, **self.drawn, to=w.dims, dtype=w.dtype)
-
-    def pull(self, g: Builder, d: Val, name: str) -> Val:
-        """d(scores) -> d(dots) or d(near), through the score formula, whose slope may be anything where a key is not
-        seen."""
-        rate = diff(normal(self.score()), symbol(name))
-        formula = symbol("d") * rate
-        if any(s.name[:2] != "n_" for s in rate.free_symbols):
-            formula = where(self.see, formula, 0)
-        return g.map(formula, d=d, dots=self.dots, **self.given, to=d.dims, dtype=d.dtype)
-
-
-class Near:
-    """A table of scores by distance, read at every pair: it takes the table's place among what scores are given."""
-
-    def __init__(self, of: Scores, g: Builder):
-        self.table: Val = of.given["near"]
-        rest = [d for d in self.table.dims if d not in of.rows]
-        need(len(rest) == 1, f"attend's near {self.table.type} has besides rows {of.rows} one dim, distance")
-        (self.distance,) = rest
-        i_q, i_k, _ = of.place.values()
-        at = {m: of.given[m] for m in ("query_at", "key_at") if m in of.of.meta}
-        to = union(*(v.dims for v in at.values()), (of.of.query, of.of.over))
-        self.index = g.map(i_q - i_k - of.of.first, **at, to=to, dtype="i64")
-        of.given["near"] = g.gather(self.table, self.index, at=(self.distance,))
-
-    def pull(self, g: Builder, d: Val) -> Val:
-        """The gradient of the table from that of what was read, over all pairs."""
-        return g.cast(g.scatter(d, self.index, at=(self.distance,), to=self.table.dims), self.table.dtype)
-
-
-@dataclass(frozen=True)
-class BlockTable(Op):
-    """How often a static table lists the block of (query, key): i64 [heads query over], 0 where it does not.
-
-    Operands: the positions of queries and keys, where `query_at` and `key_at` say so; else they are the coordinates.
-    `table` is the text of a pattern that is one table; `swap` exchanges queries and keys.
-    """
-
-    table: str
-    query: str
-    over: str
-    heads: Dims = ()
-    swap: bool = False
-    query_at: bool = False
-    key_at: bool = False
-
-    def places(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
-        """The dims of queries and keys; is the position along it an operand?"""
-        return (self.query, self.query_at), (self.over, self.key_at)
-
-    def infer(self, *x: Type) -> Type:
-        need(len(x) == self.query_at + self.key_at, f"block table wants {self.query_at + self.key_at} operands")
-        return Type("i64", (*self.heads, *union(*(t.dims for t in x), (self.query, self.over))))
-
-    def torch(self, s: Any, torch: Any, *x: Any) -> Any:
-        to, given = s.node.outs[0].dims, iter(zip(x, s.types))
-
-        def at(dim: str, named: bool) -> Any:
-            if not named:
-                return s.coord(dim, to)
-            value, type_ = next(given)
-            return s.align(value, type_.dims, to)
-
-        q, k = (at(*p) for p in self.places())
-        q, k = (k, q) if self.swap else (q, k)
-        head = None
-        for d in self.heads:
-            head = s.coord(d, to) if head is None else head * s.sizes[d] + s.coord(d, to)
-        found = holds(Pattern.parse(self.table), q, k, head, np=torch, n=s.sizes[self.over])
-        return (found * 1).expand([s.n(d) for d in to])
-
-    def vjp(self, g: Builder, x: tuple[Val, ...], y: tuple[Val, ...], dy: Sequence[Val | None]) -> list[None]:
-        return [None for _ in x]
-
-    def onnx(self, e: Any, *x: Any) -> Any:
-        return e.block_table(self, *x)

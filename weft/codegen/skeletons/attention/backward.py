@@ -7,6 +7,7 @@ With p from the log-sum-exp as in `forward` and do = d(o):
     ds[t, u] = p[t, u] (drop(t, u) do[t] . v[u] - delta[t]) score'(t, u)
     dq[t] = scale sum_u ds[t, u] k[u]             dk[u] = scale sum_t ds[t, u] q[t]
 
+Without SOFTMAX p is s where keep, ds is drop * do . v * score', and DELTA is not read, LSE for which rows there are.
 Algorithm: FlashAttention-2 (Dao, 2023, algorithm 2), with dq in a kernel of its own: no atomics, always the same bits.
 dk, dv form S^T = K Q^T directly: the transpose of a dot's result is miscompiled on some machines. Grids:
 
@@ -131,8 +132,8 @@ def dkdv(
     Q_AT: tl.constexpr, K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SLOTS: tl.constexpr,
     PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, PACKED: tl.constexpr, keep: tl.constexpr,
-    MULTI: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, drop: tl.constexpr, WANT_K: tl.constexpr,
-    WANT_V: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
+    MULTI: tl.constexpr, SOFTMAX: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, drop: tl.constexpr,
+    WANT_K: tl.constexpr, WANT_V: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     """One block of keys against the queries that see it, of all heads that share it, in one flat loop a slot."""
     j, hk, b, _ = program(NK, K_AT, BN, KEY_HEADS)
@@ -150,6 +151,7 @@ def dkdv(
         c = tl.full([], LOG2E if score is not None else scale * LOG2E, ACC)
         h0, heads = heads_of(hk, G, HEADS)
         hs: tl.constexpr = 1 if HEADS is None else HEADS[1]
+        hidden: tl.constexpr = -INF if SOFTMAX else 0.0
         for s in tl.static_range(len(SLOTS)):
             start, stop, step = pieces(j, s, nk, nq, b, hk, BN, BM, PLAN, TAB)
             n = tl.maximum(stop - start + step - 1, 0) // step
@@ -171,10 +173,12 @@ def dkdv(
                 if score is not None:
                     raw = x * tl.full([], scale, ACC)
                     # of rows that do not exist the score may be anything
-                    x = tl.where(lse[None, :] < INF, score(raw, qi, ki, b, h, X), -INF)
+                    x = tl.where(lse[None, :] < INF, score(raw, qi, ki, b, h, X), hidden)
                 if not SLOTS[s]:
-                    x = visible(x, qi, ki, b, h, None, keep, X, c, MULTI)
-                p = tl.exp2(x * c - lse[None, :])
+                    x = visible(x, qi, ki, b, h, None, keep, X, c, MULTI, SOFTMAX)
+                p = x
+                if SOFTMAX:
+                    p = tl.exp2(x * c - lse[None, :])
                 do = load(Db, sdo[2], i * BM, nq, BM, DV, True, Q_AT, IDX)  # [BM, dv]
                 if drop is not None:
                     left = drop(p, qi, ki, b, h, X)
@@ -185,9 +189,14 @@ def dkdv(
                     dp = dot_nt(v, do, DV, ACC, PREC)  # [BN, BM]
                     if drop is not None:
                         dp = dp * left
-                    ds = p * (dp - load_row(Eb, sl[2], i * BM, nq, BM, 0.0, ACC, Q_AT, IDX)[None, :])
-                    if score is not None:  # where p is 0 the slope may be anything
-                        ds = tl.where(p > 0, ds * dscore(raw, qi, ki, b, h, X), 0.0)
+                    if SOFTMAX:
+                        ds = p * (dp - load_row(Eb, sl[2], i * BM, nq, BM, 0.0, ACC, Q_AT, IDX)[None, :])
+                        if score is not None:  # where p is 0 the slope may be anything
+                            ds = tl.where(p > 0, ds * dscore(raw, qi, ki, b, h, X), 0.0)
+                    else:
+                        ds = tl.where(lse[None, :] < INF, dp * dscore(raw, qi, ki, b, h, X), 0.0)
+                        if not SLOTS[s]:
+                            ds = visible(ds, qi, ki, b, h, None, keep, X, c, MULTI, False)
                     dk = dot_acc(ds.to(Q.dtype.element_ty), q, dk, DK, ACC, PREC)
         if WANT_K:
             dk = times(dk, tl.full([], scale, ACC), DK)
@@ -204,8 +213,8 @@ def dq(
     scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
     K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, REVERSE: tl.constexpr,
     SLOTS: tl.constexpr, PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, keep: tl.constexpr,
-    MULTI: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, drop: tl.constexpr, ACC: tl.constexpr,
-    PREC: tl.constexpr, IDX: tl.constexpr,
+    MULTI: tl.constexpr, SOFTMAX: tl.constexpr, score: tl.constexpr, dscore: tl.constexpr, drop: tl.constexpr,
+    ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head against the key blocks of the forward."""
     i, h, b, blocks = program(NQ, Q_AT, BM, HEADS[2])
@@ -234,15 +243,21 @@ def dq(
                 if score is not None:
                     raw = x * tl.full([], scale, ACC)
                     x = score(raw, qi, ki, b, h, X)
+                bound = (j * BN + tl.arange(0, BN) < nk)[None, :]
                 if not SLOTS[s]:
-                    x = visible(x, qi, ki, b, h, (j * BN + tl.arange(0, BN) < nk)[None, :], keep, X, c, MULTI)
-                p = tl.exp2(x * c - lse[:, None])
+                    x = visible(x, qi, ki, b, h, bound, keep, X, c, MULTI, SOFTMAX)
+                p = tl.exp2(x * c - lse[:, None]) if SOFTMAX else x
                 dp = dot_nt(do, v, DV, ACC, PREC)
                 if drop is not None:
                     dp = dp * drop(p, qi, ki, b, h, X)
-                ds = p * (dp - de[:, None])
-                if score is not None:
-                    ds = tl.where(p > 0, ds * dscore(raw, qi, ki, b, h, X), 0.0)
+                if SOFTMAX:
+                    ds = p * (dp - de[:, None])
+                    if score is not None:
+                        ds = tl.where(p > 0, ds * dscore(raw, qi, ki, b, h, X), 0.0)
+                else:
+                    ds = dp * dscore(raw, qi, ki, b, h, X)
+                    if not SLOTS[s]:
+                        ds = visible(ds, qi, ki, b, h, bound, keep, X, c, MULTI, False)
                 acc = dot_acc(ds.to(K.dtype.element_ty), k, acc, DK, ACC, PREC)
         acc = times(acc, tl.full([], scale, ACC), DK)
         old = None if OLDQ is None else base(OLDQ, soldq, b, h, q0)

@@ -4,7 +4,8 @@
     o[t] = sum_u drop(t, u) p[t, u] v[u],   p[t, u] = exp(s[t, u] - lse[t]) where keep(t, u), else 0
     s[t, u] = score(scale * q[t] . k[u])
 
-A row that sees nothing has o = 0 and lse = +inf. Algorithm: FlashAttention-2 (Dao, 2023, algorithm 1): one pass over
+A row that sees nothing has o = 0 and lse = +inf. Without SOFTMAX p[t, u] is s[t, u] where keep(t, u), and lse is 0 (no
+maximum, no sum). Algorithm: FlashAttention-2 (Dao, 2023, algorithm 1): one pass over
 the key blocks with a running maximum and sum, in base 2. Grid: (query blocks, query heads, sequences * classes).
 
 Tensors: Q [sequence, head, row, dk], K [.., key head, .., dk], V [.., dv], OUT, and LSE [sequence, head, row], each
@@ -27,6 +28,7 @@ log-sum-exp; both are merged in. OLD may be OUT. Y: tuple of the epilogue's outp
 | ACC, PREC    | float32 or float64; "ieee", "tf32", "tf32x3": how fp32 operands of a dot are read                   |
 | IDX          | int32, or int64 where BM or BN rows span 2**31 elements                                             |
 | MULTI        | keep gives how often a key counts, not only whether                                                 |
+| SOFTMAX      | False: weights are what score gives, which is there then                                            |
 
 Holes, @triton.jit functions or None; q, k: positions (broadcastable int32 tensors), b: sequence, h: query head:
 
@@ -91,6 +93,15 @@ def merge(o, lse, before, old, DV: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
+def plus(o, before, DV: tl.constexpr, ACC: tl.constexpr):
+    """Two parts of one sum."""
+    out = ()
+    for k in tl.static_range(len(DV)):
+        out = out + (before[k].to(ACC) + o[k],)
+    return out
+
+
+@triton.jit
 def sunk(o, lse, z, DV: tl.constexpr):
     """The same softmax with one more key of score z and value 0, for rows that see any (lse = -inf: sees nothing)."""
     top = tl.maximum(lse, z)
@@ -104,8 +115,8 @@ def forward(
     scale: tl.constexpr, G: tl.constexpr, HEADS: tl.constexpr, CLASSES: tl.constexpr, Q_AT: tl.constexpr,
     K_AT: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, REVERSE: tl.constexpr,
     SLOTS: tl.constexpr, PLAN: tl.constexpr, pieces: tl.constexpr, block: tl.constexpr, keep: tl.constexpr,
-    MULTI: tl.constexpr, score: tl.constexpr, drop: tl.constexpr, sink: tl.constexpr, epilogue: tl.constexpr,
-    ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
+    MULTI: tl.constexpr, SOFTMAX: tl.constexpr, score: tl.constexpr, drop: tl.constexpr, sink: tl.constexpr,
+    epilogue: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr, IDX: tl.constexpr,
 ):  # fmt: skip
     i, h, b, blocks = program(NQ, Q_AT, BM, HEADS[2])
     i = blocks - 1 - i if REVERSE else i
@@ -131,25 +142,33 @@ def forward(
                 if score is not None:
                     x = score(x * tl.full([], scale, ACC), qi, ki, b, h, X)
                 if not SLOTS[s]:
-                    x = visible(x, qi, ki, b, h, (j * BN + tl.arange(0, BN) < nk)[None, :], keep, X, c, MULTI)
-                new = tl.maximum(m, tl.max(x, 1) * c)
-                # a row may have seen nothing yet
-                top = new if SLOTS[s] and score is None else tl.where(new == -INF, 0.0, new)
-                p = tl.exp2(x * c - top[:, None])
-                a = tl.exp2(m - top)
-                den = den * a + tl.sum(p, 1)
+                    x = visible(x, qi, ki, b, h, (j * BN + tl.arange(0, BN) < nk)[None, :], keep, X, c, MULTI, SOFTMAX)
+                p = x
+                if SOFTMAX:
+                    new = tl.maximum(m, tl.max(x, 1) * c)
+                    # a row may have seen nothing yet
+                    top = new if SLOTS[s] and score is None else tl.where(new == -INF, 0.0, new)
+                    p = tl.exp2(x * c - top[:, None])
+                    a = tl.exp2(m - top)
+                    den = den * a + tl.sum(p, 1)
+                    acc = times(acc, a[:, None], DV)
+                    m = new
                 if drop is not None:
                     p = p * drop(p, qi, ki, b, h, X)
                 v = load(Vb, sv[2], j * BN, nk, BN, DV, not SLOTS[s], K_AT, IDX)  # [BN, dv]
-                acc = dot_acc(p.to(V.dtype.element_ty), v, times(acc, a[:, None], DV), DV, ACC, PREC)
-                m = new
-        o = times(acc, (1.0 / tl.where(den == 0, 1.0, den))[:, None], DV)
-        lse = (m + tl.log2(den)) / tl.full([], LOG2E, ACC)
+                acc = dot_acc(p.to(V.dtype.element_ty), v, acc, DV, ACC, PREC)
+        o, lse = acc, tl.zeros([BM], ACC)
+        if SOFTMAX:
+            o = times(acc, (1.0 / tl.where(den == 0, 1.0, den))[:, None], DV)
+            lse = (m + tl.log2(den)) / tl.full([], LOG2E, ACC)
         Lb = base(LSE, sl, b, h, q0)
         if OLD is not None:
-            old = load_row(Lb, sl[2], i * BM, nq, BM, -INF, ACC, Q_AT, IDX)
             before = load(base(OLD, sold, b, h, q0), sold[2], i * BM, nq, BM, DV, True, Q_AT, IDX)
-            o, lse = merge(o, lse, before, tl.where(old == INF, -INF, old), DV, ACC)
+            if SOFTMAX:
+                old = load_row(Lb, sl[2], i * BM, nq, BM, -INF, ACC, Q_AT, IDX)
+                o, lse = merge(o, lse, before, tl.where(old == INF, -INF, old), DV, ACC)
+            else:
+                o = plus(o, before, DV, ACC)
             tl.debug_barrier()  # all threads have read before one writes
         if sink is not None:
             o, lse = sunk(o, lse, sink(lse, b, h, X), DV)

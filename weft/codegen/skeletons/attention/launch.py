@@ -72,7 +72,8 @@ class Part(NamedTuple):
 
 
 class Holes(NamedTuple):
-    """score and its derivative by s; epilogue and its vjp; of the forward alone the score of a sink; drop."""
+    """score and its derivative by s; epilogue and its vjp; of the forward alone the score of a sink; drop. softmax:
+    False where a score is a weight as it is; then there is one."""
 
     score: Any = None
     dscore: Any = None
@@ -80,11 +81,12 @@ class Holes(NamedTuple):
     vjp: Any = None
     sink: Any = None
     drop: Any = None
+    softmax: bool = True
 
     @property
     def weights(self):
         """Those that the backward makes weights with."""
-        return {"score": self.score, "dscore": self.dscore, "drop": self.drop}
+        return {"score": self.score, "dscore": self.dscore, "drop": self.drop, "SOFTMAX": self.softmax}
 
     def under(self, scale):
         """With a score where the scale is not above 0: then it cannot be a factor on scores that -inf hides."""
@@ -115,14 +117,14 @@ def forward(q, k, v, groups, scale, config, holes=PLAIN, x=None, packed=None, dt
         total = Sum(out, len(order))
         if not all_rows(order[0][1], "q_at"):
             of_heads(total.to(0), heads).zero_()
-            of_heads(lse, heads).fill_(torch.inf)
+            of_heads(lse, heads).fill_(torch.inf if holes.softmax else 0.0)
         for n, (_, part) in enumerate(order):
             epilogue, sink = (holes.epilogue, holes.sink) if n == len(order) - 1 else (None, None)
             to, old, y = total.to(n), total.old(n), ys if epilogue else ()
             forward_kernel[launch.over_queries(part, heads, config["forward"])](
                 q, k, v, to, old, lse, y or None,
                 *map(strides, (q, k, v, to, old, lse)), tuple(map(strides, y)) or None,
-                score=holes.score, drop=holes.drop, sink=sink, epilogue=epilogue,
+                score=holes.score, drop=holes.drop, sink=sink, epilogue=epilogue, SOFTMAX=holes.softmax,
                 HEADS=heads or (0, 1, q.shape[1]), REVERSE=True,
                 **launch.common(part, part.forward, config["forward"], to),
             )  # fmt: skip
@@ -137,7 +139,9 @@ def backward(dys, q, k, v, out, lse, groups, scale, config, holes=PLAIN, x=None,
     """
     holes = holes.under(scale)
     launch, dys = Launch(q, k, v, scale, precision, packed, x, segments), dys if isinstance(dys, tuple) else (dys,)
-    do, delta, *others = run_delta(launch, out, dys, dlse, lse, holes.vjp, dtypes, config["delta"])
+    do, delta, others = dys[0], lse, ()
+    if holes.softmax or holes.vjp:
+        do, delta, *others = run_delta(launch, out, dys, dlse, lse, holes.vjp, dtypes, config["delta"])
     dq, dk, dv = (rows_like(t, t.shape[3], t.dtype) for t in (q, k, v))
     saved = (q, k, v, do, lse, delta)
     for heads, parts in groups:

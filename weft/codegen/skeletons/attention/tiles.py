@@ -202,13 +202,18 @@ def dot_nt(a, b, TILES: tl.constexpr, ACC: tl.constexpr, PREC: tl.constexpr):
 
 
 @triton.jit
-def visible(x, q, k, b, h, bound, keep: tl.constexpr, X, c, MULTI: tl.constexpr):
-    """Scores x with -inf where keep or `bound` (or None) does not hold. MULTI: keep counts, and weighs by its count."""
+def visible(x, q, k, b, h, bound, keep: tl.constexpr, X, c, MULTI: tl.constexpr, SOFTMAX: tl.constexpr):
+    """Scores x with -inf, or weights with 0, where keep or `bound` (or None) does not hold. MULTI: keep counts, and
+    weighs by its count."""
     ok = bound
     if keep is not None:
         seen = keep(q, k, b, h, X)
         if MULTI:
-            x = x + tl.log2(tl.maximum(seen, 1).to(x.dtype)) / c
+            if SOFTMAX:
+                x = x + tl.log2(tl.maximum(seen, 1).to(x.dtype)) / c
+            else:
+                x = x * seen.to(x.dtype)
             seen = seen > 0
         ok = seen if bound is None else bound & seen
-    return x if ok is None else tl.where(ok, x, -INF)
+    hidden: tl.constexpr = -INF if SOFTMAX else 0.0
+    return x if ok is None else tl.where(ok, x, hidden)

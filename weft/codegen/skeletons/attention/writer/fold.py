@@ -124,7 +124,7 @@ def _shrunk(r: FoldRun, end: int) -> FoldRun | None:
         members = [j for j in range(low, min(high, low + r.step)) if (j - anchor) % r.step < r.width]
         last = [j for j in range(max(low, high - r.step), high) if (j - anchor) % r.step < r.width]
         low, high = (members[0], last[-1] + 1) if members else (0, 0)
-        if high - low > r.width:
+        if (low - anchor) % r.step + high - low > r.width:  # they are not beside each other
             return FoldRun(low, high, r.step, anchor, r.width)
     return FoldRun(low, high) if low < high else None
 

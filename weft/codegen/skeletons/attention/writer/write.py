@@ -29,7 +29,8 @@ from weft.ir.formula import normal, symbol
 from weft.ir.formula.evaluate import scalar
 from weft.ir.formula.functions import diff
 from weft.ir.library import Dropout
-from weft.ir.library.attention import DRAWN, Attend, AttendGrad, S
+from weft.ir.library.attention import Attend, AttendGrad
+from weft.ir.library.scores import DRAWN, S
 from weft.ir.pattern import LayoutPart, Pattern, PatternLayout, opaque_atoms, to_sympy
 from weft.ir.pattern import layout as choose
 from weft.ir.pattern.formula import SAME_SEGMENT, BatchCondition, InTable, demands
@@ -187,7 +188,7 @@ class _AttentionWriter:
     def scores(self) -> tuple[str, ...]:
         """score and dscore holes, or neither."""
         score = normal(self.of.score)
-        if score == S:
+        if score == S and self.of.normalised:
             return ()
         sizes = {s: literal(n) for s, n in self.frozen(score)}
         for name, e in (("score", score), ("dscore", normal(diff(score, S)))):
@@ -296,7 +297,8 @@ class _AttentionWriter:
             raise Refused(Why.LAYOUT)
         walks = Walks(self.block)
         pattern = call("walks.Pattern", *self.pattern(walks))
-        given = call("launch.Holes", **{name: name for name in (*holes, *epilogue)})
+        plain = {} if self.of.normalised else {"softmax": "False"}
+        given = call("launch.Holes", **{name: name for name in (*holes, *epilogue)}, **plain)
         dtypes = pair(self.dtype(v) for v in results)
         ins = {name: self.operand(v, groups) for name, v, groups in self.operands()}
         more = named(**ins, results=self.results(results), x=self.reads.text, dtypes=dtypes, segments=self.segments())
