@@ -102,9 +102,10 @@ class Chunks:
         names = ("seen", "own", "going", "q", "k", "v")
         step = (b.input(name, x.type.but(d for d in x.dims if d != s.length)) for name, x in zip(names, given))
         seen, own, on, q_t, k_t, v_t = step
-        new, dims = b.einsum(k_t, v_t, to=self._state), self._state
-        seen = b.map("s + w", s=seen, w=new, to=dims, dtype=s.accumulate)
-        own = b.map("g*s + w", g=on, s=own, w=new, to=dims, dtype=s.accumulate)
+        dims = self._state
+        # k*v in a map, not a product: `passes.chunk` takes it apart, where a product would be made at every position
+        seen = b.map("s + k*v", s=seen, k=k_t, v=v_t, to=dims, dtype=s.accumulate)
+        own = b.map("g*s + k*v", g=on, s=own, k=k_t, v=v_t, to=dims, dtype=s.accumulate)
         rows = tuple(d for d in to if d != s.length)
         x, y = (b.einsum(q_t, state, to=rows) for state in (seen, own))
         less = b.map("x - y", x=x, y=y, to=rows, dtype=s.accumulate)
