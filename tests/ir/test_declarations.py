@@ -277,6 +277,8 @@ def promised(name: str, n: Node) -> bool:
             return sum(kind(m) in ("contraction", "grouped", "product") for m in inside(n)) >= 2
         case "scan":
             return isinstance(n.op, Loop) and kinds == {"pointwise"}
+        case "matrix_scan":
+            return isinstance(n.op, Loop) and bool(kinds & {"contraction", "grouped", "product", "rowwise"})
         case "chunked":
             row = n.op.attrs()["row"]
             return any(isinstance(m.op, Loop) and m.op.dim == row for m in inside(n))  # from place to place

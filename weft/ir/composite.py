@@ -94,7 +94,7 @@ def _composed(body: Graph) -> str:
         return "rowwise"
     if products == 1 and distinct <= {*_PRODUCTS, "pointwise"}:
         return "product"
-    if products >= 2 and not distinct & {"scan", "region", "memory", "scatter"}:
+    if products >= 2 and not distinct & {"scan", "matrix_scan", "region", "memory", "scatter"}:
         return "attention"
     return "composite"
 

@@ -11,7 +11,7 @@ from weft.units import show_bytes, show_count
 Document = Mapping[str, Any]
 FILL = {
     "attention": "#fde0c5", "matmul": "#d5e5f7", "grouped_matmul": "#c3d3ef", "scan": "#dcedc8", "rowwise": "#f7e6f5",
-    "pointwise": "#f2f2f2", "linear_attention": "#fbe3a8",
+    "pointwise": "#f2f2f2", "linear_attention": "#fbe3a8", "matrix_scan": "#c5e1a5",
 }  # fmt: skip
 
 

@@ -24,13 +24,14 @@ Cotangents = Iterable[Val | None]
 
 
 KINDS = (
-    *("view", "pointwise", "rowwise", "contraction", "grouped", "product", "attention", "scan", "chunked", "scatter"),
-    *("memory", "region", "composite"),
+    *("view", "pointwise", "rowwise", "contraction", "grouped", "product", "attention", "scan", "matrix_scan"),
+    *("chunked", "scatter", "memory", "region", "composite"),
 )
 """What a node's work is, for prices, recomputation and skeletons. contraction: a matrix product, grouped where all its
-factors have a dim that is kept. product: a composite around one, which libraries have and no skeleton. chunked: what
-a linear recurrence is within a chunk of positions. memory: numbers moved. region: a body that is no elementwise cell.
-composite: anything else."""
+factors have a dim that is kept. product: a composite around one, which libraries have and no skeleton. scan: a loop
+whose body is an elementwise cell; matrix_scan: one whose states are small matrices (`matrix_cell`). chunked: what a
+linear recurrence is within a chunk of positions. memory: numbers moved. region: any other body. composite: anything
+else."""
 
 
 @dataclass(frozen=True, slots=True)

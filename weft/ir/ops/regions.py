@@ -8,6 +8,7 @@ import sympy as sp
 
 from weft.ir.formula import symbol
 from weft.ir.ops.loop_derivative import loop_vjp
+from weft.ir.ops.matrix_cell import matrix_cell
 from weft.ir.ops.op import Cotangents, Grads, Op, Types, Vals, listed
 from weft.ir.types import Dims, Graph, Node, Type, Val, need
 
@@ -34,7 +35,9 @@ class Loop(Op):
 
     def work(self, types: tuple[Type, ...]) -> str:
         """A scan when its body is an elementwise cell: maps alone."""
-        return "scan" if all(n.op.core == "pointwise" for n in self.body.nodes) else "region"
+        if all(n.op.core == "pointwise" for n in self.body.nodes):
+            return "scan"
+        return "matrix_scan" if matrix_cell(self.body, self.carries) else "region"
 
     def crossed(self, node: Node) -> frozenset[str]:
         return frozenset((self.dim,)).union(*(n.op.crossed(n) for n in self.body.nodes))

@@ -1,0 +1,1 @@
+"""Recurrences along one dim whose states are small matrices."""
