@@ -214,8 +214,9 @@ class Case:
     def alone(self, block: Spec, key: str, without: bool = False) -> Spec:
         """A spec of this block alone, its key there for certain to have an effect, or left out.
 
-        Its score does not hide what the key does: one such as s*s may leave each query a single key."""
-        told = {**block, **{k: v for k, v in {"score": "s/4 + k % 2", "scale": 0.77}.items() if k in block}}
+        Its score and weights do not hide what the key does: s*s may leave each query a single key, 1 all alike."""
+        telling = {"score": "s/4 + k % 2", "scale": 0.77, "weights": "laplace"}
+        told = {**block, **{k: v for k, v in telling.items() if k in block}}
         own = {k: v for k, v in told.items() if not (without and k == key)}
         head = {k: self.spec[k] for k in ("weft", "name", "dims")}
         return {**head, "stack": [{"layer": [{"block": own}]}], "embed": {"positions": [{"learned": "most"}]}}
