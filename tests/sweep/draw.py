@@ -196,7 +196,10 @@ class Draw:
             block["head"] = 4 + latent["shared"] // 4 * 2
 
     def scaled(self, s: Spec) -> None:
-        """Factors on what sub-layers leave, of all or of one, now and then."""
+        """Weight norm, and factors on what sub-layers leave, of all or of one, now and then."""
+        for block in (b for b in blocks_of(s) if b["kind"] == "mlp" and self.scales.random() < 0.2):
+            block["weight_norm"] = copy.deepcopy(self.scales.choice(o.WEIGHT_NORM))
+            self.told.append(f"mlp.weight_norm={block['weight_norm']}")
         alone = [step for layer in layers_of(s) for step in layer if isinstance(step, dict) and "block" in step]
         for at, part in (("sublayer", s["sublayer"]), *(("step", step) for step in alone)):
             if self.scales.random() < 0.1:

@@ -257,6 +257,7 @@ LATENT: Options = [
 ]  # fmt: skip
 """Of heads of 4 dims, where some are shared."""
 NTK: Options = [{"scaling": {"kind": "ntk", "factor": 3.0}}]
+WEIGHT_NORM: Options = ["ones", {"constant": 0.5}, {"normal": 1.0}]
 RESIDUAL_SCALE: Options = ["sqrt(1/2)", 0.5, "1/heads", 1.0]
 RESIDUAL: Options = ["pre", "post", "none"]
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from weft.errors import Path, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.lower.weight_norm import weights
 from weft.frontends.memories import stream_of
 from weft.frontends.schema_values import Activation, Init, Size, SpecPart
 
@@ -106,22 +107,9 @@ class Lane:
         return s.map("hidden", act, to=to, let=let, dtype=s.compute, **{f"{k}_in": v for k, v in got.items()}, **bias)
 
     def weights(self, stem: str) -> Val:
-        """The weights [taps into out], or [taps channels]; their norms over all but the last dim are as they are, or
-        parameters `stem`.gain."""
-        s, rule = self.s, self.layer.weight_norm
+        """The weights [taps into out], or [taps channels]."""
         into = self.tap if self.layer.depthwise else f"{self.tap} {self.into}"
-        w = s.param(
-            f"{stem}.weight", f"{into} {self.out}", fan_in=into, dtype=s.compute if rule is None else s.accumulate
-        )
-        if rule is None:
-            return w
-        where = (rule, (*self.path, "weight_norm"))
-        gain = s.param(f"{stem}.gain", self.out, rule=where, dtype=s.accumulate)
-        square = s.map("square", "w*w", w=w, dtype=s.accumulate)
-        total = s.g.reduce(square, to=(self.out,))
-        return s.map(
-            "weights", "w * gain * rsqrt(t)", w=w, gain=gain, t=total, to=f"{into} {self.out}", dtype=s.compute
-        )
+        return weights(self.s, stem, into, self.out, self.layer.weight_norm, self.path)
 
 
 def there(s: Scope, x: Val) -> Val:
