@@ -18,7 +18,7 @@ DIMS = {"batch": 2, "seq": 5, "width": 6, "inner": 4, "vocab": 7}
 def normed(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     """A linear map whose weight is g v / ||v||, as torch says it; rows are results."""
     v, g = w[f"{name}.weight"], w[f"{name}.gain"]
-    layer = weight_norm(nn.Linear(*v.shape, dtype=v.dtype))
+    layer = weight_norm(nn.Linear(v.shape[0], v.shape[1], dtype=v.dtype))
     weights = {"parametrizations.weight.original0": g[:, None], "parametrizations.weight.original1": v.T}
     return torch.func.functional_call(layer, {**weights, "bias": w[f"{name}.bias"]}, (x,))
 
