@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weft.errors import Path, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
-from weft.frontends.lower.weight_norm import weights
+from weft.frontends.blocks.weight_norm import weights
 from weft.frontends.memories import stream_of
 from weft.frontends.schema_values import Activation, Init, Size, SpecPart
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weft.errors import Path
 from weft.frontends.blocks.kind import Aux, BlockKind
-from weft.frontends.lower.weight_norm import weights
+from weft.frontends.blocks.weight_norm import weights
 from weft.frontends.schema_values import Activation, Init, Size
 
 if TYPE_CHECKING:
