@@ -8,7 +8,6 @@ from pydantic import Field
 
 from weft.errors import Path, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
-from weft.frontends.blocks.weight_norm import weights
 from weft.frontends.memories import stream_of
 from weft.frontends.schema_values import Activation, Init, Size, SpecPart
 
@@ -109,7 +108,7 @@ class Lane:
     def weights(self, stem: str) -> Val:
         """The weights [taps into out], or [taps channels]."""
         into = self.tap if self.layer.depthwise else f"{self.tap} {self.into}"
-        return weights(self.s, stem, into, self.out, self.layer.weight_norm, self.path)
+        return self.s.weights(stem, into, self.out, self.layer.weight_norm, self.path)
 
 
 def there(s: Scope, x: Val) -> Val:

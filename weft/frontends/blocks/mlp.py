@@ -8,7 +8,6 @@ from pydantic import Field
 
 from weft.errors import Path
 from weft.frontends.blocks.kind import Aux, BlockKind
-from weft.frontends.blocks.weight_norm import weights
 from weft.frontends.schema_values import Activation, Init, Size
 
 if TYPE_CHECKING:
@@ -41,14 +40,14 @@ class Mlp(BlockKind):
         with s.at(*path):
             act = s.activation(self.activation, (*path, "activation"), self.gated)
             got = {
-                m: s.einsum(m, x, weights(s, f"{stem}.{m}", "width", inner, self.weight_norm, path), to=to)
+                m: s.einsum(m, x, s.weights(f"{stem}.{m}", "width", inner, self.weight_norm, path), to=to)
                 for m in matrices
             }
             bias = {f"{m}_bias": s.param(f"{stem}.{m}.bias", inner, "bias") for m in matrices if self.bias}
             with s.at(*path, "activation"):
                 h = s.hidden(got["up"], got.get("gate"), act, to, **bias)
             name, to = stem.rsplit(".", 1)[-1], " ".join(s.space)
-            y = s.einsum(name, h, weights(s, f"{stem}.down", inner, "width", self.weight_norm, path, "output"), to=to)
+            y = s.einsum(name, h, s.weights(f"{stem}.down", inner, "width", self.weight_norm, path, "output"), to=to)
             if self.bias:
                 y = s.map(name, "y + b", y=y, b=s.param(f"{stem}.down.bias", "width", "bias"), to=to, dtype=s.compute)
             return y, []

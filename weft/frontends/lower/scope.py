@@ -14,7 +14,7 @@ from sympy.logic.boolalg import Boolean
 
 from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends import vocabulary
-from weft.frontends.lower import gating
+from weft.frontends.lower import gating, weight_norm
 from weft.frontends.lower.norms import normalised
 from weft.frontends.lower.operands import OF_HEADS, OF_STREAM, Names, Operand, finite
 from weft.frontends.resolve import Dims
@@ -381,9 +381,8 @@ class Scope:
         """See `gating`."""
         return gating.activation(self.low, text, path, gated)
 
-    def hidden(self, up: Val, gate: Val | None, act: sp.Expr, to: str, **bias: Val) -> Val:
-        """See `gating`."""
-        return gating.hidden(self, up, gate, act, to, **bias)
+    hidden = gating.hidden
+    weights = weight_norm.weights
 
     def gather(self, name: str, table: Val, *index: Val, at: str) -> Val:
         return self.g.one(Gather(tuple(at.split())), table, *index, names=[name])
