@@ -195,7 +195,10 @@ H3: dict[str, Options] = {
 
 MATRICES: Options = [  # cells that multiply by matrices; `norm`, `chunk` and `direction` are drawn apart
     {
-        "inputs": {"f": _KEY, "z": _KEY}, "matrices": {"rf": _KEY, "rz": {"over": _KEY, "init": {"normal": 0.5}}},
+        "inputs": {"f": _KEY, "z": _KEY},
+        "matrices": {
+            "rf": {"over": ["head"], "to": ["head"], "each": ["heads"]}, "rz": {"over": _KEY, "init": {"normal": 0.5}},
+        },
         "state": {"h": {"dims": _KEY, "init": 0.25}}, "let": {"g": "sigmoid(f + rf(h))"},
         "update": {"h": "g*h + (1 - g)*tanh(z + rz(h))"}, "output": "next(h)",
     },
@@ -209,11 +212,12 @@ MATRICES: Options = [  # cells that multiply by matrices; `norm`, `chunk` and `d
         "output": "c + next(c)*u",
     },
     {  # linear in its state, which every place of the next one reads whole
-        "inputs": {"u": _KEY}, "matrices": {"r": {"over": ["head"], "init": {"normal": 0.3}}}, "state": {"h": _KEY},
-        "update": {"h": "r(h) + u"}, "output": "next(h)",
+        "inputs": {"u": _KEY}, "state": {"h": _KEY},
+        "matrices": {"r": {"over": _KEY, "to": _KEY, "init": {"normal": 0.2}}, "w": _KEY},
+        "update": {"h": "r(h) + w(u)"}, "output": "next(h)",
     },
     {
-        "inputs": {"k": _KEY, "v": _VALUE}, "matrices": {"w": {"over": ["head"], "each": ["heads"]}},
+        "inputs": {"k": _KEY, "v": _VALUE}, "matrices": {"w": {"over": ["head"], "to": ["head"], "each": ["heads"]}},
         "state": {"s": _STATE}, "let": {"e": "softmax(head, w(k))"}, "update": {"s": "0.9*s + e*v"},
         "output": "sum(head, e*next(s)) + cumsum(inner, v)",
     },
