@@ -46,6 +46,15 @@ class StepSizes(SpecPart):
         return self
 
 
+CALLED = {
+    "lr": "pole_real", "li": "pole_imag", "x": "damping", "y": "angle", "t": "half", "hh": "length", "ll": "length",
+    "ar": "factor_real", "ai": "factor_imag", "nr": "change_real", "ni": "change_imag", "er": "end_real",
+    "ei": "end_imag", "zr": "total_real", "zi": "total_imag", "zz": "length", "br": "entry_real", "bi": "entry_imag",
+    "ur": "driven_real", "ui": "driven_imag", "cr": "weight_real", "ci": "weight_imag",
+}  # fmt: skip
+"""What the numbers of a state space are called in a graph, by their names in formulas."""
+
+
 class Diagonal(SpecPart):
     """A diagonal state space: x' = poles x + u, y = Re(weights x) + skip u, for each channel by itself, at steps `dt`.
 
@@ -157,10 +166,10 @@ class _System:
         if block.drive != "none":
             rules = block.drive, InitRule(constant=0.0)
             given |= {f"d{p}": self.param(f"drive_{n}", own, rule) for (p, n), rule in zip(self.parts, rules)}
-        names = [f"{k}{p}" for k in "ac" for p, _ in self.parts]
-        lets = self.lets("log_dt_real" in given)
-        outs = self.s.g.maps(names, given, let=lets, to=own, dtype=self.dtype, names=names)
-        return dict(zip(names, outs))
+        for name, formula in self.lets("log_dt_real" in given).items():
+            dims = own if name[0] in "ac" else None
+            (given[name],) = self.s.g.maps([formula], given, to=dims, dtype=self.dtype, names=[CALLED.get(name, name)])
+        return {n: given[n] for n in ("ar", "ai", "cr", "ci") if n in given}
 
     @property
     def parts(self) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from typing import Any
 from weft.ir.builder import Builder
 from weft.ir.library import LongConvolve, Powers
 from weft.ir.ops.chunks import Chunk, Unchunk
+from weft.ir.ops.primitives import Einsum, Gather
 from weft.ir.ops.regions import Loop
 from weft.ir.types import Dims, Val, union
 from weft.passes.chunk.fixed import Complex, FixedState, product
@@ -58,28 +59,35 @@ class FixedForms:
     def ordered(self, v: Val | None) -> Val | None:
         return v and self.g.expand(v, to=self.sorted(v))
 
-    def maps(self, formulas: Sequence[str], **given: Val | None) -> Parts:
-        """Two formulas over values; a term without one of them is missing, and so is a formula without terms."""
+    def maps(self, name: str, formulas: Sequence[str], **given: Val | None) -> Parts:
+        """Two formulas over values, called `name`; a term without one of them is missing, and a formula without terms."""
         there = {n: v for n, v in given.items() if v is not None}
         texts, to = left(formulas, there), self.sorted(*there.values())
-        some = [t for t in texts if t]
-        made = iter(self.g.maps(some, there, to=to, dtype=self.dtype) if some else ())
+        some = {f"{name}_{part}": t for part, t in zip(("real", "imag"), texts) if t}
+        made = iter(self.g.maps(some.values(), there, to=to, dtype=self.dtype, names=list(some)) if some else ())
         re, im = (next(made) if t else None for t in texts)
         return re, im
 
-    def times(self, x: Parts, y: Parts) -> Parts:
+    def times(self, name: str, x: Parts, y: Parts) -> Parts:
         """Products of complex numbers."""
-        return self.maps(["a*c + -b*d", "a*d + b*c"], a=x[0], b=x[1], c=y[0], d=y[1])
+        return self.maps(name, ["a*c + -b*d", "a*d + b*c"], a=x[0], b=x[1], c=y[0], d=y[1])
 
-    def read(self, x: Parts, y: Parts) -> Val:
+    def summed(self, name: str, *x: Val, to: Dims) -> Val:
+        """A product, summed over what `to` leaves out."""
+        return self.g.one(Einsum(to), *x, names=[name])
+
+    def read(self, name: str, x: Parts, y: Parts) -> Val:
         """The real part of the products, summed over keys."""
         to = self.sorted(*x, *y, but=self.of.key)
-        both = [self.g.einsum(a, b, to=to) for a, b in zip(x, y) if a is not None and b is not None]
-        return both[0] if len(both) == 1 else self.g.map("a - b", a=both[0], b=both[1], to=to, dtype=self.dtype)
+        both = [self.summed(name, a, b, to=to) for a, b in zip(x, y) if a is not None and b is not None]
+        if len(both) == 1:
+            return both[0]
+        return self.g.map("a - b", a=both[0], b=both[1], to=to, dtype=self.dtype, names=[name])
 
-    def taken(self, x: Parts, at: Val, dim: str) -> Parts:
+    def taken(self, name: str, x: Parts, at: Val, dim: str) -> Parts:
         """Values at coordinates of a dim; 0 outside."""
-        re, im = (v and self.ordered(self.g.gather(v, at, at=dim)) for v in x)
+        names = f"{name}_real", f"{name}_imag"
+        re, im = (v and self.ordered(self.g.one(Gather((dim,)), v, at, names=[n])) for n, v in zip(names, x))
         return re, im
 
     @cached_property
@@ -89,7 +97,7 @@ class FixedForms:
 
     def powers(self, x: Parts, at: str) -> Parts:
         given = [v for v in x if v is not None]
-        found = self.g.many(Powers(at), *given, names=("power", "turn")[: len(given)])
+        found = self.g.many(Powers(at), *given, names=("powers_real", "powers_imag")[: len(given)])
         re, im = [*map(self.ordered, found), None][:2]
         return re, im
 
@@ -102,12 +110,12 @@ class FixedForms:
     def whole(self) -> Parts:
         """What is left of a state after a chunk."""
         last = self.g.map(f"n_{self.row} - 1", to=(), dtype="i64")
-        return self.times(self.taken(self.power, last, self.row), self.decay)
+        return self.times("whole", self.taken("last", self.power, last, self.row), self.decay)
 
     def placed(self, y: Any) -> Val:
         """What is written at each position, in chunks."""
         v = self.out.value(y, self.dtype, (self.batch, self.out.time))
-        v = self.g.one(Chunk(self.out.time, self.chunks, self.row), v)
+        v = self.g.one(Chunk(self.out.time, self.chunks, self.row), v, names=["given"])
         return self.g.expand(v, to=self.sorted(v))
 
     def weights(self, reader: int, key: Complex | None = None) -> Parts:
@@ -117,7 +125,7 @@ class FixedForms:
 
     def kernel(self, reader: int, key: Complex) -> Val:
         """m, along `row`."""
-        return self.read(self.weights(reader, key), self.power)
+        return self.read("kernel", self.weights(reader, key), self.power)
 
 
 class InChunks(FixedForms):
@@ -134,7 +142,7 @@ class InChunks(FixedForms):
         of, names = self.of, ("re", "im")[: len(starts)]
         dims = (*of.lead, self.batch, *of.value, *of.key)
         turned = self.g.map(f"n_{self.row} - 1 - i_{self.row}", to=(self.row,), dtype="i64")
-        back = self.taken(self.power, turned, self.row)
+        back = self.taken("to_end", self.power, turned, self.row)
         added = self.plus([self.into(key, back, u) for key, u in self.given], (*dims, self.chunks))
         b, outer = Builder(), list[Val]()
         carried: dict[str, Val] = {n: b.input(n, v.type.but(dims)) for n, v in zip(names, starts)}
@@ -156,8 +164,8 @@ class InChunks(FixedForms):
 
     def into(self, key: Complex, powers: Parts, u: Val) -> Parts:
         """What u [.. row] comes to in the state, each place times a power and the key."""
-        found = powers if key == (1, 0) else self.times(self.values(key, *self.of.key), powers)
-        re, im = (v and self.g.einsum(v, u, to=self.sorted(v, u, but=(self.row,))) for v in found)
+        found = powers if key == (1, 0) else self.times("written", self.values(key, *self.of.key), powers)
+        re, im = (v and self.summed("added", v, u, to=self.sorted(v, u, but=(self.row,))) for v in found)
         return re, im
 
     def plus(self, parts: Sequence[Parts], to: Dims) -> Parts:
@@ -176,13 +184,14 @@ class InChunks(FixedForms):
         return re, im
 
     def reads(self, r: int) -> Val:
-        terms = [self.read(self.times(self.weights(r), self.power), self.state)]
-        lag = self.g.map(f"i_{self.row} - i_{self.column} - 1", to=(self.row, self.column), dtype="i64")
+        terms = [self.read("far", self.times("read", self.weights(r), self.power), self.state)]
+        places = f"i_{self.row} - i_{self.column} - 1"
+        lag = self.g.map(places, to=(self.row, self.column), dtype="i64", names=["lag"])
         for key, u in self.given:
-            table = self.ordered(self.g.gather(self.kernel(r, key), lag, at=self.row))
+            (table, _) = self.taken("table", (self.kernel(r, key), None), lag, self.row)
             assert table is not None
             u = self.g.rename(u, self.row, self.column)
-            terms.append(self.g.einsum(table, u, to=self.sorted(table, u, but=(self.column,))))
+            terms.append(self.summed("near", table, u, to=self.sorted(table, u, but=(self.column,))))
         own = (*self.of.lead, self.batch, *self.of.value, self.chunks, self.row)
         (total, _) = self.plus([(t, None) for t in terms], own)
         assert total is not None
@@ -199,12 +208,12 @@ class InChunks(FixedForms):
             have = self.g.map(f"n - q*n_{row}", n=lengths, q=at, dtype="i64")
         less = self.g.map("n - 1", n=have, dtype="i64")
         turned = self.g.map(f"n - 1 - i_{row}", n=have, to=(*have.dims, row), dtype="i64")
-        stays = self.chosen(have, self.times(self.taken(self.power, less, row), self.decay))
-        parts = [self.times(stays, self.taken(self.state, at, self.chunks))]
+        stays = self.chosen(have, self.times("left", self.taken("left", self.power, less, row), self.decay))
+        parts = [self.times("stays", stays, self.taken("before", self.state, at, self.chunks))]
         for key, u in self.given:
-            (u, _) = self.taken((u, None), at, self.chunks)
+            (u, _) = self.taken("given", (u, None), at, self.chunks)
             assert u is not None
-            parts.append(self.into(key, self.taken(self.power, turned, row), u))
+            parts.append(self.into(key, self.taken("to_end", self.power, turned, row), u))
         dims = (*of.lead, self.batch, *of.value, *of.key)
         found = self.plus(parts, dims)
         there = (v if v is not None else self.g.map(0, to=dims, dtype=self.dtype) for v in found)
@@ -234,10 +243,10 @@ class AtOnce(FixedForms):
         high = self.powers(self.whole, self.chunks)
         terms: dict[str, Any] = {}
         for i, (key, y) in enumerate(of.sources):
-            k = self.read(self.times(self.weights(r, key), high), self.power)
+            k = self.read("kernel", self.times("read", self.weights(r, key), high), self.power)
             k = self.g.one(Unchunk(self.chunks, self.row, time), self.g.expand(k, to=(*of.lead, self.chunks, self.row)))
             u = self.g.expand(self.out.value(y, self.dtype, (self.batch, time)), to=dims)
-            terms[f"t{i}"] = self.g.one(LongConvolve(time, self.before[0]), u, k)
+            terms[f"t{i}"] = self.g.one(LongConvolve(time, self.before[0]), u, k, names=["convolved"])
         if len(terms) == 1:
             return terms["t0"]
         return self.g.map(" + ".join(terms), to=dims, dtype=self.dtype, **terms)
