@@ -34,9 +34,9 @@ def powers(a: Tensor, count: int) -> Tensor:
     return out[..., :count]
 
 
-def theirs(u: Tensor, ar: Tensor, ai: Tensor, cr: Tensor, ci: Tensor) -> Tensor:
+def theirs(u: Tensor, factor_real: Tensor, factor_imag: Tensor, weight_real: Tensor, weight_imag: Tensor) -> Tensor:
     """u [batch seq channels], numbers [channels states]."""
-    a, c, t, n = torch.complex(ar, ai), torch.complex(cr, ci), u.shape[1], 128
+    a, c, t, n = torch.complex(factor_real, factor_imag), torch.complex(weight_real, weight_imag), u.shape[1], 128
     low = powers(a, n)
     high = powers(low[..., -1] * a, -(-t // n))
     k = torch.einsum("hni,hnj->hij", c[..., None] * high, low).real.flatten(-2)[..., :t]
@@ -50,7 +50,8 @@ def drawn(seq: int, states: int) -> dict[str, Tensor]:
     a = torch.exp(torch.complex(-0.5 * step.expand(-1, states), torch.pi * step * torch.arange(states)))
     c = torch.randn(2, SIZES["width"], states) * step
     u = torch.randn(SIZES["batch"], seq, SIZES["width"])
-    return {"u": u, "ar": a.real.contiguous(), "ai": a.imag.contiguous(), "cr": c[0], "ci": c[1]}
+    numbers = a.real.contiguous(), a.imag.contiguous(), c[0], c[1]
+    return {"u": u, **dict(zip(("factor_real", "factor_imag", "weight_real", "weight_imag"), numbers))}
 
 
 def measured(seq: int, states: int, chunk: int, repeats: int) -> dict[str, Any]:

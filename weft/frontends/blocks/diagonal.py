@@ -166,9 +166,11 @@ class _System:
         if block.drive != "none":
             rules = block.drive, InitRule(constant=0.0)
             given |= {f"d{p}": self.param(f"drive_{n}", own, rule) for (p, n), rule in zip(self.parts, rules)}
-        for name, formula in self.lets("log_dt_real" in given).items():
-            dims = own if name[0] in "ac" else None
-            (given[name],) = self.s.g.maps([formula], given, to=dims, dtype=self.dtype, names=[CALLED.get(name, name)])
+        formulas = self.lets("log_dt_real" in given)
+        plain = {name: formulas.pop(name) for name in list(formulas) if formulas[name].isdigit()}
+        for name, formula in formulas.items():
+            dims, names = own if name[0] in "ac" else None, [CALLED.get(name, name)]
+            (given[name],) = self.s.g.maps([formula], given, let=plain, to=dims, dtype=self.dtype, names=names)
         return {n: given[n] for n in ("ar", "ai", "cr", "ci") if n in given}
 
     @property

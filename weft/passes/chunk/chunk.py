@@ -119,10 +119,19 @@ class _Loop:
     ) -> dict[tuple[int, ...], FixedState]:
         """The states whose numbers are fixed and differ by key: alone, or two that are one complex number."""
         steps = {i: self.unheld(forms, forms.form[self.body.outputs[i]] or {}) for i in range(self.count)}
-        groups: list[tuple[int, ...]] = [*coupled([steps[i] for i in range(self.count)])]
-        groups += [(i,) for i in states if not any(i in g for g in groups) and self.by_key(forms, i, steps[i], reads)]
-        wanted = self.wanted(forms)
-        return {g: fixed_state(forms, g, [steps[i] for i in g], reads, wanted) for g in groups}
+        pairs = coupled([steps[i] for i in range(self.count)])
+        alone = [i for i in states if not any(i in pair for pair in pairs)]
+        by_key: dict[tuple[int, ...], LinearState] = {
+            (i,): found for i in alone if (found := self.by_key(i, steps[i], reads)) is not None
+        }
+        made: dict[tuple[int, ...], FixedState] = {}
+        for group in (*pairs, *by_key):
+            try:
+                made[group] = fixed_state(forms, group, [steps[i] for i in group], reads, self.wanted(forms))
+            except NotLinear:
+                if group not in by_key or not by_key[group].value:
+                    raise
+        return made
 
     def unheld(self, forms: Forms, step: Form) -> Form:
         """The step of a place where there is something: behind the last one no state is read but at the end."""
@@ -133,12 +142,12 @@ class _Loop:
         found = {a: e.xreplace(there) for a, e in step.items()}
         return {a: e for a, e in found.items() if e != 0}
 
-    def by_key(self, forms: Forms, i: int, step: Form, reads: Sequence[StateRead]) -> bool:
-        """Does a state have decays by key, and no dim that shares the products of a chunk?"""
+    def by_key(self, i: int, step: Form, reads: Sequence[StateRead]) -> LinearState | None:
+        """A state alone that has decays by key: its numbers are fixed, or its values share the products of a chunk."""
         if any(isinstance(a, StateItself) and a.carry != i for a in step):
-            return False  # which `state` tells
+            return None  # which `state` tells
         found = linear_state(self.out, self.carries[i], i, step, reads)
-        return not found.value and not self.out.dims(found.decay).isdisjoint(found.key)
+        return None if self.out.dims(found.decay).isdisjoint(found.key) else found
 
     def chosen(self, group: tuple[int, ...], state: FixedState, known: dict[Any, Val]) -> ChosenForm:
         """What is read of a fixed state, in the form that costs least."""

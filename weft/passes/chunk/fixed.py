@@ -65,11 +65,12 @@ def fixed_state(
     if any(a is not None and not isinstance(a, StateItself) for step in steps for a in step):
         raise NotLinear(f"the next value of {name} depends on sums over it")
     decay, sources = _decay(name, group, steps), _sources(out, name, summed, steps)
-    readers = _readers(forms, group, wanted)
+    readers, read = _readers(forms, group, wanted)
     numbers = [*decay, *(e for key, _ in sources for e in key), *(e for w in readers for e in w)]
     dims = set[str]().union(*map(out.dims, numbers)) - summed
     if any(_moves(out, e) for e in numbers) or not dims <= set(parts[0].dims[1:]):
         raise NotLinear(f"{name} has no dim that shares the products of a chunk, and numbers that move")
+    forms.form.update(read)
     rest = [d for d in parts[0].dims[1:] if d not in summed]
     lead, value = (tuple(d for d in rest if (d in dims) == own) for own in (True, False))
     key = tuple(d for d in parts[0].dims if d in summed)
@@ -107,9 +108,13 @@ def _sources(out: Outside, name: str, key: frozenset[str], steps: Sequence[Form]
     return tuple(((re, im), given) for given, (re, im) in found.items())
 
 
-def _readers(forms: Forms, group: Sequence[int], wanted: Iterable[Val]) -> tuple[Complex, ...]:
-    """The weights of all reads: those of one form together, where none has a factor of its own."""
+def _readers(
+    forms: Forms, group: Sequence[int], wanted: Iterable[Val]
+) -> tuple[tuple[Complex, ...], dict[Val, Form | None]]:
+    """The weights of all reads: those of one form together, where none has a factor of its own; and the forms with
+    FixedReads in them."""
     found: list[Complex] = []
+    forms_read: dict[Val, Form | None] = {}
 
     def read(weights: Complex) -> FixedRead:
         if weights not in found:
@@ -129,5 +134,5 @@ def _readers(forms: Forms, group: Sequence[int], wanted: Iterable[Val]) -> tuple
             for a, e in mine.items():
                 atom = read((a.by, sp.S.Zero) if a.carry == group[0] else (sp.S.Zero, -a.by))
                 made[atom] = made.get(atom, sp.S.Zero) + e
-        forms.form[v] = made
-    return tuple(found)
+        forms_read[v] = made
+    return tuple(found), forms_read

@@ -60,7 +60,7 @@ class FixedForms:
         return v and self.g.expand(v, to=self.sorted(v))
 
     def maps(self, name: str, formulas: Sequence[str], **given: Val | None) -> Parts:
-        """Two formulas over values, called `name`; a term without one of them is missing, and a formula without terms."""
+        """Two formulas over values, called `name`; terms without one of them are missing, or all of one."""
         there = {n: v for n, v in given.items() if v is not None}
         texts, to = left(formulas, there), self.sorted(*there.values())
         some = {f"{name}_{part}": t for part, t in zip(("real", "imag"), texts) if t}
