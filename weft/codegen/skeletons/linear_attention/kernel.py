@@ -28,7 +28,7 @@ the chunks of the delta rule (Yang et al. 2024).
 | SIZES, NZ | sizes of the dims chunk ..., place, key; how many the first are |
 | C, LEVELS | places of a tile, a power of 2, and which one |
 | BK | keys of a tile |
-| DOT, PREC | dtype of the factors; "ieee" or "tf32" for fp32 |
+| DOT, PREC | dtype of the factors; "ieee", "tf32" or "tf32x3" for fp32 |
 | ACC, IDX | tl.float32 or tl.float64; tl.int32, or tl.int64 where a place or an offset can pass 2^31 |
 
 Grids: decayed_product and unit_inverse (chunks,); decayed_product_backward (chunks * key tiles,).
@@ -230,7 +230,7 @@ def unit_inverse(
     c = cz + (t.to(IDX), j.to(IDX))
     x = load_one(IN[0], in_strides[0], c, t < n, j < n, IN_DIMS, 0, NZ, NZ + 1).to(ACC)
     pairs, out = levels_of(t, j), tl.where(t == j, 1.0, tl.zeros([C, C], ACC))
-    for level in tl.static_range(LEVELS):
+    for level in tl.range(0, LEVELS):
         blocks = out.to(DOT)
         left = tl.dot(blocks, tl.where(pairs >> level == 1, x, 0.0).to(DOT), input_precision=PREC, out_dtype=ACC)
         out += tl.dot(left.to(DOT), blocks, input_precision=PREC, out_dtype=ACC)

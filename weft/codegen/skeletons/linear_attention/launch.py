@@ -36,9 +36,10 @@ def decayed_product_backward(name, like, chunks, sizes, ins=(), d=(), outs=()):
 
 
 def unit_inverse(name, like, chunks, places, ins=(), outs=()):
-    """Errors grow from level to level: factors are of the accumulator's dtype, in tf32 where results are narrower."""
+    """Errors grow from level to level: factors are of the accumulator's dtype, in tf32 where results are narrower, as
+    three of them where not."""
     config, ins, outs, sizes = host.config(name, like), host.laid(ins), host.laid(outs), (places, places)
-    prec = "tf32" if like.dtype.itemsize < 4 else "ieee"
+    prec = "tf32" if like.dtype.itemsize < 4 else "tf32x3"
     kernel.unit_inverse[(prod(chunks),)](
         ins.tensors, ins.strides, outs.tensors, outs.strides, (*chunks, *sizes), IN_DIMS=ins.dims, OUT_DIMS=outs.dims,
         **common(config, like, chunks, sizes, ins, outs) | {"DOT": host.acc(like), "PREC": prec},
