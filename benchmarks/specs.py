@@ -22,6 +22,7 @@ STANDS_FOR = {
 """Specs that `make test` crosses with what every spec goes through (ONNX, decoding, gradients, leaks), and for what."""
 LIKE = {
     "bart_large": "bart_base in other sizes",
+    "block_recurrent_150m": "transformer_xl_base; windows and states: tests/codegen/test_block_recurrence.py",
     "deepseek_v3": "latents, groups of experts, a bias that chooses, an expert of all: the sweep, tests/hf",
     "dss": "state spaces are drawn by the sweep, tests/passes/test_state_spaces",
     "flash_base": "gated units and mixed chunks: drawn by the sweep, and tests/codegen/test_gated_unit.py",

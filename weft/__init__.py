@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from weft.errors import WeftError as WeftError
     from weft.frontends.blocks import H3 as H3
     from weft.frontends.blocks import Attention as Attention
+    from weft.frontends.blocks import BlockRecurrence as BlockRecurrence
     from weft.frontends.blocks import Convolution as Convolution
     from weft.frontends.blocks import Mlp as MLP
     from weft.frontends.blocks import Moe as MoE
@@ -42,6 +43,7 @@ _HOME = {
     "save_hf": "weft.api:save_hf",
     "Model": "weft.frontends.schema:Model",
     "Attention": "weft.frontends.blocks:Attention",
+    "BlockRecurrence": "weft.frontends.blocks:BlockRecurrence",
     "Convolution": "weft.frontends.blocks:Convolution",
     "H3": "weft.frontends.blocks:H3",
     "MLP": "weft.frontends.blocks:Mlp",
@@ -57,6 +59,7 @@ __all__ = [
     "H3",
     "MLP",
     "Attention",
+    "BlockRecurrence",
     "Convolution",
     "MoE",
     "Model",

@@ -280,6 +280,11 @@ CORPUS = {
     "version_missing": [("W0101", 1, 1, 'write `weft: 1` first')],
     "version_newer": [("W0101", 1, 7, 'a newer weft reads this file')],
     "version_text": [("W0101", 1, 7, 'write `weft: 1`')],
+    "windows_align": [("W0402", 8, 49, 'runtime: {seq: {align: 8}}')],
+    "windows_buckets": [("W0402", 8, 77, 'more than 16')],
+    "windows_gate": [("W0104", 8, 69, "'gru' is not one of fixed, lstm")],
+    "windows_keep": [("W0402", 8, 49, 'memory: {keep: 8}')],
+    "windows_memory": [("W0403", 7, 16, 'memory: {of: hidden, keep: 8}')],
 }  # fmt: skip
 
 

@@ -64,6 +64,10 @@ MEMORY_TOKENS: Options = [
     {"keep": 1}, {"keep": 2}, {"keep": 2, "through": 1}, {"keep": 3, "written": True, "sees": "all"},
     {"keep": 2, "written": False}, {"keep": 2, "written": False, "sees": "all"}, {"keep": 1, "sees": "memory"},
 ]  # fmt: skip
+WINDOWS: dict[str, Options] = {
+    "heads": [1, 2], "head": [2, 4], "gate": ["fixed", "lstm"], "cell": ["dual", "single", "skip"], "inner": [6],
+    "activation": ["gelu", "max(x, 0)**2", "silu"], "buckets": [4, 8], "max_distance": [5, 64],
+}  # fmt: skip
 AMONG: Options = [*REMEMBERED, "q // 3 == k // 3", "k < 2 or causal", "rows(2)", "fixed(3, 1)"]
 """Patterns of tokens among which memory tokens stand."""
 FAR: Options = ["s - 0.1*(q - k)", "30*tanh(s/30)", "s*(1 + h)", "s*cos(q - k) + h", "0.5*s"]

@@ -37,7 +37,7 @@ def decoding(model: Structure, blocks: Mapping[object, Block], target: Target = 
     if len(lengths) != 1:
         return Decoding(why=f"{' and '.join(lengths)} grow at once" if lengths else "no stream grows")
     if any(s.start == "parameter" for s in model.program.states):
-        return Decoding(why="a segment writes its memory behind its last token; call forward, segment after segment")
+        return Decoding(why="what a segment leaves is made of all its tokens; call forward, segment after segment")
     time, once = lengths[0], whole(model)
     given = {k: _everywhere(model, k, once) for k in blocks}
     growing = {key(s) for i, s in enumerate(model.sites) if i not in once.once}

@@ -130,6 +130,7 @@ def totals(planned: Planned) -> Document:
 def _state(planned: Planned, s: ProgramState) -> Document:
     """What a call leaves to the next one; bytes: of what comes in, at the plan's sizes. It comes in and goes out."""
     v, of = planned.program.input(s.past), "hidden" if s.start == "empty" else "tokens"
+    of = "state" if s.start == "parameter" and v.dims.index(s.rows) == 2 else of
     more = {"layers": planned.sizes[v.dims[0]]} if v.dims.index(s.rows) == 2 else {}
     more |= {"keep": s.keep, "bytes": planned.prices.size(v)} | ({"through": s.through} if s.through else {})
     return {"name": s.name, "of": of, "start": s.start, "life": s.life, **more}

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from weft.frontends.blocks.attention import Attention
+from weft.frontends.blocks.block_recurrence import BlockRecurrence
 from weft.frontends.blocks.convolution import Convolution
 from weft.frontends.blocks.h3 import H3
 from weft.frontends.blocks.mlp import Mlp
@@ -18,6 +19,6 @@ from weft.frontends.blocks.state_space import StateSpace
 from weft.frontends.blocks.tensor_recurrence import TensorRecurrence
 
 Block = Annotated[
-    Attention | Mlp | Recurrence | TensorRecurrence | StateSpace | H3 | Moe | Convolution | OpaqueBlock,
+    Attention | Mlp | Recurrence | TensorRecurrence | StateSpace | H3 | Moe | Convolution | BlockRecurrence | OpaqueBlock,
     Field(discriminator="kind"),
 ]

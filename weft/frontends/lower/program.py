@@ -99,7 +99,7 @@ def _check_width(low: Lowering) -> None:
 def _program(low: Lowering, outputs: dict[str, Val], source: str) -> ir.Program:
     dtype, states = low.model.dtype, tuple(state for state, _ in low.states.values())
     runtime = {d: ir.Runtime(limit.max, limit.align) for d, limit in low.dims.runtime.items()}
-    runtime |= {low.memory[0]: ir.Runtime(low.memory[1], 1, 0)} if low.memory else {}
+    runtime |= {dim: ir.Runtime(keep, 1, 0) for dim, keep in low.memory.values()}
     return ir.Program(
         name=low.model.name,
         graph=low.top.graph(*outputs.values()),

@@ -61,8 +61,8 @@ class Lowering:
     """The place in the stack of the stage at hand."""
     contexts: set[str] = field(default_factory=set[str])
     """The streams that blocks of another one read."""
-    memory: tuple[str, int] | None = None
-    """The dim of rows of earlier segments, once an attention has them, and the most there are."""
+    memory: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    """The dims of rows of earlier segments, once a block has them, and the most there are."""
     remembers: set[str] = field(default_factory=set[str])
     """The streams on which an attention has the memory."""
     among: dict[str, TokenRows] = field(default_factory=dict[str, "TokenRows"])
@@ -143,16 +143,17 @@ class Lowering:
         """The size of a frozen dim."""
         return int(self.sizes[dim])
 
-    def remembering(self) -> tuple[str, int]:
-        """The dim of rows of earlier segments, chosen at run time, and the most there are."""
-        if self.memory is None:
+    def remembering(self, name: str = "memory", keep: int = 0) -> tuple[str, int]:
+        """The dim of rows of earlier segments, chosen at run time, and the most there are; default: the memory's."""
+        if name not in self.memory:
             with self.reading(("memory", "keep"), "W0201"):
-                keep = self.dims.size(self.model.memory.keep if self.model.memory else 0)
-            every = chain(["memory"], (f"memory_{i}" for i in count(2)))
+                keep = keep or self.dims.size(self.model.memory.keep if self.model.memory else 0)
+            stem = name if name == "memory" else f"past_{name}"
+            every = chain([stem], (f"{stem}_{i}" for i in count(2)))
             dim = next(n for n in every if n not in {*self.dims.sizes, *self.sizes})
             self.sizes[dim] = symbol(f"n_{dim}")
-            self.memory = dim, keep
-        return self.memory
+            self.memory[name] = dim, keep
+        return self.memory[name]
 
     def formula(self, text: float | str, path: Path, names: dict[str, Any] | None = None) -> sp.Expr:
         """A formula of the spec. Dims are numbers in it, `batch` and `seq` the largest: a prefix then computes what it
@@ -225,9 +226,10 @@ class Lowering:
 class Scope:
     """The body of one block: a builder, and what each of its inputs is. `ir`: the words that graphs are written with.
 
-    left: what it leaves to the next call, by part. `prefix` starts the logical names of its parameters ("layers.{}.").
-    `stream` is the one that it is on, `length` the dim of its rows and `space` the dims of its running value: [batch
-    length width]. ends: it stands before or behind all layers, where rows are tokens alone.
+    left: what it leaves to the next call, by part; handed: of those that start as a parameter, their rows. `prefix`
+    starts the logical names of its parameters ("layers.{}."). `stream` is the one that it is on, `length` the dim of
+    its rows and `space` the dims of its running value: [batch length width]. ends: it stands before or behind all
+    layers, where rows are tokens alone.
     """
 
     ir = vocabulary
@@ -241,6 +243,7 @@ class Scope:
         self.operands: list[Operand] = []
         self.found: dict[str, Val] = {}
         self.left: dict[str, Val] = {}
+        self.handed: dict[str, str] = {}
         self.compute, self.accumulate = low.model.dtype.compute, low.model.dtype.accumulate
 
     def _input(self, operand: Operand, name: str, type_: Type) -> Val:

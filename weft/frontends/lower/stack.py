@@ -57,11 +57,12 @@ def _state(call: Call, part: str) -> str:
 
 def _left(low: Lowering, calls: list[tuple[Call, Scope]], values: tuple[Val, ...]) -> None:
     """Note what the layers leave to the next call, stacked."""
-    names = [_state(call, part) for call, scope in calls for part in scope.left]
-    for name, value in zip(names, values):
-        rows, keep = low.remembering()
-        through = low.model.memory.through if low.model.memory else 0
-        state = ir.ProgramState(name, f"past_{name}", f"present_{name}", rows, keep, through=through)
+    through = low.model.memory.through if low.model.memory else 0
+    parts = [(_state(call, part), scope.handed.get(part)) for call, scope in calls for part in scope.left]
+    for (name, own), value in zip(parts, values):
+        rows, keep = low.remembering(own or "memory")
+        start = "parameter" if own else "empty"
+        state = ir.ProgramState(name, f"past_{name}", f"present_{name}", rows, keep, start, through=through)
         low.states[name] = state, value
 
 
