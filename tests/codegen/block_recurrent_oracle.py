@@ -45,7 +45,7 @@ def gated(w: Weights, p: str, shape: Shape, s: Tensor, y: Tensor, of: Mapping[st
 
     def product(part: str) -> Tensor:
         every = [torch.tensordot(x, w[f"{p}.{part}_{n}.weight"], dims=x.dim() - 2) for n, x in of.items()]
-        return sum(every, w[f"{p}.{part}.bias"])
+        return torch.stack(every).sum(0) + w[f"{p}.{part}.bias"]
 
     return s * (product("forget") + 1).sigmoid() + y * (product("enter") - 1).sigmoid()
 
@@ -80,12 +80,14 @@ def layer(
         token = attend(q[:, here], k[:, span], v[:, span], scale("tokens"), bias, hidden)
         cross = attend(q2[:, here], ks, vs, scale("to_states"))
         parts = {"output": token, "output_state": cross}
-        out.append(sum(torch.einsum("bnhe,hew->bnw", y, w[f"{p}{name}.weight"]) for name, y in parts.items()))
+        every = [torch.einsum("bnhe,hew->bnw", y, w[f"{p}{name}.weight"]) for name, y in parts.items()]
+        out.append(every[0] + every[1])
         of = {
             "own": attend(qs, ks, vs, scale("states")),
             "seen": attend(qs2, k[:, span], v[:, span], scale("to_tokens")),
         }
-        y = sum(torch.einsum("bnhe,hew->bnw", z, w[f"{p}state.{name}.weight"]) for name, z in of.items())
+        every = [torch.einsum("bnhe,hew->bnw", z, w[f"{p}state.{name}.weight"]) for name, z in of.items()]
+        y = every[0] + every[1]
         if shape.cell != "single":
             state = gated(w, f"{p}state.gate", shape, state, y, of)
             y = state if shape.cell == "skip" else rms(state, w[f"{p}state.last_norm.weight"])

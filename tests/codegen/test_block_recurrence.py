@@ -38,7 +38,7 @@ def spec(through: int = 0, seq: int = 12, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-CASES = {
+CASES: dict[tuple[str, str], dict[str, Any]] = {
     (gate, cell): {"gate": gate, "cell": cell} for gate in ("fixed", "lstm") for cell in ("skip", "dual", "single")
 }
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.sweep import options as o
 from tests.sweep.matrices import multiplied
-from tests.sweep.rows import packed, placed
+from tests.sweep.memories import hand_on
+from tests.sweep.rows import packed
 from tests.sweep.spaces import SHARE, space
 from tests.sweep.units import unit
 
@@ -104,58 +105,8 @@ class Draw:
             s.pop("dtype", None)  # a wrapped module has dtypes of its own
         elif self.streams.random() < self.share:
             s = self.two(s)
-        self.hand_on(s)
+        hand_on(s, self.memories, self.told)
         return packed(self.newer(s), self.rows, self.told)
-
-    def hand_on(self, s: Spec) -> None:
-        """Let a gradient through the memory, or give the model memory tokens, now and then."""
-        if "memory" in s:
-            if self.memories.random() < 0.3:
-                s["memory"]["through"] = self.memories.choice([1, 2])
-                self.told.append("memory.through")
-        elif "streams" not in s and self.memories.random() < 0.04:
-            self.windows(s)
-        elif self.memories.random() < 0.08:
-            own = "target" if "streams" in s else ""
-            if any(at == own and b.get("kind") == "attention" and "context" not in b for at, b in placed(s)):
-                self.tokens(s)
-
-    def windows(self, s: Spec) -> None:
-        """Put a block recurrence into a layer, and take from the other parts what goes with no memory."""
-        s["memory"] = {"keep": 2} | ({"through": 1} if self.memories.random() < 0.5 else {})
-        s["dims"] |= {"seq": 8, "most": 8}
-        s["runtime"] = s.get("runtime", {}) | {"seq": {"max": 8, "align": 2}}
-        s.get("embed", {}).pop("positions", None)
-        for block in blocks_of(s):
-            if block["kind"] not in ("attention", "mlp", "moe"):
-                block.clear()
-                block |= {"kind": "mlp"}
-            for key in ("plan", "globals", "score"):
-                block.pop(key, None)
-            if block["kind"] == "attention":
-                block["pattern"] = self.memories.choice(["strict_causal", "window(3)", "window_before(2)", "causal"])
-        found: Spec = {"kind": "block_recurrence", "window": 2, "states": 3}
-        found |= {k: self.memories.choice(v) for k, v in o.WINDOWS.items() if self.memories.random() < 0.7}
-        layers = [x for stage in s["stack"] for x in (stage.get("cycle") or [stage["layer"]])]
-        self.memories.choice(layers).append({"block": found})
-        self.told.append(f"windows={found}")
-
-    def tokens(self, s: Spec) -> None:
-        """Give the model memory tokens, and take from its parts what goes with none."""
-        s["memory"] = {"of": "tokens", **copy.deepcopy(self.memories.choice(o.MEMORY_TOKENS))}
-        s["memory"] |= {"stream": "target"} if "streams" in s else {}
-        self.told.append(f"memory={s['memory']}")
-        for block in blocks_of(s):
-            if block["kind"] not in ("attention", "mlp", "moe"):
-                block.clear()
-                block |= {"kind": "mlp"}
-            block.pop("skip_padding", None)
-            if block["kind"] == "attention":
-                for key in ("plan", "globals", "score"):
-                    block.pop(key, None)
-                own = block.get("context") is None
-                block["pattern"] = self.memories.choice(o.AMONG) if own else "all"
-                block |= {"score": self.memories.choice(o.FAR)} if own and self.memories.random() < 0.3 else {}
 
     def newer(self, s: Spec) -> Spec:
         """The spec with parts of today's decoders, each with a chance of its own."""

@@ -66,7 +66,7 @@ MEMORY_TOKENS: Options = [
 ]  # fmt: skip
 WINDOWS: dict[str, Options] = {
     "heads": [1, 2], "head": [2, 4], "gate": ["fixed", "lstm"], "cell": ["dual", "single", "skip"], "inner": [6],
-    "activation": ["gelu", "max(x, 0)**2", "silu"], "buckets": [4, 8], "max_distance": [5, 64],
+    "activation": ["gelu", "max(x, 0)**2", "silu"], "buckets": [4, 8], "max_distance": [17, 64],
 }  # fmt: skip
 AMONG: Options = [*REMEMBERED, "q // 3 == k // 3", "k < 2 or causal", "rows(2)", "fixed(3, 1)"]
 """Patterns of tokens among which memory tokens stand."""

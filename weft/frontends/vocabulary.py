@@ -5,8 +5,8 @@ import sympy as sympy
 
 from weft.frontends.capacity import capacity as capacity
 from weft.frontends.capacity import drops as drops
-from weft.ir.builder import Builder as Builder
 from weft.frontends.schema_values import InitRule as InitRule
+from weft.ir.builder import Builder as Builder
 from weft.ir.formula import normal as normal
 from weft.ir.formula import parse as parse
 from weft.ir.formula import symbol as symbol

@@ -18,7 +18,7 @@ from weft.frontends.blocks.recurrence import Recurrence
 from weft.frontends.blocks.state_space import StateSpace
 from weft.frontends.blocks.tensor_recurrence import TensorRecurrence
 
+Recurrent = Recurrence | TensorRecurrence | BlockRecurrence
 Block = Annotated[
-    Attention | Mlp | Recurrence | TensorRecurrence | StateSpace | H3 | Moe | Convolution | BlockRecurrence | OpaqueBlock,
-    Field(discriminator="kind"),
+    Attention | Mlp | Recurrent | StateSpace | H3 | Moe | Convolution | OpaqueBlock, Field(discriminator="kind")
 ]

@@ -66,12 +66,12 @@ class Windowed:
         given: dict[str, Val] = {}
         for name in ("query", "query_state"):
             q = s.linear(name, x, f"width {own}", f"batch {s.length} {own}", f"{self.stem}.{name}")
-            given[name] = self._unit(s.g, self._cut(s, q, s.length, self.place, 0), acc)
+            given[name] = self.unit(s.g, self._cut(s, q, s.length, self.place, 0), acc)
         for name in ("key", "value"):
             k = s.linear(name, rows.rows, f"width {own}", f"batch {rows.length} {own}", f"{self.stem}.{name}")
             before = s.ir.symbol(f"n_{rows.past}") - self.size
             cut = self._cut(s, k, rows.length, self.span, before)
-            given[name] = self._unit(s.g, cut, acc) if name == "key" else s.g.cast(cut, acc)
+            given[name] = self.unit(s.g, cut, acc) if name == "key" else s.g.cast(cut, acc)
         given |= {"bias": self._bias(s, block)} | self._parameters(s, block, path)
         return self._scanned(s, given, block, path)
 
@@ -81,7 +81,7 @@ class Windowed:
         at = s.map("at", formula, to=f"{self.windows} {to}", dtype="i64")
         return s.g.expand(s.gather("cut", x, at, at=length), to=f"{self.windows} batch {to} {self.heads} {self.head}")
 
-    def _unit(self, g: Builder, x: Val, acc: str) -> Val:
+    def unit(self, g: Builder, x: Val, acc: str) -> Val:
         """x / |x| of each head."""
         left = [d for d in x.dims if d != self.head]
         square = g.reduce(g.map("x*x", x=x, to=x.dims, dtype=acc), to=left)
@@ -184,7 +184,7 @@ class WindowBody:
         x = self._map("x + p", x.dims, x=x, p=g["place"])
         of = {n: self.b.einsum(x, g[f"{n}_weight"], to=own) for n in STATES}
         for n in ("key", "query", "query_token"):
-            of[n] = w._unit(self.b, of[n], self.acc)
+            of[n] = w.unit(self.b, of[n], self.acc)
         keys, values = (self.b.rename(of[n], w.states, w.keys) for n in ("key", "value"))
         near = f"where(i_{w.span} >= i_{w.place}, where(i_{w.span} < i_{w.place} + {w.size}, s, -oo), -oo)"
         token = self._attend(g["query"], g["key"], g["value"], rows, w.span, "scale_tokens", g["bias"], near)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from math import isfinite
 from typing import Any
 
@@ -19,6 +21,11 @@ OF_HEADS = {"targets": "i64", "labels": "i64", "seed": "i64"}
 
 Names = dict[str, Any]
 """What names stand for in a formula."""
+
+
+def numbered(name: str) -> Iterator[str]:
+    """The name, then the name and a number, from 2 on."""
+    return chain([name], (f"{name}_{i}" for i in count(2)))
 
 
 def finite(number: sp.Expr) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain, count
+from itertools import count
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends import vocabulary
 from weft.frontends.lower import gating, weight_norm
 from weft.frontends.lower.norms import normalised
-from weft.frontends.lower.operands import OF_HEADS, OF_STREAM, Names, Operand, finite
+from weft.frontends.lower.operands import OF_HEADS, OF_STREAM, Names, Operand, finite, numbered
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Init, InitRule, Norm, NormRule, Rates
 from weft.frontends.streams import of_heads
@@ -129,8 +129,7 @@ class Lowering:
     def mint(self, name: str, size: ir.Size, avoid: Iterable[str] = ()) -> str:
         """A dim of this size, called `name` if that is free."""
         taken = {**self.dims.sizes, **self.sizes}
-        names = chain([name], (f"{name}_{i}" for i in count(2)))
-        found = next(n for n in names if n not in avoid and taken.get(n, size) == size)
+        found = next(n for n in numbered(name) if n not in avoid and taken.get(n, size) == size)
         self.sizes[found] = size
         return self.plays(found, name)
 
@@ -149,8 +148,7 @@ class Lowering:
             with self.reading(("memory", "keep"), "W0201"):
                 keep = keep or self.dims.size(self.model.memory.keep if self.model.memory else 0)
             stem = name if name == "memory" else f"past_{name}"
-            every = chain([stem], (f"{stem}_{i}" for i in count(2)))
-            dim = next(n for n in every if n not in {*self.dims.sizes, *self.sizes})
+            dim = next(n for n in numbered(stem) if n not in {*self.dims.sizes, *self.sizes})
             self.sizes[dim] = symbol(f"n_{dim}")
             self.memory[name] = dim, keep
         return self.memory[name]
