@@ -11,6 +11,7 @@ from weft.frontends.load import load_text
 NAMES = {
     "MLP",
     "Attention",
+    "BlockRecurrence",
     "MoE",
     "H3",
     "Convolution",

@@ -64,7 +64,7 @@ class Lowering:
     memory: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """The dims of rows of earlier segments, once a block has them, and the most there are."""
     remembers: set[str] = field(default_factory=set[str])
-    """The streams on which an attention has the memory."""
+    """The streams whose memory a block has."""
     among: dict[str, TokenRows] = field(default_factory=dict[str, "TokenRows"])
     """The rows of a stream with memory tokens."""
     states: dict[str, tuple[ir.ProgramState, Val]] = field(default_factory=dict[str, tuple[ir.ProgramState, Val]])
@@ -146,9 +146,9 @@ class Lowering:
         """The dim of rows of earlier segments, chosen at run time, and the most there are; default: the memory's."""
         if name not in self.memory:
             with self.reading(("memory", "keep"), "W0201"):
-                keep = keep or self.dims.size(self.model.memory.keep if self.model.memory else 0)
-            stem = name if name == "memory" else f"past_{name}"
-            dim = next(n for n in numbered(stem) if n not in {*self.dims.sizes, *self.sizes})
+                keep = keep or self.dims.size(getattr(self.model.memory, "keep", 0))
+            names = numbered(name if name == "memory" else f"past_{name}")
+            dim = next(n for n in names if n not in {*self.dims.sizes, *self.sizes})
             self.sizes[dim] = symbol(f"n_{dim}")
             self.memory[name] = dim, keep
         return self.memory[name]
@@ -226,8 +226,7 @@ class Scope:
 
     left: what it leaves to the next call, by part; handed: of those that start as a parameter, their rows. `prefix`
     starts the logical names of its parameters ("layers.{}."). `stream` is the one that it is on, `length` the dim of
-    its rows and `space` the dims of its running value: [batch length width]. ends: it stands before or behind all
-    layers, where rows are tokens alone.
+    its rows and `space` the dims of its running value: [batch length width]. ends: no memory tokens stand among them.
     """
 
     ir = vocabulary
