@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from weft.frontends.blocks.attention import Attention
-from weft.frontends.blocks.block_recurrence import BlockRecurrence
 from weft.frontends.blocks.convolution import Convolution
 from weft.frontends.blocks.h3 import H3
+from weft.frontends.blocks.memory.block_recurrence import BlockRecurrence
 from weft.frontends.blocks.mlp import Mlp
 from weft.frontends.blocks.moe import Moe
 from weft.frontends.blocks.opaque import OpaqueBlock

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import Path, Problem
-from weft.frontends.blocks.behind import SAID
+from weft.frontends.blocks.memory.behind import SAID
 from weft.ir.pattern.expression import K, Q, add, const
 from weft.ir.pattern.formula import InTable, moved, opaque
 from weft.ir.pattern.pattern import Pattern

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, Tag, model_validator
 
 from weft.errors import FormulaError, Path, Problem, SpecError
-from weft.frontends.blocks.among import among, between, unfit_across, unfit_among
 from weft.frontends.blocks.apart import apart, misplaced, segments
-from weft.frontends.blocks.behind import unfit, unfit_score
 from weft.frontends.blocks.block_plan import BlockPlan, planned
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.blocks.latent import Latent, latent_problems
+from weft.frontends.blocks.memory.among import among, between, unfit_across, unfit_among
+from weft.frontends.blocks.memory.behind import unfit, unfit_score
 from weft.frontends.blocks.mixed_chunk import Chunks, MixedChunk
 from weft.frontends.blocks.projected import QkNorm, Sides, turned_and_normed
 from weft.frontends.blocks.relative import Placed, Relative, placed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weft.errors import Path, Problem, SpecError
-from weft.frontends.blocks.behind import Keys, remembered
+from weft.frontends.blocks.memory.behind import Keys, remembered
 from weft.frontends.suggest import did_you_mean
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ after:  rows = concat(read, x, write) [batch rows width], where read and write a
 
 from __future__ import annotations
 
-from weft.frontends.blocks.among import TokenRows
+from weft.frontends.blocks.memory.among import TokenRows
 from weft.frontends.lower.scope import Lowering, Scope
 from weft.frontends.memories import stream_of
 from weft.ir import program as ir

@@ -30,7 +30,7 @@ from weft.ir.ops.primitives import Einsum, Gather, Part, Rename
 from weft.ir.types import Type, Val
 
 if TYPE_CHECKING:
-    from weft.frontends.blocks.among import TokenRows
+    from weft.frontends.blocks.memory.among import TokenRows
     from weft.frontends.blocks.projected import QkNorm
     from weft.frontends.schema import Model, RowContent
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from weft.errors import Path
 
 if TYPE_CHECKING:
-    from weft.frontends.blocks.behind import Keys
-    from weft.frontends.blocks.block_recurrence import BlockRecurrence
+    from weft.frontends.blocks.memory.behind import Keys
+    from weft.frontends.blocks.memory.block_recurrence import BlockRecurrence
     from weft.frontends.lower.scope import Scope
     from weft.ir.builder import Builder
     from weft.ir.types import Val
@@ -89,7 +89,7 @@ class Windowed:
 
     def _bias(self, s: Scope, block: BlockRecurrence) -> Val:
         """The learned score of each distance: [place span heads]."""
-        from weft.frontends.blocks.block_recurrence import bucket  # which imports this file
+        from weft.frontends.blocks.memory.block_recurrence import bucket  # which imports this file
 
         low = s.low
         buckets = low.mint("buckets", block.buckets, (*s.space, self.heads, self.place, self.span))

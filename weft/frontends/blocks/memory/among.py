@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import Path, Problem
-from weft.frontends.blocks.behind import SAID
+from weft.frontends.blocks.memory.behind import SAID
 from weft.ir.pattern import Pattern
 from weft.ir.pattern.expression import K, Q, add, const
 from weft.ir.pattern.formula import InTable, moved, opaque

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from weft.errors import FormulaError, Path, Problem, SpecError
-from weft.frontends.blocks.behind import Keys, remembered
 from weft.frontends.blocks.kind import Aux, BlockKind
+from weft.frontends.blocks.memory.behind import Keys, remembered
+from weft.frontends.blocks.memory.windowed import Windowed
 from weft.frontends.blocks.relative import bounds
-from weft.frontends.blocks.windowed import Windowed
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Activation, Size
 
