@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,6 @@ from weft.errors import FormulaError, Path, Problem, SpecError
 from weft.frontends.blocks.kind import Aux, BlockKind
 from weft.frontends.blocks.memory.behind import Keys, remembered
 from weft.frontends.blocks.memory.windowed import Windowed
-from weft.frontends.blocks.relative import bounds
 from weft.frontends.resolve import Dims
 from weft.frontends.schema_values import Activation, Size
 
@@ -92,10 +91,3 @@ def _behind(s: Scope, x: Val, block: BlockRecurrence, stem: str, path: Path) -> 
         message = f"a window is {window} tokens, and the memory keeps {keep}"
         raise SpecError.at((*path, "window"), "W0402", message, f"memory: {{keep: {window}}}")
     return rows
-
-
-def bucket(s: Scope, distance: Any, many: int, most: int) -> Any:
-    """The bucket of a distance that is not negative, a formula (Raffel et al. 2020)."""
-    one, none = s.ir.sympy.S.One, s.ir.sympy.S.Zero
-    found: Any = s.ir.minimum(distance, s.ir.sympy.Integer(many // 2))
-    return found + sum((s.ir.where(distance >= n, one, none) for n in bounds(many, most)), none)

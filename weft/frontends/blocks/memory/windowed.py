@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import Path
+from weft.frontends.blocks.relative import bounds
 
 if TYPE_CHECKING:
     from weft.frontends.blocks.memory.behind import Keys
@@ -89,8 +90,6 @@ class Windowed:
 
     def _bias(self, s: Scope, block: BlockRecurrence) -> Val:
         """The learned score of each distance: [place span heads]."""
-        from weft.frontends.blocks.memory.block_recurrence import bucket  # which imports this file
-
         low = s.low
         buckets = low.mint("buckets", block.buckets, (*s.space, self.heads, self.place, self.span))
         table = s.param(f"{self.stem}.buckets", f"{buckets} {self.heads}", "position", self.heads, dtype=s.accumulate)
@@ -248,3 +247,10 @@ class WindowBody:
 
     def _map(self, formula: str, to: Any, **operands: Any) -> Val:
         return self.b.map(formula, to=to, dtype=self.acc, **operands)
+
+
+def bucket(s: Scope, distance: Any, many: int, most: int) -> Any:
+    """The bucket of a distance that is not negative, a formula (Raffel et al. 2020)."""
+    one, none = s.ir.sympy.S.One, s.ir.sympy.S.Zero
+    found: Any = s.ir.minimum(distance, s.ir.sympy.Integer(many // 2))
+    return found + sum((s.ir.where(distance >= n, one, none) for n in bounds(many, most)), none)
