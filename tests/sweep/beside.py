@@ -159,7 +159,8 @@ def divided(case: Any) -> None:
     for side in ("forward", "backward"):
         mine = [c for c in rows if c["side"].startswith(side) and not c["block"].endswith(ENDS)]
         times, want = sum(c["times"] for c in mine), sum(s.get("repeat", 1) * halves(s["layer"], side) for s in stages)
-        less = sum(s.get("repeat", 1) * narrow(case.spec, s) for s in stages) if side == "backward" else 0
+        saved = together if side == "forward" else narrow
+        less = sum(s.get("repeat", 1) * saved(case.spec, s) for s in stages)
         if not want - less <= times <= want:
             raise Fault("divided", f"{side}: {times} all-reduces in {want} halves of layers")
 
@@ -176,6 +177,11 @@ def halves(layer: list[Any], side: str) -> int:
     blocks = [x["block"] for each in inner for x in each if isinstance(x, dict)]
     crossing = sum("context" in b and "latent" not in b for b in blocks)  # that of a latent is reduced as it is, narrow
     return crossing + sum(1 if "norm" in step and "parallel" in step else len(each) for step, each in zip(steps, inner))
+
+
+def together(spec: Spec, stage: Spec) -> int:
+    """How many of a stage's halves lie beside another one: their sum may be reduced once."""
+    return sum(len(step["parallel"]) - 1 for step in stage["layer"] if isinstance(step, dict) and "parallel" in step)
 
 
 def narrow(spec: Spec, stage: Spec) -> int:
