@@ -14,7 +14,9 @@ from tests.sweep.coverage import Pair, every_key, pairs
 from tests.sweep.draw import Draw, Spec
 
 TRIED = 8
-"""Specs drawn for each that is run: the one with most pairs of options not yet seen."""
+"""Specs drawn for each that is run: the one with most options, and pairs of them, not yet seen."""
+NEW = 20
+"""What an option that was never taken counts for, in pairs of options."""
 RENEWED = 100
 """Cases after which a process is replaced: the modules of their packages stay imported."""
 
@@ -65,17 +67,21 @@ class Covered:
         }
 
 
-def drawn(seed: str, without: str = "^$", streams: float = STREAMS) -> Iterator[tuple[Spec, list[str]]]:
+def drawn(
+    seed: str, without: str = "^$", streams: float = STREAMS, tried: int = TRIED
+) -> Iterator[tuple[Spec, list[str]]]:
     """Specs without end, each with the options that were taken for it.
 
-    streams: the share that has several of them. without: a regular expression of options (`key=value`) that are left
-    out, such as those of a known fault, which would hide all else of its case."""
+    streams: the share that has several of them. tried: of so many drawn each time, the one with most that is new.
+    without: a regular expression of options (`key=value`) that are left out, such as those of a known fault, which
+    would hide all else of its case."""
     seen, together = Counter[str](), set[Pair]()
     for i in itertools.count():
         many = (Draw(f"{seed}.{i}.{j}", seen, streams) for j in itertools.count())
         fit = ((d.spec(), d.told) for d in many)
         kept = (x for x in fit if not any(re.search(without, t) for t in x[1]))
-        spec, told = max(itertools.islice(kept, TRIED), key=lambda x: len(pairs(x[1]) - together))
+        some = itertools.islice(kept, tried)
+        spec, told = max(some, key=lambda x: NEW * len({*x[1]} - {*seen}) + len(pairs(x[1]) - together))
         seen.update(told)
         together |= pairs(told)
         yield spec, told
