@@ -43,7 +43,7 @@ def test_every_key_is_described(part: type[BaseModel]) -> None:
 def test_shipped_specs_round_trip(path: Path) -> None:
     model = load_spec(path).model
     assert load_text(model.to_yaml()).model == model
-    assert {*model.runtime_dims, "width", "heads", "layers", "vocab"} <= set(model.dims)
+    assert {*model.runtime_dims, "width", "vocab"} <= set(model.dims)
     assert set(model.small) <= set(model.dims)
     assert {*model.runtime_dims[1:]} <= set(model.small) or "rows" in model.small
 

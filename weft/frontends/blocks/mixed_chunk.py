@@ -98,7 +98,7 @@ class Chunks:
         place = s.ir.parse(f"i % {self.size}", {"i": s.ir.symbol(f"i_{s.length}")})
         going = s.map("going", s.ir.where(place > 0, one, none), to=s.rows, dtype=s.accumulate)
         start = s.map("none", none, to=" ".join(self._state), dtype=s.accumulate)
-        given, b = (start, start, going, q, k, v), s.g.body()
+        given, b = (start, start, going, q, k, v), s.ir.Builder(s.g.src)
         names = ("seen", "own", "going", "q", "k", "v")
         step = (b.input(name, x.type.but(d for d in x.dims if d != s.length)) for name, x in zip(names, given))
         seen, own, on, q_t, k_t, v_t = step
