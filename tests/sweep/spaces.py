@@ -7,7 +7,7 @@ from typing import Any
 from tests.sweep import options as o
 
 Spec = dict[str, Any]
-SHARE = 0.06
+SHARE = 0.09
 """Of specs."""
 
 
