@@ -29,7 +29,7 @@ class Case:
         self.sizes = {"b": rng.choice((1, 2)), "c": rng.choice((1, 2)), "k": rng.choice((1, 5, 16, 19, 33))}
         self.sizes |= dict.fromkeys("tj", (rng.choice((1, 5, 15, 16)), rng.choice((17, 31, 32)))[seed % 2])
         if seed % 8 == 1:
-            self.sizes |= {"b": 1, "c": 1, "t": 52, "j": 52, "k": 5}
+            self.sizes |= {"b": 1, "c": 1, "t": 64, "j": 64, "k": 5}
         self.levels = max(4, (self.sizes["t"] - 1).bit_length())
         self.bk, self.index = rng.choice((16, 16, 32)), rng.choice((tl.int32, tl.int64))
         torch.manual_seed(seed)
