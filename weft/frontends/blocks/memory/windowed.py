@@ -152,7 +152,8 @@ class Windowed:
         state = b.input("state", start.type)
         inner = {n: b.input(n, v.type.but(d for d in v.dims if d != self.windows)) for n, v in given.items()}
         act = s.activation(block.activation, (*path, "activation")) if block.cell != "skip" else None
-        after, *seen = WindowBody(self, b, inner, block, act, s.accumulate).step(state)
+        with b.at(s.g.src):
+            after, *seen = WindowBody(self, b, inner, block, act, s.accumulate).step(state)
         last, *stacked = s.g.loop(self.windows, b.graph(after, *seen), 1, start, *given.values())[:3]
         left = s.g.cast(last, s.compute)
         through = low.model.memory is not None and low.model.memory.through
