@@ -15,7 +15,7 @@ from tests.sweep.draw import Draw, Spec
 
 TRIED = 8
 """Specs drawn for each that is run: the one with most options, and pairs of them, not yet seen."""
-NEW = 20
+NEW = 300
 """What an option that was never taken counts for, in pairs of options."""
 RENEWED = 100
 """Cases after which a process is replaced: the modules of their packages stay imported."""

@@ -14,7 +14,7 @@ from tests.sweep.draw import Spec
 from tests.sweep.shrink import paths, shrunk, without
 
 CASES = count(sample=100, soak=3_000)
-TRIED = 40
+TRIED = 100
 """Specs drawn for each that is run: a sample this small takes much choice to cover the language."""
 KERNELS = count(sample=50, soak=4)
 """Of so many cases one with its kernels."""
@@ -23,7 +23,7 @@ AT_ONCE = 5
 
 @cache
 def specs() -> list[Spec]:
-    return [spec for spec, _ in islice(drawn("2", tried=TRIED), CASES)]
+    return [spec for spec, _ in islice(drawn("3", tried=TRIED), CASES)]
 
 
 @pytest.mark.parametrize("first", range(0, CASES, AT_ONCE))
