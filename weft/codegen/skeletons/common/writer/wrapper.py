@@ -39,6 +39,7 @@ class Why(StrEnum):
     LAYOUT = "the skeleton does not walk this layout"
     WIDE = "its head is wider than the skeleton holds"
     CHUNK = "its chunk is longer than the skeleton holds"
+    UNREAD = "nothing reads one of its results"
 
 
 class Refused(Exception):

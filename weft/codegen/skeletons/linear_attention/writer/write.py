@@ -49,6 +49,8 @@ class _Within:
             raise Refused(Why.CHUNK, self.op.row)
         if any(v.dtype not in FLOATS for v in values):
             raise Refused(Why.NO_FLOAT)
+        if not {*self.node.outs} <= {*graph.outputs}:  # such as the gradient of keys that are constants
+            raise Refused(Why.UNREAD)
         own = {self.op.row, self.op.column, *getattr(self.op, "key", ())}
         lead = tuple(d for d in self.node.ins[0].dims if d not in own)
         self.lead = merged(lead, [v.dims for v in values])
