@@ -101,6 +101,7 @@ NEEDS = {
     "attention": {"pattern": "causal", "heads": 32, "kv_heads": 4, "head": 4},
     "moe": {"capacity_factor": 1.5, "experts": 4, "inner": 48},
     "recurrence": CELL | {"projection": {"rank": 32, "heads": 2}},
+    "block_recurrence": {"window": 8, "states": 4, "heads": 32, "head": 4, "inner": 48},
     "tensor_recurrence": {"inputs": {"u": []}, "state": {"c": []}, "update": {"c": "c + u"}, "output": "next(c)"},
 }
 """What a block of a kind is given beside the size in question."""
@@ -117,6 +118,7 @@ MINTED = [
     for part in get_args(get_args(Block)[0])
     for kind in [part.model_fields["kind"].default]
     for path in sizes_in(part) + (sizes_in(CellAttention, "projection") if kind == "recurrence" else [])
+    if (kind, *path) != ("block_recurrence", "window")  # what a model's memory keeps: all blocks have the same
 ]
 
 
@@ -139,6 +141,8 @@ def split_sizes(*blocks):
     parts = {f"b{i}": b for i, b in enumerate((*blocks, {"kind": "moe", **NEEDS["moe"]}))}
     dims = {d: DIMS[d] for d in ("batch", "seq", "width", "vocab", "layers")}  # all others are minted
     spec = {"name": "tiny", "dims": dims, "blocks": parts, "stack": [{"repeat": "layers", "layer": [*parts]}]}
+    if any(b["kind"] == "block_recurrence" for b in blocks):
+        spec["memory"] = {"keep": NEEDS["block_recurrence"]["window"]}
     program = lower(Model.model_validate(spec))
     sizes = program.resolve(batch=4, seq=32)
     split = cut(program, {"tp": 2, "ep": 2}, sizes).dims

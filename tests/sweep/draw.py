@@ -106,7 +106,11 @@ class Draw:
         elif self.streams.random() < self.share:
             s = self.two(s)
         hand_on(s, self.memories, self.told)
-        return packed(self.newer(s), self.rows, self.told)
+        s = self.newer(s)
+        if s.get("memory", {}).get("of") == "tokens":
+            for block in blocks_of(s):
+                block.pop("skip_padding", None)  # tokens of memory are no padding
+        return packed(s, self.rows, self.told)
 
     def newer(self, s: Spec) -> Spec:
         """The spec with parts of today's decoders, each with a chance of its own."""
