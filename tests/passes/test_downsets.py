@@ -87,6 +87,29 @@ def test_past_the_limit_the_answer_is_greedy_and_says_so():
     assert greedy.cost >= exact.cost
 
 
+def plainly_merged(preds: tuple[int, ...], table: dict[int, int | None]) -> list[int]:
+    """Two groups at a time, those that save most; whether that makes a cycle is tried on all of them."""
+    groups = [1 << v for v in range(len(preds))]
+    while True:
+        pairs = [(a, b) for i, a in enumerate(groups) for b in groups[i + 1 :] if Dag(preds).convex(a | b)]
+        saved = {(a, b): table[a] + table[b] - table[a | b] for a, b in pairs if table[a | b] is not None}
+        merged = {p: [*(g for g in groups if g not in p), p[0] | p[1]] for p, gain in saved.items() if gain > 0}
+        free = [p for p, then in merged.items() if acyclic(preds, then)]
+        if not free:
+            return groups
+        groups = merged[max(free, key=lambda p: saved[p])]
+
+
+def test_greedy_merges_close_no_cycle():
+    for seed in range(count(sample=60, soak=600)):
+        rng = random.Random(seed)
+        preds, table = case(rng, rng.randint(3, 9))
+
+        got = partition(Dag(preds), table.__getitem__, limit=0)
+
+        assert sorted(got.groups) == sorted(plainly_merged(preds, table)), seed
+
+
 @pytest.mark.parametrize("width", [6])
 def test_hull_takes_in_what_lies_between(width: int):
     dag = Dag(tuple(1 << v - 1 if v else 0 for v in range(width)))

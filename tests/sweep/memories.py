@@ -38,7 +38,7 @@ def _plain(block: Spec) -> None:
     if block["kind"] not in ("attention", "mlp", "moe"):
         block.clear()
         block |= {"kind": "mlp"}
-    for key in ("plan", "globals", "score", "skip_padding"):
+    for key in ("plan", "globals", "score"):
         block.pop(key, None)
 
 
