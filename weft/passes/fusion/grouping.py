@@ -227,11 +227,19 @@ class _Search:
 
     def _read(self, v: Val, nodes: Sequence[Node]) -> int:
         """Bytes read of an operand: of a gathered table, the rows."""
+        if v not in self.gathered:
+            return self.prices.size(v)
         shown = self.work.shown
         readers = [n for n in nodes if v in (shown.get(x, x) for x in n.ins)]
         if all(n.op.gathers and shown.get(n.ins[0], n.ins[0]) == v for n in readers):
             return min(self.prices.size(v), sum(self.prices.size(n.outs[0]) for n in readers))
         return self.prices.size(v)
+
+    @cached_property
+    def gathered(self) -> set[Val]:
+        """The tables that some node gathers rows of."""
+        shown = self.work.shown
+        return {shown.get(n.ins[0], n.ins[0]) for n in self.work.nodes if n.op.gathers}
 
     def _tiles(self, group: int, cores: Sequence[int]) -> int:
         """How often a matmul's programs compute what comes before its products: once per tile of output columns, the
